@@ -1,0 +1,1 @@
+pytest_plugins = ["fluxfast.pytest_plugin"]

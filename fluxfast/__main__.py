@@ -1,0 +1,5 @@
+import sys
+
+from fluxfast.cli import main
+
+sys.exit(main())

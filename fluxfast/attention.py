@@ -1,0 +1,99 @@
+"""Flux attention over one custom operator, so that compile and export see a single opaque node.
+
+Tensors are (batch, tokens, heads, head_dim) throughout; text tokens come before image tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fluxfast.optimization import Build, Evidence, Proof
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def attention_operator(name: str, function: Attend, out_dtype: torch.dtype | None = None) -> Attend:
+    """Register `fluxfast::name`; its output has the query's shape, contiguous, in `out_dtype` (None: the query's)."""
+    operator = torch.library.custom_op(
+        f"fluxfast::{name}",
+        function,
+        mutates_args=(),
+        schema="(Tensor query, Tensor key, Tensor value) -> Tensor",
+    )
+
+    @operator.register_fake
+    def _(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return query.new_empty(query.shape, dtype=out_dtype or query.dtype)
+
+    return operator
+
+
+class OperatorAttnProcessor:
+    """diffusers' attention processor for Flux with the attention itself left to `attend`.
+
+    Serves fused and separate projections, single and double blocks, and any batch size.
+    """
+
+    def __init__(self, attend: Attend) -> None:
+        self.attend = attend
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        from diffusers.models.embeddings import apply_rotary_emb
+
+        if attention_mask is not None:
+            raise ValueError("Flux attention operators take no attention mask")
+        query, key, value = _project(attn, hidden_states, "to_qkv", ("to_q", "to_k", "to_v"))
+        query, key = attn.norm_q(query), attn.norm_k(key)
+        if attn.added_kv_proj_dim is not None:
+            text_query, text_key, text_value = _project(
+                attn,
+                encoder_hidden_states,
+                "to_added_qkv",
+                ("add_q_proj", "add_k_proj", "add_v_proj"),
+            )
+            query = torch.cat([attn.norm_added_q(text_query), query], dim=1)
+            key = torch.cat([attn.norm_added_k(text_key), key], dim=1)
+            value = torch.cat([text_value, value], dim=1)
+        if image_rotary_emb is not None:
+            query = apply_rotary_emb(query, image_rotary_emb, sequence_dim=1)
+            key = apply_rotary_emb(key, image_rotary_emb, sequence_dim=1)
+        attended = self.attend(query, key, value).flatten(2, 3).to(hidden_states.dtype)
+        if encoder_hidden_states is None:
+            return attended
+        text_tokens = encoder_hidden_states.shape[1]
+        image = attn.to_out[1](attn.to_out[0](attended[:, text_tokens:].contiguous()))
+        return image, attn.to_add_out(attended[:, :text_tokens].contiguous())
+
+
+def _project(attn: Any, tokens: Tensor, fused: str, separate: tuple[str, str, str]) -> list[Tensor]:
+    """Query, key and value of the tokens."""
+    if attn.fused_projections:
+        parts = getattr(attn, fused)(tokens).chunk(3, dim=-1)
+    else:
+        parts = [getattr(attn, name)(tokens) for name in separate]
+    return [part.unflatten(-1, (-1, attn.head_dim)) for part in parts]
+
+
+def use_attention(build: Build, attend: Attend) -> None:
+    """Let every block of the transformer attend through `attend`."""
+    build.pipeline.transformer.set_attn_processor(OperatorAttnProcessor(attend))
+
+
+def attention_proof(evidence: Evidence, operator: str, *kernels: str) -> Proof:
+    """In force if the operator, or (where a CUDA graph hides it) one of its kernels, ran in a step."""
+    seen = [o for o in evidence.operators if o == f"fluxfast::{operator}"]
+    seen += evidence.operators_matching(*kernels) if kernels else []
+    return Proof(
+        in_force=bool(seen), seen=seen[0][:100] if seen else f"no fluxfast::{operator} in a step"
+    )

@@ -1,0 +1,1 @@
+"""Case → measurement → result → baseline → verdict → table."""

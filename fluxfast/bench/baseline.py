@@ -1,0 +1,295 @@
+"""The baselines: one file for each GPU, with the raw samples of every process that was accepted. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fluxfast.bench.case import Case
+from fluxfast.bench.compare import Outcome, Verdict, compare
+from fluxfast.bench.result import SCHEMA, CaseResult, check_schema, read_json, write_atomically
+from fluxfast.bench.summary import CaseSummary, summarize
+from fluxfast.errors import BaselineError
+from fluxfast.hardware import Hardware, Platform
+
+REPOSITORY = Path(__file__).parents[2]
+SHIPPED = REPOSITORY / "baselines"
+LOCAL = REPOSITORY / ".fluxfast" / "baselines"  # of machines that the project does not describe
+CPU_TOLERANCES = {"eager_ratio": 0.30}  # two shared cores; see docs/h200.md for what a GPU allows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A machine that baselines are kept for; `device_names` are how its driver names begin."""
+
+    slug: str
+    device_names: tuple[str, ...]
+    platform: Platform
+    architecture: str
+    memory_gib: float
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """`nvidia-h200` is also `h200`."""
+        return (self.slug, self.slug.partition("-")[2])
+
+    def describes(self, hardware: Hardware) -> bool:
+        return (
+            self.platform == hardware.platform
+            and self.architecture == hardware.architecture
+            and (not hardware.is_gpu or hardware.name.startswith(self.device_names))
+        )
+
+    def hardware(self, packages: Mapping[str, str]) -> Hardware:
+        """Such a machine, for planning, with the given packages on it."""
+        return Hardware(
+            platform=self.platform,
+            name=self.device_names[0],
+            architecture=self.architecture,
+            memory_gib=self.memory_gib,
+            packages=packages,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """One file: the machine, what may change by how much, and each case's results."""
+
+    gpu: Gpu
+    tolerances: Mapping[str, float]
+    results: Mapping[str, tuple[CaseResult, ...]]
+    path: Path
+
+    def summaries(self) -> list[CaseSummary]:
+        return [summarize(results) for results in self.results.values()]
+
+    def accept(self, results: Iterable[CaseResult]) -> Baseline:
+        """With each case in `results` replaced by what they hold of it; other cases stay."""
+        fresh: dict[str, list[CaseResult]] = {}
+        for result in results:
+            self._check_machine(result)
+            fresh.setdefault(result.case.id, []).append(result)
+        merged = dict(self.results) | {case_id: tuple(new) for case_id, new in fresh.items()}
+        return replace(self, results=merged)
+
+    def _check_machine(self, result: CaseResult) -> None:
+        hardware = hardware_of(result)
+        if not self.gpu.describes(hardware):
+            raise BaselineError(
+                "these results are of another machine",
+                got=f"{hardware.name} ({hardware.architecture})",
+                allowed=f"{self.gpu.device_names[0]} ({self.gpu.architecture})",
+                remedy=f"accept them into the baseline of {hardware.name} with --gpu",
+            )
+
+    def judge(self, results: list[CaseResult]) -> Verdict:
+        """The verdict on one case measured now."""
+        case_id = results[0].case.id
+        if case_id not in self.results:
+            return Verdict(
+                outcome=Outcome.NEW,
+                reason=f"no baseline for this case in {self.path.name}; measure it with --record "
+                "--results DIR, then `fluxfast baseline accept DIR`",
+            )
+        accepted = list(self.results[case_id])
+        verdict = compare(summarize(results), summarize(accepted), self.tolerances)
+        difference = stack_difference(accepted[-1], results[-1])
+        if difference:
+            reason = (
+                f"the baseline has another stack ({difference}); measured now: {verdict.reason}"
+            )
+            return replace(verdict, outcome=Outcome.WRONG_STACK, reason=reason)
+        return verdict
+
+    def write(self) -> None:
+        write_atomically(self.path, _render(self))
+
+
+def hardware_of(result: CaseResult) -> Hardware:
+    data = dict(result.environment["hardware"])
+    return Hardware(**{**data, "platform": Platform(data["platform"])})
+
+
+def stack_difference(baseline: CaseResult, measured: CaseResult) -> str:
+    """Packages of another version, as `torch 2.11.0 → 2.13.0`."""
+    before, now = hardware_of(baseline).packages, hardware_of(measured).packages
+    names = sorted(before.keys() | now.keys())
+    return ", ".join(
+        f"{name} {before.get(name, 'absent')} → {now.get(name, 'absent')}"
+        for name in names
+        if before.get(name) != now.get(name)
+    )
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Raises BaselineError for a file that is corrupt, truncated, incomplete or of another schema."""
+    data = read_json(path)
+    check_schema(data, str(path))
+    try:
+        gpu = data["gpu"]
+        return Baseline(
+            gpu=Gpu(
+                **{
+                    **gpu,
+                    "device_names": tuple(gpu["device_names"]),
+                    "platform": Platform(gpu["platform"]),
+                }
+            ),
+            tolerances=data["tolerances"],
+            results=dict(_read_case(entry, data["environments"], path) for entry in data["cases"]),
+            path=path,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BaselineError(
+            "this baseline is incomplete",
+            got=f"{path}: {error!r}",
+            allowed=f"gpu, tolerances, environments and cases of schema {SCHEMA}",
+            remedy="restore it from version control",
+        ) from error
+
+
+def _read_case(
+    entry: Mapping[str, Any], environments: Mapping[str, Any], path: Path
+) -> tuple[str, tuple[CaseResult, ...]]:
+    case = Case.from_json(entry["case"])
+    results = []
+    for process in entry["processes"]:
+        whole = process | {
+            "schema": SCHEMA,
+            "case": entry["case"],
+            "environment": environments[process["environment"]],
+        }
+        results.append(CaseResult.from_json(whole, f"{path}: {case.id}"))
+    return case.id, tuple(results)
+
+
+def _render(baseline: Baseline) -> str:
+    """One line for each process, so that a change of one case is a change of a few lines."""
+    environments: dict[str, Any] = {}
+    cases = []
+    for case_id in sorted(baseline.results):
+        results = baseline.results[case_id]
+        lines = [_compact(_process(result, environments)) for result in results]
+        case = _compact(results[0].case.to_json())
+        cases.append(
+            f'  {{\n   "case": {case},\n   "processes": [\n    '
+            + ",\n    ".join(lines)
+            + "\n   ]\n  }"
+        )
+    gpu = baseline.gpu
+    head = {
+        "schema": SCHEMA,
+        "gpu": {
+            "slug": gpu.slug,
+            "device_names": list(gpu.device_names),
+            "platform": gpu.platform.value,
+            "architecture": gpu.architecture,
+            "memory_gib": gpu.memory_gib,
+        },
+        "tolerances": dict(baseline.tolerances),
+        "environments": environments,
+    }
+    opening = json.dumps(head, indent=1).removesuffix("\n}")
+    body = "\n" + ",\n".join(cases) + "\n " if cases else ""
+    return f'{opening},\n "cases": [{body}]\n}}\n'
+
+
+def _process(result: CaseResult, environments: dict[str, Any]) -> dict[str, Any]:
+    data = _rounded(result.to_json())
+    environment = data.pop("environment")
+    key = hashlib.sha256(_compact(environment).encode()).hexdigest()[:8]
+    environments[key] = environment
+    del data["schema"], data["case"]
+    return data | {"environment": key}
+
+
+def _rounded(value: Any) -> Any:
+    """Six significant digits: more than any clock here has, and half the size."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def known_baselines(folder: Path = SHIPPED) -> dict[str, Path]:
+    """Path of each GPU's file by each of its names."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        for alias in (path.stem, path.stem.partition("-")[2]):
+            found[alias] = path
+    return found
+
+
+def find_baseline(gpu: str, folder: Path = SHIPPED) -> Baseline:
+    """The baseline that `--gpu` names."""
+    known = known_baselines(folder)
+    if gpu not in known:
+        raise BaselineError(
+            "there is no baseline file of this name",
+            got=gpu,
+            allowed=", ".join(["auto", "cpu", *known]),
+            remedy=f"a new GPU is one new file in {folder.name}/: see README.md",
+        )
+    return read_baseline(known[gpu])
+
+
+def baseline_for(
+    gpu: str, hardware: Hardware, folder: Path = SHIPPED, local: Path = LOCAL
+) -> Baseline:
+    """The baseline that `--gpu` names, checked against the machine; `auto` is whatever the machine is."""
+    if gpu == "cpu" or (gpu == "auto" and not hardware.is_gpu):
+        return cpu_baseline(hardware, folder, local)
+    if gpu == "auto":
+        matching = [read_baseline(path) for path in sorted(set(known_baselines(folder).values()))]
+        matching = [b for b in matching if b.gpu.describes(hardware)]
+        if matching:
+            return matching[0]
+        raise BaselineError(
+            "no baseline describes this GPU",
+            got=f"{hardware.name} ({hardware.architecture})",
+            allowed=", ".join(known_baselines(folder)),
+            remedy=f"add {folder.name}/<vendor>-<gpu>.json: see README.md",
+        )
+    baseline = find_baseline(gpu, folder)
+    if not baseline.gpu.describes(hardware):
+        raise BaselineError(
+            "this machine is not the GPU that --gpu names",
+            got=f"{hardware.name} ({hardware.architecture})",
+            allowed=f"{baseline.gpu.device_names[0]} ({baseline.gpu.architecture}) for --gpu {gpu}",
+            remedy="leave --gpu out for auto, or run on that GPU",
+        )
+    return baseline
+
+
+def cpu_slug(hardware: Hardware) -> str:
+    """CPUs are told apart by instruction set and cores, as `cpu-x86_64-avx2-2cores`."""
+    return f"cpu-{hardware.architecture}-{hardware.cores}cores"
+
+
+def cpu_baseline(hardware: Hardware, folder: Path = SHIPPED, local: Path = LOCAL) -> Baseline:
+    """The project's baseline of this kind of CPU, else this machine's own, else an empty one to be filled."""
+    slug = cpu_slug(hardware)
+    for path in (folder / f"{slug}.json", local / f"{slug}.json"):
+        if path.exists():
+            return read_baseline(path)
+    return Baseline(
+        gpu=Gpu(
+            slug=slug,
+            device_names=(hardware.name,),
+            platform=Platform.CPU,
+            architecture=hardware.architecture,
+            memory_gib=hardware.memory_gib,
+        ),
+        tolerances=CPU_TOLERANCES,
+        results={},
+        path=local / f"{slug}.json",
+    )

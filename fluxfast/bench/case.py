@@ -1,0 +1,53 @@
+"""One cell of the matrix; its identity is derived from its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fluxfast.errors import BaselineError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    model: str
+    weights: str
+    optimizations: tuple[str, ...]
+    height: int
+    width: int
+    batch_size: int
+    num_inference_steps: int
+
+    @property
+    def id(self) -> str:
+        """As `dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8`; height before width."""
+        shape = f"{self.height}x{self.width}-b{self.batch_size}-s{self.num_inference_steps}"
+        return f"{self.model}-{self.weights}-{shape}-{'+'.join(self.optimizations) or 'eager'}"
+
+    @property
+    def workload(self) -> tuple[Any, ...]:
+        """All but the optimizations: cases of one workload can be compared with each other."""
+        return (
+            self.model,
+            self.weights,
+            self.height,
+            self.width,
+            self.batch_size,
+            self.num_inference_steps,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"optimizations": list(self.optimizations)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Case:
+        try:
+            return cls(**{**data, "optimizations": tuple(data["optimizations"])})
+        except (KeyError, TypeError) as error:
+            raise BaselineError(
+                "a case is described wrongly",
+                got=str(error),
+                allowed=", ".join(cls.__annotations__),
+                remedy="record it again",
+            ) from error

@@ -1,0 +1,138 @@
+"""Which combinations of optimizations are worth a case: smoke, ablation, pairwise, full. Pure, no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import combinations, product
+
+from fluxfast.errors import FluxFastError
+from fluxfast.optimization import (
+    Axis,
+    Optimization,
+    Situation,
+    choices,
+    default_names,
+    in_order,
+    is_valid,
+    optimizations,
+    without,
+)
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excluded:
+    """An optimization that a matrix leaves out, and why."""
+
+    name: str
+    reason: str
+
+
+def matrix(kind: str, situation: Situation) -> list[Names]:
+    """The valid combinations of the matrix `kind` for one model on one machine, each once."""
+    if kind not in MATRICES:
+        raise FluxFastError(
+            "unknown matrix",
+            got=kind,
+            allowed=", ".join(MATRICES),
+            remedy="leave --matrix out for smoke",
+        )
+    return [n for n in dict.fromkeys(MATRICES[kind](situation)) if is_valid(n, situation)]
+
+
+def excluded(kind: str, situation: Situation) -> list[Excluded]:
+    """What the matrix has no case of, with the reason."""
+    found = []
+    for optimization in optimizations().values():
+        reason = optimization.why_not(situation.hardware) or optimization.objection(situation)
+        if not reason and kind != "full":
+            slow = optimization.slow_to_build(situation.hardware)
+            reason = f"only in --matrix full: {slow}" if slow else None
+        if reason:
+            found.append(Excluded(name=optimization.name, reason=reason))
+    return found
+
+
+def eager_names(situation: Situation) -> Names:
+    """The unoptimized pipeline that speedups refer to: bfloat16 on a GPU, float32 on a CPU."""
+    return ("bf16",) if situation.hardware.is_gpu else ()
+
+
+def smoke(situation: Situation) -> list[Names]:
+    """The unoptimized pipeline, and all on."""
+    return [eager_names(situation), default_names(situation)]
+
+
+def ablation(situation: Situation) -> list[Names]:
+    """All off, the staircase of flux-fast's plot up to all on (and a cache on top), and each one off."""
+    all_on = default_names(situation)
+    steps: list[Names] = [all_on[:count] for count in range(len(all_on) + 1)]
+    with_cache = in_order((*all_on, "dbcache"))
+    each_off = [
+        without(all_on, axis, situation)
+        for axis in Axis
+        if axis is not Axis.DTYPE  # what else needs bfloat16 would go with it and hide its share
+    ]
+    return [*steps, *each_off, with_cache]
+
+
+def full(situation: Situation) -> list[Names]:
+    """Every valid combination."""
+    return _combinations(situation, lambda optimization: True)
+
+
+def pairwise(situation: Situation) -> list[Names]:
+    """Few combinations in which every two settings that go together do so at least once (greedily chosen)."""
+    candidates = _combinations(situation, lambda o: o.slow_to_build(situation.hardware) is None)
+    missing = {pair for names in candidates for pair in _pairs(names)}
+    chosen: list[Names] = []
+    while missing:
+        best = max(candidates, key=lambda names: len(missing.intersection(_pairs(names))))
+        chosen.append(best)
+        missing.difference_update(_pairs(best))
+    return chosen
+
+
+MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
+    "smoke": smoke,
+    "ablation": ablation,
+    "pairwise": pairwise,
+    "full": full,
+}
+
+
+def _combinations(situation: Situation, wanted: Callable[[Optimization], bool]) -> list[Names]:
+    """Every valid choice of one or none on each axis."""
+    columns = [
+        [
+            None,
+            *(o.name for o in choices(axis) if wanted(o) and o.why_not(situation.hardware) is None),
+        ]
+        for axis in Axis
+    ]
+    rows = (tuple(name for name in row if name) for row in product(*columns))
+    return [names for names in rows if is_valid(names, situation)]
+
+
+def _pairs(names: Names) -> Iterable[tuple[tuple[Axis, str | None], ...]]:
+    """The settings of any two axes; an axis without a choice is set to None."""
+    settings: dict[Axis, str | None] = dict.fromkeys(Axis)
+    for name in names:
+        settings[optimizations()[name].axis] = name
+    return combinations(settings.items(), 2)
+
+
+def label(names: Names, situation: Situation) -> str:
+    """What people call a combination: `all on`, `all on − fa3_fp8`, or its parts."""
+    all_on = set(default_names(situation))
+    missing, added = in_order(all_on - set(names)), in_order(set(names) - all_on)
+    if not names:
+        return "eager"
+    if not missing and not added:
+        return "all on"
+    if len(added) <= 1 and len(missing) <= 2 and len(missing) < len(all_on) - 1:
+        parts = [*(f"− {name}" for name in missing), *(f"+ {name}" for name in added)]
+        return " ".join(["all on", *parts])
+    return f"eager {names[0]}" if names == ("bf16",) else " + ".join(names)

@@ -1,0 +1,173 @@
+"""Tables for people; no torch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fluxfast.bench.case import Case
+from fluxfast.bench.compare import Change, Outcome, Verdict
+from fluxfast.bench.summary import CaseSummary
+
+WIDTH = 100
+
+
+def render(table: Table, width: int = WIDTH) -> str:
+    """As plain text, for a terminal or a log without colours."""
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None, legacy_windows=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def plain_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for column in columns:
+        table.add_column(
+            column,
+            justify="right" if column in numbers else "left",
+            no_wrap=column in numbers,
+            overflow="fold",
+        )
+    return table
+
+
+def figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
+    """Speed of each case over the eager case of its workload, by case id, where there is such a case.
+
+    On a CPU it is the interleaved ratio; on a GPU the eager case is the bfloat16 one.
+    """
+    summaries = list(summaries)
+    eager = {s.case.workload: s for s in summaries if s.case.optimizations in ((), ("bf16",))}
+    eager |= {s.case.workload: s for s in summaries if s.case.optimizations == ("bf16",)}
+    found = {}
+    for summary in summaries:
+        if summary.eager_ratio:
+            found[summary.case.id] = 1 / summary.eager_ratio
+        elif summary.case.workload in eager:
+            found[summary.case.id] = eager[summary.case.workload].e2e_s / summary.e2e_s
+    return found
+
+
+def against(verdict: Verdict) -> str:
+    """The change that matters most, in per cent."""
+    changes = [c for c in verdict.changes if c.metric.name in ("e2e_s", "eager_ratio")]
+    worst = max(verdict.changes, key=_excess, default=None)
+    shown = worst if worst and _excess(worst) > 0 else (changes[0] if changes else worst)
+    return f"{shown.relative:+.1%}" if shown else "–"
+
+
+def _excess(change: Change) -> float:
+    return abs(change.relative) - change.tolerance
+
+
+def verdict_table(rows: Sequence[tuple[str, CaseSummary, Verdict | None]]) -> str:
+    """One row a case: label, figures, verdict; None stands for a case that was only recorded."""
+    speed = speedups(summary for _, summary, _ in rows)
+    numbers = (
+        "image s",
+        "step ms",
+        "encode ms",
+        "decode ms",
+        "compile s",
+        "GiB",
+        "speedup",
+        "change",
+    )
+    table = plain_table("model", "case", *numbers, "verdict", numbers=numbers)
+    for name, summary, verdict in rows:
+        table.add_row(
+            summary.case.model,
+            name,
+            *_figures(summary),
+            f"{speed[summary.case.id]:.2f}×" if summary.case.id in speed else "–",
+            against(verdict) if verdict else "–",
+            _word(verdict),
+        )
+    return render(table)
+
+
+def _word(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "recorded"
+    return verdict.outcome.value if verdict.passes else verdict.outcome.value.upper()
+
+
+def _figures(summary: CaseSummary) -> tuple[str, ...]:
+    return (
+        figure(summary.e2e_s, 2),
+        figure(summary.step_ms, 1),
+        figure(summary.encode_ms, 0),
+        figure(summary.decode_ms, 0),
+        figure(summary.compile_s, 0),
+        figure(summary.peak_memory_gib, 1),
+    )
+
+
+def failure_text(case: Case, verdict: Verdict) -> str:
+    """What a failing case says: the reason, then every metric, then what to do."""
+    lines = [f"{case.id}: {verdict.outcome.value.upper()}: {verdict.reason}"]
+    lines += [f"  {change}" for change in verdict.changes]
+    remedy = {
+        Outcome.SLOWER: "find the commit, or accept it: measure with --record --results DIR, "
+        "then `fluxfast baseline accept DIR`",
+        Outcome.BROKEN: "a counter is compared exactly: find what changed it, or accept it as above",
+        Outcome.WRONG_STACK: "install the baseline's stack, or record a new baseline on this one",
+    }.get(verdict.outcome)
+    return "\n".join([*lines, f"  remedy: {remedy}"] if remedy else lines)
+
+
+def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
+    """The figures of a baseline, for programs."""
+    summaries = list(summaries)
+    speed = speedups(summaries)
+    return [
+        {
+            "case": s.case.id,
+            "model": s.case.model,
+            "weights": s.case.weights,
+            "optimizations": list(s.case.optimizations),
+            "resolution": f"{s.case.height}x{s.case.width}",
+            "batch_size": s.case.batch_size,
+            "steps": s.case.num_inference_steps,
+            "e2e_s": round(s.e2e_s, 4),
+            "step_ms": round(s.step_ms, 3),
+            "encode_ms": round(s.encode_ms, 3),
+            "decode_ms": round(s.decode_ms, 3),
+            "compile_s": None if s.compile_s is None else round(s.compile_s, 2),
+            "peak_memory_gib": None if s.peak_memory_gib is None else round(s.peak_memory_gib, 3),
+            "speedup": round(speed[s.case.id], 3) if s.case.id in speed else None,
+            "processes": s.processes,
+            "spread": round(s.spread, 4),
+        }
+        for s in summaries
+    ]
+
+
+def baseline_table(summaries: Sequence[CaseSummary], labels: Mapping[str, str]) -> str:
+    """The figures of a baseline, for people."""
+    speed = speedups(summaries)
+    numbers = (
+        "image s",
+        "step ms",
+        "encode ms",
+        "decode ms",
+        "compile s",
+        "GiB",
+        "speedup",
+        "processes",
+    )
+    table = plain_table("model", "case", *numbers, numbers=numbers)
+    for s in summaries:
+        shown = f"{speed[s.case.id]:.2f}×" if s.case.id in speed else "–"
+        table.add_row(
+            s.case.model, labels.get(s.case.id, s.case.id), *_figures(s), shown, str(s.processes)
+        )
+    return render(table)

@@ -1,0 +1,199 @@
+"""What one process measured of one case: raw samples, and everything needed to judge them later. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fluxfast.bench.case import Case
+from fluxfast.errors import BaselineError, FluxFastError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTiming:
+    """One image: wall time between two synchronizations, and its stages (device events on a GPU).
+
+    `prepare_ms` lies between encoding and the first step: latents, schedule, and Kontext's VAE encoder.
+    """
+
+    e2e_s: float
+    encode_ms: float
+    prepare_ms: float
+    step_ms: tuple[float, ...]
+    decode_ms: float
+    postprocess_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseResult:
+    """`reference_e2e_s`: on a CPU, the eager pipeline's image timed just before each image of the case.
+
+    `compile_cache`: whether inductor's cache on disk answered (`warm`), did not (`cold`), or was not asked
+    (`none`). `proofs`: for each optimization what was seen of it. `counters` are compared exactly.
+    """
+
+    case: Case
+    images: tuple[ImageTiming, ...]
+    reference_e2e_s: tuple[float, ...]
+    load_s: float
+    apply_s: float
+    first_image_s: float
+    compile_cache: str
+    peak_memory_gib: float | None
+    counters: Mapping[str, int]
+    proofs: Mapping[str, str]
+    environment: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def compile_s(self) -> float:
+        """Seconds beyond loading and a steady image: exporting, compiling, autotuning, capturing."""
+        steady = statistics.median(image.e2e_s for image in self.images)
+        return self.apply_s + max(0.0, self.first_image_s - steady)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA} | asdict(self) | {"case": self.case.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: str) -> CaseResult:
+        """Raises BaselineError for another schema or for missing parts."""
+        check_schema(data, where)
+        try:
+            values = {f.name: data[f.name] for f in fields(cls)}
+            values["case"] = Case.from_json(data["case"])
+            values["images"] = tuple(
+                ImageTiming(**{**image, "step_ms": tuple(image["step_ms"])})
+                for image in data["images"]
+            )
+            values["reference_e2e_s"] = tuple(data["reference_e2e_s"])
+        except (KeyError, TypeError) as error:
+            raise BaselineError(
+                "a result is incomplete",
+                got=f"{where}: {error!r}",
+                allowed=f"schema {SCHEMA} of fluxfast",
+                remedy="delete the file and measure again",
+            ) from error
+        return cls(**values)
+
+
+def check_schema(data: Any, where: str) -> None:
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != SCHEMA:
+        age = "newer than" if isinstance(found, int) and found > SCHEMA else "not"
+        raise BaselineError(
+            f"this file is {age} what this version of fluxfast reads",
+            got=f"{where}: schema {found!r}",
+            allowed=f"schema {SCHEMA}",
+            remedy="use the fluxfast that wrote it, or record it again",
+        )
+
+
+def read_json(path: Path) -> Any:
+    """Raises BaselineError for a file that is missing, truncated or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BaselineError(
+            "there is no such file", got=path, allowed="an existing file", remedy="check the path"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BaselineError(
+            "this file is corrupt or truncated",
+            got=f"{path}: {error}",
+            allowed="JSON written by fluxfast",
+            remedy="restore it from version control, or delete and record it again",
+        ) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Whole or not at all: written beside its place, then moved over it.
+
+    Raises FluxFastError when the disk is full or the folder cannot be written; what was there stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise FluxFastError(
+            "cannot write this file",
+            got=f"{path}: {error.strerror or error}",
+            allowed="a folder with room that can be written",
+            remedy="free some space or name another folder; nothing was half-written",
+        ) from error
+
+
+def result_path(folder: Path, case: Case) -> Path:
+    return folder / f"{case.id}.json"
+
+
+def write_result(folder: Path, result: CaseResult) -> Path:
+    path = result_path(folder, result.case)
+    write_atomically(path, json.dumps(result.to_json()) + "\n")
+    return path
+
+
+def read_result(path: Path) -> CaseResult:
+    return CaseResult.from_json(read_json(path), str(path))
+
+
+def read_results(folders: Iterable[Path]) -> list[CaseResult]:
+    """Every result in the folders. Raises BaselineError where there is none."""
+    folders = list(folders)
+    paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
+    if not paths:
+        raise BaselineError(
+            "there are no results here",
+            got=", ".join(str(f) for f in folders),
+            allowed="folders written by pytest perf_tests --results",
+            remedy="run `pytest perf_tests --gpu GPU --record --results DIR` first",
+        )
+    return [read_result(path) for path in paths]
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, date, command and process behind a figure."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "process": os.getpid(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    repository = Path(__file__).parents[2]
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,80 @@
+"""`fluxfast baseline show` and `fluxfast baseline accept`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from fluxfast.bench.baseline import (
+    Baseline,
+    baseline_for,
+    find_baseline,
+    hardware_of,
+)
+from fluxfast.bench.compare import compare
+from fluxfast.bench.report import baseline_rows, baseline_table, plain_table, render
+from fluxfast.bench.result import CaseResult, read_results
+from fluxfast.bench.summary import summarize
+from fluxfast.console import out
+from fluxfast.hardware import detect
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "baseline", help="show what cases are compared with, or accept new figures"
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    shown = actions.add_parser("show", help="the accepted figures of a GPU")
+    shown.add_argument("--gpu", default="auto")
+    shown.add_argument("--json", action="store_true")
+    shown.set_defaults(run=show)
+    accepted = actions.add_parser("accept", help="make results the new baseline of their GPU")
+    accepted.add_argument(
+        "results", type=Path, nargs="+", help="a folder of results of each process"
+    )
+    accepted.add_argument("--gpu", help="the baseline file (found from the results)")
+    accepted.set_defaults(run=accept)
+
+
+def show(options: argparse.Namespace) -> None:
+    baseline = (
+        baseline_for(options.gpu, detect("cpu" if options.gpu == "cpu" else "auto"))
+        if options.gpu in ("auto", "cpu")
+        else find_baseline(options.gpu)
+    )
+    summaries = baseline.summaries()
+    if options.json:
+        out(json.dumps(baseline_rows(summaries), indent=1))
+        return
+    out(f"{baseline.gpu.device_names[0]}: {baseline.path}, {len(summaries)} cases")
+    labels = {s.case.id: " + ".join(s.case.optimizations) or "eager" for s in summaries}
+    out(baseline_table(summaries, labels))
+
+
+def accept(options: argparse.Namespace) -> None:
+    results = read_results(options.results)
+    baseline = find_baseline(options.gpu) if options.gpu else _baseline_of(results)
+    updated = baseline.accept(results)
+    updated.write()
+    out(_differences(baseline, updated, {r.case.id for r in results}))
+    out(f"wrote {updated.path}")
+
+
+def _baseline_of(results: list[CaseResult]) -> Baseline:
+    hardware = hardware_of(results[0])
+    return baseline_for("auto" if hardware.is_gpu else "cpu", hardware)
+
+
+def _differences(before: Baseline, after: Baseline, case_ids: set[str]) -> str:
+    table = plain_table("case", "processes", "change")
+    for case_id in sorted(case_ids):
+        new = after.results[case_id]
+        if case_id in before.results:
+            verdict = compare(summarize(new), summarize(before.results[case_id]), after.tolerances)
+            change = "; ".join(map(str, verdict.changes)) or verdict.reason
+        else:
+            change = "new"
+        table.add_row(case_id, str(len(new)), change)
+    return render(table)

@@ -1,0 +1,186 @@
+"""What `generate` and `bench` share: flux-fast's options, and the pipeline that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_case
+from fluxfast.cache_config import read_cache_config
+from fluxfast.console import Console
+from fluxfast.errors import FluxFastError
+from fluxfast.hardware import Hardware, detect
+from fluxfast.model import default_request
+from fluxfast.optimization import Artifacts, Axis, Situation, choices, default_names
+from fluxfast.pipeline import BuiltPipeline, build
+from fluxfast.weights import Checkpoint, WeightsKind, resolve
+
+# Options of flux-fast that switch an axis off.
+DISABLING = {
+    "disable_bf16": Axis.DTYPE,
+    "disable_fused_projections": Axis.PROJECTIONS,
+    "disable_fa3": Axis.ATTENTION,
+    "disable_channels_last": Axis.MEMORY_FORMAT,
+    "disable_quant": Axis.QUANTIZATION,
+    "disable_inductor_tuning_flags": Axis.COMPILER_FLAGS,
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """flux-fast's options by their own names, and what extends them."""
+    image = parser.add_argument_group("image")
+    image.add_argument(
+        "--ckpt",
+        default="black-forest-labs/FLUX.1-schnell",
+        help="hub id, local folder, schnell, dev, kontext, or mini-dev and so on (%(default)s)",
+    )
+    image.add_argument(
+        "--weights", default="auto", help="auto, hub, synthetic or mini (%(default)s)"
+    )
+    image.add_argument("--prompt", default="A cat playing with a ball of yarn")
+    image.add_argument("--image", type=Path, help="input image of Kontext (a drawn test card)")
+    image.add_argument("--num_inference_steps", type=int, help="denoising steps (the model's own)")
+    image.add_argument("--guidance_scale", type=float, help="guidance (the model's own)")
+    image.add_argument("--resolution", help="HEIGHTxWIDTH in pixels (the weights' own)")
+    image.add_argument("--batch_size", type=int, help="images of the prompt at a time (1)")
+    image.add_argument("--seed", type=int, default=42)
+    image.add_argument("--output-file", type=Path, default=Path("output.png"))
+    image.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
+
+    tuning = parser.add_argument_group("optimizations (on by default where the hardware has them)")
+    tuning.add_argument("--attention", choices=_names(Axis.ATTENTION), default="auto")
+    tuning.add_argument("--quant", choices=_names(Axis.QUANTIZATION), default="auto")
+    tuning.add_argument(
+        "--compile_export_mode",
+        choices=["auto", "disabled", *(o.name for o in choices(Axis.COMPILE))],
+        default="auto",
+    )
+    tuning.add_argument("--cache_dit_config", type=Path, metavar="YAML", help="switch DBCache on")
+    tuning.add_argument(
+        "--enable_inductor_tuning_flags",
+        action="store_true",
+        help="on a GPU these cost minutes of compiling and are off",
+    )
+    for name, axis in DISABLING.items():
+        tuning.add_argument(
+            f"--{name}", action="store_true", help=f"no {axis.value.replace('_', ' ')}"
+        )
+    tuning.add_argument(
+        "--cache-dir",
+        type=Path,
+        default=Path(os.path.expandvars("$HOME/.cache/fluxfast")),
+        help="folder of exported packages (%(default)s)",
+    )
+    tuning.add_argument(
+        "--use-cached-model", action="store_true", help="load the exported package, do not make it"
+    )
+
+
+def _names(axis: Axis) -> list[str]:
+    return ["auto", "none", *(o.name for o in choices(axis))]
+
+
+def chosen_axes(options: argparse.Namespace) -> dict[Axis, str | None]:
+    """What the options fix; an axis that they leave to the machine is absent."""
+    chosen: dict[Axis, str | None] = {}
+    for axis, value in (
+        (Axis.ATTENTION, options.attention),
+        (Axis.QUANTIZATION, options.quant),
+        (Axis.COMPILE, options.compile_export_mode),
+    ):
+        if value != "auto":
+            chosen[axis] = None if value in ("none", "disabled") else value
+    if options.cache_dit_config:
+        chosen[Axis.CACHE] = "dbcache"
+    if options.enable_inductor_tuning_flags:
+        chosen[Axis.COMPILER_FLAGS] = "inductor_flags"
+    for name, axis in DISABLING.items():
+        if getattr(options, name):
+            _check_not_both(name, axis, chosen)
+            chosen[axis] = None
+    return chosen
+
+
+def _check_not_both(option: str, axis: Axis, chosen: dict[Axis, str | None]) -> None:
+    if chosen.get(axis):
+        raise FluxFastError(
+            "one option asks for what another switches off",
+            got=f"{chosen[axis]} and --{option}",
+            allowed="one of the two",
+            remedy=f"leave --{option} out",
+        )
+
+
+def planned_from(options: argparse.Namespace) -> PlannedCase:
+    """The checkpoint, the request and the checked plan that the options ask for."""
+    hardware = detect(options.device)
+    _check_device(options.device, hardware)
+    checkpoint = resolve(options.ckpt, options.weights, hardware)
+    situation = _situation(options, checkpoint, hardware)
+    return planned_case(default_names(situation, chosen_axes(options)), checkpoint, situation)
+
+
+def _check_device(device: str, hardware: Hardware) -> None:
+    if device == "cuda" and not hardware.is_gpu:
+        raise FluxFastError(
+            "there is no GPU here", got="--device cuda", allowed="cpu", remedy="leave --device out"
+        )
+
+
+def _situation(
+    options: argparse.Namespace, checkpoint: Checkpoint, hardware: Hardware
+) -> Situation:
+    resolution = options.resolution
+    height, width = parse_resolution(resolution) if resolution else (None, None)
+    request = default_request(
+        checkpoint.model,
+        side=checkpoint.default_side,
+        max_text_tokens=checkpoint.max_text_tokens,
+        prompt=options.prompt,
+        image_path=options.image,
+        num_inference_steps=options.num_inference_steps,
+        guidance_scale=options.guidance_scale,
+        height=height,
+        width=width,
+        batch_size=options.batch_size,
+        seed=options.seed,
+    )
+    cache_config = read_cache_config(options.cache_dit_config) if options.cache_dit_config else None
+    return Situation(
+        model=checkpoint.model, hardware=hardware, request=request, cache_config=cache_config
+    )
+
+
+def build_from(
+    options: argparse.Namespace, planned: PlannedCase, console: Console
+) -> BuiltPipeline:
+    """The pipeline, with a line for what it is and one for each stage."""
+    hardware, checkpoint = planned.plan.situation.hardware, planned.checkpoint
+    console.say(f"{hardware.name} ({hardware.architecture}), torch {hardware.packages['torch']}")
+    console.say(f"{checkpoint.model.name}, {checkpoint.kind} weights ({checkpoint.why})")
+    if checkpoint.kind is not WeightsKind.HUB:
+        console.say("these weights are generated: timings are real, pictures are not")
+    console.say(f"optimizations: {' + '.join(planned.plan.names) or 'none'}")
+    artifacts = Artifacts(folder=options.cache_dir, use_cached=options.use_cached_model)
+    return build(checkpoint, planned.plan, artifacts=artifacts, progress=console.stage)
+
+
+def save_images(images: list[Any], path: Path, console: Console) -> None:
+    """One file, or several with a number, written whole or not at all."""
+    for number, image in enumerate(images):
+        place = path if len(images) == 1 else path.with_stem(f"{path.stem}-{number + 1}")
+        temporary = place.with_name(f".{place.name}.part{place.suffix}")
+        try:
+            image.save(temporary)
+            temporary.replace(place)
+        except (OSError, ValueError) as error:
+            temporary.unlink(missing_ok=True)
+            raise FluxFastError(
+                "the image cannot be written",
+                got=f"{place}: {error}",
+                allowed="a file name with an ending Pillow knows, in a folder that can be written",
+                remedy="as --output-file picture.png",
+            ) from error
+        console.say(f"wrote {place}")

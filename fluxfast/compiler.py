@@ -1,0 +1,17 @@
+"""What the ways to compile share."""
+
+from __future__ import annotations
+
+from fluxfast.hardware import Hardware, Platform
+from fluxfast.optimization import Evidence, Proof
+
+
+def dynamic_shapes(hardware: Hardware) -> bool | None:
+    """flux-fast found black images on MI300X with AITER unless shapes are dynamic; elsewhere PyTorch decides."""
+    return True if hardware.platform is Platform.ROCM else None
+
+
+def compile_proof(evidence: Evidence) -> Proof:
+    """In force if Dynamo compiled graphs for this pipeline."""
+    seen = f"{evidence.compiled_graphs} graphs compiled"
+    return Proof(in_force=evidence.compiled_graphs > 0, seen=seen)

@@ -1,0 +1,30 @@
+"""What the command line says while it works; results go to standard output, progress to standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Console:
+    """Progress for people: a line for each stage, and a remaining time where the end is known."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    def stage(self, text: str) -> None:
+        self.say(f"  {time.monotonic() - self.started:6.1f} s  {text}")
+
+    def progress(self, text: str, done: int, total: int, since: float) -> None:
+        """`done` of `total` equal parts begun at the monotonic time `since`."""
+        left = (time.monotonic() - since) / done * (total - done) if done else None
+        self.stage(f"{text} {done}/{total}" + (f", {left:.0f} s left" if left else ""))
+
+
+def out(text: str) -> None:
+    """A result."""
+    sys.stdout.write(f"{text}\n")

@@ -1,0 +1,1 @@
+"""One optimization, one file: each defines a constant `OPTIMIZATION`."""

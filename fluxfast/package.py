@@ -1,0 +1,237 @@
+"""Ahead-of-time packages: torch.export and AOT Inductor without the weights, over a live module's memory.
+
+A package holds code and the few constants that are not parameters. When it is loaded it is bound to the
+tensors of a module that has the same parameters, so no second copy of the weights exists, neither on disk
+nor on the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import weakref
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from fluxfast.errors import ArtifactError
+
+CONSTANTS = "constants.pt"  # inside the archive, beside the code
+INDUCTOR_OPTIONS = {
+    "aot_inductor.package": True,
+    "aot_inductor.package_constants_in_so": False,
+    # Hands the constants back instead of writing them, so that those of the module can be told apart.
+    "aot_inductor.package_constants_on_disk_format": "pickle_weights",
+    # Else small constants are compiled in as literals, and other weights would not reach them.
+    "always_keep_tensor_constants": True,
+}
+MAX_EXTRA_BYTES = 1 << 20
+
+
+def layout(tensor: Tensor) -> list[Any]:
+    """Shape, strides, type and device, as JSON holds them."""
+    return [list(tensor.shape), list(tensor.stride()), str(tensor.dtype), tensor.device.type]
+
+
+def live_constants(module: nn.Module) -> dict[str, Tensor]:
+    """Every plain tensor of the module by the name that AOT Inductor gives it; quantized ones come apart."""
+    named: dict[str, Tensor] = {}
+    for walk in (module.named_parameters, module.named_buffers):
+        for name, tensor in walk(remove_duplicate=False):
+            if not is_traceable_wrapper_subclass(tensor):
+                named[name] = tensor
+                continue
+            owner, _, leaf = name.rpartition(".")
+            stem = f"{owner}.parametrizations.{leaf}.original".removeprefix(".")
+            named |= {f"{stem}{i}": part for i, part in enumerate(_inner_tensors(tensor))}
+    return named
+
+
+def _inner_tensors(tensor: Any) -> list[Tensor]:
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    names = tensor.__tensor_flatten__()[0]
+    return [inner for name in names for inner in _inner_tensors(getattr(tensor, name))]
+
+
+def export_package(module: nn.Module, keywords: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Export `module(**keywords)` and compile it into `path`.
+
+    Returns what a later load is checked against: inputs, constants, and the hash of the file.
+    """
+    from torch._inductor import aot_compile, config
+    from torch.export.pt2_archive._package import package_pt2
+
+    # AOT Inductor notes the device in a global of its configuration: patching takes it back.
+    with torch.no_grad(), config.patch({"aot_inductor.metadata": {}}):
+        program = torch.export.export(module, (), dict(keywords), strict=False)
+        files = aot_compile(
+            program.module(check_guards=False), *program.example_inputs, options=INDUCTOR_OPTIONS
+        )
+    constants = _constants_of(files)
+    extra = _extra_constants(constants, live_constants(module))
+    buffer = io.BytesIO()
+    torch.save(extra, buffer)
+    extra_path = path.with_name(f".{path.name}.{CONSTANTS}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part.pt2")
+    package_pt2(str(temporary), aoti_files=[file for file in files if isinstance(file, str)])
+    extra_path.write_bytes(buffer.getvalue())
+    temporary.replace(path)
+    return {
+        "sha256": sha256(path),
+        "constants_sha256": sha256(extra_path),
+        "inputs": [_described(leaf) for leaf in pytree.tree_leaves(((), dict(keywords)))],
+        "constants": {name: layout(tensor) for name, tensor in constants.items()},
+    }
+
+
+def _constants_of(files: Iterable[Any]) -> dict[str, Tensor]:
+    from torch.export.pt2_archive._package_weights import Weights
+
+    weights = [file for file in files if isinstance(file, Weights)]
+    return {name: tensor for group in weights for name, (tensor, _) in group.items()}
+
+
+def _extra_constants(
+    constants: Mapping[str, Tensor], live: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Constants that the module does not hold; a few small ones, or the export went wrong."""
+    extra = {name: tensor for name, tensor in constants.items() if name not in live}
+    bytes_ = sum(tensor.untyped_storage().nbytes() for tensor in extra.values())
+    if bytes_ > MAX_EXTRA_BYTES:
+        raise ArtifactError(
+            "the export holds weights that are not parameters of the module",
+            got=f"{bytes_} bytes in {', '.join(list(extra)[:5])}",
+            allowed=f"{MAX_EXTRA_BYTES} bytes",
+            remedy="use --compile_export_mode regional and report this",
+        )
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.preserve_format)
+        for name, tensor in extra.items()
+    }
+
+
+def _described(leaf: Any) -> Any:
+    return {"tensor": layout(leaf)} if isinstance(leaf, Tensor) else {"value": leaf}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class LoadedPackage:
+    """Called with the exported keyword arguments; reads the live module's memory. `calls` counts."""
+
+    def __init__(self, runner: Any, inputs: list[Any], bound: list[Tensor]) -> None:
+        self.runner, self.inputs, self.calls = runner, inputs, 0
+        self.in_spec, self.out_spec = map(pytree.treespec_loads, runner.get_call_spec())
+        self.names = list(pytree.tree_unflatten(range(self.in_spec.num_leaves), self.in_spec)[1])
+        # The runner never frees what it was bound to: emptying the aliases lets the weights go.
+        self.release = weakref.finalize(self, _release, bound)
+        self.release.atexit = False
+
+    def __call__(self, **keywords: Any) -> Any:
+        if set(keywords) != set(self.names):
+            raise _differs("its arguments", sorted(keywords), sorted(self.names))
+        leaves, structure = pytree.tree_flatten(((), {name: keywords[name] for name in self.names}))
+        if structure != self.in_spec:
+            raise _differs("the structure of its arguments", structure, self.in_spec)
+        tensors = [
+            fitted
+            for leaf, wanted in zip(leaves, self.inputs, strict=True)
+            if (fitted := _fitted(leaf, wanted)) is not None
+        ]
+        self.calls += 1
+        return pytree.tree_unflatten(self.runner.boxed_run(tensors), self.out_spec)
+
+
+def _fitted(leaf: Any, wanted: Mapping[str, Any]) -> Tensor | None:
+    """The tensor in the layout that was exported; a layout is all that AOT Inductor itself does not check."""
+    if not isinstance(leaf, Tensor):
+        if "tensor" in wanted or leaf != wanted["value"]:
+            raise _differs("a fixed argument", leaf, wanted)
+        return None
+    shape, strides, dtype, device = wanted.get("tensor", (None,) * 4)
+    if [list(leaf.shape), str(leaf.dtype), leaf.device.type] != [shape, dtype, device]:
+        raise _differs("a tensor argument", layout(leaf), wanted)
+    if list(leaf.stride()) == strides:
+        return leaf
+    return torch.empty_strided(shape, strides, dtype=leaf.dtype, device=leaf.device).copy_(leaf)
+
+
+def _differs(what: str, got: object, allowed: object) -> ArtifactError:
+    return ArtifactError(
+        f"an exported package was called with another shape: {what} differs",
+        got=got,
+        allowed=f"as exported: {allowed}",
+        remedy="export again for this request (leave --use-cached-model out)",
+    )
+
+
+def _release(bound: list[Tensor]) -> None:
+    for alias in bound:
+        alias.data = torch.empty(0, dtype=alias.dtype, device=alias.device)
+
+
+def load_package(path: Path, module: nn.Module, entry: Mapping[str, Any]) -> LoadedPackage:
+    """Load the package of `export_package` over `module`; `entry` is what that returned.
+
+    Raises ArtifactError where the file or the module is not what the entry says.
+    """
+    from torch.export.pt2_archive._package import load_pt2
+
+    extra_path = path.with_name(f".{path.name}.{CONSTANTS}")
+    for file, key in ((path, "sha256"), (extra_path, "constants_sha256")):
+        if not file.exists() or sha256(file) != entry[key]:
+            raise ArtifactError(
+                "an exported package is damaged or was replaced",
+                got=f"{file}: {'another hash' if file.exists() else 'missing'}",
+                allowed="the file that was exported",
+                remedy="export again (leave --use-cached-model out)",
+            )
+    live = live_constants(module)
+    device = next(iter(live.values())).device
+    # Graph capture needs a runner that does not take a lock and a thread of its own.
+    contents = load_pt2(
+        str(path),
+        run_single_threaded=True,
+        device_index=-1 if device.index is None else device.index,
+    )
+    runner = contents.aoti_runners["model"]
+    extra = torch.load(extra_path, weights_only=True)
+    constants = {
+        name: _constant(name, live, extra, entry["constants"][name], device)
+        for name in runner.get_constant_fqns()
+    }
+    runner.load_constants(constants, check_full_update=True, user_managed=True)
+    return LoadedPackage(runner.loader, list(entry["inputs"]), list(constants.values()))
+
+
+def _constant(
+    name: str,
+    live: Mapping[str, Tensor],
+    extra: Mapping[str, Tensor],
+    wanted: list[Any],
+    device: torch.device,
+) -> Tensor:
+    """An alias of the live tensor (or the stored one), checked: binding checks neither shape nor type."""
+    found = (
+        extra[name].to(device if wanted[3] == device.type else wanted[3])
+        if name in extra
+        else live.get(name)
+    )
+    if found is None or layout(found) != wanted:
+        raise ArtifactError(
+            "the model is not the one that was exported",
+            got=f"{name}: {None if found is None else layout(found)}",
+            allowed=str(wanted),
+            remedy="export again (leave --use-cached-model out)",
+        )
+    return found.detach()

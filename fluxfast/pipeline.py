@@ -1,0 +1,221 @@
+"""From a plan to a pipeline that is ready to draw, and back."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fluxfast.errors import FluxFastError
+from fluxfast.model import ImageRequest
+from fluxfast.observe import Observer, Region, observed
+from fluxfast.optimization import Artifacts, Build, Evidence, Plan, Proof
+from fluxfast.weights import Checkpoint, load
+
+if TYPE_CHECKING:
+    from diffusers import FluxPipeline
+    from PIL.Image import Image
+
+DEFAULT_ARTIFACTS = Artifacts(folder=Path.home() / ".cache" / "fluxfast")
+
+
+@dataclass(kw_only=True)
+class BuiltPipeline:
+    """A pipeline with a plan applied. Closing it restores every global setting that the plan changed.
+
+    `load_s`: reading or making the weights; `apply_s`: applying the optimizations (an export included;
+    torch.compile works later, in the first image).
+    """
+
+    pipeline: FluxPipeline
+    plan: Plan
+    load_s: float
+    apply_s: float
+    undo: ExitStack
+
+    def __enter__(self) -> BuiltPipeline:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.undo.close()
+        self.__dict__.pop("pipeline", None)
+        forget_compiled_code()
+
+    @property
+    def request(self) -> ImageRequest:
+        return self.plan.situation.request
+
+    def draw(self, output_type: str = "pil") -> list[Image] | Any:
+        """The images of the plan's request: a list of PIL images, or what diffusers' `output_type` names."""
+        return self.pipeline(
+            **call_arguments(self.request, self.plan.situation.model.takes_image),
+            output_type=output_type,
+        ).images
+
+    def synchronize(self) -> None:
+        if self.plan.situation.hardware.is_gpu:
+            torch.cuda.synchronize()
+
+
+def build(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    *,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> BuiltPipeline:
+    """Load the checkpoint and apply the plan to it; on an error everything is undone."""
+    forget_compiled_code()
+    dtype = torch.bfloat16 if "bf16" in plan.names else torch.float32
+    progress("loading weights")
+    started = time.perf_counter()
+    pipeline = load(checkpoint, dtype=dtype, hardware=plan.situation.hardware)
+    loaded = time.perf_counter()
+    working = Build(pipeline=pipeline, plan=plan, artifacts=artifacts)
+    try:
+        with torch.no_grad():
+            for optimization in plan.optimizations:
+                progress(f"applying {optimization.name}")
+                optimization.apply(working)
+    except BaseException:
+        working.undo.close()
+        raise
+    return BuiltPipeline(
+        pipeline=working.pipeline,
+        plan=plan,
+        load_s=loaded - started,
+        apply_s=time.perf_counter() - loaded,
+        undo=working.undo,
+    )
+
+
+def forget_compiled_code() -> None:
+    """Drop compiled graphs and freed memory, so that one case does not see another."""
+    torch.compiler.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def call_arguments(request: ImageRequest, takes_image: bool) -> dict[str, Any]:
+    """Keyword arguments of a diffusers Flux pipeline for the request; the seed is a CPU one, the same anywhere."""
+    arguments: dict[str, Any] = dict(
+        prompt=request.prompt,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        max_sequence_length=request.max_sequence_length,
+        height=request.height,
+        width=request.width,
+        num_images_per_prompt=request.batch_size,
+        generator=torch.Generator().manual_seed(request.seed),
+    )
+    if takes_image:
+        # Without these Kontext picks a size of its own.
+        arguments |= dict(
+            image=input_image(request), _auto_resize=False, max_area=request.height * request.width
+        )
+    return arguments
+
+
+def input_image(request: ImageRequest) -> Image:
+    """The request's image at its size, or a test card: a colour gradient with a disc."""
+    from PIL import Image as images
+    from PIL import ImageDraw
+
+    size = (request.width, request.height)
+    if request.image_path is None:
+        gradient = images.linear_gradient("L").resize(size)
+        card = images.merge(
+            "RGB", (gradient, gradient.rotate(90).resize(size), gradient.rotate(180))
+        )
+        ImageDraw.Draw(card).ellipse(
+            [side // 4 for side in size] + [side * 3 // 4 for side in size], "gold"
+        )
+        return card
+    try:
+        return images.open(request.image_path).convert("RGB").resize(size)
+    except (OSError, ValueError) as error:
+        raise FluxFastError(
+            "the input image cannot be read",
+            got=f"{request.image_path}: {error}",
+            allowed="an image file that Pillow opens",
+            remedy="check the path given with --image",
+        ) from error
+
+
+class _FirstStepOperators(Observer):
+    """Profiles the first denoising step of a call: names of operators and device kernels."""
+
+    def __init__(self, is_gpu: bool) -> None:
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if is_gpu:
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        self.is_gpu, self.profiler = is_gpu, torch.profiler.profile(activities=activities)
+        self.names: frozenset[str] | None = None
+        self.started = False
+
+    def enter(self, region: Region) -> None:
+        if region is Region.DENOISING_STEP and not self.started:
+            self.started = True
+            self.profiler.start()
+
+    def exit(self, region: Region) -> None:
+        if region is Region.DENOISING_STEP and self.started and self.names is None:
+            if self.is_gpu:
+                torch.cuda.synchronize()
+            self.profiler.stop()
+            events = self.profiler.profiler.kineto_results.events()
+            self.names = frozenset(event.name() for event in events)
+
+
+def gather_evidence(built: BuiltPipeline) -> Evidence:
+    """Draw one more image, warmed up already, and note what ran in its first step."""
+    observer = _FirstStepOperators(built.plan.situation.hardware.is_gpu)
+    with observed(built.pipeline, observer):
+        built.draw(output_type="latent")
+    return Evidence(
+        pipeline=built.pipeline,
+        plan=built.plan,
+        operators=observer.names or frozenset(),
+        cached_steps=cached_steps(built),
+        compiled_graphs=dynamo_counters()["unique_graphs"],
+    )
+
+
+def cached_steps(built: BuiltPipeline) -> int:
+    """Steps of the last image that cache-dit answered from its cache; 0 without a cache."""
+    if "dbcache" not in built.plan.names:
+        return 0
+    import cache_dit
+
+    return len(cache_dit.summary(built.pipeline, logging=False)[0].cached_steps)
+
+
+def dynamo_counters() -> dict[str, int]:
+    """What Dynamo has compiled since the pipeline was built."""
+    from torch._dynamo.utils import counters
+
+    return {
+        "unique_graphs": counters["stats"]["unique_graphs"],
+        "graph_breaks": sum(counters["graph_break"].values()),
+    }
+
+
+def proofs(evidence: Evidence) -> dict[str, Proof]:
+    """For each optimization of the plan, whether it was seen to be in force."""
+    return {o.name: o.proof(evidence) for o in evidence.plan.optimizations}

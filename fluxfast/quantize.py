@@ -1,0 +1,68 @@
+"""What the torchao quantizations share: which layers they take, and how to see that they took them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fluxfast.hardware import Hardware, Platform
+from fluxfast.optimization import Build, Evidence, Package, Proof
+
+TORCHAO = Package(name="torchao", install='pip install "torchao>=0.18"')
+FP8_ARCHITECTURES_AMD = ("gfx942", "gfx950")  # MI300 and MI350
+
+
+def is_quantizable(module: nn.Module, name: str) -> bool:
+    """Linear layers of the blocks, less the modulation: one row a step is bound by its weights, not by arithmetic."""
+    return (
+        isinstance(module, nn.Linear)
+        and "transformer_blocks." in name
+        and "norm" not in name
+        and module.in_features % 16 == 0
+        and module.out_features % 16 == 0
+    )
+
+
+def quantize_blocks(build: Build, config: Any) -> None:
+    """Quantize the block layers in place; `config` must not set inductor's global flags."""
+    from torchao.quantization import quantize_
+
+    quantize_(build.pipeline.transformer, config, filter_fn=is_quantizable)
+
+
+def quantized_weights(evidence: Evidence) -> tuple[list[Any], int]:
+    """The quantized weights, and how many block layers there are to quantize."""
+    weights = [
+        module.weight.data
+        for name, module in evidence.pipeline.transformer.named_modules()
+        if is_quantizable(module, name.replace("_orig_mod.", ""))
+    ]
+    return [w for w in weights if type(w) is not torch.Tensor], len(weights)
+
+
+def quantization_proof(evidence: Evidence, dtype: torch.dtype, *, per_row: bool) -> Proof:
+    """In force if every block layer holds `dtype` with a scale for each row, or one in all."""
+    weights, layers = quantized_weights(evidence)
+    fitting = [
+        w for w in weights if w.qdata.dtype is dtype and (w.scale.numel() == w.shape[0]) is per_row
+    ]
+    seen = f"{len(fitting)} of {layers} block layers hold {str(dtype).removeprefix('torch.')}"
+    return Proof(in_force=0 < layers == len(fitting), seen=seen)
+
+
+def has_fp8(hardware: Hardware) -> bool:
+    """Tensor cores for fp8: Ada (8.9) and later, MI300 and later."""
+    if hardware.platform is Platform.ROCM:
+        return hardware.architecture in FP8_ARCHITECTURES_AMD
+    return hardware.compute_capability >= (8, 9)
+
+
+def fp8_unsupported(hardware: Hardware) -> str | None:
+    if has_fp8(hardware):
+        return None
+    return (
+        f"fp8 needs an NVIDIA GPU of compute capability 8.9 or an AMD MI300, this is {hardware.name} "
+        f"({hardware.architecture}); take int8 instead"
+    )

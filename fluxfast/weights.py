@@ -1,0 +1,320 @@
+"""Where weights come from: a diffusers checkpoint, seeded values of the published shape, or the mini family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fluxfast import architecture
+from fluxfast.architecture import MINI, PUBLISHED, Architecture
+from fluxfast.errors import CheckpointError, FluxFastError
+from fluxfast.hardware import GIB, Hardware, Platform
+from fluxfast.model import MODELS, ModelSpec, recognise
+
+if TYPE_CHECKING:
+    from diffusers import FluxPipeline
+
+SEED = 20_240_801
+SYNTHETIC_STD = 0.02  # the usual initialization of transformers
+
+
+class WeightsKind(StrEnum):
+    HUB = "hub"
+    SYNTHETIC = "synthetic"
+    MINI = "mini"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model with its weights: `location` is a hub id or a folder where `kind` is HUB."""
+
+    model: ModelSpec
+    kind: WeightsKind
+    location: str
+    why: str
+
+    @property
+    def default_side(self) -> int:
+        return MINI.default_side if self.kind is WeightsKind.MINI else PUBLISHED.default_side
+
+    @property
+    def max_text_tokens(self) -> int:
+        return MINI.max_text_tokens if self.kind is WeightsKind.MINI else PUBLISHED.max_text_tokens
+
+
+def resolve(ckpt: str, weights: str, hardware: Hardware) -> Checkpoint:
+    """What `--ckpt` and `--weights` mean here.
+
+    `ckpt` is `schnell`, `dev`, `kontext`, one of these behind `mini-`, a hub id, or a local folder in
+    diffusers layout. `weights` is `auto` or a WeightsKind.
+    """
+    if weights not in ("auto", *WeightsKind):
+        raise FluxFastError(
+            "unknown kind of weights",
+            got=weights,
+            allowed=", ".join(("auto", *WeightsKind)),
+            remedy="leave --weights out for auto",
+        )
+    if ckpt.startswith("mini-") and ckpt.removeprefix("mini-") in MODELS:
+        return _of(MODELS[ckpt.removeprefix("mini-")], WeightsKind.MINI, "named mini-*")
+    published = {spec.hub_id: spec for spec in MODELS.values()} | MODELS
+    if ckpt not in published:
+        return _foreign(ckpt, weights)
+    spec = published[ckpt]
+    if weights != "auto":
+        return _of(spec, WeightsKind(weights), "asked for")
+    if hardware.platform is Platform.CPU:
+        return _of(spec, WeightsKind.MINI, "the default on a CPU")
+    if is_cached(spec.hub_id):
+        return _of(spec, WeightsKind.HUB, "found in the local cache")
+    return _of(spec, WeightsKind.SYNTHETIC, f"{spec.hub_id} is not in the local cache")
+
+
+def _of(model: ModelSpec, kind: WeightsKind, why: str) -> Checkpoint:
+    return Checkpoint(model=model, kind=kind, location=model.hub_id, why=why)
+
+
+def _foreign(ckpt: str, weights: str) -> Checkpoint:
+    """A checkpoint that is not one of the three published ones: a folder or another hub id."""
+    if weights not in ("auto", WeightsKind.HUB):
+        raise FluxFastError(
+            f"{weights} weights have no use for a checkpoint of your own",
+            got=f"--ckpt {ckpt} --weights {weights}",
+            allowed=f"--weights hub, or --ckpt {', '.join(MODELS)}",
+            remedy="leave --weights out",
+        )
+    return Checkpoint(model=_read_model(ckpt), kind=WeightsKind.HUB, location=ckpt, why="named")
+
+
+def _read_model(location: str) -> ModelSpec:
+    """Which model a folder or a hub id holds, from its configuration files alone."""
+    if not Path(location).is_dir() and (
+        location.count("/") != 1 or location.startswith((".", "/", "~"))
+    ):
+        raise CheckpointError(
+            "there is no such model or checkpoint",
+            got=location,
+            allowed=f"{', '.join(MODELS)}, mini-{{{','.join(MODELS)}}}, a hub id owner/name, or a folder",
+            remedy="check the spelling, or the path of the folder",
+        )
+    index = _read_json(location, "model_index.json")
+    config = _read_json(location, "transformer/config.json")
+    return recognise(str(index.get("_class_name")), bool(config.get("guidance_embeds")))
+
+
+def _read_json(location: str, name: str) -> dict[str, Any]:
+    try:
+        path = Path(location) / name if Path(location).is_dir() else Path(_download(location, name))
+        loaded = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read {name} of this checkpoint",
+            got=f"{location}: {type(error).__name__}: {str(error).splitlines()[0]}",
+            allowed="a Flux.1 checkpoint in diffusers layout (model_index.json, transformer/, vae/, …)",
+            remedy="check the path; a single-file checkpoint is converted by diffusers' from_single_file",
+        ) from error
+    if not isinstance(loaded, dict):
+        raise CheckpointError(
+            f"{name} of this checkpoint is not a configuration",
+            got=type(loaded).__name__,
+            allowed="a JSON object",
+            remedy="download the checkpoint again",
+        )
+    return loaded
+
+
+def _download(repo_id: str, name: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    return hf_hub_download(repo_id, name)
+
+
+def is_cached(hub_id: str) -> bool:
+    """Whether the files of a published checkpoint are in the local Hugging Face cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    needed = ("model_index.json", "transformer/diffusion_pytorch_model.safetensors.index.json")
+    return all(isinstance(try_to_load_from_cache(hub_id, name), str) for name in needed)
+
+
+def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> FluxPipeline:
+    """A fresh pipeline on the device: nothing in it is shared with another that was loaded."""
+    if checkpoint.kind is WeightsKind.HUB:
+        pipeline = _load_hub(checkpoint.location, dtype).to(hardware.device)
+    else:
+        pipeline = _generate(checkpoint, dtype, hardware)
+    found = recognise(type(pipeline).__name__, bool(pipeline.transformer.config.guidance_embeds))
+    if found != checkpoint.model:
+        raise CheckpointError(
+            "the checkpoint holds another model than its configuration says",
+            got=found.name,
+            allowed=checkpoint.model.name,
+            remedy="download the checkpoint again",
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _load_hub(location: str, dtype: torch.dtype) -> Any:
+    from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
+
+    try:
+        return DiffusionPipeline.from_pretrained(location, dtype=dtype)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            "the weights of this checkpoint cannot be loaded",
+            got=f"{location}: {type(error).__name__}: {str(error).splitlines()[0]}",
+            allowed="a complete Flux.1 checkpoint in diffusers layout",
+            remedy="a truncated file is the usual cause: delete it and download it again; "
+            "for a gated model run `hf auth login` first",
+        ) from error
+
+
+def _generate(checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware) -> FluxPipeline:
+    is_mini = checkpoint.kind is WeightsKind.MINI
+    if not is_mini:
+        _check_memory(dtype, hardware)
+    initialize = _sensitive_ if is_mini else _normal_
+    return _assemble(
+        checkpoint.model, MINI if is_mini else PUBLISHED, initialize, dtype, hardware.device
+    )
+
+
+# Parameters of transformer, T5 encoder, CLIP and VAE together (11.90 + 4.76 + 0.12 + 0.08 billion).
+PUBLISHED_PARAMETERS = 16.87e9
+
+
+def _check_memory(dtype: torch.dtype, hardware: Hardware) -> None:
+    needed_gib = PUBLISHED_PARAMETERS * dtype.itemsize / GIB
+    if hardware.memory_gib < needed_gib:
+        raise FluxFastError(
+            "synthetic weights of the published shape do not fit in memory",
+            got=f"{hardware.memory_gib:.0f} GiB on {hardware.name}",
+            allowed=f"{needed_gib:.0f} GiB or more for {str(dtype).removeprefix('torch.')}",
+            remedy="use --weights mini",
+        )
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+Initializer = Callable[[torch.nn.Module, torch.Generator], None]
+
+
+def _assemble(
+    model: ModelSpec, shape: Architecture, initialize: Initializer, dtype: torch.dtype, device: str
+) -> FluxPipeline:
+    """The pipeline of `model`, built in place on `device` and filled from one seeded generator."""
+    import diffusers
+    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+    clip_tokenizer = byte_tokenizer(max_length=shape.clip["max_position_embeddings"], begins=True)
+    t5_tokenizer = byte_tokenizer(max_length=shape.max_text_tokens, begins=False)
+    specials = dict(
+        bos_token_id=clip_tokenizer.bos_token_id,
+        eos_token_id=clip_tokenizer.eos_token_id,
+        pad_token_id=clip_tokenizer.pad_token_id,
+    )
+    with torch.device(device), _default_dtype(dtype):
+        transformer = diffusers.FluxTransformer2DModel(
+            guidance_embeds=model.guidance_embeds, **shape.transformer
+        )
+        vae = diffusers.AutoencoderKL(**architecture.VAE_COMMON, **shape.vae)
+        clip = CLIPTextModel(
+            CLIPTextConfig(
+                projection_dim=shape.clip["hidden_size"],
+                hidden_act="quick_gelu",
+                **specials,
+                **shape.clip,
+            )
+        )
+        t5 = T5EncoderModel(
+            T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, **shape.t5)
+        )
+    generator = torch.Generator(device).manual_seed(SEED)
+    for network in (transformer, vae, clip, t5):
+        network.eval().requires_grad_(False)
+        initialize(network, generator)
+    schedule = (
+        architecture.SCHEDULER_UNSHIFTED if model.is_few_step else architecture.SCHEDULER_SHIFTED
+    )
+    return getattr(diffusers, model.pipeline_class)(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**architecture.SCHEDULER, **schedule),
+        vae=vae,
+        text_encoder=clip,
+        tokenizer=clip_tokenizer,
+        text_encoder_2=t5,
+        tokenizer_2=t5_tokenizer,
+        transformer=transformer,
+    )
+
+
+def byte_tokenizer(*, max_length: int, begins: bool) -> Any:
+    """A tokenizer of bytes that needs no download; with `begins` it opens a text as CLIP does."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<pad>", "</s>", "<s>"]  # T5 has 0 for padding and 1 for the end
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(specials + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    opening = "<s> " if begins else ""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{opening}$A </s>", special_tokens=[("<s>", 2), ("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        bos_token="<s>",
+        model_max_length=max_length,
+    )
+
+
+def _normal_(network: torch.nn.Module, generator: torch.Generator) -> None:
+    """Matrices from N(0, 0.02²), norms 1, biases 0."""
+    for parameter, name in _parameters(network):
+        if parameter.ndim > 1:
+            parameter.normal_(0.0, SYNTHETIC_STD, generator=generator)
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def _sensitive_(network: torch.nn.Module, generator: torch.Generator) -> None:
+    """Values that let the prompt, the seed and each block show in the image.
+
+    Variance-preserving matrices with a gain above one in the transformer's blocks and small embedders:
+    with the default initialization a small Flux is nearly blind to its prompt.
+    """
+    is_transformer = hasattr(network, "single_transformer_blocks")
+    for parameter, name in _parameters(network):
+        if parameter.ndim == 1:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        fan_in = parameter[0].numel()
+        gain = 1.0
+        if is_transformer:
+            gain = 3.0 if "transformer_blocks" in name else 0.5
+        parameter.normal_(0.0, gain * fan_in**-0.5, generator=generator)
+
+
+@torch.no_grad()
+def _parameters(network: torch.nn.Module) -> list[tuple[torch.Tensor, str]]:
+    return [(parameter.data, name) for name, parameter in network.named_parameters()]

@@ -1,0 +1,33 @@
+"""The eager pipeline that CPU cases are timed beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from fluxfast.bench.planned import PlannedCase, planned_case
+from fluxfast.pipeline import BuiltPipeline, build
+
+
+@pytest.fixture(scope="session")
+def eager_pipelines() -> Iterator[tuple[dict[Any, BuiltPipeline], ExitStack]]:
+    with ExitStack() as stack:
+        yield {}, stack
+
+
+@pytest.fixture
+def eager(planned: PlannedCase, eager_pipelines: Any) -> BuiltPipeline | None:
+    """The unoptimized pipeline of the same workload, built once; None on a GPU, whose clock holds."""
+    situation = planned.plan.situation
+    if situation.hardware.is_gpu:
+        return None
+    pipelines, stack = eager_pipelines
+    workload = planned.case.workload
+    if workload not in pipelines:
+        reference = planned_case((), planned.checkpoint, situation)
+        pipelines[workload] = stack.enter_context(build(reference.checkpoint, reference.plan))
+        pipelines[workload].draw()
+    return pipelines[workload]
