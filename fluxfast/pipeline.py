@@ -106,7 +106,10 @@ def build(
 
 def forget_compiled_code() -> None:
     """Drop compiled graphs and freed memory, so that one case does not see another."""
+    from torch._dynamo.utils import counters
+
     torch.compiler.reset()
+    counters.clear()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -12,10 +12,15 @@ from fluxfast.errors import PlanError
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Package, Proof, Situation
 
 
+MIN_POLICY_STEPS = 8  # of cache-dit's predefined masks
+
+
 def objection(situation: Situation) -> str | None:
     config, steps = _config(situation), situation.request.num_inference_steps
     if situation.model.is_few_step:
         return f"{situation.model.name} has {steps} steps and nothing to reuse; take dev or kontext"
+    if isinstance(config.steps_mask, str) and steps < MIN_POLICY_STEPS:
+        return f"its steps mask {config.steps_mask!r} needs {MIN_POLICY_STEPS} steps or more, not {steps}"
     for meant_for in (
         len(config.steps_mask) if isinstance(config.steps_mask, tuple) else None,
         config.num_inference_steps,
