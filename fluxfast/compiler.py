@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimization import Evidence, Proof
 
@@ -15,3 +17,10 @@ def compile_proof(evidence: Evidence) -> Proof:
     """In force if Dynamo compiled graphs for this pipeline."""
     seen = f"{evidence.compiled_graphs} graphs compiled"
     return Proof(in_force=evidence.compiled_graphs > 0, seen=seen)
+
+
+def empty_compile_cache() -> AbstractContextManager[None]:
+    """Within it, inductor and Triton find nothing compiled before."""
+    from torch._inductor.utils import fresh_inductor_cache
+
+    return fresh_inductor_cache()

@@ -168,7 +168,10 @@ class _FirstStepOperators(Observer):
         activities = [torch.profiler.ProfilerActivity.CPU]
         if is_gpu:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
-        self.is_gpu, self.profiler = is_gpu, torch.profiler.profile(activities=activities)
+        self.is_gpu, self.profiler = (
+            is_gpu,
+            torch.profiler.profile(activities=activities, acc_events=True),
+        )
         self.names: frozenset[str] | None = None
         self.started = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -161,7 +162,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases, _ = suite.planned
         suite.baseline  # noqa: B018 - a wrong machine or a corrupt file is told before anything is built
     except FluxFastError as error:
-        raise pytest.UsageError(str(error)) from error
+        pytest.exit(f"fluxfast: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
     metafunc.parametrize("planned", cases, ids=[c.case.id for c in cases], scope="session")
 
 
@@ -183,7 +184,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
         f"fluxfast: baseline {suite.baseline.path} ({len(suite.baseline.results)} cases); "
         f"results in {suite.results_folder}",
     ]
-    if suite.records_by_itself and not suite.baseline.results:
+    if suite.records_by_itself and not suite.baseline.results and not suite.is_recording:
         lines.append("fluxfast: this CPU has no baseline yet: this run records it and passes")
     reasons: dict[str, list[str]] = {}
     for model, optimizations in left_out.items():
@@ -203,11 +204,14 @@ def suite(pytestconfig: pytest.Config) -> Suite:
 @pytest.fixture(scope="session")
 def built(planned: PlannedCase, suite: Suite) -> Iterator[Any]:
     """The pipeline of a case, built once for all tests of the case."""
+    from fluxfast.compiler import empty_compile_cache
     from fluxfast.pipeline import build
 
     suite.say(planned, "building")
-    with build(planned.checkpoint, planned.plan) as pipeline:
-        yield pipeline
+    with ExitStack() as stack:
+        if suite.hardware.is_gpu:  # where compile time is compared, it always starts from nothing
+            stack.enter_context(empty_compile_cache())
+        yield stack.enter_context(build(planned.checkpoint, planned.plan))
 
 
 def fail(planned: PlannedCase, verdict: Verdict) -> None:

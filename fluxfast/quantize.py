@@ -11,6 +11,11 @@ from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimization import Build, Evidence, Package, Proof
 
 TORCHAO = Package(name="torchao", install='pip install "torchao>=0.18"')
+# The operator, or the cuBLAS kernel where a CUDA graph hides the operator.
+MATRIX_PRODUCTS = {
+    torch.float8_e4m3fn: ("aten::_scaled_mm", "nvjet_sm90_qq"),
+    torch.int8: ("aten::_int_mm", "int8", "triton_"),
+}
 FP8_ARCHITECTURES_AMD = ("gfx942", "gfx950")  # MI300 and MI350
 
 
@@ -48,8 +53,12 @@ def quantization_proof(evidence: Evidence, dtype: torch.dtype, *, per_row: bool)
     fitting = [
         w for w in weights if w.qdata.dtype is dtype and (w.scale.numel() == w.shape[0]) is per_row
     ]
-    seen = f"{len(fitting)} of {layers} block layers hold {str(dtype).removeprefix('torch.')}"
-    return Proof(in_force=0 < layers == len(fitting), seen=seen)
+    products = evidence.operators_matching(*MATRIX_PRODUCTS[dtype])
+    seen = (
+        f"{len(fitting)} of {layers} block layers hold {str(dtype).removeprefix('torch.')}, "
+        f"multiplied by {products[0] if products else 'something else'}"
+    )
+    return Proof(in_force=0 < layers == len(fitting) and bool(products), seen=seen)
 
 
 def has_fp8(hardware: Hardware) -> bool:

@@ -8,7 +8,6 @@ import pytest
 
 from fluxfast.bench.measure import (
     case_result,
-    compile_cache,
     reset_peak_memory,
     rounds_for,
     time_image,
@@ -37,7 +36,6 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
 
     suite.say(planned, "compiling and warming up")
     first, _ = time_image(built)
-    cache = compile_cache()
     reset_peak_memory(built)
     steady, _ = time_image(built)
     graphs_after_warmup = dynamo_counters()["unique_graphs"]
@@ -65,7 +63,6 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
         reference_e2e_s=reference_e2e_s,
         graphs_after_warmup=graphs_after_warmup,
         proofs=seen,
-        cache=cache,
     )
     benchmark.extra_info.update(result.to_json())
     absent = [f"{name}: {proof.seen}" for name, proof in seen.items() if not proof.in_force]

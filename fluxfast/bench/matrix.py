@@ -66,16 +66,21 @@ def smoke(situation: Situation) -> list[Names]:
 
 
 def ablation(situation: Situation) -> list[Names]:
-    """All off, the staircase of flux-fast's plot up to all on (and a cache on top), and each one off."""
+    """All off, the staircase of flux-fast's plot up to all on, each one off, and what can go on top."""
     all_on = default_names(situation)
     steps: list[Names] = [all_on[:count] for count in range(len(all_on) + 1)]
-    with_cache = in_order((*all_on, "dbcache"))
+    decided = {optimizations()[name].axis for name in all_on}
+    on_top = [
+        in_order((*all_on, o.name))
+        for o in optimizations().values()
+        if o.axis not in decided and o.slow_to_build(situation.hardware) is None
+    ]
     each_off = [
         without(all_on, axis, situation)
         for axis in Axis
         if axis is not Axis.DTYPE  # what else needs bfloat16 would go with it and hide its share
     ]
-    return [*steps, *each_off, with_cache]
+    return [*steps, *each_off, *on_top]
 
 
 def full(situation: Situation) -> list[Names]:

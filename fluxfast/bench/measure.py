@@ -90,19 +90,6 @@ def rounds_for(image_s: float) -> int:
     return max(3, min(10, int(30.0 / image_s)))
 
 
-def compile_cache() -> str:
-    """Whether inductor's cache on disk spared the compiler its work since the pipeline was built."""
-    from torch._dynamo.utils import counters
-
-    hits = counters["inductor"]["fxgraph_cache_hit"]
-    misses = (
-        counters["inductor"]["fxgraph_cache_miss"] + counters["inductor"]["fxgraph_cache_bypass"]
-    )
-    if not hits and not misses:
-        return "none"
-    return "cold" if misses else "warm"
-
-
 def case_result(
     built: BuiltPipeline,
     case: Case,
@@ -112,7 +99,6 @@ def case_result(
     reference_e2e_s: list[float],
     graphs_after_warmup: int,
     proofs: dict[str, Proof],
-    cache: str,
 ) -> CaseResult:
     """What was measured of `case`, with where and how."""
     counters = dynamo_counters()
@@ -123,7 +109,7 @@ def case_result(
         load_s=built.load_s,
         apply_s=built.apply_s,
         first_image_s=first_image_s,
-        compile_cache=cache,
+        compiles=built.plan.compiles,
         peak_memory_gib=peak_memory_gib(built),
         counters={
             **counters,

@@ -40,8 +40,8 @@ class ImageTiming:
 class CaseResult:
     """`reference_e2e_s`: on a CPU, the eager pipeline's image timed just before each image of the case.
 
-    `compile_cache`: whether inductor's cache on disk answered (`warm`), did not (`cold`), or was not asked
-    (`none`). `proofs`: for each optimization what was seen of it. `counters` are compared exactly.
+    `first_image_s`: with all that is compiled on the way, from an empty cache on a GPU.
+    `proofs`: for each optimization what was seen of it. `counters` are compared exactly.
     """
 
     case: Case
@@ -50,7 +50,7 @@ class CaseResult:
     load_s: float
     apply_s: float
     first_image_s: float
-    compile_cache: str
+    compiles: bool
     peak_memory_gib: float | None
     counters: Mapping[str, int]
     proofs: Mapping[str, str]
@@ -58,8 +58,13 @@ class CaseResult:
     provenance: Mapping[str, Any]
 
     @property
-    def compile_s(self) -> float:
-        """Seconds beyond loading and a steady image: exporting, compiling, autotuning, capturing."""
+    def compile_s(self) -> float | None:
+        """Seconds beyond loading and a steady image: exporting, compiling, autotuning, capturing.
+
+        None where nothing is compiled.
+        """
+        if not self.compiles:
+            return None
         steady = statistics.median(image.e2e_s for image in self.images)
         return self.apply_s + max(0.0, self.first_image_s - steady)
 
@@ -173,9 +178,12 @@ def read_results(folders: Iterable[Path]) -> list[CaseResult]:
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, date, command and process behind a figure."""
+    """Commit, date, command and process behind a figure.
+
+    Where the code travelled without its repository, FLUXFAST_COMMIT says which commit it is.
+    """
     return {
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git("rev-parse", "HEAD") or os.environ.get("FLUXFAST_COMMIT"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

@@ -14,8 +14,9 @@ from fluxfast.bench.result import CaseResult, ImageTiming
 class CaseSummary:
     """Medians over processes of medians within a process.
 
+    `step_ms`: the mean of an image's steps, which a cache makes unequal.
     `eager_ratio`: time of an image over that of the eager pipeline beside it (on a CPU, else None).
-    `compile_s`: over the processes that compiled with a cold cache, None if there was none.
+    `compile_s`: None where nothing is compiled.
     `spread`: largest over smallest process median of `e2e_s` (or of `eager_ratio`), less one.
     """
 
@@ -43,7 +44,7 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         return statistics.median(statistics.median(value(i) for i in r.images) for r in results)
 
     ratios = [ratio for r in results if (ratio := eager_ratio(r)) is not None]
-    compiles = [r.compile_s for r in results if r.compile_cache != "warm"]
+    compiles = [r.compile_s for r in results if r.compile_s is not None]
     memory = [r.peak_memory_gib for r in results if r.peak_memory_gib is not None]
     e2e = [statistics.median(i.e2e_s for i in r.images) for r in results]
     spread_of = ratios or e2e
@@ -53,7 +54,7 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         e2e_s=statistics.median(e2e),
         encode_ms=stage(lambda i: i.encode_ms),
         prepare_ms=stage(lambda i: i.prepare_ms),
-        step_ms=stage(lambda i: statistics.median(i.step_ms)),
+        step_ms=stage(lambda i: statistics.fmean(i.step_ms)),
         decode_ms=stage(lambda i: i.decode_ms),
         postprocess_ms=stage(lambda i: i.postprocess_ms),
         eager_ratio=statistics.median(ratios) if ratios else None,

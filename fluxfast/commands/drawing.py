@@ -13,7 +13,14 @@ from fluxfast.console import Console
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
 from fluxfast.model import default_request
-from fluxfast.optimization import Artifacts, Axis, Situation, choices, default_names
+from fluxfast.optimization import (
+    Artifacts,
+    Axis,
+    Situation,
+    choices,
+    default_names,
+    optimization_named,
+)
 from fluxfast.pipeline import BuiltPipeline, build
 from fluxfast.weights import Checkpoint, WeightsKind, resolve
 
@@ -25,6 +32,12 @@ DISABLING = {
     "disable_channels_last": Axis.MEMORY_FORMAT,
     "disable_quant": Axis.QUANTIZATION,
     "disable_inductor_tuning_flags": Axis.COMPILER_FLAGS,
+}
+
+# And what switches on what a GPU has off.
+ENABLING = {
+    "enable_channels_last": "channels_last",
+    "enable_inductor_tuning_flags": "inductor_flags",
 }
 
 
@@ -58,11 +71,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
     )
     tuning.add_argument("--cache_dit_config", type=Path, metavar="YAML", help="switch DBCache on")
-    tuning.add_argument(
-        "--enable_inductor_tuning_flags",
-        action="store_true",
-        help="on a GPU these cost minutes of compiling and are off",
-    )
+    for name in ENABLING:
+        tuning.add_argument(f"--{name}", action="store_true", help="off by default on a GPU")
     for name, axis in DISABLING.items():
         tuning.add_argument(
             f"--{name}", action="store_true", help=f"no {axis.value.replace('_', ' ')}"
@@ -94,8 +104,9 @@ def chosen_axes(options: argparse.Namespace) -> dict[Axis, str | None]:
             chosen[axis] = None if value in ("none", "disabled") else value
     if options.cache_dit_config:
         chosen[Axis.CACHE] = "dbcache"
-    if options.enable_inductor_tuning_flags:
-        chosen[Axis.COMPILER_FLAGS] = "inductor_flags"
+    for name, optimization in ENABLING.items():
+        if getattr(options, name):
+            chosen[optimization_named(optimization).axis] = optimization
     for name, axis in DISABLING.items():
         if getattr(options, name):
             _check_not_both(name, axis, chosen)

@@ -11,7 +11,6 @@ from fluxfast.cache_config import DEFAULT_CACHE_CONFIG, CacheConfig
 from fluxfast.errors import PlanError
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Package, Proof, Situation
 
-
 MIN_POLICY_STEPS = 8  # of cache-dit's predefined masks
 
 
