@@ -29,7 +29,4 @@ def flash_attention_3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def hopper_only(hardware: Hardware) -> str | None:
     if hardware.compute_capability == (9, 0):
         return None
-    return (
-        f"FlashAttention-3 needs a Hopper GPU (sm_90), this is {hardware.name} ({hardware.architecture}); "
-        "take cudnn on other NVIDIA GPUs, aiter_fp8 on AMD"
-    )
+    return "needs a Hopper GPU (sm_90); take cudnn on other NVIDIA GPUs, aiter_fp8 on AMD"

@@ -197,7 +197,7 @@ def choices(axis: Axis) -> list[Optimization]:
 
 def plan(names: Iterable[str], situation: Situation) -> Plan:
     """The plan for `names`, or a PlanError that lists every reason why it cannot be had."""
-    asked = list(names)
+    asked, hardware = list(names), situation.hardware
     wanted = [optimization_named(name) for name in asked]
     problems = [f"{name} is given twice" for name in sorted(set(asked)) if asked.count(name) > 1]
     problems += _axis_clashes(wanted)
@@ -206,7 +206,7 @@ def plan(names: Iterable[str], situation: Situation) -> Plan:
     if problems:
         raise PlanError(
             "these optimizations cannot be had here",
-            got=" + ".join(asked),
+            got=f"{' + '.join(asked)} on {hardware.name} ({hardware.architecture})",
             allowed="\n           ".join(problems),
             remedy="leave out what is named, or see `fluxfast doctor`",
         )

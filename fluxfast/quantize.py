@@ -71,7 +71,4 @@ def has_fp8(hardware: Hardware) -> bool:
 def fp8_unsupported(hardware: Hardware) -> str | None:
     if has_fp8(hardware):
         return None
-    return (
-        f"fp8 needs an NVIDIA GPU of compute capability 8.9 or an AMD MI300, this is {hardware.name} "
-        f"({hardware.architecture}); take int8 instead"
-    )
+    return "needs an NVIDIA GPU of compute capability 8.9 or an AMD MI300; take int8 instead"

@@ -58,7 +58,7 @@ def planned_cases(
 ) -> tuple[list[PlannedCase], dict[str, list[Excluded]]]:
     """The cases of the matrix `kind` for each model, and what each model's matrix leaves out."""
     cases, left_out = [], {}
-    for model in models:
+    for model in dict.fromkeys(models):
         checkpoint = resolve(model_named(model).name, weights, hardware)
         situation = situation_of(checkpoint, hardware, **changes)
         cases += [planned_case(names, checkpoint, situation) for names in matrix(kind, situation)]

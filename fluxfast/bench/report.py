@@ -71,16 +71,7 @@ def _excess(change: Change) -> float:
 def verdict_table(rows: Sequence[tuple[str, CaseSummary, Verdict | None]]) -> str:
     """One row a case: label, figures, verdict; None stands for a case that was only recorded."""
     speed = speedups(summary for _, summary, _ in rows)
-    numbers = (
-        "image s",
-        "step ms",
-        "encode ms",
-        "decode ms",
-        "compile s",
-        "GiB",
-        "speedup",
-        "change",
-    )
+    numbers = ("image s", "step ms", "decode ms", "compile s", "GiB", "speed", "change")
     table = plain_table("model", "case", *numbers, "verdict", numbers=numbers)
     for name, summary, verdict in rows:
         table.add_row(
@@ -104,7 +95,6 @@ def _figures(summary: CaseSummary) -> tuple[str, ...]:
     return (
         figure(summary.e2e_s, 2),
         figure(summary.step_ms, 1),
-        figure(summary.encode_ms, 0),
         figure(summary.decode_ms, 0),
         figure(summary.compile_s, 0),
         figure(summary.peak_memory_gib, 1),
@@ -154,16 +144,7 @@ def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
 def baseline_table(summaries: Sequence[CaseSummary], labels: Mapping[str, str]) -> str:
     """The figures of a baseline, for people."""
     speed = speedups(summaries)
-    numbers = (
-        "image s",
-        "step ms",
-        "encode ms",
-        "decode ms",
-        "compile s",
-        "GiB",
-        "speedup",
-        "processes",
-    )
+    numbers = ("image s", "step ms", "decode ms", "compile s", "GiB", "speed", "runs")
     table = plain_table("model", "case", *numbers, numbers=numbers)
     for s in summaries:
         shown = f"{speed[s.case.id]:.2f}×" if s.case.id in speed else "–"

@@ -37,10 +37,7 @@ aiter_fp8 = attention_operator("aiter_fp8", _attend)
 def unsupported(hardware: Hardware) -> str | None:
     if hardware.platform is Platform.ROCM and hardware.architecture in FP8_ARCHITECTURES_AMD:
         return None
-    return (
-        f"AITER needs an AMD MI300 under ROCm, this is {hardware.name} ({hardware.architecture}); "
-        "take fa3_fp8 on Hopper, cudnn on other NVIDIA GPUs"
-    )
+    return "needs an AMD MI300 under ROCm; take fa3_fp8 on Hopper, cudnn on other NVIDIA GPUs"
 
 
 OPTIMIZATION = Optimization(

@@ -19,7 +19,7 @@ def proof(evidence: Evidence) -> Proof:
 
 def unsupported(hardware: Hardware) -> str | None:
     if hardware.platform is Platform.CUDA and hardware.compute_capability < (8, 0):
-        return f"bfloat16 needs compute capability 8.0, {hardware.name} has {hardware.architecture}"
+        return "needs compute capability 8.0"
     return None
 
 
