@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import cache
+
+import torch
 
 from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimization import Evidence, Proof
@@ -24,3 +27,11 @@ def empty_compile_cache() -> AbstractContextManager[None]:
     from torch._inductor.utils import fresh_inductor_cache
 
     return fresh_inductor_cache()
+
+
+@cache
+def start_compiler(device: str) -> None:
+    """Compile something tiny, once: starting workers and drivers takes seconds that no case should pay for."""
+    ones = torch.ones(8, 8, device=device)
+    torch.compile(lambda x: (x + 1).sum())(ones)
+    torch.compiler.reset()

@@ -1,14 +1,12 @@
 """Ahead-of-time packages: torch.export and AOT Inductor without the weights, over a live module's memory.
 
-A package holds code and the few constants that are not parameters. When it is loaded it is bound to the
-tensors of a module that has the same parameters, so no second copy of the weights exists, neither on disk
-nor on the device.
+A package holds code alone. When it is loaded it is bound to the tensors of a module that has the same
+parameters, so no second copy of the weights exists, neither on disk nor on the device.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,7 +19,6 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fluxfast.errors import ArtifactError
 
-CONSTANTS = "constants.pt"  # inside the archive, beside the code
 INDUCTOR_OPTIONS = {
     "aot_inductor.package": True,
     "aot_inductor.package_constants_in_so": False,
@@ -30,7 +27,6 @@ INDUCTOR_OPTIONS = {
     # Else small constants are compiled in as literals, and other weights would not reach them.
     "always_keep_tensor_constants": True,
 }
-MAX_EXTRA_BYTES = 1 << 20
 
 
 def layout(tensor: Tensor) -> list[Any]:
@@ -74,18 +70,13 @@ def export_package(module: nn.Module, keywords: Mapping[str, Any], path: Path) -
             program.module(check_guards=False), *program.example_inputs, options=INDUCTOR_OPTIONS
         )
     constants = _constants_of(files)
-    extra = _extra_constants(constants, live_constants(module))
-    buffer = io.BytesIO()
-    torch.save(extra, buffer)
-    extra_path = path.with_name(f".{path.name}.{CONSTANTS}")
+    _check_constants(constants, live_constants(module))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part.pt2")
+    temporary = path.with_name(f".{path.stem}.part.pt2")
     package_pt2(str(temporary), aoti_files=[file for file in files if isinstance(file, str)])
-    extra_path.write_bytes(buffer.getvalue())
     temporary.replace(path)
     return {
         "sha256": sha256(path),
-        "constants_sha256": sha256(extra_path),
         "inputs": [_described(leaf) for leaf in pytree.tree_leaves(((), dict(keywords)))],
         "constants": {name: layout(tensor) for name, tensor in constants.items()},
     }
@@ -98,23 +89,16 @@ def _constants_of(files: Iterable[Any]) -> dict[str, Tensor]:
     return {name: tensor for group in weights for name, (tensor, _) in group.items()}
 
 
-def _extra_constants(
-    constants: Mapping[str, Tensor], live: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Constants that the module does not hold; a few small ones, or the export went wrong."""
-    extra = {name: tensor for name, tensor in constants.items() if name not in live}
-    bytes_ = sum(tensor.untyped_storage().nbytes() for tensor in extra.values())
-    if bytes_ > MAX_EXTRA_BYTES:
+def _check_constants(constants: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:
+    """Flux has no constant that is not a parameter or a buffer; one that had would be lost."""
+    foreign = sorted(constants.keys() - live.keys())
+    if foreign:
         raise ArtifactError(
-            "the export holds weights that are not parameters of the module",
-            got=f"{bytes_} bytes in {', '.join(list(extra)[:5])}",
-            allowed=f"{MAX_EXTRA_BYTES} bytes",
+            "the export holds constants that are not tensors of the module",
+            got=", ".join(foreign[:5]),
+            allowed="parameters and buffers",
             remedy="use --compile_export_mode regional and report this",
         )
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.preserve_format)
-        for name, tensor in extra.items()
-    }
 
 
 def _described(leaf: Any) -> Any:
@@ -187,15 +171,13 @@ def load_package(path: Path, module: nn.Module, entry: Mapping[str, Any]) -> Loa
     """
     from torch.export.pt2_archive._package import load_pt2
 
-    extra_path = path.with_name(f".{path.name}.{CONSTANTS}")
-    for file, key in ((path, "sha256"), (extra_path, "constants_sha256")):
-        if not file.exists() or sha256(file) != entry[key]:
-            raise ArtifactError(
-                "an exported package is damaged or was replaced",
-                got=f"{file}: {'another hash' if file.exists() else 'missing'}",
-                allowed="the file that was exported",
-                remedy="export again (leave --use-cached-model out)",
-            )
+    if not path.exists() or sha256(path) != entry["sha256"]:
+        raise ArtifactError(
+            "an exported package is damaged or was replaced",
+            got=f"{path}: {'another hash' if path.exists() else 'missing'}",
+            allowed="the file that was exported",
+            remedy="export again (leave --use-cached-model out)",
+        )
     live = live_constants(module)
     device = next(iter(live.values())).device
     # Graph capture needs a runner that does not take a lock and a thread of its own.
@@ -205,28 +187,16 @@ def load_package(path: Path, module: nn.Module, entry: Mapping[str, Any]) -> Loa
         device_index=-1 if device.index is None else device.index,
     )
     runner = contents.aoti_runners["model"]
-    extra = torch.load(extra_path, weights_only=True)
     constants = {
-        name: _constant(name, live, extra, entry["constants"][name], device)
+        name: _constant(name, live.get(name), entry["constants"].get(name))
         for name in runner.get_constant_fqns()
     }
     runner.load_constants(constants, check_full_update=True, user_managed=True)
     return LoadedPackage(runner.loader, list(entry["inputs"]), list(constants.values()))
 
 
-def _constant(
-    name: str,
-    live: Mapping[str, Tensor],
-    extra: Mapping[str, Tensor],
-    wanted: list[Any],
-    device: torch.device,
-) -> Tensor:
-    """An alias of the live tensor (or the stored one), checked: binding checks neither shape nor type."""
-    found = (
-        extra[name].to(device if wanted[3] == device.type else wanted[3])
-        if name in extra
-        else live.get(name)
-    )
+def _constant(name: str, found: Tensor | None, wanted: list[Any] | None) -> Tensor:
+    """An alias of the live tensor, checked: binding itself checks neither shape nor type."""
     if found is None or layout(found) != wanted:
         raise ArtifactError(
             "the model is not the one that was exported",

@@ -204,12 +204,13 @@ def suite(pytestconfig: pytest.Config) -> Suite:
 @pytest.fixture(scope="session")
 def built(planned: PlannedCase, suite: Suite) -> Iterator[Any]:
     """The pipeline of a case, built once for all tests of the case."""
-    from fluxfast.compiler import empty_compile_cache
+    from fluxfast.compiler import empty_compile_cache, start_compiler
     from fluxfast.pipeline import build
 
     suite.say(planned, "building")
     with ExitStack() as stack:
         if suite.hardware.is_gpu:  # where compile time is compared, it always starts from nothing
+            start_compiler(suite.hardware.device)
             stack.enter_context(empty_compile_cache())
         yield stack.enter_context(build(planned.checkpoint, planned.plan))
 

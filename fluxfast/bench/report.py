@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fluxfast.bench.case import Case
-from fluxfast.bench.compare import Change, Outcome, Verdict
+from fluxfast.bench.compare import Outcome, Verdict
 from fluxfast.bench.summary import CaseSummary
 
 WIDTH = 100
@@ -57,15 +57,9 @@ def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
 
 
 def against(verdict: Verdict) -> str:
-    """The change that matters most, in per cent."""
+    """The change of the whole image's time, in per cent."""
     changes = [c for c in verdict.changes if c.metric.name in ("e2e_s", "eager_ratio")]
-    worst = max(verdict.changes, key=_excess, default=None)
-    shown = worst if worst and _excess(worst) > 0 else (changes[0] if changes else worst)
-    return f"{shown.relative:+.1%}" if shown else "–"
-
-
-def _excess(change: Change) -> float:
-    return abs(change.relative) - change.tolerance
+    return f"{changes[0].relative:+.1%}" if changes else "–"
 
 
 def verdict_table(rows: Sequence[tuple[str, CaseSummary, Verdict | None]]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fluxfast import manifest
 from fluxfast.cuda_graph import GraphReplay
+from fluxfast.hardware import Hardware
 from fluxfast.model import ImageRequest
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 from fluxfast.package import LoadedPackage, export_package, load_package
@@ -87,6 +88,12 @@ def _captured_calls(build: Build, request: ImageRequest) -> dict[str, dict[str, 
     return calls
 
 
+def slow_to_build(hardware: Hardware) -> str | None:
+    if hardware.is_gpu:
+        return "an export of schnell was not done after 4 minutes (one H200)"
+    return None
+
+
 def proof(evidence: Evidence) -> Proof:
     forward = evidence.pipeline.transformer.forward
     if isinstance(forward, GraphReplay):
@@ -102,4 +109,5 @@ OPTIMIZATION = Optimization(
     apply=apply,
     proof=proof,
     on_by_default=lambda hardware: False,
+    slow_to_build=slow_to_build,
 )
