@@ -1,3 +1,3 @@
-"""FluxFast: the optimization stack for Flux.1 and the performance-regression suite that guards it."""
+"""FluxFast: the optimization stack for Flux.1 and the performance-regression suite guarding it."""
 
 __version__ = "0.1.0"

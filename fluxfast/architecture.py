@@ -1,7 +1,8 @@
 """The published shapes of Flux.1, and the small ones of the mini family, as plain configurations.
 
-The published figures are those of `transformer/config.json`, `vae/config.json`, `text_encoder/config.json`
-and `text_encoder_2/config.json` in the black-forest-labs/FLUX.1-dev repository.
+The published figures are those of `transformer/config.json`, `vae/config.json`,
+`text_encoder/config.json` and `text_encoder_2/config.json` in the black-forest-labs/FLUX.1-dev
+repository.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ MINI = Architecture(
     max_text_tokens=64,
 )
 
-# Shared by every Flux.1 VAE: 8× downsampling, no quantization convolutions, the published shift and scale.
+# Shared by every Flux.1 VAE: 8× downsampling, no quantization convolutions, the published shift
+# and scale.
 VAE_COMMON = dict(
     in_channels=3,
     out_channels=3,

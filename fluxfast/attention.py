@@ -17,7 +17,10 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def attention_operator(name: str, function: Attend, out_dtype: torch.dtype | None = None) -> Attend:
-    """Register `fluxfast::name`; its output has the query's shape, contiguous, in `out_dtype` (None: the query's)."""
+    """Register `fluxfast::name`.
+
+    Its output has the query's shape, contiguous, in `out_dtype` (None: the query's).
+    """
     operator = torch.library.custom_op(
         f"fluxfast::{name}",
         function,
@@ -56,6 +59,7 @@ class OperatorAttnProcessor:
         query, key, value = _project(attn, hidden_states, "to_qkv", ("to_q", "to_k", "to_v"))
         query, key = attn.norm_q(query), attn.norm_k(key)
         if attn.added_kv_proj_dim is not None:
+            assert encoder_hidden_states is not None
             text_query, text_key, text_value = _project(
                 attn,
                 encoder_hidden_states,
@@ -91,7 +95,7 @@ def use_attention(build: Build, attend: Attend) -> None:
 
 
 def attention_proof(evidence: Evidence, operator: str, *kernels: str) -> Proof:
-    """In force if the operator, or (where a CUDA graph hides it) one of its kernels, ran in a step."""
+    """In force if the operator, or (if a CUDA graph hides it) one of its kernels, ran in a step."""
     seen = [o for o in evidence.operators if o == f"fluxfast::{operator}"]
     seen += evidence.operators_matching(*kernels) if kernels else []
     return Proof(

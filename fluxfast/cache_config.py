@@ -1,4 +1,4 @@
-"""The settings of a DBCache, read from cache-dit's YAML: nested under `cache_config:`, or flat as flux-fast has it."""
+"""A DBCache's settings, from cache-dit's YAML: under `cache_config:`, or flat as in flux-fast."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ MASK_POLICIES = ("slow", "medium", "fast", "ultra")
 class CacheConfig:
     """`dbcache` and `taylorseer`: keyword arguments of cache-dit's two configurations.
 
-    `steps_mask`: 1 for each step to compute and 0 for each to take from the cache, or the name of one of
-    cache-dit's policies, which makes such a mask for any number of steps.
+    `steps_mask`: 1 for each step to compute and 0 for each to take from the cache, or the name of
+    one of cache-dit's policies, which makes such a mask for any number of steps.
     `num_inference_steps`: what the file says it is meant for, if it does.
     """
 
@@ -68,7 +68,7 @@ DEFAULT_CACHE_CONFIG = CacheConfig(
 
 
 def read_cache_config(path: Path) -> CacheConfig:
-    """The settings of a YAML file. Raises FluxFastError for a file, a key or a value that makes no sense."""
+    """The settings of a YAML file. Raises FluxFastError if file, key or value makes no sense."""
     try:
         loaded = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -12,7 +12,10 @@ from fluxfast.optimization import Evidence, Proof
 
 
 def dynamic_shapes(hardware: Hardware) -> bool | None:
-    """flux-fast found black images on MI300X with AITER unless shapes are dynamic; elsewhere PyTorch decides."""
+    """Dynamic on ROCm, elsewhere PyTorch decides.
+
+    flux-fast found black images on MI300X with AITER unless shapes are dynamic.
+    """
     return True if hardware.platform is Platform.ROCM else None
 
 
@@ -26,12 +29,13 @@ def empty_compile_cache() -> AbstractContextManager[None]:
     """Within it, inductor and Triton find nothing compiled before."""
     from torch._inductor.utils import fresh_inductor_cache
 
-    return fresh_inductor_cache()
+    cache_dir: AbstractContextManager[None] = fresh_inductor_cache()
+    return cache_dir
 
 
 @cache
 def start_compiler(device: str) -> None:
-    """Compile something tiny, once: starting workers and drivers takes seconds that no case should pay for."""
+    """Compile something tiny, once: no case should pay for starting workers and drivers."""
     ones = torch.ones(8, 8, device=device)
     torch.compile(lambda x: (x + 1).sum())(ones)
     torch.compiler.reset()

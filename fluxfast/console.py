@@ -1,4 +1,4 @@
-"""What the command line says while it works; results go to standard output, progress to standard error."""
+"""What the command line says: results go to standard output, progress to standard error."""
 
 from __future__ import annotations
 

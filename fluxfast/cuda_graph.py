@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 
 def call_key(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
-    """What a recorded graph holds for: every tensor's layout and every other value, wherever it is passed."""
+    """A recorded graph holds for this: each tensor's layout, every other value, however passed."""
     leaves, structure = pytree.tree_flatten((arguments, keywords))
     return (
         pytree.treespec_dumps(structure),
@@ -34,8 +34,8 @@ class _Recorded:
 class GraphReplay:
     """Calls `function` through a CUDA graph, one for each layout of its arguments.
 
-    Inputs are copied into the graph's memory and outputs out of it, so that a result stays what it was
-    when the graph runs again. `replays` counts the calls that were replayed.
+    Inputs are copied into the graph's memory and outputs out of it, so that a result stays what it
+    was when the graph runs again. `replays` counts the calls that were replayed.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -73,7 +73,7 @@ class GraphReplay:
 
     def _warm_up(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Allocations and library handles of the first call do not belong in a graph."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.function(*arguments, **keywords)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fluxfast.hardware import Hardware
 from fluxfast.optimization import Package
 
-# The wheel first; `flash_attn_interface` is what building hopper/ of Dao-AILab/flash-attention installs.
+# The wheel first; building hopper/ of Dao-AILab/flash-attention installs `flash_attn_interface`.
 FA3_PACKAGES = (
     Package(name="fa3-fwd", install="pip install fa3-fwd"),
     Package(name="flash-attn-3", install="build hopper/ of Dao-AILab/flash-attention"),
@@ -23,7 +23,8 @@ def flash_attention_3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of (batch, tokens, heads, head_dim) in bfloat16 or fp8; bfloat16 out."""
     name = next(name for name in MODULES if importlib.util.find_spec(name))
     out = importlib.import_module(name).flash_attn_func(query, key, value)
-    return out[0] if isinstance(out, tuple) else out
+    attended: Tensor = out[0] if isinstance(out, tuple) else out
+    return attended
 
 
 def hopper_only(hardware: Hardware) -> str | None:

@@ -1,4 +1,4 @@
-"""What machine this is: platform, name, architecture, memory, and the versions of the stack on it."""
+"""What machine this is: platform, name, architecture, memory, and the versions of its stack."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from fluxfast.errors import FluxFastError
 
 # Distributions that decide how fast or how right an image is; a baseline is tied to them.
 STACK = (
@@ -35,7 +37,7 @@ class Platform(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """A machine, real or described. `architecture`: `sm_90`, `gfx942`, or a CPU's instruction set."""
+    """A machine, real or described. `architecture`: `sm_90`, `gfx942`, a CPU's instruction set."""
 
     platform: Platform
     name: str
@@ -115,6 +117,13 @@ def detect(device: str = "auto") -> Hardware:
             packages=installed_packages(),
             cores=available_cores(),
         )
+    if not torch.cuda.is_available():
+        raise FluxFastError(
+            "there is no GPU that PyTorch can use here",
+            got=f"{device}, torch {torch.__version__}",
+            allowed="cpu",
+            remedy="leave the device out, or install a GPU build of PyTorch and its driver",
+        )
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     is_rocm = torch.version.hip is not None
     return Hardware(
@@ -169,7 +178,7 @@ def _nvidia_facts() -> dict[str, Any]:
 
 
 def _amd_facts() -> dict[str, Any]:
-    """What PyTorch knows; clocks and power through amd-smi have not been tried on a real machine."""
+    """What PyTorch knows; clocks and power through amd-smi are untried on a real machine."""
     import torch
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())

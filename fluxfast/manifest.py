@@ -1,4 +1,4 @@
-"""The manifest beside exported packages: what they were made for, and what differs from that now."""
+"""The manifest beside exported packages: what they were made for, and what differs now."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def described(situation: Situation, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def folder_name(description: Mapping[str, Any]) -> str:
-    """By what the user chose; what the machine brings is in the manifest, where a difference is named."""
+    """By what the user chose; the manifest has what the machine brings and names a difference."""
     shape = f"{description['height']}x{description['width']}-b{description['batch_size']}"
     return f"{description['model']}-{shape}-{'+'.join(description['optimizations'])}"
 
@@ -59,11 +59,12 @@ def read(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         packages: dict[str, Any] = found.pop("packages")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             "there is no usable exported package",
             got=f"{path}: {type(error).__name__}",
-            allowed=f"a folder made by --compile_export_mode export_aoti for {folder_name(description)}",
+            allowed="a folder made by --compile_export_mode export_aoti for "
+            f"{folder_name(description)}",
             remedy="run once without --use-cached-model",
         ) from error
     differences = _differences(found, description)

@@ -136,7 +136,7 @@ class ImageRequest:
 def default_request(
     model: ModelSpec, *, side: int, max_text_tokens: int | None = None, **changes: Any
 ) -> ImageRequest:
-    """The model card's request for a square image of `side` pixels; None in `changes` is no change."""
+    """The model card's request for a square of `side` pixels; None in `changes` is no change."""
     tokens = model.max_sequence_length
     request = ImageRequest(
         num_inference_steps=model.num_inference_steps,

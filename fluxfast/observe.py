@@ -1,4 +1,4 @@
-"""Watching a pipeline draw an image, region by region, without touching the modules that are compiled."""
+"""Watching a pipeline draw an image, region by region, without touching the compiled modules."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Observer(Protocol):
 def observed(pipeline: Any, observer: Observer) -> Iterator[None]:
     """Within it, `observer` hears of every region of a call of the pipeline.
 
-    Denoising steps are told apart by the progress bar that diffusers starts before the first step and
-    updates after each; the other regions are methods, wrapped on the instance.
+    Denoising steps are told apart by the progress bar that diffusers starts before the first step
+    and updates after each; the other regions are methods, wrapped on the instance.
     """
     methods = (
         (pipeline, "encode_prompt", Region.PROMPT_ENCODING),

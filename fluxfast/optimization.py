@@ -1,7 +1,7 @@
 """What an optimization is, which there are, and which of them can be had together: pure, no GPU.
 
-An optimization is one file in `fluxfast/optimizations/` with a constant `OPTIMIZATION`. `plan()` checks
-everything that was asked for and only then is anything changed.
+An optimization is one file in `fluxfast/optimizations/` with a constant `OPTIMIZATION`. `plan()`
+checks everything that was asked for and only then is anything changed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Artifacts:
 
 @dataclass(kw_only=True)
 class Build:
-    """A pipeline while optimizations are applied to it; what they change globally goes on `undo`."""
+    """A pipeline as optimizations are applied to it; what they change globally goes on `undo`."""
 
     pipeline: FluxPipeline
     plan: Plan
@@ -114,10 +114,11 @@ def always(_: Any) -> None:
 class Optimization:
     """A named way to make the pipeline faster.
 
-    `unsupported` says why a machine cannot have it, `objection` why this model or request cannot; both
-    return None where there is nothing to say. `needs` and `conflicts` map the name of another
-    optimization (or, for `needs`, of an axis) to the reason. Of several defaults of one axis the one
-    with the lowest `preference` is taken. `slow_to_build` says why the default matrices leave it out.
+    `unsupported` says why a machine cannot have it, `objection` why this model or request cannot;
+    both return None where there is nothing to say. `needs` and `conflicts` map the name of another
+    optimization (or, for `needs`, of an axis) to the reason. Of several defaults of one axis the
+    one with the lowest `preference` is taken. `slow_to_build` says why the default matrices leave
+    it out.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Ahead-of-time packages: torch.export and AOT Inductor without the weights, over a live module's memory.
+"""Ahead-of-time packages: torch.export and AOT Inductor, using a live module's weights.
 
-A package holds code alone. When it is loaded it is bound to the tensors of a module that has the same
-parameters, so no second copy of the weights exists, neither on disk nor on the device.
+A package holds code alone. When it is loaded it is bound to the tensors of a module that has the
+same parameters, so no second copy of the weights exists, neither on disk nor on the device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fluxfast.errors import ArtifactError
 INDUCTOR_OPTIONS = {
     "aot_inductor.package": True,
     "aot_inductor.package_constants_in_so": False,
-    # Hands the constants back instead of writing them, so that those of the module can be told apart.
+    # Hands the constants back instead of writing them, so that the module's can be told apart.
     "aot_inductor.package_constants_on_disk_format": "pickle_weights",
     # Else small constants are compiled in as literals, and other weights would not reach them.
     "always_keep_tensor_constants": True,
@@ -35,7 +35,7 @@ def layout(tensor: Tensor) -> list[Any]:
 
 
 def live_constants(module: nn.Module) -> dict[str, Tensor]:
-    """Every plain tensor of the module by the name that AOT Inductor gives it; quantized ones come apart."""
+    """Every plain tensor of the module by AOT Inductor's name for it; quantized ones come apart."""
     named: dict[str, Tensor] = {}
     for walk in (module.named_parameters, module.named_buffers):
         for name, tensor in walk(remove_duplicate=False):
@@ -111,7 +111,7 @@ def sha256(path: Path) -> str:
 
 
 class LoadedPackage:
-    """Called with the exported keyword arguments; reads the live module's memory. `calls` counts."""
+    """Takes the exported keyword arguments; reads the live module's memory. `calls` counts."""
 
     def __init__(self, runner: Any, inputs: list[Any], bound: list[Tensor]) -> None:
         self.runner, self.inputs, self.calls = runner, inputs, 0
@@ -137,7 +137,7 @@ class LoadedPackage:
 
 
 def _fitted(leaf: Any, wanted: Mapping[str, Any]) -> Tensor | None:
-    """The tensor in the layout that was exported; a layout is all that AOT Inductor itself does not check."""
+    """The tensor in the layout that was exported; AOT Inductor itself checks all but layouts."""
     if not isinstance(leaf, Tensor):
         if "tensor" in wanted or leaf != wanted["value"]:
             raise _differs("a fixed argument", leaf, wanted)

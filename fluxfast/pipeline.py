@@ -16,7 +16,7 @@ import torch
 from fluxfast.errors import FluxFastError
 from fluxfast.model import ImageRequest
 from fluxfast.observe import Observer, Region, observed
-from fluxfast.optimization import Artifacts, Build, Evidence, Plan, Proof
+from fluxfast.optimization import Artifacts, Axis, Build, Evidence, Plan, Proof
 from fluxfast.weights import Checkpoint, load
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ DEFAULT_ARTIFACTS = Artifacts(folder=Path.home() / ".cache" / "fluxfast")
 
 @dataclass(kw_only=True)
 class BuiltPipeline:
-    """A pipeline with a plan applied. Closing it restores every global setting that the plan changed.
+    """A pipeline with a plan applied. Closing it restores every global setting the plan changed.
 
-    `load_s`: reading or making the weights; `apply_s`: applying the optimizations (an export included;
-    torch.compile works later, in the first image).
+    `load_s`: reading or making the weights; `apply_s`: applying the optimizations (an export
+    included; torch.compile works later, in the first image).
     """
 
     pipeline: FluxPipeline
@@ -61,7 +61,7 @@ class BuiltPipeline:
         return self.plan.situation.request
 
     def draw(self, output_type: str = "pil") -> list[Image] | Any:
-        """The images of the plan's request: a list of PIL images, or what diffusers' `output_type` names."""
+        """The images of the plan's request: PIL images, or what diffusers' `output_type` names."""
         return self.pipeline(
             **call_arguments(self.request, self.plan.situation.model.takes_image),
             output_type=output_type,
@@ -81,10 +81,9 @@ def build(
 ) -> BuiltPipeline:
     """Load the checkpoint and apply the plan to it; on an error everything is undone."""
     forget_compiled_code()
-    dtype = torch.bfloat16 if "bf16" in plan.names else torch.float32
     progress("loading weights")
     started = time.perf_counter()
-    pipeline = load(checkpoint, dtype=dtype, hardware=plan.situation.hardware)
+    pipeline = load(checkpoint, dtype=load_dtype(plan), hardware=plan.situation.hardware)
     loaded = time.perf_counter()
     working = Build(pipeline=pipeline, plan=plan, artifacts=artifacts)
     try:
@@ -104,6 +103,10 @@ def build(
     )
 
 
+def load_dtype(plan: Plan) -> torch.dtype:
+    return torch.bfloat16 if plan.choice(Axis.DTYPE) == "bf16" else torch.float32
+
+
 def forget_compiled_code() -> None:
     """Drop compiled graphs and freed memory, so that one case does not see another."""
     from torch._dynamo.utils import counters
@@ -116,7 +119,7 @@ def forget_compiled_code() -> None:
 
 
 def call_arguments(request: ImageRequest, takes_image: bool) -> dict[str, Any]:
-    """Keyword arguments of a diffusers Flux pipeline for the request; the seed is a CPU one, the same anywhere."""
+    """Keyword arguments of a diffusers Flux pipeline; the seed is a CPU one, the same anywhere."""
     arguments: dict[str, Any] = dict(
         prompt=request.prompt,
         num_inference_steps=request.num_inference_steps,
@@ -185,8 +188,9 @@ class _FirstStepOperators(Observer):
             if self.is_gpu:
                 torch.cuda.synchronize()
             self.profiler.stop()
-            events = self.profiler.profiler.kineto_results.events()
-            self.names = frozenset(event.name() for event in events)
+            profiled = self.profiler.profiler
+            assert profiled is not None and profiled.kineto_results is not None
+            self.names = frozenset(event.name() for event in profiled.kineto_results.events())
 
 
 def gather_evidence(built: BuiltPipeline) -> Evidence:

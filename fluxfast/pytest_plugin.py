@@ -1,4 +1,4 @@
-"""`pytest perf_tests` and `pytest correctness_tests`: options, cases, fixtures, and the table at the end."""
+"""`pytest perf_tests` and `pytest correctness_tests`: options, cases, fixtures, final table."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class Suite:
     started: float = field(default_factory=time.monotonic)
     finished: list[tuple[PlannedCase, CaseSummary, Verdict | None]] = field(default_factory=list)
     newly_recorded: int = 0
+    mistake: FluxFastError | None = None
 
     def option(self, name: str) -> Any:
         return self.config.getoption(f"--{name}")
@@ -129,7 +130,7 @@ class Suite:
         """A line of progress, past pytest's capture."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         capture = self.config.pluginmanager.get_plugin("capturemanager")
-        if reporter is None or self.config.get_verbosity() < 0:
+        if reporter is None or capture is None or self.config.get_verbosity() < 0:
             return
         cases = self.planned[0]
         number = cases.index(planned) + 1
@@ -160,17 +161,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     suite = metafunc.config.stash[SUITE]
     try:
         cases, _ = suite.planned
-        suite.baseline  # noqa: B018 - a wrong machine or a corrupt file is told before anything is built
+        suite.baseline  # noqa: B018 - a wrong machine or a corrupt file is told before a build
     except FluxFastError as error:
-        pytest.exit(f"fluxfast: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+        cases, suite.mistake = [], error
     metafunc.parametrize("planned", cases, ids=[c.case.id for c in cases], scope="session")
+
+
+def pytest_collection_modifyitems(config: pytest.Config) -> None:
+    if mistake := config.stash[SUITE].mistake:
+        raise pytest.UsageError(f"fluxfast: {mistake}")
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """What is measured where, and what is left out and why."""
     suite = config.stash[SUITE]
-    if "planned" not in vars(suite) or not any(
-        "planned" in getattr(i, "fixturenames", ()) for i in items
+    if (
+        suite.mistake
+        or "planned" not in vars(suite)
+        or not any("planned" in getattr(i, "fixturenames", ()) for i in items)
     ):
         return []
     cases, left_out = suite.planned
@@ -233,7 +241,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         )
     if suite.newly_recorded:
         terminalreporter.write_line(
-            f"{suite.newly_recorded} cases recorded in {suite.baseline.path}: they gate from the next run on"
+            f"{suite.newly_recorded} cases recorded in {suite.baseline.path}: "
+            "they gate from the next run on"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the torchao quantizations share: which layers they take, and how to see that they took them."""
+"""What the torchao quantizations share: which layers they take, and how to see that they did."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ FP8_ARCHITECTURES_AMD = ("gfx942", "gfx950")  # MI300 and MI350
 
 
 def is_quantizable(module: nn.Module, name: str) -> bool:
-    """Linear layers of the blocks, less the modulation: one row a step is bound by its weights, not by arithmetic."""
+    """Linear layers of the blocks, less the modulation.
+
+    One row a step is bound by its weights, not by arithmetic.
+    """
     return (
         isinstance(module, nn.Linear)
         and "transformer_blocks." in name

@@ -20,14 +20,14 @@ class RegionMarker(Observer):
 
     def enter(self, region: Region) -> None:
         self.open.append(record_function(region.value))
-        self.open[-1].__enter__()
+        self.open[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def exit(self, region: Region) -> None:
         self.open.pop().__exit__(None, None, None)
 
 
 def write_trace(built: BuiltPipeline, path: Path) -> None:
-    """Draw one image under the profiler and write it to `path` (`.json`, or `.json.gz` compressed)."""
+    """Draw one image under the profiler, written to `path` (`.json`, or `.json.gz` compressed)."""
     activities = [ProfilerActivity.CPU]
     if built.plan.situation.hardware.is_gpu:
         activities.append(ProfilerActivity.CUDA)

@@ -1,4 +1,4 @@
-"""Where weights come from: a diffusers checkpoint, seeded values of the published shape, or the mini family."""
+"""Weights: a diffusers checkpoint, seeded values of the published shape, or the mini family."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Checkpoint:
 def resolve(ckpt: str, weights: str, hardware: Hardware) -> Checkpoint:
     """What `--ckpt` and `--weights` mean here.
 
-    `ckpt` is `schnell`, `dev`, `kontext`, one of these behind `mini-`, a hub id, or a local folder in
-    diffusers layout. `weights` is `auto` or a WeightsKind.
+    `ckpt` is `schnell`, `dev`, `kontext`, one of these behind `mini-`, a hub id, or a local folder
+    in diffusers layout. `weights` is `auto` or a WeightsKind.
     """
     if weights not in ("auto", *WeightsKind):
         raise FluxFastError(
@@ -101,7 +101,8 @@ def _read_model(location: str) -> ModelSpec:
         raise CheckpointError(
             "there is no such model or checkpoint",
             got=location,
-            allowed=f"{', '.join(MODELS)}, mini-{{{','.join(MODELS)}}}, a hub id owner/name, or a folder",
+            allowed=f"{', '.join(MODELS)}, mini-{{{','.join(MODELS)}}}, "
+            "a hub id owner/name, or a folder",
             remedy="check the spelling, or the path of the folder",
         )
     index = _read_json(location, "model_index.json")
@@ -117,8 +118,10 @@ def _read_json(location: str, name: str) -> dict[str, Any]:
         raise CheckpointError(
             f"cannot read {name} of this checkpoint",
             got=f"{location}: {type(error).__name__}: {str(error).splitlines()[0]}",
-            allowed="a Flux.1 checkpoint in diffusers layout (model_index.json, transformer/, vae/, …)",
-            remedy="check the path; a single-file checkpoint is converted by diffusers' from_single_file",
+            allowed="a Flux.1 checkpoint in diffusers layout "
+            "(model_index.json, transformer/, vae/, …)",
+            remedy="check the path; "
+            "a single-file checkpoint is converted by diffusers' from_single_file",
         ) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(
@@ -133,7 +136,8 @@ def _read_json(location: str, name: str) -> dict[str, Any]:
 def _download(repo_id: str, name: str) -> str:
     from huggingface_hub import hf_hub_download
 
-    return hf_hub_download(repo_id, name)
+    path: str = hf_hub_download(repo_id, name)
+    return path
 
 
 def is_cached(hub_id: str) -> bool:
@@ -300,8 +304,8 @@ def _normal_(network: torch.nn.Module, generator: torch.Generator) -> None:
 def _sensitive_(network: torch.nn.Module, generator: torch.Generator) -> None:
     """Values that let the prompt, the seed and each block show in the image.
 
-    Variance-preserving matrices with a gain above one in the transformer's blocks and small embedders:
-    with the default initialization a small Flux is nearly blind to its prompt.
+    Variance-preserving matrices with a gain above one in the transformer's blocks and small
+    embedders: with the default initialization a small Flux is nearly blind to its prompt.
     """
     is_transformer = hasattr(network, "single_transformer_blocks")
     for parameter, name in _parameters(network):

@@ -20,7 +20,7 @@ def eager_pipelines() -> Iterator[tuple[dict[Any, BuiltPipeline], ExitStack]]:
 
 @pytest.fixture
 def eager(planned: PlannedCase, eager_pipelines: Any) -> BuiltPipeline | None:
-    """The unoptimized pipeline of the same workload, built once; None on a GPU, whose clock holds."""
+    """The unoptimized pipeline of this workload, built once; None on a GPU, whose clock holds."""
     situation = planned.plan.situation
     if situation.hardware.is_gpu:
         return None

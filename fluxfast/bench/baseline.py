@@ -1,4 +1,4 @@
-"""The baselines: one file for each GPU, with the raw samples of every process that was accepted. No torch."""
+"""The baselines: a file for each GPU, with the raw samples of every accepted process. No torch."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def stack_difference(baseline: CaseResult, measured: CaseResult) -> str:
 
 
 def read_baseline(path: Path) -> Baseline:
-    """Raises BaselineError for a file that is corrupt, truncated, incomplete or of another schema."""
+    """Raises BaselineError if the file is corrupt, truncated, incomplete or of another schema."""
     data = read_json(path)
     check_schema(data, str(path))
     try:
@@ -199,7 +199,7 @@ def _render(baseline: Baseline) -> str:
 
 
 def _process(result: CaseResult, environments: dict[str, Any]) -> dict[str, Any]:
-    data = _rounded(result.to_json())
+    data: dict[str, Any] = _rounded(result.to_json())
     environment = data.pop("environment")
     key = hashlib.sha256(_compact(environment).encode()).hexdigest()[:8]
     environments[key] = environment
@@ -245,7 +245,7 @@ def find_baseline(gpu: str, folder: Path = SHIPPED) -> Baseline:
 def baseline_for(
     gpu: str, hardware: Hardware, folder: Path = SHIPPED, local: Path = LOCAL
 ) -> Baseline:
-    """The baseline that `--gpu` names, checked against the machine; `auto` is whatever the machine is."""
+    """The baseline that `--gpu` names, checked against the machine; `auto` follows the machine."""
     if gpu == "cpu" or (gpu == "auto" and not hardware.is_gpu):
         return cpu_baseline(hardware, folder, local)
     if gpu == "auto":
@@ -276,7 +276,7 @@ def cpu_slug(hardware: Hardware) -> str:
 
 
 def cpu_baseline(hardware: Hardware, folder: Path = SHIPPED, local: Path = LOCAL) -> Baseline:
-    """The project's baseline of this kind of CPU, else this machine's own, else an empty one to be filled."""
+    """The project's baseline of this kind of CPU, else this machine's own, else an empty one."""
     slug = cpu_slug(hardware)
     for path in (folder / f"{slug}.json", local / f"{slug}.json"):
         if path.exists():

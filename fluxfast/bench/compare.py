@@ -56,7 +56,8 @@ class Change:
     def __str__(self) -> str:
         m = self.metric
         return (
-            f"{m.name} {self.measured:.{m.digits}f} {m.unit}, baseline {self.baseline:.{m.digits}f}: "
+            f"{m.name} {self.measured:.{m.digits}f} {m.unit}, "
+            f"baseline {self.baseline:.{m.digits}f}: "
             f"{self.relative:+.1%} (tolerance ±{self.tolerance:.0%})"
         )
 

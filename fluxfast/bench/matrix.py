@@ -1,4 +1,4 @@
-"""Which combinations of optimizations are worth a case: smoke, ablation, pairwise, full. Pure, no GPU."""
+"""Which combinations of optimizations get a case: smoke, ablation, pairwise, full. Pure, no GPU."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def smoke(situation: Situation) -> list[Names]:
 
 
 def ablation(situation: Situation) -> list[Names]:
-    """The staircase of flux-fast's plot from all off to all on, each one off, and what can go on top.
+    """The staircase of flux-fast's plot (all off to all on), each one off, and what can go on top.
 
     All off is the pipeline that speedups refer to: on a GPU float32 is left to the larger matrices.
     """
@@ -93,7 +93,7 @@ def full(situation: Situation) -> list[Names]:
 
 
 def pairwise(situation: Situation) -> list[Names]:
-    """Few combinations in which every two settings that go together do so at least once (greedily chosen)."""
+    """Few combinations, chosen greedily, in which every two settings that can go together do so."""
     candidates = _combinations(situation, lambda o: o.slow_to_build(situation.hardware) is None)
     missing = {pair for names in candidates for pair in _pairs(names)}
     chosen: list[Names] = []

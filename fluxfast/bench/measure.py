@@ -26,7 +26,7 @@ class StageTimer(Observer):
         self.ends: dict[Region, list[Mark]] = {region: [] for region in Region}
 
     def enter(self, region: Region) -> None:
-        # Postprocessing copies to the host and waits for it anyway: from here the wall clock is right.
+        # Postprocessing copies to the host and waits anyway: from here the wall clock is right.
         if region is Region.POSTPROCESSING and self.is_gpu:
             torch.cuda.synchronize()
         self.begins[region].append(self._mark(region))
@@ -37,12 +37,13 @@ class StageTimer(Observer):
     def _mark(self, region: Region) -> Mark:
         if not self.is_gpu or region in (Region.POSTPROCESSING, Region.PIL_CONVERSION):
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
     def _ms(self, begin: Mark, end: Mark) -> float:
-        return (end - begin) * 1e3 if isinstance(begin, float) else begin.elapsed_time(end)
+        ms: float = (end - begin) * 1e3 if isinstance(begin, float) else begin.elapsed_time(end)
+        return ms
 
     def timing(self, e2e_s: float) -> ImageTiming:
         """The stages in milliseconds; after a synchronization."""
@@ -79,14 +80,14 @@ def reset_peak_memory(built: BuiltPipeline) -> None:
 
 
 def peak_memory_gib(built: BuiltPipeline) -> float | None:
-    """Highest memory held by tensors since the last reset; None on a CPU, which has no such count."""
+    """Highest memory held by tensors since the last reset; None on a CPU: it has no such count."""
     if not built.plan.situation.hardware.is_gpu:
         return None
     return torch.cuda.max_memory_allocated() / GIB
 
 
 def rounds_for(image_s: float) -> int:
-    """Images to time: 10 as flux-fast does, fewer where they would take more than half a minute, at least 3."""
+    """Images to time: 10 as flux-fast does, fewer if they take over half a minute, at least 3."""
     return max(3, min(10, int(30.0 / image_s)))
 
 

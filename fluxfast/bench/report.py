@@ -40,7 +40,7 @@ def figure(value: float | None, digits: int) -> str:
 
 
 def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
-    """Speed of each case over the eager case of its workload, by case id, where there is such a case.
+    """Speed of each case over the eager case of its workload, by case id, where there is one.
 
     On a CPU it is the interleaved ratio; on a GPU the eager case is the bfloat16 one.
     """
@@ -102,7 +102,8 @@ def failure_text(case: Case, verdict: Verdict) -> str:
     remedy = {
         Outcome.SLOWER: "find the commit, or accept it: measure with --record --results DIR, "
         "then `fluxfast baseline accept DIR`",
-        Outcome.BROKEN: "a counter is compared exactly: find what changed it, or accept it as above",
+        Outcome.BROKEN: "a counter is compared exactly: find what changed it, "
+        "or accept it as above",
         Outcome.WRONG_STACK: "install the baseline's stack, or record a new baseline on this one",
     }.get(verdict.outcome)
     return "\n".join([*lines, f"  remedy: {remedy}"] if remedy else lines)

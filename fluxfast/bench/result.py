@@ -1,4 +1,4 @@
-"""What one process measured of one case: raw samples, and everything needed to judge them later. No torch."""
+"""What one process measured of one case: raw samples, and all it takes to judge them. No torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEMA = 1
 class ImageTiming:
     """One image: wall time between two synchronizations, and its stages (device events on a GPU).
 
-    `prepare_ms` lies between encoding and the first step: latents, schedule, and Kontext's VAE encoder.
+    `prepare_ms` lies between encoding and the first step: latents, schedule, Kontext's VAE encoder.
     """
 
     e2e_s: float
@@ -38,7 +38,7 @@ class ImageTiming:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """`reference_e2e_s`: on a CPU, the eager pipeline's image timed just before each image of the case.
+    """`reference_e2e_s`: on a CPU, the eager pipeline's image timed just before each of the case's.
 
     `first_image_s`: with all that is compiled on the way, from an empty cache on a GPU.
     `proofs`: for each optimization what was seen of it. `counters` are compared exactly.
@@ -125,7 +125,7 @@ def read_json(path: Path) -> Any:
 def write_atomically(path: Path, text: str) -> None:
     """Whole or not at all: written beside its place, then moved over it.
 
-    Raises FluxFastError when the disk is full or the folder cannot be written; what was there stays.
+    Raises FluxFastError if the disk is full or the folder cannot be written; what was there stays.
     """
     temporary = None
     try:

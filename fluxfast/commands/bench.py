@@ -91,5 +91,5 @@ def _table(figures: dict[str, Any]) -> str:
         table.add_row(stage, *(f"{value:.2f}" for value in values.values()))
     memory = figures["peak_memory_gib"]
     peak = f", peak memory {memory:.1f} GiB" if memory else ""
-    head = f"{figures['case']}\nfirst image {figures['first_image_s']:.2f} s{peak}, then {TIMED_IMAGES} images:"
-    return f"{head}\n{render(table)}"
+    first = f"first image {figures['first_image_s']:.2f} s{peak}, then {TIMED_IMAGES} images:"
+    return f"{figures['case']}\n{first}\n{render(table)}"

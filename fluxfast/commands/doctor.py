@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def optimization_rows(hardware: Hardware) -> list[dict[str, Any]]:
-    """Each optimization: whether it is on by default for dev here, or what would make it available."""
+    """Each optimization: on by default for dev here or not, or what would make it available."""
     situation = Situation(model=DEV, hardware=hardware, request=default_request(DEV, side=1024))
     on = default_names(situation)
     return [
@@ -65,9 +65,10 @@ def _baseline_line(hardware: Hardware) -> str:
 def _text(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     hardware = facts["hardware"]
     lines = [
-        f"machine   {hardware['name']} ({hardware['architecture']}), {hardware['memory_gib']:.0f} GiB, "
-        f"{hardware['cores']} cores, Python {facts['python']}",
-        f"stack     {', '.join(f'{name} {version}' for name, version in hardware['packages'].items())}",
+        f"machine   {hardware['name']} ({hardware['architecture']}), "
+        f"{hardware['memory_gib']:.0f} GiB, {hardware['cores']} cores, Python {facts['python']}",
+        "stack     "
+        + ", ".join(f"{name} {version}" for name, version in hardware["packages"].items()),
         f"baseline  {facts['baseline']}",
     ]
     if "gpu" in facts:

@@ -127,17 +127,9 @@ def _check_not_both(option: str, axis: Axis, chosen: dict[Axis, str | None]) -> 
 def planned_from(options: argparse.Namespace) -> PlannedCase:
     """The checkpoint, the request and the checked plan that the options ask for."""
     hardware = detect(options.device)
-    _check_device(options.device, hardware)
     checkpoint = resolve(options.ckpt, options.weights, hardware)
     situation = _situation(options, checkpoint, hardware)
     return planned_case(default_names(situation, chosen_axes(options)), checkpoint, situation)
-
-
-def _check_device(device: str, hardware: Hardware) -> None:
-    if device == "cuda" and not hardware.is_gpu:
-        raise FluxFastError(
-            "there is no GPU here", got="--device cuda", allowed="cpu", remedy="leave --device out"
-        )
 
 
 def _situation(

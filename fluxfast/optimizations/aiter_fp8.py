@@ -20,8 +20,8 @@ MODULES = ("aiter.ops.triton.attention.mha_v3", "aiter.ops.triton.mha")
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     name = next(name for name in MODULES if _exists(name))
     out = importlib.import_module(name).flash_attn_fp8_func(query, key, value)
-    out = out[0] if isinstance(out, tuple | list) else out
-    return out.to(query.dtype).contiguous()
+    attended: Tensor = out[0] if isinstance(out, tuple | list) else out
+    return attended.to(query.dtype).contiguous()
 
 
 def _exists(name: str) -> bool:

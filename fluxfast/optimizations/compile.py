@@ -1,5 +1,7 @@
 """torch.compile of the whole transformer and of the VAE's decoder, with GEMM autotuning."""
 
+from typing import Any
+
 import torch
 
 from fluxfast.compiler import compile_proof, dynamic_shapes
@@ -9,8 +11,9 @@ from fluxfast.optimization import Axis, Build, Optimization
 
 def apply(build: Build) -> None:
     is_cached = build.plan.choice(Axis.CACHE) is not None
-    # A cache decides in Python from step to step: graph breaks are allowed, and no CUDA graph can hold it.
-    options = dict(
+    # A cache decides in Python from step to step: graph breaks are allowed, and no CUDA graph can
+    # hold it.
+    options: dict[str, Any] = dict(
         mode="max-autotune-no-cudagraphs" if is_cached else "max-autotune",
         dynamic=dynamic_shapes(build.situation.hardware),
     )

@@ -10,9 +10,9 @@ from fluxfast.optimization import Axis, Optimization
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        return F.scaled_dot_product_attention(*heads_first).transpose(1, 2).contiguous()
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).contiguous()
 
 
 cudnn = attention_operator("cudnn", _attend)

@@ -19,13 +19,19 @@ def objection(situation: Situation) -> str | None:
     if situation.model.is_few_step:
         return f"{situation.model.name} has {steps} steps and nothing to reuse; take dev or kontext"
     if isinstance(config.steps_mask, str) and steps < MIN_POLICY_STEPS:
-        return f"its steps mask {config.steps_mask!r} needs {MIN_POLICY_STEPS} steps or more, not {steps}"
+        return (
+            f"its steps mask {config.steps_mask!r} needs {MIN_POLICY_STEPS} steps or more, "
+            f"not {steps}"
+        )
     for meant_for in (
         len(config.steps_mask) if isinstance(config.steps_mask, tuple) else None,
         config.num_inference_steps,
     ):
         if meant_for is not None and meant_for != steps:
-            return f"the cache is configured for {meant_for} steps, the request has {steps}; make them equal"
+            return (
+                f"the cache is configured for {meant_for} steps, the request has {steps}; "
+                "make them equal"
+            )
     return None
 
 
@@ -34,7 +40,7 @@ def _config(situation: Situation) -> CacheConfig:
 
 
 def steps_mask(situation: Situation) -> list[int] | None:
-    """1 for each step that is computed, 0 for each from the cache; None where the residuals decide."""
+    """1 for each step to compute, 0 for each from the cache; None where the residuals decide."""
     import cache_dit
 
     mask, steps = _config(situation).steps_mask, situation.request.num_inference_steps

@@ -1,6 +1,7 @@
-"""torch.export and AOT Inductor, replayed as CUDA graphs: no compiler when the package is there already.
+"""torch.export and AOT Inductor, replayed as CUDA graphs: no compiler once the package is there.
 
-Shapes are those of a real call of the pipeline. The package holds no weights (see fluxfast/package.py).
+Shapes are those of a real call of the pipeline. The package holds no weights: see
+fluxfast/package.py.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ class Decoder(nn.Module):
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae: Any = vae
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents, return_dict=False)[0]
+        image: Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return image
 
 
 def apply(build: Build) -> None:

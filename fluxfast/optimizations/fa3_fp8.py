@@ -1,7 +1,7 @@
 """FlashAttention-3 on query, key and value cast to fp8.
 
-The cast is outside the operator, so that a compiler fuses it with the rotary embedding before it. It is
-a bare cast with a scale of one: query and key leave an RMS norm and stay far inside ±448.
+The cast is outside the operator, so that a compiler fuses it with the rotary embedding before it.
+It is a bare cast with a scale of one: query and key leave an RMS norm and stay far inside ±448.
 """
 
 import torch

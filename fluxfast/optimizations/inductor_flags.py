@@ -1,4 +1,7 @@
-"""The four inductor flags of flux-fast: matrix products for 1×1 convolutions, no fused epilogues, coordinate descent."""
+"""The four inductor flags of flux-fast.
+
+Matrix products for 1×1 convolutions, no fused epilogues, coordinate descent.
+"""
 
 from torch._inductor import config
 

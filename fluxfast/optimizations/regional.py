@@ -1,4 +1,4 @@
-"""torch.compile of the repeated transformer blocks: two classes are compiled instead of 57 blocks."""
+"""torch.compile of the repeated transformer blocks: two classes are compiled, not 57 blocks."""
 
 from fluxfast.compiler import compile_proof, dynamic_shapes
 from fluxfast.optimization import Axis, Build, Optimization

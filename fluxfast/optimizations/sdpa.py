@@ -8,8 +8,8 @@ from fluxfast.optimization import Axis, Optimization
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    return F.scaled_dot_product_attention(*heads_first).transpose(1, 2).contiguous()
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).contiguous()
 
 
 sdpa = attention_operator("sdpa", _attend)

@@ -1,1 +1,1 @@
-"""Faults put in from outside, to see that the suite reports them: `python -m pytest -p tests.sabotage.NAME …`."""
+"""Faults put in from outside: `python -m pytest -p tests.sabotage.NAME perf_tests …` must fail."""

@@ -1,0 +1,218 @@
+"""Summaries, verdicts, and the files they are kept in."""
+
+import dataclasses
+import errno
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fluxfast.bench.baseline import (
+    SHIPPED,
+    baseline_for,
+    cpu_slug,
+    find_baseline,
+    known_baselines,
+    read_baseline,
+)
+from fluxfast.bench.compare import Outcome, compare
+from fluxfast.bench.report import baseline_rows, failure_text, verdict_table
+from fluxfast.bench.result import read_result, read_results, write_atomically, write_result
+from fluxfast.bench.summary import summarize
+from fluxfast.errors import BaselineError, FluxFastError
+from tests.machines import CPU, H100, H200, L20, MI300X
+from tests.results import case, result
+
+TOLERANCES = {"e2e_s": 0.05, "compile_s": 1.0}
+
+
+def test_a_summary_is_the_median_over_processes_of_medians_within():
+    summary = summarize([result(2.0), result(2.2), result(9.0)])
+    assert (summary.e2e_s, summary.processes, summary.step_ms) == (2.2, 3, pytest.approx(990.0))
+    assert summary.compile_s == pytest.approx(10.5) and summary.spread == pytest.approx(3.5)
+    assert summarize([result(compiles=False)]).compile_s is None
+
+
+def test_a_cpu_is_judged_by_the_ratio_to_the_eager_image_beside_each():
+    summary = summarize([result(2.0, reference_e2e_s=(4.0, 2.0, 5.0))])
+    assert summary.eager_ratio == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("e2e_s", "outcome"),
+    [(2.0, "same"), (2.09, "same"), (2.11, "slower"), (1.91, "same"), (1.89, "faster")],
+)
+def test_a_change_is_judged_by_its_tolerance_in_the_right_direction(e2e_s, outcome):
+    verdict = compare(summarize([result(e2e_s)]), summarize([result(2.0)]), TOLERANCES)
+    assert verdict.outcome == outcome and verdict.passes is (outcome != "slower")
+    if outcome == "slower":
+        assert "e2e_s 2.110 s, baseline 2.000: +5.5% (tolerance ±5%)" in failure_text(
+            case(), verdict
+        )
+
+
+def test_a_metric_that_is_gone_on_one_side_is_not_compared():
+    gone = summarize([result(compiles=False, peak_memory_gib=None)])
+    verdict = compare(gone, summarize([result()]), TOLERANCES | {"peak_memory_gib": 0.01})
+    assert [c.metric.name for c in verdict.changes] == ["e2e_s"]
+
+
+def test_counters_are_compared_exactly():
+    broken = summarize([result(counters={"graph_breaks": 1})])
+    verdict = compare(broken, summarize([result()]), TOLERANCES)
+    assert verdict.outcome is Outcome.BROKEN and "graph_breaks is 1, was 0" in verdict.reason
+
+
+@pytest.fixture
+def baseline(tmp_path):
+    empty = dataclasses.replace(
+        find_baseline("h200"), results={}, path=tmp_path / "nvidia-h200.json"
+    )
+    return empty.accept([result(2.0), result(2.1), result(2.2)])
+
+
+def test_a_baseline_survives_writing_and_reading(baseline):
+    baseline.write()
+    again = read_baseline(baseline.path)
+    assert again.summaries()[0].e2e_s == 2.1 and again.tolerances == baseline.tolerances
+    again.write()
+    assert read_baseline(baseline.path) == again
+    lines = baseline.path.read_text().splitlines()
+    assert sum('"images"' in line for line in lines) == 3  # one line a process, for version control
+
+
+def test_accepting_replaces_a_case_whichever_way_it_moved_and_keeps_the_others(baseline):
+    other = result(case=case(model="schnell"))
+    updated = baseline.accept([other]).accept([result(9.0)])
+    assert {s.case.model: s.processes for s in updated.summaries()} == {"dev": 1, "schnell": 1}
+    assert updated.judge([result(9.0)]).outcome is Outcome.SAME
+
+
+def test_results_of_another_gpu_are_not_accepted(baseline):
+    with pytest.raises(BaselineError, match="another machine"):
+        baseline.accept([result(hardware=H100)])
+
+
+def test_judging_against_a_baseline(baseline):
+    assert baseline.judge([result(2.1)]).outcome is Outcome.SAME
+    assert baseline.judge([result(3.0)]).outcome is Outcome.SLOWER
+    new = baseline.judge([result(case=case(model="schnell"))])
+    assert new.outcome is Outcome.NEW and not new.passes and "--record" in new.reason
+    upgraded = dataclasses.replace(H200, packages=H200.packages | {"torch": "9"})
+    verdict = baseline.judge([result(2.1, hardware=upgraded)])
+    assert verdict.outcome is Outcome.WRONG_STACK and "torch 1 → 9" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "corrupt or truncated"),
+        ("[]", "not what this version"),
+        ('{"schema": 99}', "newer than what this version"),
+        ('{"schema": 0}', "not what this version"),
+        ('{"schema": 1}', "incomplete"),
+        ('{"schema": 1, "gpu": {"slug": "x"}}', "incomplete"),
+    ],
+)
+def test_a_damaged_baseline_is_named_with_what_to_do(tmp_path, text, told):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(BaselineError, match=told) as error:
+        read_baseline(path)
+    assert str(path) in str(error.value) and error.value.remedy
+
+
+def test_every_truncation_of_a_baseline_is_refused(baseline):
+    baseline.write()
+    text = baseline.path.read_text().rstrip()
+    for length in range(0, len(text), 211):
+        baseline.path.write_text(text[:length])
+        with pytest.raises(BaselineError):
+            read_baseline(baseline.path)
+
+
+@pytest.mark.parametrize("path", sorted(set(known_baselines().values())), ids=lambda p: p.stem)
+def test_every_shipped_baseline_is_readable_and_named_after_its_gpu(path):
+    baseline = read_baseline(path)
+    assert baseline.gpu.slug == path.stem and baseline.tolerances
+
+
+def test_a_gpu_is_found_by_its_names_and_by_the_machine():
+    assert find_baseline("nvidia-h200").path == find_baseline("h200").path
+    for hardware, slug in ((H200, "nvidia-h200"), (H100, "nvidia-h100"), (L20, "nvidia-l20")):
+        assert baseline_for("auto", hardware).gpu.slug == slug
+    assert baseline_for("auto", MI300X).gpu.slug == "amd-mi300x"
+
+
+def test_a_wrong_or_unknown_gpu_is_refused():
+    with pytest.raises(BaselineError, match="not the GPU that --gpu names"):
+        baseline_for("h200", H100)
+    with pytest.raises(BaselineError, match=r"h100.*h200"):
+        baseline_for("h300", H100)
+    unknown = dataclasses.replace(H100, name="NVIDIA B300")
+    with pytest.raises(BaselineError, match="no baseline describes this GPU"):
+        baseline_for("auto", unknown)
+
+
+def test_a_cpu_nobody_described_has_a_baseline_of_its_own(tmp_path):
+    baseline = baseline_for("cpu", CPU, local=tmp_path)
+    assert baseline.path == tmp_path / f"{cpu_slug(CPU)}.json" and not baseline.results
+    baseline.accept([result(hardware=CPU, reference_e2e_s=(1.0,) * 3)]).write()
+    assert len(baseline_for("auto", CPU, local=tmp_path).results) == 1
+
+
+def test_results_are_read_back_and_a_damaged_one_is_named(tmp_path):
+    path = write_result(tmp_path, result())
+    assert read_result(path) == result()
+    assert read_results([tmp_path]) == [result()]
+    data = json.loads(path.read_text())
+    del data["images"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(BaselineError, match="incomplete"):
+        read_result(path)
+    with pytest.raises(BaselineError, match="no results here"):
+        read_results([tmp_path / "empty"])
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    path = write_result(tmp_path, result())
+    before = path.read_text()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(FluxFastError, match="No space left on device"):
+        write_atomically(path, "half")
+    assert path.read_text() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_h200_baseline_has_the_figures_that_programs_read():
+    rows = baseline_rows(read_baseline(SHIPPED / "nvidia-h200.json").summaries())
+    fields = "case model weights optimizations resolution steps e2e_s step_ms encode_ms decode_ms"
+    assert rows and all(
+        set(fields.split()) | {"compile_s", "peak_memory_gib", "speedup", "processes"} <= set(row)
+        for row in rows
+    )
+    gated = [row for row in rows if row["optimizations"] == ["bf16"]]
+    assert {row["model"] for row in gated} == {"schnell", "dev", "kontext"}
+    assert all(row["speedup"] == 1.0 and row["processes"] >= 3 for row in gated)
+
+
+def test_the_table_fits_a_hundred_columns():
+    summary = summarize([result()])
+    verdict = compare(summary, summarize([result(1.0)]), TOLERANCES)
+    table = verdict_table(
+        [("all on − fused_projections", summary, verdict), ("eager", summary, None)]
+    )
+    assert max(map(len, table.splitlines())) <= 100
+    assert "SLOWER" in table and "recorded" in table
+
+
+def test_judging_and_reporting_need_no_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None;"
+        "import fluxfast.bench.compare, fluxfast.bench.report, fluxfast.bench.baseline"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

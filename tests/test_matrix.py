@@ -1,0 +1,100 @@
+"""The matrices: what is in them, and that nothing invalid is."""
+
+from itertools import combinations
+
+import pytest
+
+from fluxfast.bench.matrix import MATRICES, excluded, label, matrix
+from fluxfast.bench.planned import parse_resolution, planned_cases, shard
+from fluxfast.errors import FluxFastError
+from fluxfast.model import SCHNELL
+from fluxfast.optimization import Axis, default_names, is_valid, optimizations
+from tests.machines import CPU, H200, MI300X
+from tests.test_plan import situation
+
+
+@pytest.mark.parametrize("hardware", [CPU, H200, MI300X], ids=lambda h: h.name)
+@pytest.mark.parametrize("kind", MATRICES)
+def test_every_case_is_valid_and_there_once(kind, hardware):
+    names = matrix(kind, situation(hardware))
+    assert names and len(names) == len(set(names))
+    assert all(is_valid(n, situation(hardware)) for n in names)
+
+
+def test_smoke_is_the_unoptimized_pipeline_and_all_on():
+    assert matrix("smoke", situation(H200)) == [("bf16",), default_names(situation(H200))]
+    assert matrix("smoke", situation(CPU))[0] == ()
+
+
+def test_the_ablation_has_the_staircase_each_one_off_and_what_goes_on_top():
+    names = matrix("ablation", situation(H200))
+    all_on = default_names(situation(H200))
+    assert [n for n in names if n == all_on[: len(n)]] == [all_on[:i] for i in range(1, 6)]
+    for name in all_on[1:]:
+        assert tuple(n for n in all_on if n != name) in names
+    assert any("dbcache" in n for n in names) and any("channels_last" in n for n in names)
+
+
+def test_what_is_slow_to_build_is_in_the_full_matrix_alone():
+    slow = {"compile", "export_aoti", "inductor_flags"}
+    for kind in ("smoke", "ablation", "pairwise"):
+        assert not slow & {name for names in matrix(kind, situation(H200)) for name in names}
+        assert slow <= {e.name for e in excluded(kind, situation(H200))}
+    assert slow <= {name for names in matrix("full", situation(H200)) for name in names}
+
+
+@pytest.mark.parametrize("hardware", [CPU, H200], ids=lambda h: h.name)
+def test_pairwise_covers_every_two_settings_that_go_together(hardware):
+    def settings(names):
+        chosen = dict.fromkeys(Axis) | {optimizations()[n].axis: n for n in names}
+        return set(combinations(chosen.items(), 2))
+
+    given = situation(hardware)
+    slow = {o.name for o in optimizations().values() if o.slow_to_build(hardware)}
+    possible = [n for n in matrix("full", given) if not slow & set(n)]
+    covering = matrix("pairwise", given)
+    assert set().union(*map(settings, covering)) == set().union(*map(settings, possible))
+    assert len(covering) < len(possible) / 10
+
+
+def test_what_is_left_out_says_why():
+    reasons = {e.name: e.reason for e in excluded("smoke", situation(CPU, SCHNELL))}
+    assert "ROCm" in reasons["aiter_fp8"] and "nothing to reuse" in reasons["dbcache"]
+
+
+def test_labels_are_what_people_say():
+    given = situation(H200)
+    all_on = default_names(given)
+    assert label(all_on, given) == "all on"
+    assert label(("bf16",), given) == "eager bf16"
+    assert label(tuple(n for n in all_on if n != "fa3_fp8"), given) == "all on − fa3_fp8"
+    assert label((*all_on, "dbcache"), given) == "all on + dbcache"
+
+
+def test_shards_are_disjoint_and_whole():
+    cases, _ = planned_cases("ablation", ["dev", "schnell", "dev"], "auto", CPU)
+    parts = [shard(cases, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(c.case.id for part in parts for c in part) == sorted(c.case.id for c in cases)
+    assert len({c.case.id for c in cases}) == len(cases)
+    for wrong in ("0/3", "4/3", "1", "a/b", "1/0"):
+        with pytest.raises(FluxFastError, match="I/N"):
+            shard(cases, wrong)
+
+
+def test_the_identity_of_a_case_is_its_parameters():
+    cases, _ = planned_cases("smoke", ["schnell"], "auto", CPU, height=128, width=64, batch_size=2)
+    assert cases[0].case.id == "schnell-mini-128x64-b2-s4-eager"
+
+
+def test_a_resolution_is_height_by_width():
+    assert parse_resolution("1024x768") == (1024, 768)
+    assert parse_resolution("512") == (512, 512)
+    with pytest.raises(FluxFastError, match="HEIGHTxWIDTH"):
+        parse_resolution("large")
+
+
+@pytest.mark.parametrize(("option", "value"), [("kind", "huge"), ("model", "flux2")])
+def test_an_unknown_matrix_or_model_is_an_error(option, value):
+    arguments = {"kind": "smoke", "model": "dev"} | {option: value}
+    with pytest.raises(FluxFastError, match=value):
+        planned_cases(arguments["kind"], [arguments["model"]], "auto", CPU)

@@ -1,0 +1,182 @@
+"""`pytest perf_tests` as people run it: what passes, what fails, and with which exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fluxfast.bench.baseline import cpu_slug
+from fluxfast.bench.result import read_result
+from fluxfast.hardware import detect
+
+REPOSITORY = Path(__file__).parents[1]
+pytest_plugins = ["pytester"]
+
+# One quick case: the unoptimized pipeline on a small image.
+EAGER = ["perf_tests", "--model=schnell", "--resolution=64", "--rounds=2", "-k", "eager"]
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """The suite in a folder of its own, with local baselines of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    pytester.makeconftest('pytest_plugins = ["fluxfast.pytest_plugin"]')
+    pytester.mkdir("perf_tests")
+    for name in ("conftest.py", "test_latency.py"):
+        text = (REPOSITORY / "perf_tests" / name).read_text()
+        (pytester.path / "perf_tests" / name).write_text(text)
+    return pytester
+
+
+def local_baseline(project) -> Path:
+    return project.path / ".fluxfast" / "baselines" / f"{cpu_slug(detect('cpu'))}.json"
+
+
+def run(project, *arguments):
+    return project.runpytest_subprocess(*EAGER, "--gpu=cpu", *arguments)
+
+
+def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
+    first = run(project, "--benchmark-json=benchmark.json", "--junitxml=junit.xml")
+    first.assert_outcomes(passed=1)
+    first.stdout.fnmatch_lines(
+        ["*this CPU has no baseline yet*", "*they gate from the next run on*"]
+    )
+    benchmark = json.loads((project.path / "benchmark.json").read_text())["benchmarks"][0]
+    assert len(benchmark["stats"]["data"]) == 2
+    assert len(benchmark["extra_info"]["images"][0]["step_ms"]) == 4
+    assert benchmark["extra_info"]["environment"]["hardware"]["platform"] == "cpu"
+
+    second = run(project)
+    second.assert_outcomes(passed=1)
+    second.stdout.fnmatch_lines(["*schnell*eager*same*"])
+
+    # The pipeline got ten times slower than its baseline says.
+    path = local_baseline(project)
+    data = json.loads(path.read_text())
+    process = data["cases"][0]["processes"][0]
+    process["reference_e2e_s"] = [value * 10 for value in process["reference_e2e_s"]]
+    path.write_text(json.dumps(data))
+    slower = run(project)
+    assert slower.ret == pytest.ExitCode.TESTS_FAILED
+    slower.stdout.fnmatch_lines(["*SLOWER: eager_ratio *", "*remedy: *baseline accept*"])
+
+
+def test_recording_judges_nothing_and_leaves_a_candidate(project):
+    recorded = run(project, "--record", "--results=candidate")
+    recorded.assert_outcomes(skipped=1)
+    recorded.stdout.fnmatch_lines(["*accept them with: fluxfast baseline accept*candidate"])
+    (path,) = (project.path / "candidate").glob("*.json")
+    assert read_result(path).case.num_inference_steps == 4
+    assert not local_baseline(project).exists()
+
+
+def test_a_corrupt_baseline_stops_the_run_before_it_begins(project):
+    path = local_baseline(project)
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    result = run(project)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["*corrupt or truncated*"])
+    assert path.read_text() == "{"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--gpu=h200"], "*not the GPU that --gpu names*"),
+        (["--gpu=h300"], "*no baseline file of this name*"),
+        (["--matrix=huge"], "*unknown matrix*"),
+        (["--model=flux2"], "*unknown model*"),
+        (["--weights=random"], "*unknown kind of weights*"),
+        (["--shard=3/2"], "*no such shard*"),
+        (["--resolution=100"], "*multiple of 16*"),
+        (["--resume"], "*--resume needs the --results DIR*"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_mistake_on_the_command_line_is_told_at_once(project, arguments, told):
+    result = project.runpytest_subprocess("perf_tests", *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert any(
+        Path(line).match(told) or told.strip("*") in line
+        for line in result.outlines + result.errlines
+    )
+
+
+def test_a_gpu_case_without_a_baseline_fails_and_says_how_to_record_one(project):
+    """The machine is faked to be an L20, whose baseline is empty; the pipeline runs on the CPU."""
+    project.makeconftest(
+        """
+        import dataclasses
+        pytest_plugins = ["fluxfast.pytest_plugin"]
+        from fluxfast import hardware, pytest_plugin
+        from fluxfast.bench import measure
+        from fluxfast.hardware import Hardware, Platform
+
+        class PretendedL20(Hardware):
+            device = "cpu"
+            is_gpu = False
+
+        real = hardware.detect("cpu")
+        measure.environment = lambda machine: {"hardware": machine.to_json()}
+        pytest_plugin.detect = lambda device: PretendedL20(**{
+            **vars(real), "platform": Platform.CUDA, "name": "NVIDIA L20", "architecture": "sm_89",
+        })
+        """
+    )
+    result = project.runpytest_subprocess(*EAGER, "--gpu=l20", "--weights=mini")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*NEW: no baseline for this case in nvidia-l20.json*--record*"])
+
+
+def test_an_optimization_that_is_not_there_fails(project):
+    result = project.runpytest_subprocess(
+        "-p",
+        "tests.sabotage.quantization_dropped",
+        *EAGER[:-1],
+        "int8 and not regional and not compile and not export_aoti and not dbcache",
+        "--matrix=full",
+        "--gpu=cpu",
+        "--shard=1/1",
+        "-x",
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*asked for but not in force: int8: 0 of 44 block layers*"])
+
+
+def test_ctrl_c_keeps_the_results_so_far_and_resume_goes_on_from_them(project):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "perf_tests",
+        "--gpu=cpu",
+        "--resolution=64",
+        "--rounds=1",
+    ]
+    command += ["-k", "eager", "--results=kept", "-p", "no:cacheprovider"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        command, cwd=project.path, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    folder, deadline = project.path / "kept", time.monotonic() + 120
+    while not list(folder.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    kept = list(folder.glob("*.json"))
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert kept and [read_result(path) for path in kept] and not list(folder.glob(".*"))
+    assert "schnell" in output and "results: " in output
+
+    again = subprocess.run(
+        [*command, "--resume"], cwd=project.path, env=environment, capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stdout
+    assert len(list(folder.glob("*.json"))) == 3
