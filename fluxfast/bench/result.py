@@ -182,9 +182,10 @@ def provenance() -> dict[str, Any]:
 
     Where the code travelled without its repository, FLUXFAST_COMMIT says which commit it is.
     """
+    changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "commit": _git("rev-parse", "HEAD") or os.environ.get("FLUXFAST_COMMIT"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "dirty": None if changes is None else bool(changes),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "process": os.getpid(),
