@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from fluxfast.commands import baseline, bench, doctor, generate, matrix
+from fluxfast.console import quiet_libraries
 from fluxfast.errors import FluxFastError
 
 COMMANDS = (generate, bench, matrix, doctor, baseline)
@@ -25,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 for success, 2 for a mistake in what was asked, 130 for Ctrl-C."""
+    quiet_libraries()
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
+import warnings
+
+# What the libraries say at every start and nobody can act on.
+VERBOSITY = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "CACHE_DIT_LOG_LEVEL": "warning",
+}
+
+
+def quiet_libraries() -> None:
+    """Before they are imported: errors alone, unless the environment asks for more."""
+    for name, level in VERBOSITY.items():
+        os.environ.setdefault(name, level)
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
 
 
 class Console:

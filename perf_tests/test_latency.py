@@ -14,12 +14,16 @@ from fluxfast.bench.measure import (
 )
 from fluxfast.bench.planned import PlannedCase
 from fluxfast.bench.result import CaseResult, ImageTiming
+from fluxfast.errors import FluxFastError
 from fluxfast.pipeline import dynamo_counters, gather_evidence, proofs
 from fluxfast.pytest_plugin import Suite, fail, store
 
 
 def test_latency(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> None:
-    result = suite.kept(planned) or measured(planned, suite, request)
+    try:
+        result = suite.kept(planned) or measured(planned, suite, request)
+    except FluxFastError as error:
+        pytest.fail(str(error), pytrace=False)
     verdict = suite.judge(planned, result)
     if suite.is_recording:
         pytest.skip("recorded for a new baseline, not judged")
