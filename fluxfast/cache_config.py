@@ -104,7 +104,7 @@ def _check(name: str, value: Any, allowed: Mapping[str, Any]) -> None:
         raise _refuse("unknown setting of the cache", name, ", ".join(allowed))
     kinds = allowed[name]
     fits = isinstance(value, (int, float) if kinds is float else kinds)
-    if value is not None and (not fits or (kinds in (int, float) and isinstance(value, bool))):
+    if not fits or (kinds in (int, float) and isinstance(value, bool)):
         raise _refuse(f"{name} has a wrong value", repr(value), str(kinds))
 
 
@@ -121,7 +121,7 @@ def _taylorseer(options: Mapping[str, Any]) -> dict[str, Any] | None:
 def _steps_mask(mask: Any) -> tuple[int, ...] | str | None:
     if mask is None or (isinstance(mask, str) and mask in MASK_POLICIES):
         return mask
-    if isinstance(mask, list) and mask and set(mask) <= {0, 1}:
+    if isinstance(mask, list) and mask and all(step in (0, 1) for step in mask):
         return tuple(mask)
     raise _refuse(
         "steps_computation_mask is neither a mask nor a policy",

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from fluxfast.errors import FluxFastError
 
 # Distributions that decide how fast or how right an image is; a baseline is tied to them.
@@ -64,18 +66,18 @@ class Hardware:
         return int(digits[:-1]), int(digits[-1])
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"platform": self.platform.value, "packages": dict(self.packages)}
+        """With the stack alone of all the packages."""
+        stack = {name: self.packages[name] for name in STACK if name in self.packages}
+        return asdict(self) | {"platform": self.platform.value, "packages": stack}
 
 
 def installed_packages() -> dict[str, str]:
-    """Version of each package of STACK that is installed."""
-    versions = {}
-    for name in STACK:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    """Version of each distribution that is installed, by its normalized name."""
+    return {
+        canonicalize_name(d.metadata["Name"]): d.version
+        for d in metadata.distributions()
+        if d.metadata["Name"]
+    }
 
 
 def cpu_architecture() -> str:
@@ -139,7 +141,7 @@ def detect(device: str = "auto") -> Hardware:
 
 
 def environment(hardware: Hardware) -> dict[str, Any]:
-    """Where a figure was measured: hardware, driver, clocks, power cap, versions."""
+    """Where a figure was measured: hardware, driver, clock and power limits, versions."""
     facts: dict[str, Any] = {"hardware": hardware.to_json(), "python": host.python_version()}
     if hardware.platform is Platform.CUDA:
         facts["gpu"] = _nvidia_facts()
@@ -151,30 +153,41 @@ def environment(hardware: Hardware) -> dict[str, Any]:
 _NVIDIA_FIELDS = {
     "uuid": "uuid",
     "driver": "driver_version",
-    "sm_clock_mhz": "clocks.sm",
     "sm_clock_max_mhz": "clocks.max.sm",
-    "memory_clock_mhz": "clocks.mem",
     "power_cap_w": "power.limit",
+}
+_NVIDIA_MOMENT = {
+    "sm_clock_mhz": "clocks.sm",
+    "memory_clock_mhz": "clocks.mem",
     "temperature_c": "temperature.gpu",
 }
 
 
 def _nvidia_facts() -> dict[str, Any]:
+    import torch
+
+    return _nvidia_smi(_NVIDIA_FIELDS) | {"cuda": torch.version.cuda}
+
+
+def momentary(hardware: Hardware) -> dict[str, Any]:
+    """Clocks and temperature just now; nothing where no tool reads them."""
+    return _nvidia_smi(_NVIDIA_MOMENT) if hardware.platform is Platform.CUDA else {}
+
+
+def _nvidia_smi(fields: Mapping[str, str]) -> dict[str, Any]:
     """Read through nvidia-smi, which every driver brings; the selected device alone."""
     import torch
 
     index = torch.cuda.current_device()
     uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
-    query = ",".join(_NVIDIA_FIELDS.values())
+    query = ",".join(fields.values())
     answer = _run(
         "nvidia-smi", f"--id={uuid}", f"--query-gpu={query}", "--format=csv,noheader,nounits"
     )
     if answer is None:
-        return {"uuid": uuid, "unread": "nvidia-smi did not answer"}
-    values = [value.strip() for value in answer.split(",")]
-    return {key: _number(value) for key, value in zip(_NVIDIA_FIELDS, values, strict=False)} | {
-        "cuda": torch.version.cuda
-    }
+        return {"unread": "nvidia-smi did not answer"}
+    values = [_number(value.strip()) for value in answer.split(",")]
+    return dict(zip(fields, values, strict=False))
 
 
 def _amd_facts() -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.result import write_atomically
 from fluxfast.errors import ArtifactError
+from fluxfast.files import write_atomically
 from fluxfast.optimization import Situation
 
 SCHEMA = 1
@@ -43,7 +43,10 @@ def described(situation: Situation, names: tuple[str, ...]) -> dict[str, Any]:
 
 def folder_name(description: Mapping[str, Any]) -> str:
     """By what the user chose; the manifest has what the machine brings and names a difference."""
-    shape = f"{description['height']}x{description['width']}-b{description['batch_size']}"
+    shape = (
+        f"{description['height']}x{description['width']}-b{description['batch_size']}"
+        f"-t{description['max_sequence_length']}"
+    )
     return f"{description['model']}-{shape}-{'+'.join(description['optimizations'])}"
 
 

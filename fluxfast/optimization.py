@@ -199,21 +199,25 @@ def choices(axis: Axis) -> list[Optimization]:
 def plan(names: Iterable[str], situation: Situation) -> Plan:
     """The plan for `names`, or a PlanError that lists every reason why it cannot be had."""
     asked, hardware = list(names), situation.hardware
+    problems = _all_problems(asked, situation)
+    if problems:
+        raise PlanError(
+            "these optimizations cannot be had here",
+            got=f"{' + '.join(asked)} on {hardware.name} ({hardware.architecture})",
+            allowed="a combination without\n           " + "\n           ".join(problems),
+            remedy="leave out what is named, or see `fluxfast doctor`",
+        )
+    ordered = tuple(optimization_named(name) for name in in_order(asked))
+    return Plan(optimizations=ordered, situation=situation)
+
+
+def _all_problems(asked: list[str], situation: Situation) -> list[str]:
     wanted = [optimization_named(name) for name in asked]
     problems = [f"{name} is given twice" for name in sorted(set(asked)) if asked.count(name) > 1]
     problems += _axis_clashes(wanted)
     for optimization in wanted:
         problems += _problems(optimization, wanted, situation)
-    if problems:
-        raise PlanError(
-            "these optimizations cannot be had here",
-            got=f"{' + '.join(asked)} on {hardware.name} ({hardware.architecture})",
-            allowed="\n           ".join(problems),
-            remedy="leave out what is named, or see `fluxfast doctor`",
-        )
-    order = list(optimizations())
-    ordered = tuple(sorted(wanted, key=lambda o: order.index(o.name)))
-    return Plan(optimizations=ordered, situation=situation)
+    return problems
 
 
 def _axis_clashes(wanted: list[Optimization]) -> list[str]:
@@ -228,15 +232,24 @@ def _axis_clashes(wanted: list[Optimization]) -> list[str]:
 def _problems(
     optimization: Optimization, wanted: list[Optimization], situation: Situation
 ) -> list[str]:
-    present = {o.name for o in wanted} | {o.axis.value for o in wanted}
+    present = {o.name for o in wanted} | {o.axis for o in wanted}
     reasons = [optimization.why_not(situation.hardware), optimization.objection(situation)]
     reasons += [
-        f"needs {name}: {why}" for name, why in optimization.needs.items() if name not in present
+        f"needs {_one_of(name)}: {why}"
+        for name, why in optimization.needs.items()
+        if name not in present
     ]
     for other in wanted:
         why = optimization.conflicts.get(other.name) or other.conflicts.get(optimization.name)
         reasons += [f"not with {other.name}: {why}"] if why else []
     return [f"{optimization.name}: {reason}" for reason in reasons if reason]
+
+
+def _one_of(name: str) -> str:
+    """A need is an optimization, or an axis: then any choice of it will do."""
+    if isinstance(name, Axis):
+        return f"one of {', '.join(o.name for o in choices(name))}"
+    return name
 
 
 def is_valid(names: Iterable[str], situation: Situation) -> bool:
@@ -245,11 +258,7 @@ def is_valid(names: Iterable[str], situation: Situation) -> bool:
 
 def why_invalid(names: Iterable[str], situation: Situation) -> str | None:
     """The reasons of the PlanError that `plan` would raise, or None."""
-    try:
-        plan(names, situation)
-    except PlanError as error:
-        return error.allowed
-    return None
+    return "; ".join(_all_problems(list(names), situation)) or None
 
 
 def default_names(

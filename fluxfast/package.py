@@ -73,8 +73,18 @@ def export_package(module: nn.Module, keywords: Mapping[str, Any], path: Path) -
     _check_constants(constants, live_constants(module))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.part.pt2")
-    package_pt2(str(temporary), aoti_files=[file for file in files if isinstance(file, str)])
-    temporary.replace(path)
+    try:
+        package_pt2(str(temporary), aoti_files=[file for file in files if isinstance(file, str)])
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise ArtifactError(
+            "the exported package cannot be written",
+            got=f"{path}: {error}",
+            allowed="a folder with room that can be written",
+            remedy="free some space, or name another folder with --cache-dir",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
     return {
         "sha256": sha256(path),
         "inputs": [_described(leaf) for leaf in pytree.tree_leaves(((), dict(keywords)))],

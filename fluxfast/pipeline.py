@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fluxfast.errors import FluxFastError
+from fluxfast.call import call_arguments
 from fluxfast.model import ImageRequest
 from fluxfast.observe import Observer, Region, observed
 from fluxfast.optimization import Artifacts, Axis, Build, Evidence, Plan, Proof
@@ -116,52 +116,6 @@ def forget_compiled_code() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def call_arguments(request: ImageRequest, takes_image: bool) -> dict[str, Any]:
-    """Keyword arguments of a diffusers Flux pipeline; the seed is a CPU one, the same anywhere."""
-    arguments: dict[str, Any] = dict(
-        prompt=request.prompt,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        max_sequence_length=request.max_sequence_length,
-        height=request.height,
-        width=request.width,
-        num_images_per_prompt=request.batch_size,
-        generator=torch.Generator().manual_seed(request.seed),
-    )
-    if takes_image:
-        # Without these Kontext picks a size of its own.
-        arguments |= dict(
-            image=input_image(request), _auto_resize=False, max_area=request.height * request.width
-        )
-    return arguments
-
-
-def input_image(request: ImageRequest) -> Image:
-    """The request's image at its size, or a test card: a colour gradient with a disc."""
-    from PIL import Image as images
-    from PIL import ImageDraw
-
-    size = (request.width, request.height)
-    if request.image_path is None:
-        gradient = images.linear_gradient("L").resize(size)
-        card = images.merge(
-            "RGB", (gradient, gradient.rotate(90).resize(size), gradient.rotate(180))
-        )
-        ImageDraw.Draw(card).ellipse(
-            [side // 4 for side in size] + [side * 3 // 4 for side in size], "gold"
-        )
-        return card
-    try:
-        return images.open(request.image_path).convert("RGB").resize(size)
-    except (OSError, ValueError) as error:
-        raise FluxFastError(
-            "the input image cannot be read",
-            got=f"{request.image_path}: {error}",
-            allowed="an image file that Pillow opens",
-            remedy="check the path given with --image",
-        ) from error
 
 
 class _FirstStepOperators(Observer):

@@ -23,6 +23,7 @@ from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
 from fluxfast.model import MODELS
+from fluxfast.optimization import Artifacts
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +60,8 @@ class Suite:
     finished: list[tuple[PlannedCase, CaseSummary, Verdict | None]] = field(default_factory=list)
     newly_recorded: int = 0
     mistake: FluxFastError | None = None
+    selected: list[PlannedCase] = field(default_factory=list)
+    measured: int = 0
 
     def option(self, name: str) -> Any:
         return self.config.getoption(f"--{name}")
@@ -105,15 +108,28 @@ class Suite:
         """On a CPU that the project has no baseline of, the first run records one."""
         return not self.hardware.is_gpu and self.baseline.path.parent != self.option("baselines")
 
+    @property
+    def artifacts(self) -> Artifacts:
+        """Exported packages of the suite are its own, apart from those of the command line."""
+        return Artifacts(folder=self.config.rootpath / ".fluxfast" / "artifacts")
+
     def kept(self, planned: PlannedCase) -> CaseResult | None:
         """The result of an interrupted run of this commit on this machine, with --resume."""
         path = result_path(self.results_folder, planned.case)
-        if not self.option("resume") or not path.exists():
+        if not self.option("resume") or self.why_not_resumed or not path.exists():
             return None
-        result, now = read_result(path), provenance()
-        same_commit = result.provenance["commit"] == now["commit"] and not now["dirty"]
+        result = read_result(path)
+        same_commit = result.provenance["commit"] == provenance()["commit"]
         same_machine = result.environment["hardware"] == self.hardware.to_json()
         return result if same_commit and same_machine else None
+
+    @cached_property
+    def why_not_resumed(self) -> str | None:
+        """Results are kept for a commit: what is not committed cannot be told apart."""
+        now = provenance()
+        if now["commit"] is None:
+            return "the commit is unknown (set FLUXFAST_COMMIT where there is no repository)"
+        return "the working tree has changes that are not committed" if now["dirty"] else None
 
     def judge(self, planned: PlannedCase, result: CaseResult) -> Verdict | None:
         """The verdict, noted for the table; None where the case is recorded rather than judged."""
@@ -128,22 +144,22 @@ class Suite:
 
     def say(self, planned: PlannedCase, stage: str) -> None:
         """A line of progress, past pytest's capture."""
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        capture: Any = self.config.pluginmanager.get_plugin("capturemanager")
         if reporter is None or capture is None or self.config.get_verbosity() < 0:
             return
-        cases = self.planned[0]
-        number = cases.index(planned) + 1
-        left = f", about {self._minutes_left(len(cases)):.0f} min left" if self.finished else ""
+        number = self.selected.index(planned) + 1
+        left = f", about {self._minutes_left(number):.0f} min left" if self.measured else ""
         with capture.global_and_fixture_disabled():
             reporter.write_line("")
             reporter.write(
-                f"[{number}/{len(cases)}{left}] {planned.case.model}, {planned.label}: {stage} "
+                f"[{number}/{len(self.selected)}{left}] {planned.case.model}, {planned.label}: "
+                f"{stage} "
             )
 
-    def _minutes_left(self, total: int) -> float:
-        done = len(self.finished)
-        return (time.monotonic() - self.started) / done * (total - done) / 60
+    def _minutes_left(self, number: int) -> float:
+        elapsed_s = time.monotonic() - self.started
+        return elapsed_s / self.measured * (len(self.selected) - number + 1) / 60
 
 
 SUITE = pytest.StashKey[Suite]()
@@ -172,6 +188,12 @@ def pytest_collection_modifyitems(config: pytest.Config) -> None:
         raise pytest.UsageError(f"fluxfast: {mistake}")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    calls = (getattr(item, "callspec", None) for item in session.items)
+    chosen = [call.params["planned"] for call in calls if call and "planned" in call.params]
+    session.config.stash[SUITE].selected = chosen
+
+
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """What is measured where, and what is left out and why."""
     suite = config.stash[SUITE]
@@ -194,6 +216,8 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     ]
     if suite.records_by_itself and not suite.baseline.results and not suite.is_recording:
         lines.append("fluxfast: this CPU has no baseline yet: this run records it and passes")
+    if suite.option("resume") and suite.why_not_resumed:
+        lines.append(f"fluxfast: nothing is resumed: {suite.why_not_resumed}")
     reasons: dict[str, list[str]] = {}
     for model, optimizations in left_out.items():
         for optimization in optimizations:
@@ -220,7 +244,11 @@ def built(planned: PlannedCase, suite: Suite) -> Iterator[Any]:
         if suite.hardware.is_gpu:  # where compile time is compared, it always starts from nothing
             start_compiler(suite.hardware.device)
             stack.enter_context(empty_compile_cache())
-        yield stack.enter_context(build(planned.checkpoint, planned.plan))
+        try:
+            pipeline = build(planned.checkpoint, planned.plan, artifacts=suite.artifacts)
+        except FluxFastError as error:
+            pytest.fail(str(error), pytrace=False)
+        yield stack.enter_context(pipeline)
 
 
 def fail(planned: PlannedCase, verdict: Verdict) -> None:
@@ -229,11 +257,16 @@ def fail(planned: PlannedCase, verdict: Verdict) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     suite = config.stash[SUITE]
+    without_figures = [
+        planned for planned in suite.selected if planned not in [row[0] for row in suite.finished]
+    ]
     if not suite.finished:
         return
     terminalreporter.section("fluxfast")
     rows = [(planned.label, summary, verdict) for planned, summary, verdict in suite.finished]
     terminalreporter.write_line(verdict_table(rows))
+    for planned in without_figures:
+        terminalreporter.write_line(f"no figures: {planned.case.model}, {planned.label}")
     terminalreporter.write_line(f"results: {suite.results_folder}")
     if suite.is_recording:
         terminalreporter.write_line(
@@ -247,4 +280,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def store(suite: Suite, result: CaseResult) -> None:
+    suite.measured += 1
     write_result(suite.results_folder, result)

@@ -11,11 +11,9 @@ from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimization import Build, Evidence, Package, Proof
 
 TORCHAO = Package(name="torchao", install='pip install "torchao>=0.18"')
-# The operator, or the cuBLAS kernel where a CUDA graph hides the operator.
-MATRIX_PRODUCTS = {
-    torch.float8_e4m3fn: ("aten::_scaled_mm", "nvjet_sm90_qq"),
-    torch.int8: ("aten::_int_mm", "int8", "triton_"),
-}
+# In the name of the operator, of inductor's kernel for it, or of cuBLAS's where a graph hides both.
+FP8_PRODUCTS = ("_scaled_mm", "nvjet_sm90_qq")
+INT8_PRODUCTS = ("_int_mm",)
 FP8_ARCHITECTURES_AMD = ("gfx942", "gfx950")  # MI300 and MI350
 
 
@@ -50,18 +48,30 @@ def quantized_weights(evidence: Evidence) -> tuple[list[Any], int]:
     return [w for w in weights if type(w) is not torch.Tensor], len(weights)
 
 
-def quantization_proof(evidence: Evidence, dtype: torch.dtype, *, per_row: bool) -> Proof:
-    """In force if every block layer holds `dtype` with a scale for each row, or one in all."""
+def quantization_proof(
+    evidence: Evidence, dtype: torch.dtype, products: tuple[str, ...], *, per_row: bool
+) -> Proof:
+    """In force if every block layer holds `dtype` with a scale for each row, or one in all.
+
+    And if one of the `products` ran: a quantized weight may still be multiplied as something else.
+    """
     weights, layers = quantized_weights(evidence)
     fitting = [
         w for w in weights if w.qdata.dtype is dtype and (w.scale.numel() == w.shape[0]) is per_row
     ]
-    products = evidence.operators_matching(*MATRIX_PRODUCTS[dtype])
+    ran = evidence.operators_matching(*products)
     seen = (
         f"{len(fitting)} of {layers} block layers hold {str(dtype).removeprefix('torch.')}, "
-        f"multiplied by {products[0] if products else 'something else'}"
+        f"multiplied by {ran[0] if ran else 'something else'}"
     )
-    return Proof(in_force=0 < layers == len(fitting) and bool(products), seen=seen)
+    return Proof(in_force=0 < layers == len(fitting) and bool(ran), seen=seen)
+
+
+def fp8_proof(evidence: Evidence, *, per_row: bool) -> Proof:
+    """Of the fp8 type that torchao takes on this machine: MI300 has another than NVIDIA."""
+    from torchao.float8.config import e4m3_dtype
+
+    return quantization_proof(evidence, e4m3_dtype, FP8_PRODUCTS, per_row=per_row)
 
 
 def has_fp8(hardware: Hardware) -> bool:

@@ -46,10 +46,11 @@ def _export(profiler: profile, path: Path) -> None:
         profiler.export_chrome_trace(str(temporary))
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise FluxFastError(
             "the trace cannot be written",
             got=f"{path}: {error}",
             allowed="a folder with room that can be written",
             remedy="name another place with --trace-file",
         ) from error
+    finally:
+        temporary.unlink(missing_ok=True)

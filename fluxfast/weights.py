@@ -140,12 +140,33 @@ def _download(repo_id: str, name: str) -> str:
     return path
 
 
+CACHED_FILES = (
+    "model_index.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+)
+CACHED_INDEXES = (
+    "transformer/diffusion_pytorch_model.safetensors.index.json",
+    "text_encoder_2/model.safetensors.index.json",
+)
+
+
 def is_cached(hub_id: str) -> bool:
-    """Whether the files of a published checkpoint are in the local Hugging Face cache."""
+    """Whether every weights file of a published checkpoint is in the local Hugging Face cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    needed = ("model_index.json", "transformer/diffusion_pytorch_model.safetensors.index.json")
-    return all(isinstance(try_to_load_from_cache(hub_id, name), str) for name in needed)
+    def local(name: str) -> str | None:
+        found = try_to_load_from_cache(hub_id, name)
+        return found if isinstance(found, str) else None
+
+    needed = list(CACHED_FILES)
+    for name in CACHED_INDEXES:
+        index = local(name)
+        if index is None:
+            return False
+        shards = json.loads(Path(index).read_text())["weight_map"].values()
+        needed += [f"{name.partition('/')[0]}/{shard}" for shard in set(shards)]
+    return all(local(name) for name in needed)
 
 
 def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> FluxPipeline:

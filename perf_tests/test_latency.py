@@ -68,7 +68,7 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
         graphs_after_warmup=graphs_after_warmup,
         proofs=seen,
     )
-    benchmark.extra_info.update(result.to_json())
+    benchmark.extra_info.update(result.to_json() | {"compile_s": result.compile_s})
     absent = [f"{name}: {proof.seen}" for name, proof in seen.items() if not proof.in_force]
     if absent:
         pytest.fail(

@@ -13,7 +13,7 @@ def machine(platform: Platform, name: str, architecture: str, **changes) -> Hard
             "platform": platform,
             "name": name,
             "architecture": architecture,
-            "memory_gib": 80.0,
+            "memory_gib": 79.2,
             "packages": EVERYTHING,
             **changes,
         }
@@ -22,9 +22,9 @@ def machine(platform: Platform, name: str, architecture: str, **changes) -> Hard
 
 CPU = machine(Platform.CPU, "a CPU", "x86_64-avx2", cores=2)
 A100 = machine(Platform.CUDA, "NVIDIA A100-SXM4-80GB", "sm_80")
-L20 = machine(Platform.CUDA, "NVIDIA L20", "sm_89")
+L20 = machine(Platform.CUDA, "NVIDIA L20", "sm_89", memory_gib=44.5)
 H100 = machine(Platform.CUDA, "NVIDIA H100 80GB HBM3", "sm_90")
 H200 = machine(Platform.CUDA, "NVIDIA H200", "sm_90", memory_gib=139.8)
 B200 = machine(Platform.CUDA, "NVIDIA B200", "sm_100")
-MI300X = machine(Platform.ROCM, "AMD Instinct MI300X", "gfx942")
+MI300X = machine(Platform.ROCM, "AMD Instinct MI300X", "gfx942", memory_gib=191.7)
 MI250 = machine(Platform.ROCM, "AMD Instinct MI250X", "gfx90a")

@@ -18,9 +18,10 @@ from fluxfast.bench.baseline import (
 )
 from fluxfast.bench.compare import Outcome, compare
 from fluxfast.bench.report import baseline_rows, failure_text, verdict_table
-from fluxfast.bench.result import read_result, read_results, write_atomically, write_result
+from fluxfast.bench.result import read_result, read_results, write_result
 from fluxfast.bench.summary import summarize
 from fluxfast.errors import BaselineError, FluxFastError
+from fluxfast.files import write_atomically
 from tests.machines import CPU, H100, H200, L20, MI300X
 from tests.results import case, result
 
@@ -123,6 +124,25 @@ def test_a_damaged_baseline_is_named_with_what_to_do(tmp_path, text, told):
     assert str(path) in str(error.value) and error.value.remedy
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data["cases"][0].update(processes=[]),
+        lambda data: data["cases"][0]["processes"][0].update(images=[]),
+        lambda data: data["tolerances"].update(e2e_s="small"),
+        lambda data: next(iter(data["environments"].values())).pop("hardware"),
+    ],
+    ids=["no process", "no image", "no number", "no hardware"],
+)
+def test_a_baseline_that_lacks_what_it_is_judged_by_is_refused(baseline, damage):
+    baseline.write()
+    data = json.loads(baseline.path.read_text())
+    damage(data)
+    baseline.path.write_text(json.dumps(data))
+    with pytest.raises(BaselineError, match="incomplete"):
+        read_baseline(baseline.path)
+
+
 def test_every_truncation_of_a_baseline_is_refused(baseline):
     baseline.write()
     text = baseline.path.read_text().rstrip()
@@ -150,9 +170,10 @@ def test_a_wrong_or_unknown_gpu_is_refused():
         baseline_for("h200", H100)
     with pytest.raises(BaselineError, match=r"h100.*h200"):
         baseline_for("h300", H100)
-    unknown = dataclasses.replace(H100, name="NVIDIA B300")
-    with pytest.raises(BaselineError, match="no baseline describes this GPU"):
-        baseline_for("auto", unknown)
+    slice_of_it = {"name": "NVIDIA H200 MIG 1g.18gb", "memory_gib": 16.0}
+    for change in ({"name": "NVIDIA B300"}, {"name": "NVIDIA H200 NVL"}, slice_of_it):
+        with pytest.raises(BaselineError, match="no baseline describes this GPU"):
+            baseline_for("auto", dataclasses.replace(H200, **change))
 
 
 def test_a_cpu_nobody_described_has_a_baseline_of_its_own(tmp_path):

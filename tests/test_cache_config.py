@@ -64,6 +64,8 @@ def test_a_policy_stands_for_a_mask(tmp_path):
         ("Fn_compute_blocks: true", "wrong value"),
         ("steps_computation_mask: [1, 2]", "neither a mask nor a policy"),
         ("steps_computation_mask: quick", "neither a mask nor a policy"),
+        ("steps_computation_mask: [[1], [0]]", "neither a mask nor a policy"),
+        ("Fn_compute_blocks: null", "wrong value"),
         ("cache_type: DBPrune", "unsupported cache_type"),
         ("- a list", "holds no settings"),
         ("", "holds no settings"),

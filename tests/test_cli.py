@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from fluxfast.cli import main, parser
 from fluxfast.commands.drawing import planned_from
@@ -16,20 +17,21 @@ def planned(*options):
 
 
 def test_flux_fasts_own_options_are_all_taken(tmp_path):
-    cache = tmp_path / "cache.yaml"
+    cache, picture = tmp_path / "cache.yaml", tmp_path / "cat.png"
     cache.write_text("Fn_compute_blocks: 1")
+    Image.new("RGB", (40, 20)).save(picture)
     options = [
-        *("--ckpt", "black-forest-labs/FLUX.1-dev", "--prompt", "a cat", "--image", "cat.png"),
-        *("--cache-dir", str(tmp_path), "--use-cached-model", "--device", "cpu"),
+        *("--ckpt", "black-forest-labs/FLUX.1-Kontext-dev", "--prompt", "a cat"),
+        *("--image", str(picture), "--cache-dir", str(tmp_path), "--device", "cpu"),
         *("--num_inference_steps", "28", "--output-file", "cat.png", "--seed", "7"),
         *("--trace-file", "trace.json.gz", "--disable_bf16", "--compile_export_mode", "compile"),
         *("--disable_fused_projections", "--disable_channels_last", "--disable_fa3"),
         *("--disable_quant", "--disable_inductor_tuning_flags", "--cache_dit_config", str(cache)),
     ]
-    assert planned_from(parser().parse_args(["bench", *options])).plan.names == (
-        "dbcache",
-        "compile",
-    )
+    for command in ("generate", "bench"):
+        parsed = planned_from(parser().parse_args([command, *options]))
+        assert parsed.plan.names == ("dbcache", "compile")
+    assert "export_aoti" in planned(*DRAW, "--use-cached-model")
 
 
 def test_each_optimization_is_switched_by_its_option():
@@ -80,6 +82,8 @@ def test_generate_draws_and_bench_times(tmp_path, capsys):
         (["generate", *EAGER, "--resolution", "100"], "multiple of 16"),
         (["generate", *EAGER, "--output-file", "picture.nothing"], "image cannot be written"),
         (["generate", *EAGER, "--output-file", "/nowhere/x.png"], "image cannot be written"),
+        (["generate", *EAGER, "--image", "x.png"], "would have no effect"),
+        (["generate", *EAGER, "--use-cached-model"], "would have no effect"),
         (["generate", *EAGER[2:], "--ckpt", "mini-kontext", "--image", "none.png"], "input image"),
         (["matrix", "--gpu", "h300"], "no baseline file of this name"),
         (["baseline", "accept", "nowhere"], "no results here"),
@@ -105,6 +109,14 @@ def test_what_programs_read_is_json(capsys):
     ):
         assert main(arguments) == 0
         assert json.loads(capsys.readouterr().out)
+
+
+def test_every_combination_is_listed_valid_or_with_the_reason(capsys):
+    assert main(["matrix", "--gpu", "h200", "--matrix", "full", "--model", "dev", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    reasons = {tuple(r["optimizations"]): r["reason"] for r in rows if not r["valid"]}
+    assert sum(r["valid"] for r in rows) > 500
+    assert "step to step" in reasons[("dbcache", "export_aoti")]
 
 
 def test_the_tables_for_people_fit_a_hundred_columns(capsys):

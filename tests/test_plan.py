@@ -96,7 +96,11 @@ CACHE = {"Fn_compute_blocks": 1}
         ("fa3 bf16", situation(MI300X), "aiter_fp8 on AMD"),
         ("aiter_fp8 bf16", situation(H200), "needs an AMD MI300 under ROCm; take fa3_fp8"),
         ("cudnn bf16", situation(CPU), "needs an NVIDIA GPU"),
-        ("inductor_flags", situation(CPU), "there is no compiler to flag"),
+        (
+            "inductor_flags",
+            situation(CPU),
+            "needs one of compile, export_aoti, regional",
+        ),
         ("sdpa sdpa", situation(CPU), "sdpa is given twice"),
         ("sdpa cudnn bf16", situation(H200), "only one of cudnn, sdpa"),
         (

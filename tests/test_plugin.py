@@ -82,31 +82,27 @@ def test_a_corrupt_baseline_stops_the_run_before_it_begins(project):
     path.write_text("{")
     result = run(project)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(["*corrupt or truncated*"])
+    result.stderr.fnmatch_lines(["*corrupt or truncated*"])
     assert path.read_text() == "{"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("argument", "told"),
     [
-        (["--gpu=h200"], "*not the GPU that --gpu names*"),
-        (["--gpu=h300"], "*no baseline file of this name*"),
-        (["--matrix=huge"], "*unknown matrix*"),
-        (["--model=flux2"], "*unknown model*"),
-        (["--weights=random"], "*unknown kind of weights*"),
-        (["--shard=3/2"], "*no such shard*"),
-        (["--resolution=100"], "*multiple of 16*"),
-        (["--resume"], "*--resume needs the --results DIR*"),
+        ("--gpu=h200", "not the GPU that --gpu names"),
+        ("--gpu=h300", "no baseline file of this name"),
+        ("--matrix=huge", "unknown matrix"),
+        ("--model=flux2", "unknown model"),
+        ("--weights=random", "unknown kind of weights"),
+        ("--shard=3/2", "no such shard"),
+        ("--resolution=100", "multiple of 16"),
+        ("--resume", "--resume needs the --results DIR"),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_mistake_on_the_command_line_is_told_at_once(project, arguments, told):
-    result = project.runpytest_subprocess("perf_tests", *arguments)
+def test_a_mistake_on_the_command_line_is_told_at_once(project, argument, told):
+    result = project.runpytest_subprocess("perf_tests", argument)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert any(
-        Path(line).match(told) or told.strip("*") in line
-        for line in result.outlines + result.errlines
-    )
+    assert any(told in line for line in result.errlines)
 
 
 def test_a_gpu_case_without_a_baseline_fails_and_says_how_to_record_one(project):

@@ -11,20 +11,22 @@ from typing import Any
 
 from fluxfast.bench.case import Case
 from fluxfast.bench.compare import Outcome, Verdict, compare
-from fluxfast.bench.result import SCHEMA, CaseResult, check_schema, read_json, write_atomically
+from fluxfast.bench.result import SCHEMA, CaseResult, check_schema, read_json
 from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import BaselineError
+from fluxfast.files import write_atomically
 from fluxfast.hardware import Hardware, Platform
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "baselines"
 LOCAL = REPOSITORY / ".fluxfast" / "baselines"  # of machines that the project does not describe
+MEMORY_TOLERANCE = 0.05
 CPU_TOLERANCES = {"eager_ratio": 0.30}  # two shared cores; see docs/h200.md for what a GPU allows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A machine that baselines are kept for; `device_names` are how its driver names begin."""
+    """A machine that baselines are kept for; `device_names` are what its driver calls it."""
 
     slug: str
     device_names: tuple[str, ...]
@@ -32,17 +34,17 @@ class Gpu:
     architecture: str
     memory_gib: float
 
-    @property
-    def aliases(self) -> tuple[str, ...]:
-        """`nvidia-h200` is also `h200`."""
-        return (self.slug, self.slug.partition("-")[2])
-
     def describes(self, hardware: Hardware) -> bool:
         return (
             self.platform == hardware.platform
             and self.architecture == hardware.architecture
-            and (not hardware.is_gpu or hardware.name.startswith(self.device_names))
+            and (not hardware.is_gpu or self._is_part(hardware))
         )
+
+    def _is_part(self, hardware: Hardware) -> bool:
+        """By name and memory: other form factors and slices share the beginning of the name."""
+        same_memory = abs(hardware.memory_gib / self.memory_gib - 1) < MEMORY_TOLERANCE
+        return hardware.name in self.device_names and same_memory
 
     def hardware(self, packages: Mapping[str, str]) -> Hardware:
         """Such a machine, for planning, with the given packages on it."""
@@ -139,11 +141,11 @@ def read_baseline(path: Path) -> Baseline:
                     "platform": Platform(gpu["platform"]),
                 }
             ),
-            tolerances=data["tolerances"],
+            tolerances={name: float(value) for name, value in data["tolerances"].items()},
             results=dict(_read_case(entry, data["environments"], path) for entry in data["cases"]),
             path=path,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BaselineError(
             "this baseline is incomplete",
             got=f"{path}: {error!r}",
@@ -157,6 +159,8 @@ def _read_case(
 ) -> tuple[str, tuple[CaseResult, ...]]:
     case = Case.from_json(entry["case"])
     results = []
+    if not entry["processes"]:
+        raise ValueError(f"{case.id} has no processes")
     for process in entry["processes"]:
         whole = process | {
             "schema": SCHEMA,

@@ -16,6 +16,7 @@ from fluxfast.optimization import (
     in_order,
     is_valid,
     optimizations,
+    why_invalid,
     without,
 )
 
@@ -32,6 +33,16 @@ class Excluded:
 
 def matrix(kind: str, situation: Situation) -> list[Names]:
     """The valid combinations of the matrix `kind` for one model on one machine, each once."""
+    return [names for names in _candidates(kind, situation) if is_valid(names, situation)]
+
+
+def invalid(kind: str, situation: Situation) -> dict[Names, str]:
+    """The combinations that the matrix would have, were they not invalid, and why they are."""
+    reasons = {n: why_invalid(n, situation) for n in _candidates(kind, situation)}
+    return {names: reason for names, reason in reasons.items() if reason}
+
+
+def _candidates(kind: str, situation: Situation) -> list[Names]:
     if kind not in MATRICES:
         raise FluxFastError(
             "unknown matrix",
@@ -39,7 +50,7 @@ def matrix(kind: str, situation: Situation) -> list[Names]:
             allowed=", ".join(MATRICES),
             remedy="leave --matrix out for smoke",
         )
-    return [n for n in dict.fromkeys(MATRICES[kind](situation)) if is_valid(n, situation)]
+    return list(dict.fromkeys(MATRICES[kind](situation)))
 
 
 def excluded(kind: str, situation: Situation) -> list[Excluded]:
@@ -88,13 +99,14 @@ def ablation(situation: Situation) -> list[Names]:
 
 
 def full(situation: Situation) -> list[Names]:
-    """Every valid combination."""
+    """Every combination of what this machine has."""
     return _combinations(situation, lambda optimization: True)
 
 
 def pairwise(situation: Situation) -> list[Names]:
     """Few combinations, chosen greedily, in which every two settings that can go together do so."""
-    candidates = _combinations(situation, lambda o: o.slow_to_build(situation.hardware) is None)
+    quick = _combinations(situation, lambda o: o.slow_to_build(situation.hardware) is None)
+    candidates = [names for names in quick if is_valid(names, situation)]
     missing = {pair for names in candidates for pair in _pairs(names)}
     chosen: list[Names] = []
     while missing:
@@ -113,7 +125,7 @@ MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
 
 
 def _combinations(situation: Situation, wanted: Callable[[Optimization], bool]) -> list[Names]:
-    """Every valid choice of one or none on each axis."""
+    """Every choice of one or none on each axis."""
     columns = [
         [
             None,
@@ -121,8 +133,7 @@ def _combinations(situation: Situation, wanted: Callable[[Optimization], bool]) 
         ]
         for axis in Axis
     ]
-    rows = (tuple(name for name in row if name) for row in product(*columns))
-    return [names for names in rows if is_valid(names, situation)]
+    return [tuple(name for name in row if name) for row in product(*columns)]
 
 
 def _pairs(names: Names) -> Iterable[tuple[tuple[Axis, str | None], ...]]:

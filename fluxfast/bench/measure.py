@@ -9,7 +9,7 @@ import torch
 
 from fluxfast.bench.case import Case
 from fluxfast.bench.result import CaseResult, ImageTiming, provenance
-from fluxfast.hardware import GIB, environment
+from fluxfast.hardware import GIB, environment, momentary
 from fluxfast.observe import Observer, Region, observed
 from fluxfast.optimization import Proof
 from fluxfast.pipeline import BuiltPipeline, cached_steps, dynamo_counters
@@ -119,5 +119,5 @@ def case_result(
         },
         proofs={name: proof.seen for name, proof in proofs.items()},
         environment=environment(built.plan.situation.hardware),
-        provenance=provenance(),
+        provenance=provenance() | momentary(built.plan.situation.hardware),
     )

@@ -8,7 +8,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.case import Case
-from fluxfast.errors import BaselineError, FluxFastError
+from fluxfast.errors import BaselineError
+from fluxfast.files import write_atomically
 
 SCHEMA = 1
 
@@ -83,7 +83,10 @@ class CaseResult:
                 for image in data["images"]
             )
             values["reference_e2e_s"] = tuple(data["reference_e2e_s"])
-        except (KeyError, TypeError) as error:
+            if not values["images"]:
+                raise ValueError("no images")
+            data["environment"]["hardware"]["packages"]
+        except (KeyError, TypeError, ValueError) as error:
             raise BaselineError(
                 "a result is incomplete",
                 got=f"{where}: {error!r}",
@@ -119,33 +122,6 @@ def read_json(path: Path) -> Any:
             got=f"{path}: {error}",
             allowed="JSON written by fluxfast",
             remedy="restore it from version control, or delete and record it again",
-        ) from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Whole or not at all: written beside its place, then moved over it.
-
-    Raises FluxFastError if the disk is full or the folder cannot be written; what was there stays.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise FluxFastError(
-            "cannot write this file",
-            got=f"{path}: {error.strerror or error}",
-            allowed="a folder with room that can be written",
-            remedy="free some space or name another folder; nothing was half-written",
         ) from error
 
 

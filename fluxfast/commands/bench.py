@@ -6,16 +6,14 @@ import argparse
 import json
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.measure import peak_memory_gib, reset_peak_memory, time_image
 from fluxfast.bench.report import plain_table, render
 from fluxfast.bench.result import ImageTiming
-from fluxfast.commands.drawing import add_options, build_from, planned_from, save_images
+from fluxfast.commands.drawing import add_options, build_from, planned_from, save
 from fluxfast.console import Console, out
 from fluxfast.pipeline import BuiltPipeline
-from fluxfast.trace import write_trace
 
 WARMUP_IMAGES = 3
 TIMED_IMAGES = 10
@@ -24,7 +22,6 @@ TIMED_IMAGES = 10
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("bench", help="time ten images after warm-up")
     add_options(parser)
-    parser.add_argument("--trace-file", type=Path, help="write a Chrome trace of one more image")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.set_defaults(run=run)
 
@@ -34,23 +31,18 @@ def run(options: argparse.Namespace) -> None:
     planned = planned_from(options)
     with build_from(options, planned, console) as built:
         first_image_s, timings, images = _time(built, console)
-        memory_gib = peak_memory_gib(built)
-        save_images(images, options.output_file, console)
-        if options.trace_file:
-            write_trace(built, options.trace_file)
-            console.say(f"wrote {options.trace_file}")
-    figures = {
-        "case": planned.case.id,
-        "first_image_s": first_image_s,
-        "peak_memory_gib": memory_gib,
-        "stages": _statistics(timings),
-        "e2e_s": [timing.e2e_s for timing in timings],
-    }
-    out(json.dumps(figures, indent=1) if options.json else _table(figures))
+        figures = {
+            "case": planned.case.id,
+            "first_image_s": first_image_s,
+            "peak_memory_gib": peak_memory_gib(built),
+            "stages": _statistics(timings),
+            "e2e_s": [timing.e2e_s for timing in timings],
+        }
+        out(json.dumps(figures, indent=1) if options.json else _table(figures))
+        save(images, built, options, console)
 
 
 def _time(built: BuiltPipeline, console: Console) -> tuple[float, list[ImageTiming], list[Any]]:
-    since = time.monotonic()
     first, images = time_image(built)
     console.stage(f"first image in {first.e2e_s:.2f} s")
     since = time.monotonic()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
+import time
 from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_case
 from fluxfast.cache_config import read_cache_config
+from fluxfast.call import input_image
 from fluxfast.console import Console
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
 from fluxfast.model import default_request
+from fluxfast.observe import Observer, Region
 from fluxfast.optimization import (
     Artifacts,
     Axis,
@@ -21,7 +23,8 @@ from fluxfast.optimization import (
     default_names,
     optimization_named,
 )
-from fluxfast.pipeline import BuiltPipeline, build
+from fluxfast.pipeline import DEFAULT_ARTIFACTS, BuiltPipeline, build
+from fluxfast.trace import write_trace
 from fluxfast.weights import Checkpoint, WeightsKind, resolve
 
 # Options of flux-fast that switch an axis off.
@@ -60,6 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     image.add_argument("--batch_size", type=int, help="images of the prompt at a time (1)")
     image.add_argument("--seed", type=int, default=42)
     image.add_argument("--output-file", type=Path, default=Path("output.png"))
+    image.add_argument("--trace-file", type=Path, help="write a Chrome trace of one more image")
     image.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
 
     tuning = parser.add_argument_group("optimizations (on by default where the hardware has them)")
@@ -80,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     tuning.add_argument(
         "--cache-dir",
         type=Path,
-        default=Path(os.path.expandvars("$HOME/.cache/fluxfast")),
+        default=DEFAULT_ARTIFACTS.folder,
         help="folder of exported packages (%(default)s)",
     )
     tuning.add_argument(
@@ -102,6 +106,8 @@ def chosen_axes(options: argparse.Namespace) -> dict[Axis, str | None]:
     ):
         if value != "auto":
             chosen[axis] = None if value in ("none", "disabled") else value
+    if options.use_cached_model and options.compile_export_mode == "auto":
+        chosen[Axis.COMPILE] = "export_aoti"
     if options.cache_dit_config:
         chosen[Axis.CACHE] = "dbcache"
     for name, optimization in ENABLING.items():
@@ -129,7 +135,31 @@ def planned_from(options: argparse.Namespace) -> PlannedCase:
     hardware = detect(options.device)
     checkpoint = resolve(options.ckpt, options.weights, hardware)
     situation = _situation(options, checkpoint, hardware)
+    _check_used(options, situation)
     return planned_case(default_names(situation, chosen_axes(options)), checkpoint, situation)
+
+
+def _check_used(options: argparse.Namespace, situation: Situation) -> None:
+    """An option that this model or mode has no use for is a mistake, not a whim."""
+    model = situation.model
+    unused = {
+        "--image": options.image is not None and not model.takes_image,
+        "--guidance_scale": options.guidance_scale is not None and not model.guidance_embeds,
+        "--use-cached-model": options.use_cached_model
+        and options.compile_export_mode not in ("auto", "export_aoti"),
+    }
+    for option, is_unused in unused.items():
+        if is_unused:
+            raise FluxFastError(
+                "this option would have no effect",
+                got=f"{option} with {model.name}, --compile_export_mode "
+                f"{options.compile_export_mode}",
+                allowed="--image with kontext, --guidance_scale with dev and kontext, "
+                "--use-cached-model with export_aoti",
+                remedy=f"leave {option} out",
+            )
+    if model.takes_image:
+        input_image(options.image, situation.request.width, situation.request.height)
 
 
 def _situation(
@@ -170,7 +200,34 @@ def build_from(
     return build(checkpoint, planned.plan, artifacts=artifacts, progress=console.stage)
 
 
-def save_images(images: list[Any], path: Path, console: Console) -> None:
+class StepProgress(Observer):
+    """A line for each tenth of the denoising steps, with the time left."""
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self.console, self.steps, self.done, self.since = console, steps, 0, time.monotonic()
+
+    def enter(self, region: Region) -> None:
+        if region is Region.DENOISING_STEP and self.done == 0:
+            self.since = time.monotonic()
+
+    def exit(self, region: Region) -> None:
+        if region is Region.DENOISING_STEP:
+            self.done += 1
+            if self.done % max(1, self.steps // 10) == 0:
+                self.console.progress("step", self.done, self.steps, self.since)
+
+
+def save(
+    images: list[Any], built: BuiltPipeline, options: argparse.Namespace, console: Console
+) -> None:
+    """The images, and the trace where one is asked for."""
+    _save_images(images, options.output_file, console)
+    if options.trace_file:
+        write_trace(built, options.trace_file)
+        console.say(f"wrote {options.trace_file}")
+
+
+def _save_images(images: list[Any], path: Path, console: Console) -> None:
     """One file, or several with a number, written whole or not at all."""
     for number, image in enumerate(images):
         place = path if len(images) == 1 else path.with_stem(f"{path.stem}-{number + 1}")
@@ -179,11 +236,12 @@ def save_images(images: list[Any], path: Path, console: Console) -> None:
             image.save(temporary)
             temporary.replace(place)
         except (OSError, ValueError) as error:
-            temporary.unlink(missing_ok=True)
             raise FluxFastError(
                 "the image cannot be written",
                 got=f"{place}: {error}",
                 allowed="a file name with an ending Pillow knows, in a folder that can be written",
                 remedy="as --output-file picture.png",
             ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
         console.say(f"wrote {place}")

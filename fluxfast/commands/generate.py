@@ -6,8 +6,9 @@ import argparse
 import time
 from typing import Any
 
-from fluxfast.commands.drawing import add_options, build_from, planned_from, save_images
+from fluxfast.commands.drawing import StepProgress, add_options, build_from, planned_from, save
 from fluxfast.console import Console
+from fluxfast.observe import observed
 
 
 def add_parser(commands: Any) -> None:
@@ -23,6 +24,7 @@ def run(options: argparse.Namespace) -> None:
         compiles = " (compiling first)" if built.plan.compiles else ""
         console.stage(f"drawing{compiles}")
         started = time.perf_counter()
-        images = built.draw()
+        with observed(built.pipeline, StepProgress(console, built.request.num_inference_steps)):
+            images = built.draw()
         console.stage(f"drawn in {time.perf_counter() - started:.2f} s")
-    save_images(images, options.output_file, console)
+        save(images, built, options, console)

@@ -7,12 +7,16 @@ import json
 from typing import Any
 
 from fluxfast.bench.baseline import find_baseline
-from fluxfast.bench.matrix import MATRICES, Excluded
-from fluxfast.bench.planned import PlannedCase, planned_cases
+from fluxfast.bench.matrix import MATRICES, Excluded, Names, invalid
+from fluxfast.bench.planned import PlannedCase, planned_cases, situation_of
 from fluxfast.bench.report import plain_table, render
 from fluxfast.console import out
-from fluxfast.hardware import STACK, Hardware, detect
+from fluxfast.hardware import Hardware, detect
 from fluxfast.model import MODELS
+from fluxfast.optimization import optimizations
+from fluxfast.weights import resolve
+
+MOST_INVALID_SHOWN = 40
 
 
 def add_parser(commands: Any) -> None:
@@ -29,25 +33,43 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     hardware = hardware_named(options.gpu)
-    cases, left_out = planned_cases(
-        options.matrix, options.model or list(MODELS), options.weights, hardware
-    )
-    out(_json(cases, left_out) if options.json else _tables(cases, left_out, hardware))
+    models = options.model or list(MODELS)
+    cases, left_out = planned_cases(options.matrix, models, options.weights, hardware)
+    not_valid = {
+        model: invalid(
+            options.matrix, situation_of(resolve(model, options.weights, hardware), hardware)
+        )
+        for model in models
+    }
+    if options.json:
+        out(_json(cases, left_out, not_valid))
+    else:
+        out(_tables(cases, left_out, not_valid, hardware))
 
 
 def hardware_named(gpu: str) -> Hardware:
     """This machine for `auto` and `cpu`; a described one, with every package on it, for a name."""
     if gpu in ("auto", "cpu"):
         return detect(gpu)
-    return find_baseline(gpu).gpu.hardware(dict.fromkeys(STACK, "any"))
+    needed = [package.name for o in optimizations().values() for package in o.packages]
+    return find_baseline(gpu).gpu.hardware(dict.fromkeys(["torch", *needed], "any"))
 
 
-def _json(cases: list[PlannedCase], left_out: dict[str, list[Excluded]]) -> str:
+def _json(
+    cases: list[PlannedCase],
+    left_out: dict[str, list[Excluded]],
+    not_valid: dict[str, dict[Names, str]],
+) -> str:
     rows: list[dict[str, Any]] = [
         {"case": c.case.id, "label": c.label, "valid": True} | c.case.to_json() for c in cases
     ]
     rows += [
-        {"model": model, "optimization": e.name, "valid": False, "reason": e.reason}
+        {"model": model, "optimizations": list(names), "valid": False, "reason": reason}
+        for model, reasons in not_valid.items()
+        for names, reason in reasons.items()
+    ]
+    rows += [
+        {"model": model, "optimizations": [e.name], "valid": False, "reason": e.reason}
         for model, reasons in left_out.items()
         for e in reasons
     ]
@@ -55,14 +77,24 @@ def _json(cases: list[PlannedCase], left_out: dict[str, list[Excluded]]) -> str:
 
 
 def _tables(
-    cases: list[PlannedCase], left_out: dict[str, list[Excluded]], hardware: Hardware
+    cases: list[PlannedCase],
+    left_out: dict[str, list[Excluded]],
+    not_valid: dict[str, dict[Names, str]],
+    hardware: Hardware,
 ) -> str:
     valid = plain_table("model", "case", "optimizations")
     for planned in cases:
         valid.add_row(planned.case.model, planned.label, " + ".join(planned.case.optimizations))
     absent = plain_table("model", "left out", "why")
-    for model, reasons in left_out.items():
-        for reason in reasons:
-            absent.add_row(model, reason.name, reason.reason)
+    for model, excluded_here in left_out.items():
+        for one in excluded_here:
+            absent.add_row(model, one.name, one.reason)
+    counted = sum(map(len, not_valid.values()))
+    if counted <= MOST_INVALID_SHOWN:
+        for model, reasons in not_valid.items():
+            for names, reason in reasons.items():
+                absent.add_row(model, " + ".join(names), reason)
+    else:
+        absent.add_row("", f"{counted} invalid combinations", "--json has each with its reason")
     head = f"{len(cases)} cases on {hardware.name} ({hardware.architecture})"
     return f"{head}\n\n{render(valid)}\n\n{render(absent)}"

@@ -45,7 +45,7 @@ OPTIMIZATION = Optimization(
     axis=Axis.ATTENTION,
     summary="AITER's fp8 attention on AMD",
     apply=lambda build: use_attention(build, aiter_fp8),
-    proof=lambda evidence: attention_proof(evidence, "aiter_fp8"),
+    proof=lambda evidence: attention_proof(evidence, "aiter_fp8", "attn_fwd|fmha"),
     unsupported=unsupported,
     packages=(Package(name="amd-aiter", install="pip install amd-aiter"),),
     needs={"bf16": "AITER has no float32 attention"},

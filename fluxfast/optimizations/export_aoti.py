@@ -12,12 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from fluxfast import manifest
+from fluxfast.call import call_arguments
 from fluxfast.cuda_graph import GraphReplay
 from fluxfast.hardware import Hardware
 from fluxfast.model import ImageRequest
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 from fluxfast.package import LoadedPackage, export_package, load_package
-from fluxfast.pipeline import call_arguments
 
 
 class Decoder(nn.Module):

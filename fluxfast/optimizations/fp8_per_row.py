@@ -1,9 +1,7 @@
 """torchao dynamic fp8 with a scale for each row of activations and weights."""
 
-import torch
-
 from fluxfast.optimization import Axis, Build, Optimization
-from fluxfast.quantize import TORCHAO, fp8_unsupported, has_fp8, quantization_proof, quantize_blocks
+from fluxfast.quantize import TORCHAO, fp8_proof, fp8_unsupported, has_fp8, quantize_blocks
 
 
 def apply(build: Build) -> None:
@@ -20,7 +18,7 @@ OPTIMIZATION = Optimization(
     axis=Axis.QUANTIZATION,
     summary="fp8 linear layers, one scale a row",
     apply=apply,
-    proof=lambda evidence: quantization_proof(evidence, torch.float8_e4m3fn, per_row=True),
+    proof=lambda evidence: fp8_proof(evidence, per_row=True),
     unsupported=fp8_unsupported,
     packages=(TORCHAO,),
     needs={"bf16": "torchao's scale by row takes bfloat16 alone"},

@@ -1,9 +1,7 @@
 """torchao dynamic fp8 with one scale for each tensor."""
 
-import torch
-
 from fluxfast.optimization import Axis, Build, Optimization
-from fluxfast.quantize import TORCHAO, fp8_unsupported, quantization_proof, quantize_blocks
+from fluxfast.quantize import TORCHAO, fp8_proof, fp8_unsupported, quantize_blocks
 
 
 def apply(build: Build) -> None:
@@ -22,7 +20,7 @@ OPTIMIZATION = Optimization(
     axis=Axis.QUANTIZATION,
     summary="fp8 linear layers, one scale a tensor",
     apply=apply,
-    proof=lambda evidence: quantization_proof(evidence, torch.float8_e4m3fn, per_row=False),
+    proof=lambda evidence: fp8_proof(evidence, per_row=False),
     unsupported=fp8_unsupported,
     packages=(TORCHAO,),
     # By row it is both faster and more exact on an H200.

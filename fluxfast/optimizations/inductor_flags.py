@@ -39,7 +39,7 @@ OPTIMIZATION = Optimization(
     summary="flux-fast's four inductor flags",
     apply=apply,
     proof=proof,
-    needs={Axis.COMPILE: "there is no compiler to flag"},
+    needs={Axis.COMPILE: "there is no compiler to flag without"},
     on_by_default=lambda hardware: not hardware.is_gpu,
     slow_to_build=slow_to_build,
 )

@@ -4,7 +4,7 @@ import torch
 
 from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimization import Axis, Build, Optimization
-from fluxfast.quantize import TORCHAO, has_fp8, quantization_proof, quantize_blocks
+from fluxfast.quantize import INT8_PRODUCTS, TORCHAO, has_fp8, quantization_proof, quantize_blocks
 
 
 def apply(build: Build) -> None:
@@ -24,7 +24,7 @@ OPTIMIZATION = Optimization(
     axis=Axis.QUANTIZATION,
     summary="int8 linear layers, one scale a row",
     apply=apply,
-    proof=lambda evidence: quantization_proof(evidence, torch.int8, per_row=True),
+    proof=lambda evidence: quantization_proof(evidence, torch.int8, INT8_PRODUCTS, per_row=True),
     unsupported=unsupported,
     packages=(TORCHAO,),
     # PyTorch's int8 matrix product on a CPU is slower than float32's.

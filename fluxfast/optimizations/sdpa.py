@@ -19,7 +19,7 @@ OPTIMIZATION = Optimization(
     axis=Axis.ATTENTION,
     summary="scaled_dot_product_attention behind a custom operator",
     apply=lambda build: use_attention(build, sdpa),
-    proof=lambda evidence: attention_proof(evidence, "sdpa"),
+    proof=lambda evidence: attention_proof(evidence, "sdpa", "flash_fwd|fmha|_sdpa_"),
     # It is what diffusers does without it; here to be compared with.
     on_by_default=lambda hardware: False,
 )

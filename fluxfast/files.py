@@ -1,0 +1,36 @@
+"""Writing a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from fluxfast.errors import FluxFastError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Whole or not at all: written beside its place, then moved over it.
+
+    Raises FluxFastError if the disk is full or the folder cannot be written; what was there stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise FluxFastError(
+            "cannot write this file",
+            got=f"{path}: {error.strerror or error}",
+            allowed="a folder with room that can be written",
+            remedy="free some space or name another folder; nothing was half-written",
+        ) from error
