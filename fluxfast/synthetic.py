@@ -1,0 +1,136 @@
+"""Flux pipelines that are made rather than loaded: built in place on the device from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fluxfast import architecture
+from fluxfast.architecture import Architecture
+from fluxfast.model import ModelSpec
+
+if TYPE_CHECKING:
+    from diffusers import FluxPipeline
+
+SEED = 20_240_801
+SYNTHETIC_STD = 0.02  # the usual initialization of transformers
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+Initializer = Callable[[torch.nn.Module, torch.Generator], None]
+
+
+def assemble(
+    model: ModelSpec, shape: Architecture, initialize: Initializer, dtype: torch.dtype, device: str
+) -> FluxPipeline:
+    """The pipeline of `model`, built in place on `device` and filled from one seeded generator."""
+    import diffusers
+    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+    clip_tokenizer = byte_tokenizer(max_length=shape.clip["max_position_embeddings"], begins=True)
+    t5_tokenizer = byte_tokenizer(max_length=shape.max_text_tokens, begins=False)
+    specials = dict(
+        bos_token_id=clip_tokenizer.bos_token_id,
+        eos_token_id=clip_tokenizer.eos_token_id,
+        pad_token_id=clip_tokenizer.pad_token_id,
+    )
+    with torch.device(device), _default_dtype(dtype):
+        transformer = diffusers.FluxTransformer2DModel(
+            guidance_embeds=model.guidance_embeds, **shape.transformer
+        )
+        vae = diffusers.AutoencoderKL(**architecture.VAE_COMMON, **shape.vae)
+        clip = CLIPTextModel(
+            CLIPTextConfig(
+                projection_dim=shape.clip["hidden_size"],
+                hidden_act="quick_gelu",
+                **specials,
+                **shape.clip,
+            )
+        )
+        t5 = T5EncoderModel(
+            T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, **shape.t5)
+        )
+    generator = torch.Generator(device).manual_seed(SEED)
+    for network in (transformer, vae, clip, t5):
+        network.eval().requires_grad_(False)
+        initialize(network, generator)
+    schedule = (
+        architecture.SCHEDULER_UNSHIFTED if model.is_few_step else architecture.SCHEDULER_SHIFTED
+    )
+    return getattr(diffusers, model.pipeline_class)(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**architecture.SCHEDULER, **schedule),
+        vae=vae,
+        text_encoder=clip,
+        tokenizer=clip_tokenizer,
+        text_encoder_2=t5,
+        tokenizer_2=t5_tokenizer,
+        transformer=transformer,
+    )
+
+
+def byte_tokenizer(*, max_length: int, begins: bool) -> Any:
+    """A tokenizer of bytes that needs no download; with `begins` it opens a text as CLIP does."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<pad>", "</s>", "<s>"]  # T5 has 0 for padding and 1 for the end
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(specials + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    opening = "<s> " if begins else ""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{opening}$A </s>", special_tokens=[("<s>", 2), ("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        bos_token="<s>",
+        model_max_length=max_length,
+    )
+
+
+def normal_(network: torch.nn.Module, generator: torch.Generator) -> None:
+    """Matrices from N(0, 0.02²), norms 1, biases 0."""
+    for parameter, name in _parameters(network):
+        if parameter.ndim > 1:
+            parameter.normal_(0.0, SYNTHETIC_STD, generator=generator)
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def sensitive_(network: torch.nn.Module, generator: torch.Generator) -> None:
+    """Values that let the prompt, the seed and each block show in the image.
+
+    Variance-preserving matrices with a gain above one in the transformer's blocks and small
+    embedders: with the default initialization a small Flux is nearly blind to its prompt.
+    """
+    is_transformer = hasattr(network, "single_transformer_blocks")
+    for parameter, name in _parameters(network):
+        if parameter.ndim == 1:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        fan_in = parameter[0].numel()
+        gain = 1.0
+        if is_transformer:
+            gain = 3.0 if "transformer_blocks" in name else 0.5
+        parameter.normal_(0.0, gain * fan_in**-0.5, generator=generator)
+
+
+@torch.no_grad()
+def _parameters(network: torch.nn.Module) -> list[tuple[torch.Tensor, str]]:
+    return [(parameter.data, name) for name, parameter in network.named_parameters()]
