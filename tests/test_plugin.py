@@ -121,6 +121,7 @@ def test_a_gpu_case_without_a_baseline_fails_and_says_how_to_record_one(project)
 
         real = hardware.detect("cpu")
         measure.environment = lambda machine: {"hardware": machine.to_json()}
+        measure.momentary = lambda machine: {}
         pytest_plugin.detect = lambda device: PretendedL20(**{
             **vars(real), "platform": Platform.CUDA, "name": "NVIDIA L20", "architecture": "sm_89",
         })
