@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_case
+from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_case, situation_of
 from fluxfast.cache_config import read_cache_config
 from fluxfast.call import input_image
 from fluxfast.console import Console
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
-from fluxfast.model import default_request
 from fluxfast.observe import Observer, Region
 from fluxfast.optimization import (
     Artifacts,
@@ -167,10 +167,9 @@ def _situation(
 ) -> Situation:
     resolution = options.resolution
     height, width = parse_resolution(resolution) if resolution else (None, None)
-    request = default_request(
-        checkpoint.model,
-        side=checkpoint.default_side,
-        max_text_tokens=checkpoint.max_text_tokens,
+    situation = situation_of(
+        checkpoint,
+        hardware,
         prompt=options.prompt,
         image_path=options.image,
         num_inference_steps=options.num_inference_steps,
@@ -180,10 +179,9 @@ def _situation(
         batch_size=options.batch_size,
         seed=options.seed,
     )
-    cache_config = read_cache_config(options.cache_dit_config) if options.cache_dit_config else None
-    return Situation(
-        model=checkpoint.model, hardware=hardware, request=request, cache_config=cache_config
-    )
+    if options.cache_dit_config is None:
+        return situation
+    return replace(situation, cache_config=read_cache_config(options.cache_dit_config))
 
 
 def build_from(
