@@ -257,16 +257,17 @@ def fail(planned: PlannedCase, verdict: Verdict) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     suite = config.stash[SUITE]
-    without_figures = [
-        planned for planned in suite.selected if planned not in [row[0] for row in suite.finished]
-    ]
-    if not suite.finished:
+    judged = [planned for planned, _, _ in suite.finished]
+    stored = [p for p in suite.selected if result_path(suite.results_folder, p.case).exists()]
+    if not judged and not stored:
         return
     terminalreporter.section("fluxfast")
-    rows = [(planned.label, summary, verdict) for planned, summary, verdict in suite.finished]
-    terminalreporter.write_line(verdict_table(rows))
-    for planned in without_figures:
-        terminalreporter.write_line(f"no figures: {planned.case.model}, {planned.label}")
+    if judged:
+        rows = [(planned.label, summary, verdict) for planned, summary, verdict in suite.finished]
+        terminalreporter.write_line(verdict_table(rows))
+    for planned in (p for p in suite.selected if p not in judged):
+        lacks = "no verdict" if planned in stored else "no figures"
+        terminalreporter.write_line(f"{lacks}: {planned.case.model}, {planned.label}")
     terminalreporter.write_line(f"results: {suite.results_folder}")
     if suite.is_recording:
         terminalreporter.write_line(
@@ -280,5 +281,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def store(suite: Suite, result: CaseResult) -> None:
-    suite.measured += 1
     write_result(suite.results_folder, result)
+    suite.measured += 1
