@@ -190,8 +190,8 @@ def pytest_collection_modifyitems(config: pytest.Config) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     calls = (getattr(item, "callspec", None) for item in session.items)
-    chosen = [call.params["planned"] for call in calls if call and "planned" in call.params]
-    session.config.stash[SUITE].selected = chosen
+    chosen = [call.params.get("planned") for call in calls if call]
+    session.config.stash[SUITE].selected = [c for c in chosen if isinstance(c, PlannedCase)]
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:

@@ -160,7 +160,13 @@ def test_ctrl_c_keeps_the_results_so_far_and_resume_goes_on_from_them(project):
     command += ["-k", "eager", "--results=kept", "-p", "no:cacheprovider"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
-        command, cwd=project.path, env=environment, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=project.path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a shell ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     folder, deadline = project.path / "kept", time.monotonic() + 120
     while not list(folder.glob("*.json")) and time.monotonic() < deadline:
