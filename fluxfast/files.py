@@ -10,6 +10,11 @@ from fluxfast.errors import FluxFastError
 
 
 def write_atomically(path: Path, text: str) -> None:
+    """Text in UTF-8, as `write_bytes_atomically`."""
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
     """Whole or not at all: written beside its place, then moved over it.
 
     Raises FluxFastError if the disk is full or the folder cannot be written; what was there stays.
@@ -18,10 +23,10 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+            dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as file:
             temporary = Path(file.name)
-            file.write(text)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,0 +1,133 @@
+"""A rule-based reader of the world's pictures: what stands where, and whether it was asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from fluxfast.mini.render import draw
+from fluxfast.mini.world import BACKGROUNDS, COLOURS, RADII, RELATIONS, SHAPES, Edit, Scene, Thing
+
+Picture = npt.NDArray[np.uint8]  # [height, width, 3]
+Mask = npt.NDArray[np.bool_]
+
+FOREGROUND_DISTANCE = 60.0  # RGB distance from the background's colour; the palettes are wider
+SPECK = 0.0015  # of the picture's pixels: a third of the smallest thing
+TEMPLATE_SIDE = 32
+RELATION_DISTANCE = 0.1  # of the side, between centres; true scenes have 0.19 or more
+POSITION_TOLERANCE = 0.06  # of the side, for what an edit should have left where it was
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is seen in a picture; a thing that resembles nothing well is still given a name."""
+
+    background: str
+    things: tuple[Thing, ...]
+
+
+def read(picture: Picture) -> Reading:
+    """The things on the picture, from left to right."""
+    height, width, _ = picture.shape
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    background = _nearest(np.median(border, axis=0), BACKGROUNDS)
+    away = np.linalg.norm(picture.astype(float) - BACKGROUNDS[background], axis=2)
+    labels, _ = ndimage.label(away > FOREGROUND_DISTANCE)
+    things = [
+        _thing(picture, labels[box] == number, box)
+        for number, box in enumerate(ndimage.find_objects(labels), start=1)
+        if np.count_nonzero(labels[box] == number) > SPECK * height * width
+    ]
+    return Reading(background=background, things=tuple(sorted(things, key=lambda t: t.x)))
+
+
+def _nearest(colour: npt.NDArray[np.float64], palette: dict[str, tuple[int, int, int]]) -> str:
+    return min(palette, key=lambda name: float(np.linalg.norm(colour - np.array(palette[name]))))
+
+
+def _thing(picture: Picture, mask: Mask, box: tuple[slice, slice]) -> Thing:
+    height, width, _ = picture.shape
+    rows, columns = box
+    inner = ndimage.binary_erosion(mask, iterations=2)
+    colour = np.median(picture[box][inner if inner.any() else mask], axis=0)
+    x, y = (columns.start + columns.stop) / 2 / width, (rows.start + rows.stop) / 2 / height
+    radius = max((columns.stop - columns.start) / width, (rows.stop - rows.start) / height) / 2
+    size = min(RADII, key=lambda name: abs(RADII[name] - radius))
+    return Thing(shape=_shape(mask), colour=_nearest(colour, COLOURS), size=size, x=x, y=y)
+
+
+def _shape(mask: Mask) -> str:
+    """The shape whose outline, stretched to the same box, covers the most of it in common."""
+    stretched = _stretch(mask)
+
+    def overlap(name: str) -> float:
+        template = _templates()[name]
+        return float((stretched & template).sum() / (stretched | template).sum())
+
+    return max(SHAPES, key=overlap)
+
+
+def _stretch(mask: Mask) -> Mask:
+    rows = (np.arange(TEMPLATE_SIDE) + 0.5) * mask.shape[0] / TEMPLATE_SIDE
+    columns = (np.arange(TEMPLATE_SIDE) + 0.5) * mask.shape[1] / TEMPLATE_SIDE
+    return mask[np.ix_(rows.astype(int), columns.astype(int))]
+
+
+@cache
+def _templates() -> dict[str, Mask]:
+    templates = {}
+    for shape in SHAPES:
+        thing = Thing(shape=shape, colour="red", size="large", x=0.5, y=0.5)
+        scene = Scene(background="white", things=(thing,), relations=())
+        mask = draw([scene], side=512)[0, 1].numpy() < 0.5  # green: little in red, much in white
+        templates[shape] = _stretch(mask[ndimage.find_objects(mask.astype(int))[0]])
+    return templates
+
+
+def shows(reading: Reading, scene: Scene) -> bool:
+    """The right shapes in the right colours, no more and no fewer, in the relations asked for."""
+    if _looks(reading.things) != _looks(scene.things):
+        return False
+    place = {(t.shape, t.colour): t for t in reading.things}
+    first, *others = (place[t.shape, t.colour] for t in scene.things)
+    return all(
+        _relates(first, how, other) for how, other in zip(scene.relations, others, strict=True)
+    )
+
+
+def _looks(things: tuple[Thing, ...]) -> Counter[tuple[str, str]]:
+    return Counter((t.shape, t.colour) for t in things)
+
+
+def _relates(one: Thing, how: str, other: Thing) -> bool:
+    x, y = RELATIONS[how]
+    return (other.x - one.x) * x + (other.y - one.y) * y > RELATION_DISTANCE
+
+
+def sizes_and_background_agree(reading: Reading, scene: Scene) -> bool:
+    """What `shows` leaves open."""
+    expected = Counter(t.name for t in scene.things)
+    found = Counter(t.name for t in reading.things)
+    return reading.background == scene.background and expected == found
+
+
+def follows(reading: Reading, edit: Edit) -> bool:
+    """The edit is done and the rest is as it was: each thing, its look, size and place."""
+    after = edit.after
+    if reading.background != after.background or len(reading.things) != len(after.things):
+        return False
+    return any(
+        all(_is(seen, wanted) for seen, wanted in zip(order, after.things, strict=True))
+        for order in permutations(reading.things)
+    )
+
+
+def _is(seen: Thing, wanted: Thing) -> bool:
+    moved = max(abs(seen.x - wanted.x), abs(seen.y - wanted.y))
+    return seen.name == wanted.name and moved < POSITION_TOLERANCE

@@ -1,0 +1,105 @@
+"""Train the mini family, one stage after another; started again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from fluxfast.console import Console, quiet_libraries
+from fluxfast.files import write_atomically
+from fluxfast.mini.train.loop import Run
+from fluxfast.mini.train.recipe import FULL, Recipe
+
+
+def train(recipe: Recipe, run: Run, weights: Path) -> None:
+    """Every stage in turn, then the checkpoints in `weights`."""
+    from fluxfast.mini.tokenizers import clip_tokenizer, t5_tokenizer
+    from fluxfast.mini.train.autoencoder import encode, train_autoencoder
+    from fluxfast.mini.train.contrastive import train_contrastive
+    from fluxfast.mini.train.data import pictures, training_edits, training_scenes
+    from fluxfast.mini.train.distil import distil_guidance, distil_steps
+    from fluxfast.mini.train.flow import Examples, conditions, pack, train_base
+    from fluxfast.mini.train.recipe import SHAPE
+    from fluxfast.mini.train.ship import Family, ship
+
+    run.console.stage("sampling scenes and edits")
+    scenes = training_scenes(recipe.scenes, run.seed)
+    edits = training_edits(recipe.edits, run.seed)
+    captions = [scene.caption for scene in scenes]
+    instructions = [edit.instruction for edit in edits]
+    clip_words = clip_tokenizer(captions + instructions)
+    t5_words = t5_tokenizer(captions + instructions, SHAPE.max_text_tokens)
+    drawn_pictures = pictures(scenes, run.device)
+
+    vae = train_autoencoder(drawn_pictures, recipe, run)
+    clip = train_contrastive(scenes, drawn_pictures, clip_words, recipe, run)
+
+    run.console.stage("encoding pictures and texts")
+
+    def examples(of: list[str], of_pictures: object, reference: object | None = None) -> Examples:
+        return Examples(
+            tokens=pack(encode(vae, of_pictures, recipe.side, run)),  # type: ignore[arg-type]
+            conditions=conditions(of, clip, clip_words, t5_words, run),
+            reference=None if reference is None else pack(encode(vae, reference, recipe.side, run)),  # type: ignore[arg-type]
+        )
+
+    drawn = examples(captions, drawn_pictures)
+    edited = examples(
+        instructions,
+        pictures([edit.after for edit in edits], run.device),
+        pictures([edit.before for edit in edits], run.device),
+    )
+    empty = conditions([""], clip, clip_words, t5_words, run)
+
+    base, t5 = train_base(drawn, edited, empty, len(t5_words), recipe, run)
+    dev = distil_guidance("dev", base, t5, drawn, empty, recipe.dev, run)
+    kontext = distil_guidance("kontext", base, t5, edited, empty, recipe.kontext, run)
+    schnell = distil_steps(dev, t5, drawn, recipe, run)
+    family = Family(
+        vae=vae,
+        clip=clip,
+        clip_tokenizer=clip_words,
+        t5=t5,
+        t5_tokenizer=t5_words,
+        transformers={"schnell": schnell, "dev": dev, "kontext": kontext},
+    )
+    ship(family, weights)
+    run.console.stage(f"the checkpoints are in {weights}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m fluxfast.mini.train", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoints")
+    parser.add_argument("--work", type=Path, help="folder of the stages (OUTPUT.work)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    quiet_libraries()
+    work = arguments.work or arguments.output.with_suffix(".work")
+    work.mkdir(parents=True, exist_ok=True)
+    torch.set_float32_matmul_precision("high")
+    torch._dynamo.config.recompile_limit = (
+        64  # teacher, students, two lengths, with gradients or not
+    )
+    console = Console()
+    run = Run(folder=work, device=arguments.device, seed=arguments.seed, console=console)
+    train(FULL, run, arguments.output)
+    minutes = (time.monotonic() - console.started) / 60
+    _record(arguments.output, run, minutes)
+    console.stage(f"done in {minutes:.1f} minutes")
+
+
+def _record(weights: Path, run: Run, minutes: float) -> None:
+    """For the model card. A run that was interrupted adds its last part to what was noted."""
+    machine = torch.cuda.get_device_name() if run.on_gpu else f"a CPU ({platform.machine()})"
+    record = dict(minutes=minutes, machine=machine, torch=torch.__version__, seed=run.seed)
+    write_atomically(weights / "training.json", json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

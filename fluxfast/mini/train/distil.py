@@ -1,0 +1,147 @@
+"""From the base to what ships: guidance into mini-dev and mini-kontext, few steps into schnell.
+
+The published dev and Kontext are guidance-distilled: one evaluation with the guidance scale as an
+input stands for the two of classifier-free guidance (Meng et al. 2023, arXiv:2210.03142).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fluxfast.mini.train.data import some
+from fluxfast.mini.train.flow import (
+    UNGUIDED,
+    Conditions,
+    Examples,
+    new_transformer,
+    noise_levels,
+    noised,
+    velocity,
+)
+from fluxfast.mini.train.loop import Run, fit
+from fluxfast.mini.train.recipe import Recipe, Stage
+from fluxfast.model import DEV, SCHNELL
+
+LEAST_GUIDANCE, MOST_GUIDANCE = 1.0, 5.0
+STEPS_WITHIN = 7  # of mini-dev's for one of mini-schnell's: 28 for an image
+
+
+def distil_guidance(
+    name: str,
+    base: Any,
+    t5: Any,
+    examples: Examples,
+    empty: Conditions,
+    stage: Stage,
+    run: Run,
+) -> Any:
+    """The base's guided velocity in one evaluation, for guidance scales of 1 to 5."""
+    student = new_transformer(run)
+    student.load_state_dict(base.state_dict())
+    empty_states = t5(empty.t5_ids).last_hidden_state
+
+    def loss(_: int, generator: torch.Generator) -> Tensor:
+        count = stage.batch_size
+        rows = some(len(examples), count, generator)
+        texts = examples.conditions.rows(rows)
+        sigma = noise_levels(count, generator)
+        tokens, _target = noised(examples.tokens[rows], sigma, generator)
+        reference = None if examples.reference is None else examples.reference[rows].float()
+        span = MOST_GUIDANCE - LEAST_GUIDANCE
+        scale = LEAST_GUIDANCE + span * torch.rand(count, generator=generator, device=run.device)
+        plain = torch.full_like(sigma, UNGUIDED)
+        with run.autocast(), torch.no_grad():
+            states = t5(texts.t5_ids).last_hidden_state
+            with_text = velocity(base, tokens, sigma, states, texts.pooled, plain, reference)
+            without = velocity(
+                base,
+                tokens,
+                sigma,
+                empty_states.expand_as(states),
+                empty.pooled.expand_as(texts.pooled),
+                plain,
+                reference,
+            )
+        target = without.float() + scale[:, None, None] * (with_text.float() - without.float())
+        with run.autocast():
+            predicted = velocity(student, tokens, sigma, states, texts.pooled, scale, reference)
+        return (predicted.float() - target).square().mean()
+
+    fit(name, {"transformer": student}, loss, stage, run)
+    return student
+
+
+def distil_steps(dev: Any, t5: Any, examples: Examples, recipe: Recipe, run: Run) -> Any:
+    """mini-schnell: each of its four steps goes where mini-dev goes in seven."""
+    trajectories, rows = _trajectories(dev, t5, examples, recipe, run)
+    student = new_transformer(run, guidance_embeds=False)
+    _begin_as(student, dev, run)
+    stage, levels = recipe.schnell, _levels(run)
+
+    def loss(_: int, generator: torch.Generator) -> Tensor:
+        picked = some(len(rows), stage.batch_size, generator)
+        step = some(SCHNELL.num_inference_steps, stage.batch_size, generator)
+        texts = examples.conditions.rows(rows[picked])
+        here = trajectories[picked, step].float()
+        there = trajectories[picked, step + 1].float()
+        slope = (there - here) / (levels[step + 1] - levels[step])[:, None, None]
+        with run.autocast():
+            states = t5(texts.t5_ids).last_hidden_state
+            predicted = velocity(student, here, levels[step], states, texts.pooled, None)
+        return (predicted.float() - slope).square().mean()
+
+    fit("schnell", {"transformer": student}, loss, stage, run)
+    return student
+
+
+def _levels(run: Run) -> Tensor:
+    """Noise levels of schnell's unshifted schedule: 1, 0.75, 0.5, 0.25, and 0 at the end."""
+    return torch.linspace(1, 0, SCHNELL.num_inference_steps + 1, device=run.device)
+
+
+@torch.no_grad()
+def _trajectories(
+    dev: Any, t5: Any, examples: Examples, recipe: Recipe, run: Run
+) -> tuple[Tensor, Tensor]:
+    """mini-dev's latents at schnell's levels [M, 5, T, 64], and the captions' rows [M]."""
+    generator, size = run.generator("trajectories"), recipe.schnell.batch_size
+    rows = some(len(examples), recipe.trajectories, generator)
+    parts = []
+    for begin in range(0, len(rows), size):
+        parts.append(_trajectory(dev, t5, examples, rows[begin : begin + size], generator, run))
+        run.console.stage(f"trajectories: {min(begin + size, len(rows))}/{len(rows)}")
+    return torch.cat(parts), rows
+
+
+def _trajectory(
+    dev: Any, t5: Any, examples: Examples, rows: Tensor, generator: torch.Generator, run: Run
+) -> Tensor:
+    texts = examples.conditions.rows(rows)
+    shape = (len(rows), *examples.tokens.shape[1:])
+    tokens = torch.randn(shape, generator=generator, device=run.device)
+    guidance = torch.full((len(rows),), DEV.guidance_scale, device=run.device)
+    count = SCHNELL.num_inference_steps * STEPS_WITHIN
+    kept = [tokens]
+    with run.autocast():
+        states = t5(texts.t5_ids).last_hidden_state
+        for step in range(count):
+            sigma = torch.full_like(guidance, 1 - step / count)
+            slope = velocity(dev, tokens, sigma, states, texts.pooled, guidance)
+            tokens = tokens - slope.float() / count
+            if (step + 1) % STEPS_WITHIN == 0:
+                kept.append(tokens)
+    return torch.stack(kept, dim=1).to(examples.tokens.dtype)
+
+
+@torch.no_grad()
+def _begin_as(student: Any, dev: Any, run: Run) -> None:
+    """mini-dev at its own guidance scale: the guidance embedding goes into a bias."""
+    weights = {k: v for k, v in dev.state_dict().items() if "guidance_embedder" not in k}
+    student.load_state_dict(weights)
+    embed = dev.time_text_embed
+    scale = torch.full((1,), DEV.guidance_scale * 1000, device=run.device)
+    constant = embed.guidance_embedder(embed.time_proj(scale))[0]
+    student.time_text_embed.timestep_embedder.linear_2.bias += constant

@@ -1,0 +1,199 @@
+"""The transformer and its T5 encoder: rectified flow on pictures and on edits of pictures.
+
+Flux is trained on x(σ) = (1 − σ)·latents + σ·noise and predicts the velocity noise − latents
+(Esser et al. 2024, arXiv:2403.03206, equation 13). One base learns captions and edits together;
+mini-dev, mini-kontext and mini-schnell are distilled from it (distil.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fluxfast.architecture import LATENT_CHANNELS
+from fluxfast.mini.train.data import some, token_ids
+from fluxfast.mini.train.loop import Run, fit
+from fluxfast.mini.train.recipe import SHAPE, Recipe
+
+NO_CAPTION_SHARE = 0.1  # of the batch: what classifier-free guidance starts from
+UNGUIDED = 1.0
+EDIT_EVERY = 3  # of three batches one holds edits, whose sequences are twice as long
+# Timesteps are drawn logit-normal, shifted towards noise, where the layout is decided.
+LOGIT_MEAN, LOGIT_STD = 0.4, 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Texts as the pipelines encode them: T5 ids [N, 64] and CLIP's pooled vectors [N, 96]."""
+
+    t5_ids: Tensor
+    pooled: Tensor
+
+    def rows(self, rows: Tensor) -> Conditions:
+        return Conditions(t5_ids=self.t5_ids[rows], pooled=self.pooled[rows])
+
+    def blanked(self, blank: Tensor, empty: Conditions) -> Conditions:
+        """With the rows where `blank` [N] is true replaced by the empty text."""
+        where = blank[:, None]
+        return Conditions(
+            t5_ids=torch.where(where, empty.t5_ids, self.t5_ids),
+            pooled=torch.where(where, empty.pooled, self.pooled),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Tokens [N, T, 64] of pictures, what they were asked for with, and what they are edits of."""
+
+    tokens: Tensor
+    conditions: Conditions
+    reference: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@torch.no_grad()
+def conditions(
+    texts: Sequence[str], clip: Any, clip_tokenizer: Any, t5_tokenizer: Any, run: Run
+) -> Conditions:
+    """Each text encoded; CLIP's vector as FluxPipeline takes it: before the projection."""
+    t5_ids = token_ids(t5_tokenizer, texts, SHAPE.max_text_tokens, run.device)
+    pooled = []
+    for begin in range(0, len(texts), 4_096):
+        part = texts[begin : begin + 4_096]
+        ids = token_ids(clip_tokenizer, part, SHAPE.clip["max_position_embeddings"], run.device)
+        pooled.append(clip.text_model(ids).pooler_output.float())
+    return Conditions(t5_ids=t5_ids, pooled=torch.cat(pooled))
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Latents [N, 16, h, w] as tokens [N, h/2 · w/2, 64]."""
+    from diffusers import FluxPipeline
+
+    count, channels, height, width = latents.shape
+    packed: Tensor = FluxPipeline._pack_latents(latents, count, channels, height, width)
+    return packed
+
+
+def velocity(
+    transformer: Any,
+    tokens: Tensor,
+    sigma: Tensor,
+    states: Tensor,
+    pooled: Tensor,
+    guidance: Tensor | None,
+    reference: Tensor | None = None,
+) -> Tensor:
+    """The predicted velocity [N, T, 64] at noise levels `sigma` [N], as the pipelines ask for it.
+
+    `states`: T5's [N, L, 128]; `guidance`: [N], None for a model without; `reference`: tokens of
+    the picture that is edited, told apart by the first of their three positions as Kontext does.
+    """
+    count = tokens.shape[1]
+    ids = _positions(count, 0, tokens.device)
+    if reference is not None:
+        tokens = torch.cat([tokens, reference], dim=1)
+        ids = torch.cat([ids, _positions(count, 1, tokens.device)])
+    predicted: Tensor = transformer(
+        hidden_states=tokens,
+        timestep=sigma,
+        guidance=guidance,
+        pooled_projections=pooled,
+        encoder_hidden_states=states,
+        txt_ids=torch.zeros(states.shape[1], 3, device=tokens.device),
+        img_ids=ids,
+        return_dict=False,
+    )[0]
+    return predicted[:, :count]
+
+
+def _positions(count: int, first: int, device: torch.device) -> Tensor:
+    side = round(count**0.5)
+    rows = torch.arange(side, device=device, dtype=torch.float32)
+    grid = torch.stack(torch.meshgrid(rows, rows, indexing="ij"), dim=-1).view(-1, 2)
+    return torch.cat([torch.full_like(grid[:, :1], first), grid], dim=1)
+
+
+def noise_levels(count: int, generator: torch.Generator) -> Tensor:
+    logits = torch.randn(count, generator=generator, device=generator.device)
+    return torch.sigmoid(LOGIT_MEAN + LOGIT_STD * logits)
+
+
+def noised(tokens: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """x(σ) and the velocity there, in float32."""
+    noise = torch.randn(tokens.shape, generator=generator, device=generator.device)
+    level = sigma[:, None, None]
+    return (1 - level) * tokens.float() + level * noise, noise - tokens.float()
+
+
+def train_base(
+    drawn: Examples, edited: Examples, empty: Conditions, vocabulary: int, recipe: Recipe, run: Run
+) -> tuple[Any, Any]:
+    """A FluxTransformer2DModel and a T5EncoderModel, trained together at guidance 1."""
+    transformer, t5 = new_transformer(run), _new_t5(vocabulary, run)
+    stage = recipe.base
+    assert drawn.tokens.shape[2] == 4 * LATENT_CHANNELS
+
+    def loss(iteration: int, generator: torch.Generator) -> Tensor:
+        examples = edited if iteration % EDIT_EVERY == EDIT_EVERY - 1 else drawn
+        count = stage.batch_size
+        rows = some(len(examples), count, generator)
+        blank = torch.rand(count, generator=generator, device=run.device) < NO_CAPTION_SHARE
+        texts = examples.conditions.rows(rows).blanked(blank, empty)
+        sigma = noise_levels(count, generator)
+        tokens, target = noised(examples.tokens[rows], sigma, generator)
+        reference = None if examples.reference is None else examples.reference[rows].float()
+        with run.autocast():
+            states = t5(texts.t5_ids).last_hidden_state
+            guidance = torch.full_like(sigma, UNGUIDED)
+            predicted = velocity(
+                transformer, tokens, sigma, states, texts.pooled, guidance, reference
+            )
+        return (predicted.float() - target).square().mean()
+
+    fit("base", {"transformer": transformer, "t5": t5}, loss, stage, run)
+    return transformer, t5
+
+
+def new_transformer(run: Run, *, guidance_embeds: bool = True) -> Any:
+    """Freshly initialized; on a GPU its blocks are compiled."""
+    import diffusers
+
+    torch.manual_seed(run.seed)
+    transformer = diffusers.FluxTransformer2DModel(
+        guidance_embeds=guidance_embeds, **SHAPE.transformer
+    )
+    zero_start(transformer)
+    transformer = transformer.to(run.device)
+    if run.on_gpu:
+        transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
+    return transformer
+
+
+def zero_start(transformer: Any) -> None:
+    """Modulations and the last layer begin at zero, so that every block begins as the identity
+    (Peebles and Xie 2023, arXiv:2212.09748, section 3.2)."""
+    for name, module in transformer.named_modules():
+        if isinstance(module, torch.nn.Linear) and (
+            (name.endswith((".linear", "proj_out")) and "norm" in name) or name == "proj_out"
+        ):
+            torch.nn.init.zeros_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+
+
+def _new_t5(vocabulary: int, run: Run) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(run.seed)
+    config = T5Config(
+        vocab_size=vocabulary,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        **SHAPE.t5,
+    )
+    return T5EncoderModel(config).to(run.device)

@@ -1,0 +1,96 @@
+"""What is trained, how large and for how long: FULL is what ships, TINY what a test can run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fluxfast.architecture import ROPE_AXES_DIMS, Architecture
+
+CLIP_WIDTH = 96
+SHAPE = Architecture(
+    transformer=dict(
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=3,
+        attention_head_dim=128,
+        num_attention_heads=2,
+        joint_attention_dim=128,
+        pooled_projection_dim=CLIP_WIDTH,
+        axes_dims_rope=ROPE_AXES_DIMS,
+    ),
+    vae=dict(block_out_channels=(32, 32, 64, 64), layers_per_block=1, norm_num_groups=8),
+    clip=dict(
+        hidden_size=CLIP_WIDTH,
+        intermediate_size=2 * CLIP_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+    ),
+    t5=dict(d_model=128, d_kv=64, d_ff=256, num_layers=2, num_heads=2, dropout_rate=0.0),
+    default_side=256,
+    max_text_tokens=64,
+)
+CLIP_VISION: dict[str, Any] = dict(
+    hidden_size=CLIP_WIDTH,
+    intermediate_size=2 * CLIP_WIDTH,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    image_size=128,
+    patch_size=16,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One network's training: AdamW, a linear warm-up, then a cosine to nothing."""
+
+    iterations: int
+    batch_size: int
+    learning_rate: float
+    warmup: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """`scenes` and `edits` are the pools that training draws from; `trajectories` are mini-dev's
+    own images on the way to mini-schnell; `side` is that of the pictures in pixels."""
+
+    side: int
+    scenes: int
+    edits: int
+    trajectories: int
+    autoencoder: Stage
+    contrastive: Stage
+    base: Stage
+    dev: Stage
+    kontext: Stage
+    schnell: Stage
+
+
+FULL = Recipe(
+    side=256,
+    scenes=200_000,
+    edits=100_000,
+    trajectories=32_768,
+    autoencoder=Stage(iterations=4_000, batch_size=64, learning_rate=1e-3, warmup=200),
+    contrastive=Stage(iterations=3_000, batch_size=512, learning_rate=1e-3, warmup=300),
+    base=Stage(iterations=15_000, batch_size=256, learning_rate=1e-3, warmup=500),
+    dev=Stage(iterations=2_000, batch_size=256, learning_rate=3e-4, warmup=100),
+    kontext=Stage(iterations=1_500, batch_size=256, learning_rate=3e-4, warmup=100),
+    schnell=Stage(iterations=4_000, batch_size=256, learning_rate=5e-4, warmup=200),
+)
+
+_INSTANT = Stage(iterations=2, batch_size=2, learning_rate=1e-4, warmup=1)
+TINY = Recipe(
+    side=32,
+    scenes=12,
+    edits=6,
+    trajectories=2,
+    autoencoder=_INSTANT,
+    contrastive=_INSTANT,
+    base=_INSTANT,
+    dev=_INSTANT,
+    kontext=_INSTANT,
+    schnell=_INSTANT,
+)

@@ -1,0 +1,1 @@
+"""How much an optimization changed what is drawn."""

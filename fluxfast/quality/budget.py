@@ -1,0 +1,79 @@
+"""How far an optimization may move the pictures: budgets by hardware, optimization and model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fluxfast.errors import FluxFastError
+from fluxfast.quality.metrics import METRICS, Quality
+
+LOSSLESS = "lossless"  # the budget of what has none of its own, and of the eager pipeline itself
+ANY_MODEL = "any"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """The bounds of one hardware: by optimization, then model, then metric."""
+
+    hardware: str
+    bounds: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+    def of(self, optimizations: Sequence[str], model: str) -> dict[str, float]:
+        """The bounds of a case: of each metric the loosest that one of its optimizations has."""
+        found = dict(self._of_one(LOSSLESS, model))
+        for name in optimizations:
+            for metric, bound in self._of_one(name, model).items():
+                loosest = min if METRICS[metric].at_least else max
+                found[metric] = loosest(bound, found.get(metric, bound))
+        return found
+
+    def _of_one(self, name: str, model: str) -> Mapping[str, float]:
+        entry = self.bounds[name if name in self.bounds else LOSSLESS]
+        return {**entry.get(ANY_MODEL, {}), **entry.get(model, {})}
+
+
+def violations(quality: Quality, bounds: Mapping[str, float]) -> list[str]:
+    """Each bound that the figures break, with both numbers."""
+    broken = []
+    for name, bound in bounds.items():
+        metric = METRICS[name]
+        if name in quality.values and not metric.is_within(quality.figure(name), bound):
+            sign = "at least" if metric.at_least else "at most"
+            broken.append(f"{name} {quality.figure(name):.4g} {metric.unit}, {sign} {bound:g}")
+    return broken
+
+
+def read_budgets(path: Path, hardware: str) -> Budgets:
+    """The budgets that the file has for a hardware, by its baseline's name (`cpu` for any CPU).
+
+    Raises FluxFastError for an unknown metric, or where nothing was measured on that hardware.
+    """
+    data = yaml.safe_load(path.read_text())
+    if hardware not in data:
+        raise FluxFastError(
+            "no budgets of image quality have been measured on this hardware",
+            got=hardware,
+            allowed=", ".join(data),
+            remedy=f"measure with `pytest correctness_tests --record`, then add them to {path}",
+        )
+    bounds: dict[str, dict[str, dict[str, float]]] = {LOSSLESS: {}}
+    bounds |= {name: _bounds(name, entry, path) for name, entry in data[hardware].items()}
+    return Budgets(hardware=hardware, bounds=bounds)
+
+
+def _bounds(name: str, entry: Mapping[str, Any], path: Path) -> dict[str, dict[str, float]]:
+    models = {model: values for model, values in entry.items() if model != "from"}
+    unknown = {metric for values in models.values() for metric in values} - set(METRICS)
+    if unknown or "from" not in entry:
+        raise FluxFastError(
+            f"the budget of {name} cannot be read",
+            got=f"{path}: {', '.join(sorted(unknown)) or 'no `from`'}",
+            allowed=f"{', '.join(METRICS)} by model, and `from`: where the numbers come from",
+            remedy="mend the file",
+        )
+    return {model: {m: float(v) for m, v in values.items()} for model, values in models.items()}
