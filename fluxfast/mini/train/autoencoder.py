@@ -24,7 +24,8 @@ def train_autoencoder(pictures: Pictures, recipe: Recipe, run: Run) -> Any:
     import diffusers
 
     torch.manual_seed(run.seed)
-    vae = diffusers.AutoencoderKL(**architecture.VAE_COMMON, **SHAPE.vae).to(run.device)
+    vae = diffusers.AutoencoderKL(**architecture.VAE_COMMON, **SHAPE.vae)
+    vae = vae.to(run.device, memory_format=torch.channels_last)
     stage = recipe.autoencoder
 
     def loss(iteration: int, generator: torch.Generator) -> Tensor:
