@@ -13,6 +13,7 @@ from fluxfast.mini.render import draw
 from fluxfast.mini.world import scenes
 from fluxfast.quality.asks import Ask, Drawing
 from fluxfast.quality.budget import read_budgets, violations
+from fluxfast.quality.golden import golden_error, golden_path, write_golden
 from fluxfast.quality.metrics import Quality, compare, faults, scenes_right
 from fluxfast.quality.sheet import write_sheet
 
@@ -122,3 +123,17 @@ def test_a_sheet_is_a_row_of_pictures_and_two_for_each_optimization(tmp_path, dr
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.size == (4 * 128, 3 * 128)
         assert image.getpixel((300, 2 * 128 + 100)) != image.getpixel((300, 100))
+
+
+def test_a_golden_holds_a_case_to_what_it_drew(tmp_path, drawing):
+    path = golden_path(tmp_path, "cpu", "a-case")
+    with pytest.raises(FluxFastError, match="no golden"):
+        golden_error(path, drawing.latents)
+    write_golden(path, drawing.latents)
+    assert golden_error(path, drawing.latents) < 3e-4
+    assert golden_error(path, drawing.latents * 1.01) == pytest.approx(0.01, rel=0.05)
+    with pytest.raises(FluxFastError, match="another request"):
+        golden_error(path, drawing.latents[:, :8])
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(FluxFastError, match="no golden"):
+        golden_error(path, drawing.latents)
