@@ -60,7 +60,7 @@ def shape_of(architecture: Architecture, model: ModelSpec, request: ImageRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """What a device was measured to reach. `gemm_tflops` and `attention_tflops` of one precision."""
+    """What a device was measured to reach, in one precision."""
 
     gemm_tflops: float
     attention_tflops: float

@@ -1,19 +1,13 @@
 """Triton's kernels on a CPU: interpreted, with conversions that round as the hardware does.
 
-Import before anything of fluxfast.kernels. On a machine with a GPU nothing is changed: there the
-kernels are compiled.
+On a machine with a GPU nothing is changed: there the kernels are compiled.
 """
-
-import os
 
 import numpy as np
 import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
-
 triton = pytest.importorskip("triton", reason="pip install triton")
 from triton.runtime import interpreter  # noqa: E402
 

@@ -32,10 +32,17 @@ def test_every_optimization_is_found_in_order_of_its_axis():
         "fp8_per_row",
         "fp8_per_tensor",
         "int8",
+        "fused_norms",
+        "fused_rotary",
+        "fused_gelu",
+        "modulation_table",
         "inductor_flags",
         "regional",
         "compile",
         "export_aoti",
+        "compiled_decoder",
+        "device_images",
+        "cuda_graph",
     }
 
 
