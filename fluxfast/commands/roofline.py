@@ -125,8 +125,7 @@ def _text(figures: dict[str, Any]) -> str:
     if figures["step_ms"] is None:
         lines.append("--time draws the case and says how far above the floor it is")
     else:
-        ratio = figures["step_ms"] / figures["floor_ms"]
-        lines.append(
-            f"measured: {figures['step_ms']:.4g} ms, {figures['gap_ms']:.3g} ms above ({ratio:.2f}×)"
-        )
+        step_ms, gap_ms = figures["step_ms"], figures["gap_ms"]
+        ratio = step_ms / figures["floor_ms"]
+        lines.append(f"measured: {step_ms:.4g} ms, {gap_ms:.3g} ms above it ({ratio:.2f}×)")
     return "\n".join(lines)
