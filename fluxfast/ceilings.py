@@ -77,7 +77,7 @@ def attention_tflops(shape: Shape, heads: int, hardware: Hardware, attend: Atten
 
 def copy_tb_s(hardware: Hardware) -> float:
     """Bytes read and written by a copy within the device's memory."""
-    size = COPIED_BYTES if hardware.is_gpu else COPIED_BYTES // 16
+    size = COPIED_BYTES if hardware.is_gpu else COPIED_BYTES // 64
     source = torch.randint(0, 127, (size,), dtype=torch.int8, device=hardware.device)
     target = torch.empty_like(source)
     return 2.0 * size / median_ms(lambda: target.copy_(source), hardware.device) / 1e9

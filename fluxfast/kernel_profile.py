@@ -20,6 +20,7 @@ from fluxfast.errors import FluxFastError
 
 STEP = "denoising_step"  # fluxfast.observe.Region.DENOISING_STEP, as the trace has it
 DEVICE_CATEGORIES = ("kernel", "gpu_memcpy", "gpu_memset")
+LAUNCH_CATEGORIES = ("cuda_runtime", "cuda_driver", "hip_runtime")
 
 
 class Category(StrEnum):
@@ -80,20 +81,35 @@ class StepProfile:
 def read_profile(path: Path) -> StepProfile:
     """The profile of a trace that `fluxfast profile` or `--trace-file` wrote."""
     events = _events(path)
-    on_device = any(e.get("cat") in DEVICE_CATEGORIES for e in events)
-    steps = _steps(events, "gpu_user_annotation") or _steps(events, "user_annotation")
-    if not steps:
-        raise FluxFastError(
-            "there is no denoising step in this trace",
-            got=path,
-            allowed="a trace of an image drawn by fluxfast",
-            remedy="`fluxfast profile CASE --trace-file FILE` writes one",
-        )
-    wanted = DEVICE_CATEGORIES if on_device else ("cpu_op",)
-    kernels = [e for e in events if e.get("cat") in wanted]
-    inside = [e for e in kernels if any(a <= e["ts"] < b for a, b in steps)]
-    times = [e["dur"] for e in inside] if on_device else _self_times(inside)
-    return _profile(inside, times, steps)
+    steps = _steps(events)
+    kernels = [e for e in events if e.get("cat") in DEVICE_CATEGORIES]
+    launched_at = _launch_times(events)
+    inside = [e for e in kernels if _is_in(launched_at.get(_correlation(e), e["ts"]), steps)]
+    operators = [e for e in events if e.get("cat") == "cpu_op" and _is_in(e["ts"], steps)]
+    if inside:
+        spans = [(min(e["ts"] for e in inside), max(e["ts"] + e["dur"] for e in inside))]
+        return _profile(inside, [e["dur"] for e in inside], spans, len(steps))
+    if operators and not kernels:
+        return _profile(operators, _self_times(operators), steps, len(steps))
+    raise FluxFastError(
+        "there is no denoising step in this trace",
+        got=path,
+        allowed="a trace of an image drawn by fluxfast",
+        remedy="`fluxfast profile CASE --trace-file FILE` writes one",
+    )
+
+
+def _is_in(ts: float, spans: Sequence[tuple[float, float]]) -> bool:
+    return any(begin <= ts < end for begin, end in spans)
+
+
+def _correlation(event: dict[str, Any]) -> Any:
+    return event.get("args", {}).get("correlation")
+
+
+def _launch_times(events: Iterable[dict[str, Any]]) -> dict[Any, float]:
+    """When the host launched what has this correlation: the device runs behind the host."""
+    return {_correlation(e): e["ts"] for e in events if e.get("cat") in LAUNCH_CATEGORIES}
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
@@ -111,9 +127,9 @@ def _events(path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _steps(events: Iterable[dict[str, Any]], category: str) -> list[tuple[float, float]]:
-    """Beginning and end of each step, in microseconds."""
-    found = [e for e in events if e.get("cat") == category and e.get("name") == STEP]
+def _steps(events: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Beginning and end of each step on the host, in microseconds."""
+    found = [e for e in events if e.get("cat") == "user_annotation" and e.get("name") == STEP]
     return sorted((e["ts"], e["ts"] + e["dur"]) for e in found)
 
 
@@ -133,12 +149,15 @@ def _self_times(events: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def _profile(
-    events: Sequence[dict[str, Any]], times: Sequence[float], steps: Sequence[tuple[float, float]]
+    events: Sequence[dict[str, Any]],
+    times: Sequence[float],
+    spans: Sequence[tuple[float, float]],
+    count: int,
 ) -> StepProfile:
+    """Of `count` steps, which took the time of the spans."""
     totals: dict[str, list[float]] = defaultdict(list)
     for event, time_us in zip(events, times, strict=True):
         totals[event["name"]].append(time_us)
-    count = len(steps)
     kernels = [
         KernelTime(
             name=name,
@@ -148,7 +167,7 @@ def _profile(
         )
         for name, runs in totals.items()
     ]
-    length_us = sum(end - begin for begin, end in steps)
+    length_us = sum(end - begin for begin, end in spans)
     busy_us = _covered_us([(e["ts"], e["ts"] + e["dur"]) for e in events])
     return StepProfile(
         steps=count,

@@ -8,6 +8,7 @@ import pytest
 from fluxfast.architecture import PUBLISHED
 from fluxfast.bench.case import Case
 from fluxfast.cli import main
+from fluxfast.commands.roofline import text_of
 from fluxfast.errors import FluxFastError
 from fluxfast.kernel_profile import Category, category_of, difference, read_profile
 from fluxfast.model import DEV, KONTEXT, SCHNELL, default_request
@@ -16,8 +17,18 @@ from fluxfast.roofline import Ceilings, by_category, floor_ms, modulation_bytes,
 TINY = "dev-mini-32x32-b1-s1-eager"
 
 
-def event(name, category, begin_us, length_us, tid=1):
-    return {"ph": "X", "name": name, "cat": category, "ts": begin_us, "dur": length_us, "tid": tid}
+def event(name, category, begin_us, length_us, tid=1, **args):
+    times = {"ts": begin_us, "dur": length_us}
+    return {"ph": "X", "name": name, "cat": category, **times, "tid": tid, "args": args}
+
+
+def launched(launch_us, name, category, begin_us, length_us):
+    """A kernel, and the host's call that launched it."""
+    number = begin_us + 1
+    return (
+        event("cudaLaunchKernel", "cuda_runtime", launch_us, 5, correlation=number),
+        event(name, category, begin_us, length_us, correlation=number),
+    )
 
 
 def trace(path, *events):
@@ -27,27 +38,28 @@ def trace(path, *events):
     return path
 
 
-STEPS = [event("denoising_step", "gpu_user_annotation", begin, 1000) for begin in (0, 1000)]
+STEPS = [event("denoising_step", "user_annotation", begin, 100) for begin in (0, 100)]
 GEMM, COPY = "nvjet_sm90_qqtst_128x256", "Memcpy DtoD (Device -> Device)"
 
 
 def test_kernels_of_a_gpu_are_averaged_over_steps(tmp_path):
+    """They run after the host has gone on to the next step, or to the decoder."""
     path = trace(
         tmp_path / "t.json.gz",
         *STEPS,
-        event(GEMM, "kernel", 0, 400),
-        event(GEMM, "kernel", 1000, 600),
-        event(COPY, "gpu_memcpy", 300, 200),  # 100 µs of it beside the product
-        event("vae_conv", "kernel", 5000, 900),  # after the steps
-        event("aten::mm", "cpu_op", 0, 900),
+        *launched(10, GEMM, "kernel", 50, 400),
+        *launched(20, COPY, "gpu_memcpy", 350, 200),  # 100 µs of it beside the product
+        *launched(110, GEMM, "kernel", 1000, 600),
+        *launched(250, "vae_conv", "kernel", 1700, 900),  # after the steps
+        event("aten::mm", "cpu_op", 0, 90),
     )
     profile = read_profile(path)
-    assert (profile.steps, profile.step_ms) == (2, 1.0)
+    assert (profile.steps, profile.step_ms) == (2, (1600 - 50) / 2 / 1e3)
     assert [(k.name, k.runs, k.step_ms) for k in profile.kernels] == [
         (GEMM, 1.0, 0.5),
         (COPY, 0.5, 0.1),
     ]
-    assert profile.idle_ms == pytest.approx((2000 - 500 - 600) / 2 / 1e3)
+    assert profile.idle_ms == pytest.approx((1550 - 500 - 600) / 2 / 1e3)
     assert profile.by_category[Category.GEMM] == 0.5
     assert profile.by_category[Category.IDLE] == profile.idle_ms
 
@@ -66,17 +78,17 @@ def test_operators_of_a_cpu_count_what_they_took_themselves(tmp_path):
 
 
 def test_the_kernels_that_a_slowdown_came_from_are_first(tmp_path):
-    before = trace(tmp_path / "a.json", *STEPS, event(GEMM, "kernel", 0, 400))
+    before = trace(tmp_path / "a.json", *STEPS, *launched(0, GEMM, "kernel", 0, 400))
     after = trace(
         tmp_path / "b.json",
         *STEPS,
-        event(GEMM, "kernel", 0, 420),
-        event("triton_red_fused_amax", "kernel", 500, 300),
+        *launched(0, GEMM, "kernel", 0, 420),
+        *launched(0, "triton_red_fused_amax", "kernel", 500, 300),
     )
     changes = difference(read_profile(before), read_profile(after))
     assert [(c.name, round(c.change_ms, 3)) for c in changes] == [
-        ("idle", -0.16),
         ("triton_red_fused_amax", 0.15),
+        ("idle", 0.04),
         (GEMM, 0.01),
     ]
 
@@ -169,12 +181,11 @@ def test_fp8_moves_fewer_bytes_and_does_the_same_work():
 
 
 def test_the_roofline_of_a_case_has_ceilings_floor_and_gap(capsys):
-    arguments = ["roofline", TINY, "--device", "cpu"]
-    assert main([*arguments, "--time", "--json"]) == 0
+    assert main(["roofline", TINY, "--device", "cpu", "--time", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert all(value > 0 for value in figures["ceilings"].values())
     assert figures["gap_ms"] == figures["step_ms"] - figures["floor_ms"]
     assert figures["floor_ms"] == pytest.approx(sum(figures["floor_by_category_ms"].values()))
-    assert main(arguments) == 0
-    printed = capsys.readouterr().out
-    assert "mini model" in printed and "a sketch" in printed and "--time" in printed
+    printed = text_of(figures)
+    assert "mini model" in printed and "a sketch" in printed and "above it" in printed
+    assert "--time" in text_of(figures | {"step_ms": None})

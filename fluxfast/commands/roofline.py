@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     work = step_work(shape, fp8=fp8, fp8_attention=plan.choice(Axis.ATTENTION) in FP8_ATTENTION)
     step_ms = _step_ms(planned, console) if options.time else None
     figures = _figures(plan, planned, ceilings, work, step_ms)
-    out(json.dumps(figures, indent=1) if options.json else _text(figures))
+    out(json.dumps(figures, indent=1) if options.json else text_of(figures))
 
 
 def _planned(options: argparse.Namespace) -> PlannedCase:
@@ -98,7 +98,8 @@ def _figures(
     }
 
 
-def _text(figures: dict[str, Any]) -> str:
+def text_of(figures: dict[str, Any]) -> str:
+    """The figures of `--json` for people."""
     ceilings = figures["ceilings"]
     lines = [
         f"{figures['case']} on {figures['machine']}",
