@@ -43,6 +43,7 @@ class Axis(StrEnum):
     COMPILE = "compile"
     DECODER = "decoder"
     IMAGES = "images"
+    ENCODER = "encoder"
     GRAPH = "graph"
 
 

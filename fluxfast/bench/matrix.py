@@ -123,9 +123,17 @@ MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
 }
 
 
-# Fusions and the like, each small: their own combinations would make the full matrix 64 times as
+# Fusions and the like, each small: their own combinations would make the full matrix 128 times as
 # large. They are all on or all off there, and one at a time in the ablation.
-DETAILS = (Axis.NORMS, Axis.ROTARY, Axis.ACTIVATION, Axis.MODULATION, Axis.IMAGES, Axis.GRAPH)
+DETAILS = (
+    Axis.NORMS,
+    Axis.ROTARY,
+    Axis.ACTIVATION,
+    Axis.MODULATION,
+    Axis.IMAGES,
+    Axis.ENCODER,
+    Axis.GRAPH,
+)
 
 
 def _combinations(situation: Situation, wanted: Callable[[Optimization], bool]) -> list[Names]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fluxfast.cuda_graph import GraphReplay
-from fluxfast.hardware import Hardware, Platform
+from fluxfast.cuda_graph import GraphReplay, graphs_unsupported
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
 
@@ -18,19 +17,13 @@ def proof(evidence: Evidence) -> Proof:
     return Proof(in_force=replays > 0, seen=f"{replays} graph replays")
 
 
-def unsupported(hardware: Hardware) -> str | None:
-    if hardware.platform is Platform.CUDA:
-        return None
-    return "needs an NVIDIA GPU: there are no CUDA graphs elsewhere"
-
-
 OPTIMIZATION = Optimization(
     name="cuda_graph",
     axis=Axis.GRAPH,
     summary="a step replayed as one CUDA graph",
     apply=apply,
     proof=proof,
-    unsupported=unsupported,
+    unsupported=graphs_unsupported,
     conflicts={
         "dbcache": "a graph cannot decide from step to step what to compute",
         "compile": "max-autotune has CUDA graphs of its own",
