@@ -15,6 +15,7 @@ from fluxfast.hardware import detect
 from fluxfast.optimization import Artifacts, Axis, Build, Plan, optimizations
 from fluxfast.pipeline import build, gather_evidence, proofs
 from fluxfast.weights import load, resolve
+from tests.test_attention import fake_kernels  # noqa: F401
 
 HERE = detect(DEVICE)
 FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu")
@@ -86,7 +87,7 @@ def test_a_cache_goes_on_top():
     assert (fused - draw(("sdpa", "dbcache"), **changes)).abs().max() < 1e-3
 
 
-def bf16_build(names):
+def bf16_build(names, attention="sdpa"):
     """A bfloat16 pipeline with torchao's fp8 weights, which its own check refuses on a CPU."""
     from torchao.float8.inference import Float8MMConfig
     from torchao.quantization import PerRow
@@ -98,7 +99,7 @@ def bf16_build(names):
 
     from fluxfast.quantize import is_quantizable
 
-    checkpoint, plan = planned(("sdpa", *names))
+    checkpoint, plan = planned((attention, *names))
     pipeline = load(checkpoint, dtype=torch.bfloat16, hardware=HERE)
     working = Build(pipeline=pipeline, plan=plan, artifacts=Artifacts(folder=None))
     activations = QuantizeTensorToFloat8Kwargs(
@@ -158,6 +159,18 @@ def test_fp8_products_take_the_rows_as_they_leave_a_kernel(monkeypatch):
     # Of a single block qkv, mlp and output; of a double block four for each stream.
     assert len(calls) == 3 + 2 * 4
     assert relative_error(out, exact) < 1.2 * relative_error(by_torchao, exact) < 0.2
+    monkeypatch.undo()
+    fused.transformer.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
+    assert torch.equal(first_step(fused), out)
+
+
+@pytest.mark.usefixtures("fake_kernels")
+def test_heads_leave_the_kernel_in_the_fp8_that_attention_takes():
+    exact = first_step(bf16_build(()))
+    cast_later = first_step(bf16_build((), attention="fa3_fp8"))
+    cast_within = first_step(bf16_build(("fused_rotary",), attention="fa3_fp8"))
+    error = relative_error(cast_within, exact)
+    assert 0.5 * relative_error(cast_later, exact) < error < 1.2 * relative_error(cast_later, exact)
 
 
 def test_a_timestep_that_is_not_of_the_schedule_gives_no_image():
