@@ -107,7 +107,11 @@ def default_warps(block: int) -> int:
     return min(16, max(4, block // 1024))
 
 
-@torch.library.custom_op("fluxfast::gelu_join", mutates_args=())
+@torch.library.custom_op(
+    "fluxfast::gelu_join",
+    mutates_args=(),
+    schema="(Tensor? attended, Tensor mlp) -> Tensor",
+)
 def joined(attended: Tensor | None, mlp: Tensor) -> Tensor:
     """[attended, gelu(mlp)] in the input's dtype."""
     return gelu_join(attended, mlp, is_fp8=False)[0]
@@ -119,7 +123,11 @@ def _(attended: Tensor | None, mlp: Tensor) -> Tensor:
     return mlp.new_empty((*mlp.shape[:2], width))
 
 
-@torch.library.custom_op("fluxfast::gelu_join_fp8", mutates_args=())
+@torch.library.custom_op(
+    "fluxfast::gelu_join_fp8",
+    mutates_args=(),
+    schema="(Tensor? attended, Tensor mlp) -> (Tensor, Tensor)",
+)
 def joined_fp8(attended: Tensor | None, mlp: Tensor) -> tuple[Tensor, Tensor]:
     """[attended, gelu(mlp)] in fp8, and the scale of each row."""
     return gelu_join(attended, mlp, is_fp8=True)
@@ -131,7 +139,11 @@ def _(attended: Tensor | None, mlp: Tensor) -> tuple[Tensor, Tensor]:
     return rows_like((*mlp.shape[:2], width), mlp, is_fp8=True)
 
 
-@torch.library.custom_op("fluxfast::quantize_rows", mutates_args=())
+@torch.library.custom_op(
+    "fluxfast::quantize_rows",
+    mutates_args=(),
+    schema="(Tensor tokens) -> (Tensor, Tensor)",
+)
 def quantize_rows(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """The tokens in fp8, and the scale of each row."""
     return gelu_join(tokens, None, is_fp8=True)

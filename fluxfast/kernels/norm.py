@@ -130,7 +130,11 @@ def _joined_shape(text: Tensor | None, image: Tensor) -> tuple[int, int, int]:
     return batch, tokens + (text.shape[1] if text is not None else 0), channels
 
 
-@torch.library.custom_op("fluxfast::norm_modulate", mutates_args=())
+@torch.library.custom_op(
+    "fluxfast::norm_modulate",
+    mutates_args=(),
+    schema="(Tensor? text, Tensor image, Tensor shift, Tensor scale, float eps) -> Tensor",
+)
 def norm_modulate(
     text: Tensor | None, image: Tensor, shift: Tensor, scale: Tensor, eps: float
 ) -> Tensor:
@@ -143,7 +147,12 @@ def _(text: Tensor | None, image: Tensor, shift: Tensor, scale: Tensor, eps: flo
     return image.new_empty(_joined_shape(text, image))
 
 
-@torch.library.custom_op("fluxfast::norm_modulate_fp8", mutates_args=())
+@torch.library.custom_op(
+    "fluxfast::norm_modulate_fp8",
+    mutates_args=(),
+    schema="(Tensor? text, Tensor image, Tensor shift, Tensor scale, "
+    "float eps) -> (Tensor, Tensor)",
+)
 def norm_modulate_fp8(
     text: Tensor | None, image: Tensor, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
@@ -158,7 +167,11 @@ def _(
     return rows_like(_joined_shape(text, image), image, is_fp8=True)
 
 
-@torch.library.custom_op("fluxfast::gate_residual", mutates_args=())
+@torch.library.custom_op(
+    "fluxfast::gate_residual",
+    mutates_args=(),
+    schema="(Tensor? text, Tensor image, Tensor update, Tensor gate) -> Tensor",
+)
 def gate_residual(text: Tensor | None, image: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     """Text and image tokens joined, plus gate · update."""
     return residual_norm(image, text=text, update=update, gate=gate)[0]
@@ -169,7 +182,12 @@ def _(text: Tensor | None, image: Tensor, update: Tensor, gate: Tensor) -> Tenso
     return image.new_empty(_joined_shape(text, image))
 
 
-@torch.library.custom_op("fluxfast::gate_residual_norm", mutates_args=())
+@torch.library.custom_op(
+    "fluxfast::gate_residual_norm",
+    mutates_args=(),
+    schema="(Tensor tokens, Tensor update, Tensor gate, Tensor shift, Tensor scale, "
+    "float eps) -> (Tensor, Tensor)",
+)
 def gate_residual_norm(
     tokens: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
@@ -184,7 +202,12 @@ def _(
     return tokens.new_empty(tokens.shape), tokens.new_empty(tokens.shape)
 
 
-@torch.library.custom_op("fluxfast::gate_residual_norm_fp8", mutates_args=())
+@torch.library.custom_op(
+    "fluxfast::gate_residual_norm_fp8",
+    mutates_args=(),
+    schema="(Tensor tokens, Tensor update, Tensor gate, Tensor shift, Tensor scale, "
+    "float eps) -> (Tensor, Tensor, Tensor)",
+)
 def gate_residual_norm_fp8(
     tokens: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:

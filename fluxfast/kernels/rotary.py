@@ -124,7 +124,12 @@ def _empty(
     return image.new_empty(shape, dtype=FP8 if is_fp8 else image.dtype)
 
 
-@torch.library.custom_op("fluxfast::qkv_rotary", mutates_args=())
+@torch.library.custom_op(
+    "fluxfast::qkv_rotary",
+    mutates_args=(),
+    schema="(Tensor? text, Tensor image, Tensor weights, Tensor cosines, Tensor sines, "
+    "int heads, float eps, bool with_value, bool is_fp8) -> Tensor",
+)
 def qkv_rotary(
     text: Tensor | None,
     image: Tensor,
