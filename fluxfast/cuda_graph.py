@@ -9,6 +9,14 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from fluxfast.hardware import Hardware, Platform
+
+
+def graphs_unsupported(hardware: Hardware) -> str | None:
+    if hardware.platform is Platform.CUDA:
+        return None
+    return "needs an NVIDIA GPU: there are no CUDA graphs elsewhere"
+
 
 def call_key(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
     """A recorded graph holds for this: each tensor's layout, every other value, however passed."""

@@ -35,8 +35,16 @@ class Axis(StrEnum):
     MEMORY_FORMAT = "memory_format"
     CACHE = "cache"
     QUANTIZATION = "quantization"
+    NORMS = "norms"
+    ROTARY = "rotary"
+    ACTIVATION = "activation"
+    MODULATION = "modulation"
     COMPILER_FLAGS = "compiler_flags"
     COMPILE = "compile"
+    DECODER = "decoder"
+    IMAGES = "images"
+    ENCODER = "encoder"
+    GRAPH = "graph"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,15 @@ def test_each_optimization_is_switched_by_its_option():
     )
 
 
+def test_any_optimization_is_switched_by_its_name():
+    assert planned(*EAGER, "--enable", "sdpa", "--enable", "int8")[1:] == (
+        "sdpa",
+        "channels_last",
+        "int8",
+    )
+    assert planned(*EAGER, "--disable", "channels_last") == ("fused_projections",)
+
+
 def test_generate_draws_and_bench_times(tmp_path, capsys):
     picture = tmp_path / "deep.png"
     assert main(["generate", *EAGER, "--output-file", str(picture), "--batch_size", "2"]) == 0
@@ -75,6 +84,10 @@ def test_generate_draws_and_bench_times(tmp_path, capsys):
         (["generate", *EAGER, "--device", "cuda"], "no GPU that PyTorch can use"),
         (["generate", *EAGER, "--attention", "fa3"], "needs a Hopper GPU"),
         (["generate", *EAGER, "--attention", "sdpa", "--disable_fa3"], "one option asks for what"),
+        (["generate", *EAGER, "--enable", "sdpa", "--disable", "fa3"], "one option asks for what"),
+        (["generate", *EAGER, "--quant", "int8", "--enable", "fp8_per_row"], "decide the same"),
+        (["generate", *EAGER, "--enable", "fused_gelu"], "for NVIDIA GPUs"),
+        (["generate", *EAGER, "--enable", "warp"], "unknown optimization"),
         (
             ["generate", "--ckpt", "mini-schnell", "--cache_dit_config", "none.yaml"],
             "cannot be read",

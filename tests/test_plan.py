@@ -32,10 +32,18 @@ def test_every_optimization_is_found_in_order_of_its_axis():
         "fp8_per_row",
         "fp8_per_tensor",
         "int8",
+        "fused_norms",
+        "fused_rotary",
+        "fused_gelu",
+        "modulation_table",
         "inductor_flags",
         "regional",
         "compile",
         "export_aoti",
+        "compiled_decoder",
+        "device_images",
+        "encoder_graph",
+        "cuda_graph",
     }
 
 
@@ -81,6 +89,16 @@ def test_leaving_one_out_takes_what_needs_it_along():
 
 
 CACHE = {"Fn_compute_blocks": 1}
+FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu", "modulation_table")
+AROUND = ("compiled_decoder", "device_images", "encoder_graph", "cuda_graph")
+
+
+@pytest.mark.parametrize("hardware", [A100, L20, H200, B200], ids=lambda h: h.name)
+def test_what_is_off_by_default_goes_on_top(hardware):
+    on = default_names(situation(hardware))
+    names = plan([*reversed(AROUND), *FUSIONS, *on], situation(hardware)).names
+    first_fusion = names.index("fused_norms")
+    assert names[first_fusion:] == (*FUSIONS, "regional", *AROUND)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +132,12 @@ CACHE = {"Fn_compute_blocks": 1}
             "configured for 50 steps, the request has 28",
         ),
         ("dbcache", situation(CPU, KONTEXT, num_inference_steps=6), "needs 8 steps or more"),
+        ("fused_gelu", situation(MI300X), "for NVIDIA GPUs"),
+        ("fused_gelu fused_projections", situation(H200), "attend through an operator"),
+        ("fused_rotary sdpa", situation(H200), "from one product"),
+        ("modulation_table", situation(H200), "needs fused_norms"),
+        ("dbcache cuda_graph", situation(H200), "from step to step"),
+        ("encoder_graph", situation(CPU), "no CUDA graphs elsewhere"),
     ],
 )
 def test_what_cannot_be_had_is_an_error_with_the_reason(names, given, reason):

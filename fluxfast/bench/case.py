@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fluxfast.errors import BaselineError
+from fluxfast.errors import BaselineError, FluxFastError
+
+ID = re.compile(
+    r"(?P<model>\w+)-(?P<weights>\w+)-(?P<height>\d+)x(?P<width>\d+)"
+    r"-b(?P<batch_size>\d+)-s(?P<num_inference_steps>\d+)-(?P<names>[\w+]+)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +30,23 @@ class Case:
         """As `dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8`; height before width."""
         shape = f"{self.height}x{self.width}-b{self.batch_size}-s{self.num_inference_steps}"
         return f"{self.model}-{self.weights}-{shape}-{'+'.join(self.optimizations) or 'eager'}"
+
+    @classmethod
+    def from_id(cls, text: str) -> Case:
+        """The case that `id` calls so. Raises FluxFastError where it is no such name."""
+        found = ID.fullmatch(text)
+        if not found:
+            raise FluxFastError(
+                "this is not the name of a case",
+                got=text,
+                allowed="as dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8",
+                remedy="`fluxfast matrix --json` lists those of this machine",
+            )
+        parts: dict[str, Any] = found.groupdict()
+        names = parts.pop("names")
+        optimizations = () if names == "eager" else tuple(names.split("+"))
+        numbers = {k: int(v) for k, v in parts.items() if v.isdecimal()}
+        return cls(optimizations=optimizations, **{**parts, **numbers})
 
     @property
     def workload(self) -> tuple[Any, ...]:

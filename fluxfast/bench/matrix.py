@@ -11,7 +11,6 @@ from fluxfast.optimization import (
     Axis,
     Optimization,
     Situation,
-    choices,
     default_names,
     in_order,
     is_valid,
@@ -124,16 +123,38 @@ MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
 }
 
 
+# Fusions and the like, each small: their own combinations would make the full matrix 128 times as
+# large. They are all on or all off there, and one at a time in the ablation.
+DETAILS = (
+    Axis.NORMS,
+    Axis.ROTARY,
+    Axis.ACTIVATION,
+    Axis.MODULATION,
+    Axis.IMAGES,
+    Axis.ENCODER,
+    Axis.GRAPH,
+)
+
+
 def _combinations(situation: Situation, wanted: Callable[[Optimization], bool]) -> list[Names]:
-    """Every choice of one or none on each axis."""
-    columns = [
-        [
-            None,
-            *(o.name for o in choices(axis) if wanted(o) and o.why_not(situation.hardware) is None),
-        ]
-        for axis in Axis
+    """Every choice of one or none on each axis, without and with the details that go with it."""
+    able = [
+        o for o in optimizations().values() if wanted(o) and o.why_not(situation.hardware) is None
     ]
-    return [tuple(name for name in row if name) for row in product(*columns)]
+    columns = [
+        [None, *(o.name for o in able if o.axis is axis)] for axis in Axis if axis not in DETAILS
+    ]
+    rows = [tuple(name for name in row if name) for row in product(*columns)]
+    details = [o.name for o in able if o.axis in DETAILS]
+    valid = [row for row in rows if is_valid(row, situation)] if details else []
+    return [*rows, *(_with_what_goes(row, details, situation) for row in valid)]
+
+
+def _with_what_goes(names: Names, details: list[str], situation: Situation) -> Names:
+    for detail in details:
+        if is_valid((*names, detail), situation):
+            names = (*names, detail)
+    return in_order(names)
 
 
 def _pairs(names: Names) -> Iterable[tuple[tuple[Axis, str | None], ...]]:

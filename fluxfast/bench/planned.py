@@ -53,6 +53,21 @@ def planned_case(names: Sequence[str], checkpoint: Checkpoint, situation: Situat
     )
 
 
+def planned_from_id(text: str, hardware: Hardware) -> PlannedCase:
+    """The case of that name, planned for this machine."""
+    case = Case.from_id(text)
+    checkpoint = resolve(model_named(case.model).name, case.weights, hardware)
+    situation = situation_of(
+        checkpoint,
+        hardware,
+        height=case.height,
+        width=case.width,
+        batch_size=case.batch_size,
+        num_inference_steps=case.num_inference_steps,
+    )
+    return planned_case(case.optimizations, checkpoint, situation)
+
+
 def planned_cases(
     kind: str, models: Sequence[str], weights: str, hardware: Hardware, **changes: Any
 ) -> tuple[list[PlannedCase], dict[str, list[Excluded]]]:

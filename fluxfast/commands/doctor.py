@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from typing import Any
 
 from fluxfast.bench.baseline import baseline_for
-from fluxfast.bench.report import plain_table, render
+from fluxfast.bench.report import WIDTH, plain_table, render
 from fluxfast.console import out
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect, environment
@@ -67,8 +68,12 @@ def _text(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     lines = [
         f"machine   {hardware['name']} ({hardware['architecture']}), "
         f"{hardware['memory_gib']:.0f} GiB, {hardware['cores']} cores, Python {facts['python']}",
-        "stack     "
-        + ", ".join(f"{name} {version}" for name, version in hardware["packages"].items()),
+        textwrap.fill(
+            ", ".join(f"{name} {version}" for name, version in hardware["packages"].items()),
+            width=WIDTH,
+            initial_indent="stack     ",
+            subsequent_indent="          ",
+        ),
         f"baseline  {facts['baseline']}",
     ]
     if "gpu" in facts:

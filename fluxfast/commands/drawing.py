@@ -82,6 +82,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             f"--{name}", action="store_true", help=f"no {axis.value.replace('_', ' ')}"
         )
     tuning.add_argument(
+        "--enable",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an optimization that `fluxfast doctor` names; repeat for more",
+    )
+    tuning.add_argument(
+        "--disable", action="append", default=[], metavar="NAME", help="and one to leave out"
+    )
+    tuning.add_argument(
         "--cache-dir",
         type=Path,
         default=DEFAULT_ARTIFACTS.folder,
@@ -113,11 +123,26 @@ def chosen_axes(options: argparse.Namespace) -> dict[Axis, str | None]:
     for name, optimization in ENABLING.items():
         if getattr(options, name):
             chosen[optimization_named(optimization).axis] = optimization
-    for name, axis in DISABLING.items():
-        if getattr(options, name):
-            _check_not_both(name, axis, chosen)
-            chosen[axis] = None
+    for name in options.enable:
+        _check_one_of_its_kind(name, chosen)
+        chosen[optimization_named(name).axis] = name
+    switched_off = [(name, axis) for name, axis in DISABLING.items() if getattr(options, name)]
+    switched_off += [(f"disable {name}", optimization_named(name).axis) for name in options.disable]
+    for option, axis in switched_off:
+        _check_not_both(option, axis, chosen)
+        chosen[axis] = None
     return chosen
+
+
+def _check_one_of_its_kind(name: str, chosen: dict[Axis, str | None]) -> None:
+    other = chosen.get(optimization_named(name).axis, name)
+    if other != name:
+        raise FluxFastError(
+            "two options decide the same",
+            got=f"{other or 'none'} and --enable {name}",
+            allowed="one of the two",
+            remedy=f"leave --enable {name} out",
+        )
 
 
 def _check_not_both(option: str, axis: Axis, chosen: dict[Axis, str | None]) -> None:

@@ -1,0 +1,280 @@
+"""What the fused kernels bring on this machine, to decide on: one command, one JSON file.
+
+    python -m benchmarks.fusions --out fusions.json              # on a GPU, about 8 minutes
+    python -m benchmarks.fusions --out fusions.json              # again: what failed or is missing
+    TRITON_INTERPRET=1 python -m benchmarks.fusions --out /tmp/r.json --rehearse    # on a CPU
+
+Each kernel's error against float32 and its time beside torch.compile's of the same; the products of
+a step as cuBLASLt has them; then whole steps of dev, one optimization added after the other. The
+exit status is 1 if a part failed or no time was left for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.kernel_cases import KernelCase, errors, kernel_cases
+from benchmarks.record import Record
+from fluxfast.architecture import PUBLISHED
+from fluxfast.bench.measure import peak_memory_gib, reset_peak_memory, time_image
+from fluxfast.bench.planned import PlannedCase, planned_case, situation_of
+from fluxfast.ceilings import attention_tflops, attentions, copy_tb_s, scaled_product
+from fluxfast.commands.profile import to_json
+from fluxfast.console import quiet_libraries
+from fluxfast.device_clock import median_ms
+from fluxfast.hardware import Hardware, detect, environment
+from fluxfast.kernel_profile import read_profile
+from fluxfast.model import DEV, default_request
+from fluxfast.optimization import Plan, Situation, default_names, in_order, optimization_named
+from fluxfast.pipeline import BuiltPipeline, build, gather_evidence, proofs
+from fluxfast.roofline import Shape, shape_of
+from fluxfast.trace import write_trace
+from fluxfast.weights import resolve
+
+WARPS = (4, 8, 16)
+ERROR_LIMIT = {"bf16": 0.006, "fp8": 0.04}
+STEPS = 8  # as good as 28 for the time of one
+ADDED = (
+    "fused_gelu",
+    "fused_rotary",
+    "fused_norms",
+    "modulation_table",
+    "cuda_graph",
+    "device_images",
+    "encoder_graph",
+)
+GPU_ALONE = ("cuda_graph", "device_images", "encoder_graph")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--budget_s", type=float, default=450, help="no part begins after (450)")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on a CPU")
+    options = parser.parse_args()
+    quiet_libraries()
+    hardware = detect("cpu" if options.rehearse else "cuda")
+    record = Record(options.out, options.budget_s)
+    record.part("environment", lambda: environment(hardware))
+    shape, heads = _shape(options.rehearse)
+    torch.set_grad_enabled(False)
+    record.part("ceilings", lambda: _ceilings(shape, heads, hardware))
+    for case in kernel_cases(shape, heads, hardware.device):
+        record.part(f"kernel {case.name}", lambda case=case: _kernel(case, hardware))
+    record.part("products", lambda: _products(shape, hardware))
+    _clean()
+    for name, (model, names, steps) in _step_cases(options.rehearse, hardware).items():
+        record.part(
+            f"step {name}",
+            lambda m=model, n=names, s=steps, name=name: _step(
+                m, n, s, hardware, options.out.parent, name
+            ),
+        )
+        _clean()
+    return record.close()
+
+
+def _shape(rehearse: bool) -> tuple[Shape, int]:
+    if rehearse:
+        shape = shape_of(PUBLISHED, DEV, default_request(DEV, side=32))
+        return replace(shape, hidden=256, mlp=1024, text_tokens=2, image_tokens=3), 2
+    request = default_request(DEV, side=PUBLISHED.default_side)
+    return shape_of(PUBLISHED, DEV, request), PUBLISHED.transformer["num_attention_heads"]
+
+
+def _clean() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _ceilings(shape: Shape, heads: int, hardware: Hardware) -> dict[str, Any]:
+    rates = {
+        name: attention_tflops(shape, heads, hardware, attend)
+        for name, attend in attentions(hardware).items()
+    }
+    return {"copy_tb_s": copy_tb_s(hardware), "attention_tflops": rates}
+
+
+def _kernel(case: KernelCase, hardware: Hardware) -> dict[str, Any]:
+    """Error, the time by number of warps, bandwidth, and what torch.compile takes for the same."""
+    found = errors(case)
+    # Triton's interpreter truncates to bfloat16 and loses carries to fp8.
+    limit = ERROR_LIMIT["fp8" if case.is_fp8 else "bf16"] * (1 if hardware.is_gpu else 5)
+    if not all(error < limit for error in found):
+        raise AssertionError(f"errors {found}, limit {limit}")
+    repeats = 50 if hardware.is_gpu else 1
+    times = {w: median_ms(lambda w=w: case.launch(w), hardware.device, repeats) for w in WARPS}
+    torch.compiler.reset()
+    compiled = torch.compile(case.plain, dynamic=False)
+    compiled_ms = median_ms(lambda: compiled(*case.inputs), hardware.device, repeats)
+    best_ms = min(times.values())
+    return {
+        "best_us": best_ms * 1e3,
+        "compiled_us": compiled_ms * 1e3,
+        "tb_s": case.bytes / best_ms / 1e9,
+        "mb": case.bytes / 1e6,
+        "us_by_warps": {w: ms * 1e3 for w, ms in times.items()},
+        "errors": found,
+    }
+
+
+def _products(shape: Shape, hardware: Hardware) -> dict[str, Any]:
+    """Every product of a step: TFLOP/s by row, by tensor, and in bfloat16."""
+    hidden, mlp = shape.hidden, shape.mlp
+    streams = {"joint": shape.tokens, "image": shape.image_tokens, "text": shape.text_tokens}
+    sizes = {
+        "qkv": (hidden, 3 * hidden),
+        "mlp": (hidden, mlp),
+        "qkv and mlp in one": (hidden, 3 * hidden + mlp),
+        "output": (hidden + mlp, hidden),
+        "attention output": (hidden, hidden),
+        "mlp down": (mlp, hidden),
+    }
+    found: dict[str, Any] = {}
+    for stream, tokens in streams.items():
+        for name, (inner, outer) in sizes.items():
+            found[f"{stream} {name}"] = _product(tokens, inner, outer, hardware)
+    return found
+
+
+def _product(tokens: int, inner: int, outer: int, hardware: Hardware) -> dict[str, Any]:
+    device, repeats = hardware.device, 20 if hardware.is_gpu else 1
+    rows, weight = (torch.randn(n, inner, device=device).bfloat16() for n in (tokens, outer))
+    calls: dict[str, Callable[[], Any]] = {
+        "by_row": scaled_product(tokens, inner, outer, device),
+        "by_tensor": scaled_product(tokens, inner, outer, device, per_row=False),
+        "bf16": lambda: F.linear(rows, weight),
+    }
+    times = {name: median_ms(call, device, repeats) for name, call in calls.items()}
+    rates = {name: 2.0 * tokens * inner * outer / ms / 1e9 for name, ms in times.items()}
+    return {"us": {name: ms * 1e3 for name, ms in times.items()}, "tflops": rates}
+
+
+def _step_cases(rehearse: bool, hardware: Hardware) -> dict[str, tuple[str, list[str], int]]:
+    """Model, optimizations and steps of each whole-step measurement, the most telling first."""
+    on = ["fused_projections", "sdpa"] if rehearse else list(_defaults(hardware))
+    added = [n for n in ADDED if not rehearse or n not in GPU_ALONE]
+    steps = 2 if rehearse else STEPS
+    eager = [] if rehearse else ["bf16"]
+    cases = {"eager": ("dev", eager, steps), "all on": ("dev", on, steps)}
+    for count, name in enumerate(added, start=1):
+        cases[f"+ {name}"] = ("dev", [*on, *added[:count]], steps)
+    everything = [*on, *added]
+    cases["schnell, everything"] = ("schnell", everything, 2 if rehearse else 4)
+    if rehearse:
+        return cases
+    without_fp8 = [n for n in on if n not in ("fp8_per_row", "fa3_fp8")]
+    lossless = [*without_fp8, "fa3"]
+    return cases | {
+        "bf16, all on": ("dev", lossless, STEPS),
+        "bf16, everything": ("dev", [*lossless, *added], STEPS),
+        "everything, 28 steps": ("dev", everything, 28),
+        "kontext, everything": ("kontext", everything, STEPS),
+        "everything + compiled_decoder": ("dev", [*everything, "compiled_decoder"], STEPS),
+        "everything + compiled_decoder + channels_last": (
+            "dev",
+            [*everything, "compiled_decoder", "channels_last"],
+            STEPS,
+        ),
+    }
+
+
+def _defaults(hardware: Hardware) -> tuple[str, ...]:
+    return default_names(situation_of(resolve("dev", "synthetic", hardware), hardware))
+
+
+def _planned(model: str, names: list[str], steps: int, hardware: Hardware) -> PlannedCase:
+    if hardware.is_gpu:
+        checkpoint = resolve(model, "synthetic", hardware)
+        situation = situation_of(checkpoint, hardware, num_inference_steps=steps)
+        return planned_case(names, checkpoint, situation)
+    # A rehearsal: the smallest image, and an unchecked plan, for a CPU has no such kernels.
+    checkpoint = resolve(model, "mini", hardware)
+    situation = situation_of(checkpoint, hardware, num_inference_steps=steps, height=16, width=32)
+    short = replace(situation.request, max_sequence_length=2)
+    situation = Situation(model=situation.model, hardware=hardware, request=short)
+    ordered = tuple(optimization_named(name) for name in in_order(names))
+    eager = planned_case((), checkpoint, situation)
+    return replace(eager, plan=Plan(optimizations=ordered, situation=situation))
+
+
+def _step(
+    model: str, names: list[str], steps: int, hardware: Hardware, folder: Path, name: str
+) -> dict[str, Any]:
+    """Build, warm up, time three images, prove, and compare the latents with the eager ones."""
+    planned = _planned(model, names, steps, hardware)
+    with build(planned.checkpoint, planned.plan) as built:
+        first, _ = time_image(built)
+        reset_peak_memory(built)
+        timings = [time_image(built)[0] for _ in range(4 if hardware.is_gpu else 2)][1:]
+        figures: dict[str, Any] = {
+            "step_ms": statistics.median(ms for t in timings for ms in t.step_ms),
+            "e2e_s": statistics.median(t.e2e_s for t in timings),
+            "decode_ms": statistics.median(t.decode_ms for t in timings),
+            "postprocess_ms": statistics.median(t.postprocess_ms for t in timings),
+            "encode_ms": statistics.median(t.encode_ms for t in timings),
+            "first_image_s": first.e2e_s,
+            "peak_gib": peak_memory_gib(built),
+            "optimizations": list(built.plan.names),
+        }
+        figures["latents_error"] = _latents_error(built, folder, model, steps, name)
+        if name != "eager":
+            seen = proofs(gather_evidence(built))
+            figures["proofs"] = {n: [p.in_force, p.seen] for n, p in seen.items()}
+            figures["not_in_force"] = ", ".join(n for n, p in seen.items() if not p.in_force)
+        if name in ("all on", "+ cuda_graph", "+ modulation_table"):
+            figures["waits"] = _waits(built)
+            figures["profile"] = _profile(built, folder / f"trace {name}.json.gz")
+    return figures
+
+
+def _latents_error(
+    built: BuiltPipeline, folder: Path, model: str, steps: int, name: str
+) -> float | None:
+    """Relative to the eager latents of this model and these steps; None where there are none."""
+    latents = built.draw(output_type="latent").float().cpu()
+    if not latents.isfinite().all():
+        raise AssertionError("the latents are not finite")
+    place = folder / f"latents-{model}-{steps}.pt"
+    if name == "eager":
+        torch.save(latents, place)
+    if not place.exists():
+        return None
+    eager = torch.load(place)
+    return float((latents - eager).norm() / eager.norm())
+
+
+def _waits(built: BuiltPipeline) -> list[str]:
+    """Where the host waited for the device while it drew latents."""
+    if not built.plan.situation.hardware.is_gpu:
+        return []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            built.draw(output_type="latent")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return [f"{w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
+
+
+def _profile(built: BuiltPipeline, path: Path) -> dict[str, Any]:
+    write_trace(built, path)
+    profile = to_json(read_profile(path))
+    return profile | {"kernels": profile["kernels"][:40]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

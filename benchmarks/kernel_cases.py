@@ -1,0 +1,249 @@
+"""Each fused kernel beside the same in PyTorch: for its error, and for torch.compile's time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fluxfast.kernels.activation import gelu_join
+from fluxfast.kernels.norm import residual_norm
+from fluxfast.kernels.rotary import qkv_rotary_launch
+from fluxfast.roofline import Shape
+
+EPS = 1e-6
+FP8 = torch.float8_e4m3fn
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelCase:
+    """`launch(num_warps)` and `plain(*inputs)` give the same tensors.
+
+    fp8 comes as a value and its scales, two results. `plain` computes in the dtype of its inputs,
+    and quantizes where it is told to.
+    """
+
+    name: str
+    launch: Callable[[int], Any]
+    plain: Callable[..., Any]
+    inputs: tuple[Any, ...]
+    is_fp8: bool
+    bytes: float
+
+
+def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """As torchao quantizes activations by row."""
+    scales = rows.abs().amax(-1, keepdim=True).float() / 448.0
+    return (rows.float() / scales).clamp(-448, 448).to(FP8), scales
+
+
+def _rows(rows: Tensor, is_fp8: bool) -> tuple[Tensor, ...]:
+    return quantized(rows) if is_fp8 else (rows,)
+
+
+def _norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=EPS) * (1 + scale[:, None]) + shift[:, None]
+
+
+def kernel_cases(shape: Shape, heads: int, device: str) -> list[KernelCase]:
+    """The kernels of a step at its shape, in bfloat16 and in fp8."""
+    batch, hidden, mlp = shape.batch, shape.hidden, shape.mlp
+    generator = torch.Generator(device).manual_seed(0)
+
+    def random(*sizes: int, scale: float = 1.0) -> Tensor:
+        noise = torch.randn(*sizes, device=device, generator=generator)
+        return (noise * scale).bfloat16()
+
+    text, image = (
+        random(batch, shape.text_tokens, hidden),
+        random(batch, shape.image_tokens, hidden),
+    )
+    tokens = shape.text_tokens + shape.image_tokens
+    joined, update = random(batch, tokens, hidden), random(batch, tokens, hidden)
+    wide = random(batch, tokens, mlp, scale=2.0)
+    gate, shift, scale = random(batch, 3 * hidden, scale=0.3).chunk(3, dim=1)
+    text_qkv, image_qkv = (
+        random(batch, count, 3 * hidden) for count in (shape.text_tokens, shape.image_tokens)
+    )
+    weights = 1 + random(2, 2, hidden // heads, scale=0.1)
+    angles = torch.rand(tokens, hidden // heads, device=device) * 6.28
+    cosines, sines = angles.cos(), angles.sin()
+    row, both = 2.0 * shape.tokens * hidden, (False, True)
+
+    def norm(text: Tensor, image: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return _norm(torch.cat([text, image], dim=1), shift, scale)
+
+    def summed(tokens: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+        return tokens + gate[:, None] * update
+
+    def turned(x: Tensor, weight: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        x = F.rms_norm(x, x.shape[-1:], weight, EPS)
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        across = torch.stack([-odd, even], dim=-1).flatten(-2)
+        rotated = x.float() * cosines[None, :, None] + across.float() * sines[None, :, None]
+        return rotated.to(x.dtype)
+
+    def rotary(is_fp8: bool, *given: Tensor) -> tuple[Tensor, ...]:
+        text, image, weights, cosines, sines = given
+        texts, images = (t.unflatten(-1, (3, heads, -1)).unbind(2) for t in (text, image))
+        at = text.shape[1]
+        out = [
+            torch.cat(
+                [
+                    turned(texts[part], weights[0, part], cosines[:at], sines[:at]),
+                    turned(images[part], weights[1, part], cosines[at:], sines[at:]),
+                ],
+                dim=1,
+            )
+            for part in (0, 1)
+        ]
+        out.append(torch.cat([texts[2], images[2]], dim=1))
+        return tuple(part.to(FP8) if is_fp8 else part for part in out)
+
+    def case(
+        name: str, moved: float, is_fp8: bool, launch: Any, plain: Any, *given: Any
+    ) -> KernelCase:
+        return KernelCase(
+            name=f"{name}{'_fp8' if is_fp8 else ''}",
+            launch=launch,
+            plain=plain,
+            inputs=given,
+            is_fp8=is_fp8,
+            bytes=moved,
+        )
+
+    cases = [
+        case(
+            "gate_residual",
+            3 * row,
+            False,
+            lambda warps: residual_norm(joined, update=update, gate=gate, num_warps=warps)[:1],
+            lambda *given: (summed(*given),),
+            joined,
+            update,
+            gate,
+        )
+    ]
+    for fp8 in both:
+        out = row / 2 if fp8 else row
+        cases += [
+            case(
+                "norm_modulate",
+                row + out,
+                fp8,
+                lambda warps, fp8=fp8: residual_norm(
+                    image, text=text, shift=shift, scale=scale, eps=EPS, is_fp8=fp8, num_warps=warps
+                )[1 : 3 if fp8 else 2],
+                lambda *given, fp8=fp8: _rows(norm(*given), fp8),
+                text,
+                image,
+                shift,
+                scale,
+            ),
+            case(
+                "gate_residual_norm",
+                3 * row + out,
+                fp8,
+                lambda warps, fp8=fp8: residual_norm(
+                    joined,
+                    update=update,
+                    gate=gate,
+                    shift=shift,
+                    scale=scale,
+                    eps=EPS,
+                    is_fp8=fp8,
+                    num_warps=warps,
+                )[: 3 if fp8 else 2],
+                lambda x, u, g, b, s, fp8=fp8: (
+                    summed(x, u, g),
+                    *_rows(_norm(summed(x, u, g), b, s), fp8),
+                ),
+                joined,
+                update,
+                gate,
+                shift,
+                scale,
+            ),
+            case(
+                "gelu_join",
+                (row + out) * (hidden + mlp) / hidden,
+                fp8,
+                lambda warps, fp8=fp8: gelu_join(joined, wide, is_fp8=fp8, num_warps=warps)[
+                    : 2 if fp8 else 1
+                ],
+                lambda a, m, fp8=fp8: _rows(
+                    torch.cat([a, F.gelu(m, approximate="tanh")], dim=2), fp8
+                ),
+                joined,
+                wide,
+            ),
+            case(
+                "gelu",
+                (row + out) * mlp / hidden,
+                fp8,
+                lambda warps, fp8=fp8: gelu_join(None, wide, is_fp8=fp8, num_warps=warps)[
+                    : 2 if fp8 else 1
+                ],
+                lambda m, fp8=fp8: _rows(F.gelu(m, approximate="tanh"), fp8),
+                wide,
+            ),
+            case(
+                "qkv_rotary",
+                3 * (row + out),
+                fp8,
+                lambda warps, fp8=fp8: tuple(
+                    qkv_rotary_launch(
+                        text_qkv,
+                        image_qkv,
+                        weights,
+                        cosines,
+                        sines,
+                        heads,
+                        EPS,
+                        with_value=True,
+                        is_fp8=fp8,
+                        num_warps=warps,
+                    )
+                ),
+                lambda *given, fp8=fp8: rotary(fp8, *given),
+                text_qkv,
+                image_qkv,
+                weights,
+                cosines,
+                sines,
+            ),
+        ]
+    cases.append(
+        case(
+            "quantize_rows",
+            1.5 * row,
+            True,
+            lambda warps: gelu_join(joined, None, is_fp8=True, num_warps=warps),
+            quantized,
+            joined,
+        )
+    )
+    return cases
+
+
+def errors(case: KernelCase) -> list[float]:
+    """‖out − reference‖ / ‖reference‖ of each tensor, the reference by PyTorch in float32."""
+    exact = case.plain(*(x.float() if isinstance(x, Tensor) else x for x in case.inputs))
+    return [
+        float((found - wanted).norm() / wanted.norm())
+        for found, wanted in zip(_values(case.launch(4)), _values(exact), strict=True)
+    ]
+
+
+def _values(results: Any) -> list[Tensor]:
+    """In float32, with fp8 rows multiplied by their scales where they have some."""
+    results, found = list(results), []
+    while results:
+        value = results.pop(0)
+        has_scales = results and value.dtype is FP8 and results[0].shape[-1] == 1
+        found.append(value.float() * results.pop(0) if has_scales else value.float())
+    return found

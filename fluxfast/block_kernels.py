@@ -1,0 +1,146 @@
+"""The steps of a Flux block between its products, each as PyTorch has it or as a one-pass kernel.
+
+Rows that leave a kernel in fp8 go into the product as they are; others are quantized by torchao
+within the layer, if it is quantized at all. Importing this imports Triton.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fluxfast.attention import rotated_heads, split_heads
+from fluxfast.kernels.activation import joined, joined_fp8, quantize_rows
+from fluxfast.kernels.norm import (
+    gate_residual,
+    gate_residual_norm,
+    gate_residual_norm_fp8,
+    norm_modulate,
+    norm_modulate_fp8,
+)
+from fluxfast.kernels.rotary import qkv_rotary
+
+Angles = tuple[Tensor, Tensor]
+
+
+class Fp8Rows(NamedTuple):
+    """Rows as `torch._scaled_mm` takes them: (batch, tokens, channels), (batch, tokens, 1)."""
+
+    values: Tensor
+    scales: Tensor
+
+
+Rows = Tensor | Fp8Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockKernels:
+    """Which steps of a block are kernels, and what they write.
+
+    `fp8_rows`: the products after them take fp8 with a scale for each row. `fp8_heads`: so does
+    attention, with a scale of one.
+    """
+
+    norms: bool = False
+    rotary: bool = False
+    gelu: bool = False
+    fp8_rows: bool = False
+    fp8_heads: bool = False
+
+    def modulated(
+        self, text: Tensor | None, image: Tensor, shift: Tensor, scale: Tensor, eps: float
+    ) -> Rows:
+        """Text and image joined, normalized and modulated."""
+        if not self.norms:
+            return _modulated(_joined(text, image), shift, scale, eps)
+        if self.fp8_rows:
+            return Fp8Rows(*norm_modulate_fp8(text, image, shift, scale, eps))
+        out: Tensor = norm_modulate(text, image, shift, scale, eps)
+        return out
+
+    def summed(self, text: Tensor | None, image: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+        """Text and image joined, plus the gated update."""
+        if not self.norms:
+            return _joined(text, image) + gate[:, None] * update
+        out: Tensor = gate_residual(text, image, update, gate)
+        return out
+
+    def summed_and_modulated(
+        self, tokens: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, eps: float
+    ) -> tuple[Tensor, Rows]:
+        """The tokens plus the gated update, and that normalized and modulated."""
+        if not self.norms:
+            tokens = tokens + gate[:, None] * update
+            return tokens, _modulated(tokens, shift, scale, eps)
+        if self.fp8_rows:
+            tokens, *rows = gate_residual_norm_fp8(tokens, update, gate, shift, scale, eps)
+            return tokens, Fp8Rows(*rows)
+        summed, normed = gate_residual_norm(tokens, update, gate, shift, scale, eps)
+        return summed, normed
+
+    def activated(self, attended: Tensor | None, mlp: Tensor) -> Rows:
+        """[attended, gelu(mlp)] along the channels."""
+        if not self.gelu:
+            activated = F.gelu(mlp, approximate="tanh")
+            return activated if attended is None else torch.cat([attended, activated], dim=2)
+        if self.fp8_rows:
+            return Fp8Rows(*joined_fp8(attended, mlp))
+        out: Tensor = joined(attended, mlp)
+        return out
+
+    def as_rows(self, attended: Tensor) -> Rows:
+        """Part of what attention gave, ready for its product."""
+        if self.gelu and self.fp8_rows:
+            return Fp8Rows(*quantize_rows(attended))
+        return attended.contiguous()
+
+    def heads(
+        self, attn: Any, text: Tensor | None, image: Tensor, angles: Angles
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of the fused products, as attention reads them."""
+        if not self.rotary:
+            text_parts = split_heads(attn, text) if text is not None else None
+            return rotated_heads(attn, text_parts, split_heads(attn, image), angles)
+        with_value = self.fp8_heads or text is not None
+        heads = qkv_rotary(
+            text,
+            image,
+            attn.norm_weights,
+            *angles,
+            attn.heads,
+            attn.norm_q.eps,
+            with_value,
+            self.fp8_heads,
+        )
+        query, key, *value = heads.unbind(0)
+        return query, key, value[0] if value else split_heads(attn, image)[2]
+
+
+def _joined(text: Tensor | None, image: Tensor) -> Tensor:
+    return image if text is None else torch.cat([text, image], dim=1)
+
+
+def _modulated(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    normed = F.layer_norm(tokens, tokens.shape[-1:], eps=eps)
+    return normed * (1 + scale[:, None]) + shift[:, None]
+
+
+def product(layer: Any, rows: Rows) -> Tensor:
+    """The linear layer of the rows: in fp8 where they are, else as the layer has it."""
+    if isinstance(rows, Tensor):
+        out: Tensor = layer(rows)
+        return out
+    out = torch._scaled_mm(
+        rows.values.flatten(0, 1),
+        layer.fp8_weight,
+        scale_a=rows.scales.flatten(0, 1),
+        scale_b=layer.fp8_scale,
+        bias=layer.bias,
+        out_dtype=layer.bias.dtype,
+        use_fast_accum=True,
+    )
+    return out.view(*rows.values.shape[:2], -1)

@@ -1,0 +1,30 @@
+"""What the fusions of block steps share: where they run, what they need, how they are seen."""
+
+from __future__ import annotations
+
+from fluxfast.hardware import Hardware, Platform
+from fluxfast.optimization import Axis, Evidence, Package, Proof
+
+TRITON = (Package(name="triton", install='pip install "triton>=3.6"'),)
+FUSION_NEEDS = {
+    "fused_projections": "its blocks take query, key and value from one product",
+    Axis.ATTENTION: "its blocks attend through an operator",
+}
+FUSION_CONFLICTS = {
+    "export_aoti": "its views of torchao's weights have not been packaged yet; take regional",
+}
+
+
+def nvidia_only(hardware: Hardware) -> str | None:
+    if hardware.platform is Platform.CUDA and hardware.compute_capability >= (8, 0):
+        return None
+    return "its Triton kernels are for NVIDIA GPUs of compute capability 8.0 and later"
+
+
+def fusion_proof(evidence: Evidence, operator: str, kernel: str) -> Proof:
+    """In force if the operator (any of its variants) or its kernel ran in a step.
+
+    A CUDA graph hides the operator and shows the kernel.
+    """
+    seen = evidence.operators_matching(f"fluxfast::{operator}", kernel)
+    return Proof(in_force=bool(seen), seen=seen[0][:100] if seen else f"no {kernel} in a step")

@@ -1,0 +1,34 @@
+"""The whole transformer replayed as one CUDA graph: no launches to wait for within a step."""
+
+from __future__ import annotations
+
+from fluxfast.cuda_graph import GraphReplay, graphs_unsupported
+from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
+
+
+def apply(build: Build) -> None:
+    transformer = build.pipeline.transformer
+    transformer.forward = GraphReplay(transformer.forward)
+
+
+def proof(evidence: Evidence) -> Proof:
+    forward = evidence.pipeline.transformer.forward
+    replays = forward.replays if isinstance(forward, GraphReplay) else 0
+    return Proof(in_force=replays > 0, seen=f"{replays} graph replays")
+
+
+OPTIMIZATION = Optimization(
+    name="cuda_graph",
+    axis=Axis.GRAPH,
+    summary="a step replayed as one CUDA graph",
+    apply=apply,
+    proof=proof,
+    unsupported=graphs_unsupported,
+    conflicts={
+        "dbcache": "a graph cannot decide from step to step what to compute",
+        "compile": "max-autotune has CUDA graphs of its own",
+        "export_aoti": "its package is replayed as CUDA graphs already",
+    },
+    # Until it is measured on a GPU.
+    on_by_default=lambda hardware: False,
+)

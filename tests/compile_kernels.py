@@ -1,0 +1,80 @@
+"""Compile every kernel for a Hopper GPU, without one, and print what came out as JSON.
+
+In a process of its own, without TRITON_INTERPRET: `python -m tests.compile_kernels`.
+"""
+
+import json
+import sys
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fluxfast.kernels import activation, norm, rotary
+
+HOPPER = GPUTarget("cuda", 90, 32)
+
+
+def signature(kernel, types, constants):
+    found = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            found[name] = "constexpr"
+        else:
+            found[name] = types.get(name, "i32")
+    return found
+
+
+def compiled(kernel, types, constants, num_warps):
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    names = signature(kernel, types, constants)
+    # Strides and widths are multiples of 16 at the shapes of Flux, as Triton finds at run time.
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, (name, kind) in enumerate(names.items())
+        if kind not in ("constexpr", "fp32") and name not in ("heads", "tokens", "text_tokens")
+    }
+    source = ASTSource(kernel, names, places, aligned)
+    return triton.compile(source, target=HOPPER, options={"num_warps": num_warps})
+
+
+def pointers(names, kind):
+    return dict.fromkeys(names, f"*{kind}")
+
+
+def variants():
+    """Kernel, types of its arguments, constants and warps: each branch at the widths of Flux."""
+    for is_fp8 in (False, True):
+        out = {"out": "*fp8e4nv" if is_fp8 else "*bf16", "out_scales": "*fp32", "eps": "fp32"}
+        rows = pointers(("text", "image", "update", "gate", "shift", "scale", "summed"), "bf16")
+        for is_gated, is_normed in ((not is_fp8, is_fp8), (True, True)):
+            flags = dict(BLOCK=4096, IS_GATED=is_gated, IS_NORMED=is_normed, IS_FP8=is_fp8)
+            yield norm.fluxfast_residual_norm, rows | out, flags, 4
+        rows = pointers(("attended", "mlp"), "bf16")
+        for left, right in ((4096, 16384), (4096, 0) if is_fp8 else (0, 16384)):
+            flags = dict(ATTENDED_BLOCK=left, MLP_BLOCK=right, IS_FP8=is_fp8)
+            warps = activation.default_warps(max(left, right))
+            yield activation.fluxfast_gelu_join, rows | out, flags, warps
+        heads = pointers(("text", "image", "weights"), "bf16")
+        heads |= pointers(("cosines", "sines"), "fp32")
+        yield rotary.fluxfast_qkv_rotary, heads | out, dict(HEADS=32, HEAD_BLOCK=128), 4
+
+
+def main():
+    rows = []
+    for kernel, types, constants, num_warps in variants():
+        done = compiled(kernel, types, constants, num_warps)
+        rows.append(
+            {
+                "kernel": kernel.__name__,
+                "is_fp8": types["out"] == "*fp8e4nv",
+                "converts_to_fp8": "e4m3" in done.asm["ptx"],
+                "wide_loads": "ld.global.v4" in done.asm["ptx"],
+                "cubin_bytes": len(done.asm["cubin"]),
+            }
+        )
+    json.dump(rows, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Triton's kernels on a CPU: interpreted, with conversions that round as the hardware does.
+
+On a machine with a GPU nothing is changed: there the kernels are compiled.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+triton = pytest.importorskip("triton", reason="pip install triton")
+from triton.runtime import interpreter  # noqa: E402
+
+_convert = interpreter._convert_float
+
+
+def _rounded(values, source, target, rounding):
+    """Triton 3.6's interpreter truncates to bfloat16 and loses a carry to fp8."""
+    narrow = {"bf16": torch.bfloat16, "fp8e4nv": torch.float8_e4m3fn}.get(str(target))
+    if str(source) != "fp32" or narrow is None:
+        return _convert(values, source, target, rounding)
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    if narrow is torch.float8_e4m3fn:
+        tensor = tensor.clamp(-448.0, 448.0)
+    bits = torch.uint8 if narrow.itemsize == 1 else torch.int16
+    return tensor.to(narrow).view(bits).numpy().reshape(np.shape(values))
+
+
+if DEVICE == "cpu":
+    interpreter._convert_float = _rounded
+
+
+def random(*shape, dtype=torch.bfloat16, seed=0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return (scale * torch.randn(*shape, generator=generator)).to(dtype).to(DEVICE)
+
+
+def relative_error(out, reference):
+    """‖out − reference‖ / ‖reference‖ in float32."""
+    return float((out.float() - reference.float()).norm() / reference.float().norm())

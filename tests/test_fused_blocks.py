@@ -1,0 +1,197 @@
+"""Blocks with kernels in them draw what diffusers' blocks draw, alone, compiled and cached."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+
+from tests.interpreter import DEVICE, relative_error
+
+from fluxfast import fused_blocks  # isort: skip
+from fluxfast.architecture import MINI
+from fluxfast.bench.planned import situation_of
+from fluxfast.hardware import detect
+from fluxfast.optimization import Artifacts, Axis, Build, Plan, optimizations
+from fluxfast.pipeline import build, gather_evidence, proofs
+from fluxfast.weights import load, resolve
+from tests.test_attention import fake_kernels  # noqa: F401
+
+HERE = detect(DEVICE)
+FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu")
+ALL = (*FUSIONS, "modulation_table")
+# The interpreter takes milliseconds for each row.
+TINY = dict(height=32, width=16, num_inference_steps=2)
+TEXT_TOKENS = 2
+TINIEST = replace(MINI, transformer=MINI.transformer | dict(num_layers=1, num_single_layers=1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_block_of_each_kind():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fluxfast.weights.MINI", TINIEST)
+        yield
+
+
+def planned(names, model="dev", **changes):
+    """A plan that was not checked: on a CPU these are refused."""
+    checkpoint = resolve(model, "mini", HERE)
+    situation = situation_of(checkpoint, HERE, **{**TINY, **changes})
+    request = replace(situation.request, max_sequence_length=TEXT_TOKENS)
+    situation = replace(situation, request=request)
+    chosen = [o for o in optimizations().values() if o.name in ("fused_projections", *names)]
+    return checkpoint, Plan(optimizations=tuple(chosen), situation=situation)
+
+
+def draw(names, model="dev", **changes):
+    with build(*planned(names, model, **changes)) as pipeline:
+        return pipeline.draw(output_type="pt")
+
+
+@pytest.fixture(scope="module")
+def eager():
+    return draw(("sdpa",))
+
+
+@pytest.mark.parametrize("names", [(name,) for name in FUSIONS], ids="+".join)
+def test_the_image_is_the_eager_one(names, eager):
+    image = draw(("sdpa", *names))
+    assert (image - eager).abs().max() < 1e-3
+    assert not torch.equal(image, eager)  # nothing was fused, if it is the same to the last bit
+
+
+def test_kontext_and_a_batch():
+    changes = dict(model="kontext", batch_size=2, num_inference_steps=1)
+    difference = draw(("sdpa", *ALL), **changes) - draw(("sdpa",), **changes)
+    assert difference.abs().max() < 1e-3
+
+
+def test_compiled_blocks_are_fused_and_prove_it(eager):
+    with build(*planned(("sdpa", *ALL, "regional"))) as pipeline:
+        image = pipeline.draw(output_type="pt")
+        evidence = gather_evidence(pipeline)
+    assert all(proof.in_force for proof in proofs(evidence).values())
+    assert (image - eager).abs().max() < 1e-3
+
+
+def test_a_kernel_that_does_not_run_is_seen(monkeypatch):
+    monkeypatch.setattr(fused_blocks, "use_kernels", lambda build, **chosen: None)
+    with build(*planned(("sdpa", *FUSIONS), num_inference_steps=1)) as pipeline:
+        seen = proofs(gather_evidence(pipeline))
+    assert not any(seen[name].in_force for name in FUSIONS)
+
+
+def test_a_cache_goes_on_top():
+    changes = dict(num_inference_steps=8)
+    fused = draw(("sdpa", *ALL, "dbcache"), **changes)
+    assert (fused - draw(("sdpa", "dbcache"), **changes)).abs().max() < 1e-3
+
+
+def bf16_build(names, attention="sdpa"):
+    """A bfloat16 pipeline with torchao's fp8 weights, which its own check refuses on a CPU."""
+    from torchao.float8.inference import Float8MMConfig
+    from torchao.quantization import PerRow
+    from torchao.quantization.quantize_.common import KernelPreference
+    from torchao.quantization.quantize_.workflows import (
+        Float8Tensor,
+        QuantizeTensorToFloat8Kwargs,
+    )
+
+    from fluxfast.quantize import is_quantizable
+
+    checkpoint, plan = planned((attention, *names))
+    pipeline = load(checkpoint, dtype=torch.bfloat16, hardware=HERE)
+    working = Build(pipeline=pipeline, plan=plan, artifacts=Artifacts(folder=None))
+    activations = QuantizeTensorToFloat8Kwargs(
+        granularity=PerRow(),
+        mm_config=Float8MMConfig(use_fast_accum=True),
+        kernel_preference=KernelPreference.TORCH,
+    )
+    for optimization in plan.optimizations:
+        if optimization.axis is not Axis.QUANTIZATION:
+            optimization.apply(working)
+            continue
+        for name, layer in pipeline.transformer.named_modules():
+            if is_quantizable(layer, name):
+                weight = Float8Tensor.from_hp(
+                    layer.weight,
+                    granularity=PerRow(),
+                    mm_config=activations.mm_config,
+                    kernel_preference=activations.kernel_preference,
+                    act_quant_kwargs=activations,
+                )
+                layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return pipeline
+
+
+def first_step(pipeline):
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator).to(DEVICE, torch.bfloat16)
+
+    pipeline.scheduler.set_timesteps(2, device=DEVICE, mu=0.5)
+    with torch.no_grad():
+        return pipeline.transformer(
+            hidden_states=random(1, 20, 64),
+            encoder_hidden_states=random(1, 6, 64),
+            pooled_projections=random(1, 64),
+            timestep=pipeline.scheduler.timesteps[:1].to(torch.bfloat16) / 1000,
+            guidance=torch.full((1,), 3.5, device=DEVICE),
+            img_ids=random(20, 3).abs(),
+            txt_ids=torch.zeros(6, 3, device=DEVICE),
+            return_dict=False,
+        )[0]
+
+
+def test_fp8_products_take_the_rows_as_they_leave_a_kernel(monkeypatch):
+    exact, by_torchao = first_step(bf16_build(())), first_step(bf16_build(("fp8_per_row",)))
+    calls = []
+    scaled_mm = torch._scaled_mm
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return scaled_mm(*arguments, **options)
+
+    fused = bf16_build(("fp8_per_row", *ALL))
+    monkeypatch.setattr(torch, "_scaled_mm", counted)
+    out = first_step(fused)
+    # Of a single block qkv, mlp and output; of a double block four for each stream.
+    assert len(calls) == 3 + 2 * 4
+    assert relative_error(out, exact) < 1.2 * relative_error(by_torchao, exact) < 0.2
+    monkeypatch.undo()
+    fused.transformer.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
+    assert torch.equal(first_step(fused), out)
+
+
+@pytest.mark.usefixtures("fake_kernels")
+def test_heads_leave_the_kernel_in_the_fp8_that_attention_takes():
+    exact = first_step(bf16_build(()))
+    cast_later = first_step(bf16_build((), attention="fa3_fp8"))
+    cast_within = first_step(bf16_build(("fused_rotary",), attention="fa3_fp8"))
+    error = relative_error(cast_within, exact)
+    assert 0.5 * relative_error(cast_later, exact) < error < 1.2 * relative_error(cast_later, exact)
+
+
+def test_a_timestep_that_is_not_of_the_schedule_gives_no_image():
+    checkpoint, plan = planned(("sdpa", "fused_norms", "modulation_table"))
+    with build(checkpoint, plan) as built:
+        pipeline = built.pipeline
+        pipeline.transformer.to(torch.bfloat16)
+        assert first_step(pipeline).isfinite().all()
+        pipeline.scheduler.set_timesteps(2, device=DEVICE, mu=0.5)
+        pipeline.scheduler.timesteps = pipeline.scheduler.timesteps * 0.9
+        hook = next(iter(pipeline.transformer._forward_pre_hooks.values()))
+        embeds = torch.randn(1, 64).bfloat16().to(DEVICE)
+        one = torch.ones(1, device=DEVICE)
+        hook(None, (), dict(timestep=one, pooled_projections=embeds, guidance=one))
+        assert hook.current[1].isnan().all()
+
+
+def test_what_fused_blocks_do_not_take_is_refused():
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(guidance_embeds=True, **MINI.transformer)
+    block = transformer.single_transformer_blocks[0]
+    block.__class__ = fused_blocks.FusedSingleBlock
+    with pytest.raises(ValueError, match="ip_adapter_masks"):
+        block(*(torch.zeros(1, 1, 256),) * 3, None, {"ip_adapter_masks": []})

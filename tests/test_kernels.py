@@ -1,0 +1,222 @@
+"""The Triton kernels against float32, on shapes of Flux and on odd ones."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.interpreter import DEVICE, random, relative_error
+
+from fluxfast.kernels import activation, norm, rotary  # isort: skip
+
+EPS = 1e-6
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3, "fp8": 3e-2}
+# batch, text tokens, image tokens, channels: a single program's row, odd widths, a batch, no text.
+SHAPES = [(1, 3, 5, 256), (2, 1, 2, 300), (3, 0, 7, 48), (1, 2, 1, 3072)]
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+def streams(shape, dtype):
+    batch, text, image, channels = shape
+    # Views of a wider tensor: rows are not packed in memory.
+    wide = random(batch, text + image + 2, channels + 16, dtype=dtype)
+    return wide[:, :text, :channels] if text else None, wide[:, text : text + image, :channels]
+
+
+def join(text, image):
+    return (image if text is None else torch.cat([text, image], dim=1)).float()
+
+
+def vectors(shape, count, dtype):
+    """Modulation vectors as they come: chunks of one product."""
+    return random(shape[0], count * shape[3], dtype=dtype, seed=7).chunk(count, dim=1)
+
+
+def modulated(x, shift, scale):
+    normed = F.layer_norm(x, x.shape[-1:], eps=EPS)
+    return normed * (1 + scale[:, None].float()) + shift[:, None].float()
+
+
+def dequantized(values, scales):
+    assert values.dtype is torch.float8_e4m3fn and scales.dtype is torch.float32
+    assert scales.shape == (*values.shape[:-1], 1) and scales.is_contiguous()
+    return values.float() * scales
+
+
+@dtypes
+@shapes
+def test_norm_and_modulation(shape, dtype):
+    (text, image), (shift, scale) = streams(shape, dtype), vectors(shape, 2, dtype)
+    expected = modulated(join(text, image), shift, scale)
+    out = norm.norm_modulate(text, image, shift, scale, EPS)
+    assert out.dtype is dtype and out.is_contiguous()
+    assert relative_error(out, expected) < TOLERANCE[dtype]
+    rows = dequantized(*norm.norm_modulate_fp8(text, image, shift, scale, EPS))
+    assert relative_error(rows, expected) < TOLERANCE["fp8"]
+
+
+@dtypes
+@shapes
+def test_gate_and_residual(shape, dtype):
+    text, image = streams(shape, dtype)
+    before = join(text, image)
+    update = random(*before.shape, dtype=dtype, seed=3)
+    gate, shift, scale = vectors(shape, 3, dtype)
+    expected = before + gate[:, None].float() * update.float()
+    out = norm.gate_residual(text, image, update, gate)
+    assert relative_error(out, expected) < TOLERANCE[dtype]
+    summed, rows = norm.gate_residual_norm(before.to(dtype), update, gate, shift, scale, EPS)
+    assert torch.equal(summed, out)
+    # Like PyTorch's, its norm reads what was stored.
+    normed = modulated(out.float(), shift, scale)
+    assert relative_error(rows, normed) < TOLERANCE[dtype]
+    summed, *quantized = norm.gate_residual_norm_fp8(
+        before.to(dtype), update, gate, shift, scale, EPS
+    )
+    assert torch.equal(summed, out)
+    assert relative_error(dequantized(*quantized), normed) < TOLERANCE["fp8"]
+
+
+@dtypes
+@pytest.mark.parametrize(
+    "widths", [(256, 1024), (48, 100), (3072, 12288), (None, 300), (256, None)], ids=str
+)
+def test_gelu_and_concatenation(widths, dtype):
+    attended, mlp = (
+        random(2, 3, width + 8, dtype=dtype, seed=seed, scale=3.0)[..., :width] if width else None
+        for seed, width in enumerate(widths)
+    )
+    parts = [attended.float()] if attended is not None else []
+    parts += [F.gelu(mlp.float(), approximate="tanh")] if mlp is not None else []
+    expected = torch.cat(parts, dim=-1)
+    if mlp is None:
+        quantized = activation.quantize_rows(attended)
+    else:
+        out = activation.joined(attended, mlp)
+        assert out.dtype is dtype and relative_error(out, expected) < TOLERANCE[dtype]
+        quantized = activation.joined_fp8(attended, mlp)
+    assert relative_error(dequantized(*quantized), expected) < TOLERANCE["fp8"]
+
+
+def test_gelu_at_the_ends_of_its_range():
+    x = torch.tensor([[[-3e38, -88.0, -10.0, -1e-30, 0.0, 1e-30, 10.0, 88.0, 3e38]]], device=DEVICE)
+    expected = F.gelu(x, approximate="tanh")
+    assert torch.allclose(activation.joined(None, x), expected, rtol=1e-5, atol=1e-30)
+
+
+def test_rows_are_scaled_as_torchao_scales_them():
+    from torchao.quantization.quant_primitives import _choose_scale_float8, _quantize_affine_float8
+
+    rows = random(1, 9, 320, dtype=torch.float32)
+    values, scales = activation.quantize_rows(rows)
+    expected = _choose_scale_float8(rows, block_size=[1, 1, 320])
+    assert torch.allclose(scales, expected, rtol=1e-6)
+    same = values.float() == _quantize_affine_float8(rows, expected, values.dtype).float()
+    assert same.float().mean() > 0.999  # a tie may fall the other way
+
+
+def test_a_row_of_zeros_stays_zero_and_a_nan_is_seen():
+    rows = torch.zeros(1, 2, 64, device=DEVICE)
+    rows[0, 1, 5] = torch.nan
+    values, scales = activation.quantize_rows(rows)
+    assert (dequantized(values, scales)[0, 0] == 0).all()
+    assert dequantized(values, scales)[0, 1].isnan().any()
+
+
+def rotated(x, weight, cosines, sines):
+    """RMS norm and rotary embedding as diffusers computes them, in float32."""
+    x = F.rms_norm(x, x.shape[-1:], weight.float(), EPS)
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([-odd, even], dim=-1).flatten(-2)
+    return x * cosines[None, :, None] + turned * sines[None, :, None]
+
+
+@dtypes
+@pytest.mark.parametrize(
+    "sizes", [(1, 3, 5, 2, 128), (2, 0, 3, 3, 24), (2, 4, 1, 5, 10), (1, 1, 1, 24, 128)], ids=str
+)
+@pytest.mark.parametrize("is_fp8", [False, True], ids=["", "fp8"])
+def test_rms_norm_and_rotary_embedding(sizes, dtype, is_fp8):
+    batch, text_tokens, image_tokens, heads, dim = sizes
+    tokens = text_tokens + image_tokens
+    qkv = random(batch, tokens, 3 * heads * dim + 8, dtype=dtype)[..., : 3 * heads * dim]
+    text, image = qkv[:, :text_tokens] if text_tokens else None, qkv[:, text_tokens:]
+    weights = 1 + random(2, 2, dim, dtype=dtype, seed=2, scale=0.1)
+    cosines, sines = (random(tokens, dim, dtype=torch.float32, seed=seed) for seed in (3, 4))
+    query, key, value = qkv.float().unflatten(-1, (3, heads, dim)).unbind(2)
+    expected = []
+    for part, x in enumerate((query, key)):
+        streams = [
+            rotated(x[:, at], weights[stream, part], cosines[at], sines[at])
+            for stream, at in enumerate((slice(text_tokens), slice(text_tokens, None)))
+        ]
+        expected.append(torch.cat(streams, dim=1))
+    call = (text, image, weights, cosines, sines, heads, EPS)
+    out = rotary.qkv_rotary(*call, with_value=True, is_fp8=is_fp8)
+    assert out.dtype is (torch.float8_e4m3fn if is_fp8 else dtype)
+    tolerance = TOLERANCE["fp8" if is_fp8 else dtype]
+    for found, wanted in zip(out, [*expected, value], strict=True):
+        assert found.shape == (batch, tokens, heads, dim) and found.is_contiguous()
+        assert relative_error(found, wanted) < tolerance
+    without = rotary.qkv_rotary(*call, with_value=False, is_fp8=is_fp8)
+    assert torch.equal(without.float(), out[:2].float())
+
+
+def test_fp8_heads_saturate():
+    qkv = torch.full((1, 1, 3 * 16), 1e4, device=DEVICE)
+    ones = torch.ones(1, 16, device=DEVICE)
+    weights = torch.ones(2, 2, 16, device=DEVICE)
+    out = rotary.qkv_rotary(None, qkv, weights, ones, ones, 1, EPS, with_value=True, is_fp8=True)
+    assert (out[2].float() == 448).all()
+
+
+def test_an_empty_batch_is_an_empty_result():
+    nothing, vector = random(0, 4, 32), random(0, 32)
+    assert norm.norm_modulate(None, nothing, vector, vector, EPS).shape == (0, 4, 32)
+    assert activation.joined_fp8(None, nothing)[1].shape == (0, 4, 1)
+
+
+def samples():
+    tokens, text, vector = random(1, 2, 32), random(1, 1, 32), random(1, 32)
+    joined = random(1, 3, 32)
+    rotary_call = (None, random(1, 2, 48), random(2, 2, 8), random(2, 8), random(2, 8), 2, EPS)
+    return {
+        norm.norm_modulate: (text, tokens, vector, vector, EPS),
+        norm.norm_modulate_fp8: (text, tokens, vector, vector, EPS),
+        norm.gate_residual: (text, tokens, joined, vector),
+        norm.gate_residual_norm: (tokens, tokens, vector, vector, vector, EPS),
+        norm.gate_residual_norm_fp8: (tokens, tokens, vector, vector, vector, EPS),
+        activation.joined: (tokens, tokens),
+        activation.joined_fp8: (tokens, tokens),
+        activation.quantize_rows: (tokens,),
+        rotary.qkv_rotary: (*rotary_call, False, True),
+    }
+
+
+@pytest.mark.parametrize("operator", list(samples()), ids=lambda operator: operator._name)
+def test_what_compilers_are_told_is_what_happens(operator):
+    torch.library.opcheck(
+        operator,
+        samples()[operator],
+        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+    )
+
+
+def test_every_kernel_compiles_for_a_hopper_gpu():
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.compile_kernels"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    rows = json.loads(done.stdout)
+    assert {row["kernel"] for row in rows} == {
+        "fluxfast_residual_norm",
+        "fluxfast_gelu_join",
+        "fluxfast_qkv_rotary",
+    }
+    for row in rows:
+        assert row["cubin_bytes"] > 0 and row["wide_loads"], row
+        assert row["converts_to_fp8"] or not row["is_fp8"], row
