@@ -16,7 +16,6 @@ from fluxfast.bench.baseline import (
 from fluxfast.bench.compare import compare
 from fluxfast.bench.report import baseline_rows, baseline_table, plain_table, render
 from fluxfast.bench.result import CaseResult, read_results
-from fluxfast.bench.summary import summarize
 from fluxfast.console import out
 from fluxfast.hardware import detect
 
@@ -72,8 +71,8 @@ def _differences(before: Baseline, after: Baseline, case_ids: set[str]) -> str:
     for case_id in sorted(case_ids):
         new = after.results[case_id]
         if case_id in before.results:
-            verdict = compare(summarize(new), summarize(before.results[case_id]), after.tolerances)
-            change = "; ".join(map(str, verdict.changes)) or verdict.reason
+            comparison = compare(new, before.results[case_id], before.noise)
+            change = "; ".join([*comparison.broken, *map(str, comparison.changes)])
         else:
             change = "new"
         table.add_row(case_id, str(len(new)), change)
