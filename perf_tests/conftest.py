@@ -1,4 +1,4 @@
-"""The eager pipeline that CPU cases are timed beside."""
+"""What CPU cases are timed beside: the eager pipeline, and fixed work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fluxfast.bench.canary import FixedWork
 from fluxfast.bench.planned import PlannedCase, planned_case
 from fluxfast.pipeline import BuiltPipeline, build
 
@@ -16,6 +17,12 @@ from fluxfast.pipeline import BuiltPipeline, build
 def eager_pipelines() -> Iterator[tuple[dict[Any, BuiltPipeline], ExitStack]]:
     with ExitStack() as stack:
         yield {}, stack
+
+
+@pytest.fixture(scope="session")
+def fixed_work() -> FixedWork:
+    """What CPU images are timed beside, and no change of the code can reach."""
+    return FixedWork()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from fluxfast.hardware import Hardware, Platform
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "baselines"
 LOCAL = REPOSITORY / ".fluxfast" / "baselines"  # of machines that the project does not describe
+PROCESSES = 3  # that a case's noise between processes is known from
 MEMORY_TOLERANCE = 0.05
 
 
@@ -77,6 +78,13 @@ class Baseline:
             fresh.setdefault(result.case.id, []).append(result)
         merged = dict(self.results) | {case_id: tuple(new) for case_id, new in fresh.items()}
         return replace(self, results=merged)
+
+    def joined(self, results: Iterable[CaseResult]) -> Baseline:
+        """With each result as one more process of its case."""
+        fresh = list(results)
+        cases = dict.fromkeys(result.case.id for result in fresh)
+        kept = [old for case_id in cases for old in self.results.get(case_id, ())]
+        return self.accept([*kept, *fresh])
 
     def _check_machine(self, result: CaseResult) -> None:
         hardware = hardware_of(result)
