@@ -7,16 +7,30 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import torch
 
 from fluxfast.bench.canary import FixedWork
 from fluxfast.bench.planned import PlannedCase, planned_case
 from fluxfast.pipeline import BuiltPipeline, build
+from fluxfast.suite import Suite
 
 
 @pytest.fixture(scope="session")
 def eager_pipelines() -> Iterator[tuple[dict[Any, BuiltPipeline], ExitStack]]:
     with ExitStack() as stack:
         yield {}, stack
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread(suite: Suite) -> Iterator[None]:
+    """On a CPU. Several threads wait for the slowest: with a neighbour on one of two cores an image
+    took 50 times as long, on one thread twice.
+    """
+    threads = torch.get_num_threads()
+    if not suite.hardware.is_gpu:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
