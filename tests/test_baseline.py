@@ -21,6 +21,7 @@ from fluxfast.bench.noise import noises
 from fluxfast.bench.report import baseline_rows, verdict_table
 from fluxfast.bench.result import read_result, read_results, write_result
 from fluxfast.bench.summary import summarize
+from fluxfast.cli import main
 from fluxfast.errors import BaselineError, FluxFastError
 from fluxfast.files import write_atomically
 from tests.machines import CPU, H100, H200, L20, MI300X
@@ -62,6 +63,71 @@ def test_accepting_replaces_a_case_whichever_way_it_moved_and_keeps_the_others(b
     updated = baseline.accept([other]).accept([result(9.0)])
     assert {s.case.model: s.processes for s in updated.summaries()} == {"dev": 1, "schnell": 1}
     assert updated.judge([result(9.0)] * 3).outcome is not Outcome.SLOWER
+
+
+def accept(folders, *options):
+    return main(["baseline", "accept", *map(str, folders), *options])
+
+
+@pytest.fixture
+def shipped(baseline, tmp_path, monkeypatch):
+    """A folder of baselines with the H200's in it, and results of three processes."""
+    monkeypatch.setattr("fluxfast.bench.baseline.find_baseline.__defaults__", (tmp_path,))
+    monkeypatch.setattr(
+        "fluxfast.bench.baseline.baseline_for.__defaults__", (tmp_path, tmp_path / "local")
+    )
+    baseline.write()
+    return tmp_path
+
+
+def write_all(folder, results):
+    return [write_result(folder / str(n), r).parent for n, r in enumerate(results)]
+
+
+@pytest.mark.parametrize("e2e_s", [1.0, 3.0], ids=["down", "up"])
+def test_accepting_raises_as_readily_as_it_lowers_and_keeps_a_history(shipped, capsys, e2e_s):
+    assert accept(write_all(shipped, [result(e2e_s)] * 3)) == 0
+    change = f"{e2e_s / 2.1 - 1:+.2%}"
+    assert change in capsys.readouterr().out
+    assert read_baseline(shipped / "nvidia-h200.json").summaries()[0].e2e_s == e2e_s
+    history = (shipped / "nvidia-h200.history.tsv").read_text().splitlines()
+    assert history[0].startswith("date\tcommit\tcase") and change in history[1]
+    assert accept(write_all(shipped, [result(e2e_s)] * 3)) == 0
+    again = (shipped / "nvidia-h200.history.tsv").read_text().splitlines()
+    assert again[: len(history)] == history and len(again) == 2 * len(history) - 1
+
+
+@pytest.mark.parametrize(
+    ("results", "told"),
+    [
+        ([result(provenance={"commit": "abc", "dirty": True})] * 3, "a tree with changes"),
+        ([result(provenance={"commit": None, "dirty": None})] * 3, "an unknown commit"),
+        ([result()] * 2, "too few processes"),
+        ([result(hardware=H100)] * 3, "another machine"),
+        (
+            [result(canaries={"gemm_ms": (ms,)}) for ms in (10.0, 10.0, 12.0)],
+            "the runner of a result stands out",
+        ),
+    ],
+    ids=["dirty", "no commit", "two processes", "another gpu", "another runner"],
+)
+def test_what_may_not_become_a_baseline_changes_nothing(shipped, capsys, results, told):
+    before = (shipped / "nvidia-h200.json").read_text()
+    assert accept(write_all(shipped, results), "--gpu", "h200") == 2
+    assert told in capsys.readouterr().err
+    assert (shipped / "nvidia-h200.json").read_text() == before
+    assert not (shipped / "nvidia-h200.history.tsv").exists()
+
+
+def test_a_schema_1_baseline_is_read_judged_and_written_as_schema_2(tmp_path):
+    old = read_baseline(SHIPPED / "nvidia-h200.json")
+    first = next(iter(old.results.values()))[0]
+    assert json.loads(old.path.read_text())["schema"] == 1 and not first.canaries
+    assert old.judge([first]).outcome in (Outcome.SAME, Outcome.UNDECIDED)
+    new = dataclasses.replace(old, path=tmp_path / "new.json")
+    new.write()
+    assert json.loads(new.path.read_text())["schema"] == 2
+    assert read_baseline(new.path).results == new.results
 
 
 def test_results_of_another_gpu_are_not_accepted(baseline):

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import exp
-from statistics import median
 
 from scipy.stats import false_discovery_control
 
-from fluxfast.bench.metrics import METRICS, MISS_RISK, Metric
+from fluxfast.bench.metrics import METRICS, MISS_RISK, Metric, typical
 from fluxfast.bench.noise import Estimate, Noise, estimate
 from fluxfast.bench.result import CaseResult
 from fluxfast.bench.runner import why_invalid_runner
@@ -122,7 +121,7 @@ def compare(
     """
     changes = []
     for metric in METRICS:
-        now, before = _typical(metric, measured), _typical(metric, accepted)
+        now, before = typical(metric, measured), typical(metric, accepted)
         if now is None or before is None:
             continue
         judged = metric.risk is not None
@@ -214,8 +213,3 @@ def changed_counters(measured: CaseResult, accepted: CaseResult) -> list[str]:
             gone, come = ", ".join(sorted(before - now)), ", ".join(sorted(now - before))
             found.append(f"{kind} kernels: {come or 'nothing'} instead of {gone or 'nothing'}")
     return found
-
-
-def _typical(metric: Metric, results: Sequence[CaseResult]) -> float | None:
-    processes = [median(samples) for result in results if (samples := metric.samples(result))]
-    return median(processes) if processes else None

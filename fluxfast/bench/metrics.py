@@ -163,3 +163,9 @@ METRICS = (
 
 def metric_named(name: str) -> Metric:
     return next(metric for metric in METRICS if metric.name == name)
+
+
+def typical(metric: Metric, results: Sequence[CaseResult]) -> float | None:
+    """Median over processes of medians within; None where no process has the figure."""
+    medians = [statistics.median(samples) for r in results if (samples := metric.samples(r))]
+    return statistics.median(medians) if medians else None
