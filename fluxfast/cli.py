@@ -1,4 +1,4 @@
-"""`fluxfast`: generate, bench, matrix, doctor, baseline."""
+"""`fluxfast`: generate, bench, matrix, doctor, baseline, selftest."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fluxfast.commands import baseline, bench, doctor, generate, matrix
+from fluxfast.commands import baseline, bench, doctor, generate, matrix, selftest
 from fluxfast.console import quiet_libraries
 from fluxfast.errors import FluxFastError
 
-COMMANDS = (generate, bench, matrix, doctor, baseline)
+COMMANDS = (generate, bench, matrix, doctor, baseline, selftest)
 
 
 def parser() -> argparse.ArgumentParser:

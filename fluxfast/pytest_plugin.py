@@ -41,6 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--record", action="store_true", help="measure for a new baseline, judge nothing"
     )
     group.addoption("--results", type=Path, metavar="DIR", help="where each case's result goes")
+    group.addoption(
+        "--against", metavar="REF", help="compare with this revision on this machine, interleaved"
+    )
     group.addoption("--resume", action="store_true", help="keep the cases that --results DIR holds")
     group.addoption("--shard", default="1/1", metavar="I/N", help="run the I-th of N parts")
     group.addoption(
@@ -53,6 +56,8 @@ SUITE = pytest.StashKey[Suite]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SUITE] = Suite(config=config)
+    if config.getoption("--against") and config.getoption("--record"):
+        raise pytest.UsageError("--against compares two revisions and --record none: choose one")
     if config.getoption("--resume") and not config.getoption("--results"):
         raise pytest.UsageError("--resume needs the --results DIR of the run that was interrupted")
 

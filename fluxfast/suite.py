@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from fluxfast.bench.against import BLOCKS, Sides
 from fluxfast.bench.baseline import PROCESSES, Baseline, baseline_for, judged
-from fluxfast.bench.compare import NOT_JUDGED, Outcome, Verdict
+from fluxfast.bench.compare import NOT_JUDGED, Outcome, Verdict, settle
 from fluxfast.bench.matrix import Excluded
 from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_cases, shard
 from fluxfast.bench.report import failure_text
@@ -34,6 +35,7 @@ class Suite:
     measured: dict[str, CaseResult] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     recorded: set[str] = field(default_factory=set)
+    sides: dict[str, Sides] = field(default_factory=dict)
     mistake: FluxFastError | None = None
     selected: list[PlannedCase] = field(default_factory=list)
     timed: int = 0
@@ -117,6 +119,9 @@ class Suite:
 
     def verdicts(self) -> dict[str, Verdict]:
         """On every case that was measured, by its id."""
+        if self.sides:
+            settled = settle([sides.comparison for sides in self.sides.values()], looks=BLOCKS)
+            return dict(zip(self.sides, settled, strict=True))
         compared = [self.baseline.compare([result]) for result in self.measured.values()]
         return dict(zip(self.measured, judged(compared), strict=True))
 
@@ -125,7 +130,7 @@ class Suite:
         case_id = planned.case.id
         verdict = self.verdicts()[case_id]
         self.judged[case_id] = verdict
-        if self.records_by_itself and self._adds_to_baseline(case_id, verdict):
+        if self.records_by_itself and not self.sides and self._adds_to_baseline(case_id, verdict):
             self.recorded.add(case_id)
             return None if verdict.outcome is Outcome.NEW else verdict
         return verdict
@@ -142,6 +147,13 @@ class Suite:
             new = [self.measured[case_id] for case_id in sorted(self.recorded)]
             self.baseline = self.baseline.joined(new)
             self.baseline.write()
+
+    def child_options(self) -> list[str]:
+        """For a process that measures one of these cases."""
+        passed = ("gpu", "matrix", "weights", "resolution", "batch-size", "num-inference-steps")
+        given = [f"--{name}={self.option(name)}" for name in passed if self.option(name)]
+        given += [f"--model={model}" for model in self.option("model") or ()]
+        return given + ([f"--rounds={self.option('rounds')}"] if self.option("rounds") else [])
 
     def store(self, result: CaseResult) -> None:
         write_result(self.results_folder, result)

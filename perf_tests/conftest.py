@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from fluxfast.bench.against import worktree
+from fluxfast.bench.baseline import REPOSITORY
 from fluxfast.bench.canary import FixedWork
 from fluxfast.bench.planned import PlannedCase, planned_case
 from fluxfast.pipeline import BuiltPipeline, build
@@ -52,3 +55,11 @@ def eager(planned: PlannedCase, eager_pipelines: Any) -> BuiltPipeline | None:
         pipelines[workload] = stack.enter_context(build(reference.checkpoint, reference.plan))
         pipelines[workload].draw()
     return pipelines[workload]
+
+
+@pytest.fixture(scope="session")
+def other_tree(suite: Suite) -> Iterator[Path]:
+    """The revision that --against names, in a worktree of its own."""
+    folder = suite.config.rootpath / ".fluxfast" / "against"
+    with worktree(suite.option("against"), REPOSITORY, folder) as tree:
+        yield tree

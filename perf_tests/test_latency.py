@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from fluxfast.bench.against import interleaved, measure_in
+from fluxfast.bench.baseline import REPOSITORY
 from fluxfast.bench.canary import canaries
 from fluxfast.bench.compare import Outcome
 from fluxfast.bench.measure import Sampler, case_result, package_mib, peak_memory_gib
@@ -47,11 +49,28 @@ def result_of(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest
     """Of this session, or of the one that --resume goes on from, or measured now."""
     try:
         kept = suite.measured.get(planned.case.id) or suite.kept(planned)
-        result = kept or measured(planned, suite, request)
+        measure = compared if suite.option("against") else measured
+        result = kept or measure(planned, suite, request)
     except FluxFastError as error:
         pytest.fail(str(error), pytrace=False)
     suite.measured[planned.case.id] = result
     return result
+
+
+def compared(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> CaseResult:
+    """In processes of this revision and the other one, until the sequential test is sure."""
+    suite.failed.add(planned.case.id)
+    other, options = request.getfixturevalue("other_tree"), suite.child_options()
+
+    def measure(side: str, number: int) -> CaseResult:
+        suite.say(planned, f"process {side}{number + 1}")
+        tree = other if side == "A" else REPOSITORY
+        return measure_in(tree, planned.case, options, suite.results_folder / f"{side}{number + 1}")
+
+    suite.sides[planned.case.id] = sides = interleaved(measure)
+    suite.failed.discard(planned.case.id)
+    suite.timed += 1
+    return sides.ours[-1]
 
 
 def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> CaseResult:

@@ -134,8 +134,10 @@ def compare(
     )
 
 
-def settle(comparisons: Sequence[Comparison]) -> list[Verdict]:
+def settle(comparisons: Sequence[Comparison], looks: int = 1) -> list[Verdict]:
     """The verdict on each case of a run.
+
+    `looks`: how often a run that goes on until it is sure may be judged; the risk is shared out.
 
     The more figures a run compares, the more of them look slower by chance: the p-values are those
     of Benjamini and Hochberg (1995) over all figures of the run, once for worse, once for better.
@@ -144,8 +146,8 @@ def settle(comparisons: Sequence[Comparison]) -> list[Verdict]:
     worse = _corrected([c.estimate.p_worse for c in judged if c.estimate])
     better = _corrected([c.estimate.p_better for c in judged if c.estimate])
     surely = {
-        id(change): (change.worse >= change.metric.minimum and p <= _risk(change))
-        - (change.better >= change.metric.minimum and q <= _risk(change))
+        id(change): (change.worse >= change.metric.minimum and p <= _risk(change) / looks)
+        - (change.better >= change.metric.minimum and q <= _risk(change) / looks)
         for change, p, q in zip(judged, worse, better, strict=True)
     }
     return [_verdict(comparison, surely) for comparison in comparisons]

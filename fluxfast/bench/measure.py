@@ -103,6 +103,7 @@ class Sampler:
 
     `eager`, `fixed_work`: on a CPU, timed beside each image. `read_gpu`: None where nothing reads
     it. An image drawn by a GPU that was held back is discarded, `limits.max_discarded` at most.
+    `faults`: slowdowns put in on purpose (faults.py).
     """
 
     built: BuiltPipeline
@@ -133,6 +134,7 @@ class Sampler:
             elapsed_s = time.perf_counter() - started
             self.why_warm = why_warm(steps_ms, elapsed_s, tolerance, self.limits)
         self.why_warm = f"{1 + len(steps_ms)} images: {self.why_warm}"
+        self.steady_step_ms = steps_ms[-1]
         return first
 
     @property
@@ -142,7 +144,7 @@ class Sampler:
     def prepare(self) -> None:
         """Just before an image: what is timed beside it, then a look at the GPU."""
         self.started = time.perf_counter()
-        eager_s = time_image(self.eager, *self.faults)[0].e2e_s if self.eager else None
+        eager_s = time_image(self.eager)[0].e2e_s if self.eager else None
         pace_ms = self.fixed_work.ms() if self.fixed_work else None
         self.before = eager_s, pace_ms, self.read_gpu() if self.read_gpu else None
 

@@ -27,7 +27,7 @@ from scipy.special import stdtr, stdtrit
 from fluxfast.bench.metrics import METRICS, MISS_RISK, Metric
 from fluxfast.bench.result import CaseResult
 
-PRIOR_DOF = 6
+PRIOR_DOF = 4
 PACE_CANARIES = ("gemm_ms", "attention_ms")
 PACE_NOISE = 0.002  # of one reading of the canaries: a baseline that moves no more gives no slope
 PACE_MIN_DOF = 6
