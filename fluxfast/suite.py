@@ -18,7 +18,7 @@ from fluxfast.bench.matrix import Excluded
 from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_cases, shard
 from fluxfast.bench.report import failure_text
 from fluxfast.bench.result import CaseResult, provenance, read_result, result_path, write_result
-from fluxfast.bench.sampling import Limits
+from fluxfast.bench.sampling import MIN_IMAGES_ON_CPU, Limits
 from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
@@ -79,7 +79,10 @@ class Suite:
 
     @property
     def limits(self) -> Limits:
-        return Limits(rounds=self.option("rounds"), sampling_s=self.option("seconds"))
+        least = Limits.min_images if self.hardware.is_gpu else MIN_IMAGES_ON_CPU
+        return Limits(
+            rounds=self.option("rounds"), sampling_s=self.option("seconds"), min_images=least
+        )
 
     @property
     def is_recording(self) -> bool:

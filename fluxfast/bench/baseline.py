@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "baselines"
 LOCAL = REPOSITORY / ".fluxfast" / "baselines"  # of machines that the project does not describe
 PROCESSES = 3  # that a case's noise between processes is known from
+LOOKS = 2  # a case that is undecided is sampled on and judged once more
 MEMORY_TOLERANCE = 0.05
 
 
@@ -117,7 +118,7 @@ class Baseline:
             return Verdict(
                 outcome=Outcome.WRONG_STACK,
                 reason=f"the baseline has another stack ({difference}); measured now: "
-                f"{settle([comparison])[0].reason}",
+                f"{settle([comparison], LOOKS)[0].reason}",
                 changes=comparison.changes,
             )
         return comparison
@@ -132,7 +133,7 @@ class Baseline:
 
 def judged(compared: Sequence[Comparison | Verdict]) -> list[Verdict]:
     """The verdict on each case of a run."""
-    settled = iter(settle([c for c in compared if isinstance(c, Comparison)]))
+    settled = iter(settle([c for c in compared if isinstance(c, Comparison)], LOOKS))
     return [c if isinstance(c, Verdict) else next(settled) for c in compared]
 
 

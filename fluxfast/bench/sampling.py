@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-# A CPU shared with neighbours is never as steady as a GPU.
+# A CPU shared with neighbours is never as steady as a GPU: an image there scatters by a tenth.
 STEADY_ON_GPU, STEADY_ON_CPU = 0.01, 0.10
+MIN_IMAGES_ON_CPU = 12
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,8 +71,9 @@ def table(name, recorded, simulate, percents, alarm_runs, runs):
     for percent in (0, *percents):
         count = alarm_runs if percent == 0 else runs
         called, outcomes = simulate(recorded, 1 + percent / 100, PEERS, count)
-        columns.append({rule: _rate(times, count) for rule, times in called.items()})
-        undecided.append(f"{outcomes['undecided'] / count:.1%}")
+        total = outcomes.total()
+        columns.append({rule: _rate(times, total) for rule, times in called.items()})
+        undecided.append(f"{outcomes['undecided'] / total:.1%}")
         sys.stderr.write(f"{name}: +{percent}%: {called}, {dict(outcomes)}\n")
     lines += [f"| {rule} | " + " | ".join(c[rule] for c in columns) + " |" for rule in columns[0]]
     lines.append("| fluxfast, undecided | " + " | ".join(undecided) + " |")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from scipy.stats import binomtest
 
-from fluxfast.bench.baseline import read_baseline
+from fluxfast.bench.baseline import LOOKS, read_baseline
 from fluxfast.bench.compare import Change, Comparison, Outcome, settle
 from fluxfast.bench.metrics import Metric, metric_named
 from fluxfast.bench.noise import estimate, noise_of
@@ -107,40 +107,42 @@ def comparison(metric, measured, accepted, noise):
 
 
 def stored_run(recorded, factor, random_, limits):
-    """A run of every case in one process against a baseline of three; one case is slowed down.
+    """A run of every case in one process against a baseline of three.
 
-    Gives the slowed case's samples and outcome.
+    All cases are as they were, or one of them is slowed down. Gives samples of both sides and the
+    outcome, of every case or of that one.
     """
     cases = range(len(recorded.scatter))
-    slowed = random_.choice(cases)
+    asked = list(cases) if factor == 1 else [random_.choice(cases)]
     accepted = [[draw(recorded, c, 1.0, random_, limits) for _ in range(3)] for c in cases]
     noise = noise_of(recorded.metric, accepted)
+    measured = [draw(recorded, c, factor if c in asked else 1.0, random_, limits) for c in cases]
 
-    def judged(measured):
+    def verdicts(chosen):
         return settle(
-            [
-                comparison(recorded.metric, [m], a, noise)
-                for m, a in zip(measured, accepted, strict=True)
-            ]
+            [comparison(recorded.metric, [measured[c]], accepted[c], noise) for c in chosen],
+            LOOKS,
         )
 
-    measured = [draw(recorded, c, factor if c == slowed else 1.0, random_, limits) for c in cases]
-    alone = settle([comparison(recorded.metric, [measured[slowed]], accepted[slowed], noise)])[0]
-    if alone.outcome is Outcome.UNDECIDED:
-        twice = limits.extended(len(measured[slowed].samples))
-        measured[slowed] = sampled(measured[slowed], recorded, slowed, random_, twice)
-    old = [x for process in accepted[slowed] for x in process.samples]
-    return old, measured[slowed].samples, judged(measured)[slowed].outcome
+    for c in asked:
+        if verdicts([c])[0].outcome is Outcome.UNDECIDED:
+            twice = limits.extended(len(measured[c].samples))
+            measured[c] = sampled(measured[c], recorded, c, random_, twice)
+    settled = verdicts(cases)
+    return [
+        ([x for p in accepted[c] for x in p.samples], measured[c].samples, settled[c].outcome)
+        for c in asked
+    ]
 
 
 def stored_rates(recorded, factor, peers, runs, limits=LIMITS, seed=0):
     """How often each rule calls a run slower that is `factor` times as slow, and our outcomes."""
     random_ = random.Random(f"{seed} {factor}")
     called, outcomes = Counter(), Counter()
-    for _ in range(runs):
-        old, new, outcome = stored_run(recorded, factor, random_, limits)
-        outcomes[outcome] += 1
-        called.update(name for name, rule in peers.items() if rule(old, new))
+    while outcomes.total() < runs:
+        for old, new, outcome in stored_run(recorded, factor, random_, limits):
+            outcomes[outcome] += 1
+            called.update(name for name, rule in peers.items() if rule(old, new))
     return {"fluxfast": outcomes[Outcome.SLOWER]} | {n: called[n] for n in peers}, outcomes
 
 
