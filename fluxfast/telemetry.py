@@ -34,7 +34,7 @@ Reader = Callable[[], Reading]
 
 
 def reader(hardware: Hardware) -> Reader | None:
-    """How to read this GPU; None on a CPU, or where the vendor's library is not installed."""
+    """How to read this GPU; None on a CPU, or where the vendor's library or driver is absent."""
     if hardware.platform is Platform.CUDA:
         return _nvidia_reader()
     return _amd_reader() if hardware.platform is Platform.ROCM else None
@@ -59,7 +59,10 @@ def _nvidia_reader() -> Reader | None:
         return None
     import torch
 
-    nvml.nvmlInit()
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
     uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
     gpu = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
     highest = nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM)

@@ -107,6 +107,7 @@ def test_nvml_is_read_for_the_selected_gpu(monkeypatch):
         NVML_CLOCK_SM=1,
         NVML_CLOCK_MEM=2,
         NVML_TEMPERATURE_GPU=0,
+        NVMLError=RuntimeError,
         nvmlInit=lambda: None,
         nvmlDeviceGetHandleByUUID=lambda uuid: seen.setdefault("gpu", uuid),
         nvmlDeviceGetMaxClockInfo=lambda gpu, kind: 1980,

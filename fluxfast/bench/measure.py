@@ -225,6 +225,7 @@ def case_result(
             "ended": sampler.why_enough,
             "seconds": round(sampler.seconds, 1),
             "discarded": list(sampler.discarded),
+            "telemetry": "read" if sampler.read_gpu else "not read",
         },
         proofs={name: proof.seen for name, proof in proofs.items()},
         environment=environment(hardware),

@@ -38,12 +38,13 @@ MEDIAN_VARIANCE = math.pi / 2
 class Noise:
     """Relative standard deviation of a metric between processes, and how sure that is.
 
-    `slope`: how the metric follows the canaries' pace.
+    `slope`, `slope_error`: how the metric follows the canaries' pace.
     """
 
     between: float
     dof: float
     slope: float = 0.0
+    slope_error: float = 0.0
 
     def standard_error(self, *sides: Sequence[Sequence[float]]) -> float:
         """Of the difference of two sides, each the samples of each of its processes."""
@@ -99,11 +100,13 @@ def estimate(
         return None
     change = _centre(now) - _centre(before)
     paces = [_mean_pace(measured), _mean_pace(accepted)]
+    moved = 0.0
     if noise.slope and paces[0] is not None and paces[1] is not None:
-        change -= noise.slope * (paces[0] - paces[1])
+        moved = paces[0] - paces[1]
+    change -= noise.slope * moved
     return Estimate(
         effect=change if metric.lower_is_better else -change,
-        error=noise.standard_error(now, before),
+        error=math.hypot(noise.standard_error(now, before), noise.slope_error * moved),
         dof=noise.dof,
     )
 
@@ -120,7 +123,7 @@ def noise_of(metric: Metric, cases: Sequence[Sequence[CaseResult]]) -> Noise:
     paces = [pace for processes, pace in known if len(processes) > 1]
     dof = sum(len(processes) - 1 for processes in samples)
     residuals = [_residuals([_log_median(p) for p in processes]) for processes in samples]
-    slope, unexplained = _slope(residuals, paces, dof), 1.0
+    slope, spread, unexplained = *_slope(residuals, paces, dof), 1.0
     if slope:
         dof -= 1
         before = _squares(residuals)
@@ -131,8 +134,9 @@ def noise_of(metric: Metric, cases: Sequence[Sequence[CaseResult]]) -> Noise:
         unexplained = min(1.0, _squares(residuals) / before)
     seen = max(0.0, _squares(residuals) - sum(map(_squares_from_within, samples)))
     prior = metric.noise**2 * unexplained
-    between = (PRIOR_DOF * prior + seen) / (PRIOR_DOF + dof)
-    return Noise(between=math.sqrt(between), dof=PRIOR_DOF + dof, slope=slope)
+    between = math.sqrt((PRIOR_DOF * prior + seen) / (PRIOR_DOF + dof))
+    error = between / math.sqrt(spread) if slope else 0.0
+    return Noise(between=between, dof=PRIOR_DOF + dof, slope=slope, slope_error=error)
 
 
 def _squares(residuals: Sequence[Sequence[float]]) -> float:
@@ -187,15 +191,18 @@ def _mean_pace(results: Sequence[CaseResult]) -> float | None:
 
 def _slope(
     residuals: Sequence[Sequence[float]], paces: Sequence[Sequence[float]], dof: int
-) -> float:
-    """Of a figure on the canaries, over all cases, drawn to 0 where the canaries hardly moved."""
+) -> tuple[float, float]:
+    """Of a figure on the canaries, over all cases, drawn to 0 where the canaries hardly moved.
+
+    With it the squares of the canaries about their means, which say how sure it is.
+    """
     complete = all(len(y) == len(x) for y, x in zip(residuals, paces, strict=True))
     if dof < PACE_MIN_DOF or not complete:
-        return 0.0
+        return 0.0, 0.0
     pairs = [
         (y, x)
         for case, beside in zip(residuals, paces, strict=True)
         for y, x in zip(case, _residuals(beside), strict=True)
     ]
     spread = sum(x * x for _, x in pairs) + dof * PACE_NOISE**2
-    return min(1.0, max(0.0, sum(y * x for y, x in pairs) / spread))
+    return min(1.0, max(0.0, sum(y * x for y, x in pairs) / spread)), spread

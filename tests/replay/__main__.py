@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fluxfast.bench.baseline import SHIPPED, read_baseline
 from fluxfast.bench.metrics import metric_named
+from fluxfast.bench.sampling import MIN_IMAGES_ON_CPU, Limits
 from fluxfast.files import write_atomically
 from tests.replay.peers import PEERS
 from tests.replay.simulate import against_rates, interval, recording, stored_rates
@@ -64,13 +65,17 @@ SCENARIOS = (
 )  # fmt: skip
 
 
+CPU_LIMITS = Limits(min_images=MIN_IMAGES_ON_CPU)
+
+
 def table(name, recorded, simulate, percents, alarm_runs, runs):
     lines = [f"| {name} | slower at +0% | " + " | ".join(f"at +{p}%" for p in percents) + " |"]
     lines.append("| --- " * (2 + len(percents)) + "|")
     columns, undecided = [], []
     for percent in (0, *percents):
         count = alarm_runs if percent == 0 else runs
-        called, outcomes = simulate(recorded, 1 + percent / 100, PEERS, count)
+        limits = CPU_LIMITS if recorded.metric.name == "eager_ratio" else Limits()
+        called, outcomes = simulate(recorded, 1 + percent / 100, PEERS, count, limits)
         total = outcomes.total()
         columns.append({rule: _rate(times, total) for rule, times in called.items()})
         undecided.append(f"{outcomes['undecided'] / total:.1%}")

@@ -2,7 +2,8 @@
 
 A process is its case's level × an effect of the process × what its images scatter by. The effects
 are those of all recorded processes about their case's mean (made larger by what a mean of so few
-takes away), the scatter that of one recorded process of the case, both drawn with replacement.
+takes away), the scatter that of all recorded images of the case about their process's median, for
+three images of one process are too few to draw from. Both are drawn with replacement.
 """
 
 import math
@@ -14,14 +15,12 @@ from dataclasses import dataclass, field, replace
 
 from scipy.stats import binomtest
 
+from fluxfast.bench.against import BLOCKS
 from fluxfast.bench.baseline import LOOKS, read_baseline
 from fluxfast.bench.compare import Change, Comparison, Outcome, settle
 from fluxfast.bench.metrics import Metric, metric_named
 from fluxfast.bench.noise import estimate, noise_of
-from fluxfast.bench.sampling import Limits, why_enough
-
-LIMITS = Limits()
-BLOCKS = 6
+from fluxfast.bench.sampling import why_enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +35,11 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """Of one metric: per case the log samples of each process about their median, and effects."""
+    """Of one metric: per case the log samples about their process's median, and the effects."""
 
     metric: Metric
     image_s: list[float]
-    scatter: list[list[list[float]]]
+    scatter: list[list[float]]
     effects: list[float]
     pace_effects: list[float] | None = None
 
@@ -57,7 +56,7 @@ def recording(path, name, group: Callable = lambda result: "", cases=lambda case
             continue
         image_s.append(statistics.median(i.e2e_s for result in results for i in result.images))
         logs = [[math.log(x) for x in metric.samples(result)] for result in results]
-        scatter.append([[x - statistics.median(process) for x in process] for process in logs])
+        scatter.append([x - statistics.median(process) for process in logs for x in process])
         groups: dict = {}
         for process, result in zip(logs, results, strict=True):
             beside = math.log(pace(result)) if pace else 0.0
@@ -90,7 +89,7 @@ def draw(recorded, case, factor, random_, limits):
 
 def sampled(process, recorded, case, random_, limits):
     """The process with images added, until there are enough."""
-    scatter, samples = random_.choice(recorded.scatter[case]), list(process.samples)
+    scatter, samples = recorded.scatter[case], list(process.samples)
     while not why_enough(samples, len(samples) * recorded.image_s[case], limits):
         samples.append(process.level * math.exp(random_.choice(scatter)))
     return replace(process, samples=tuple(samples))
@@ -135,7 +134,7 @@ def stored_run(recorded, factor, random_, limits):
     ]
 
 
-def stored_rates(recorded, factor, peers, runs, limits=LIMITS, seed=0):
+def stored_rates(recorded, factor, peers, runs, limits, seed=0):
     """How often each rule calls a run slower that is `factor` times as slow, and our outcomes."""
     random_ = random.Random(f"{seed} {factor}")
     called, outcomes = Counter(), Counter()
@@ -160,7 +159,7 @@ def against_run(recorded, factor, random_, limits):
     return old, new, verdict.outcome
 
 
-def against_rates(recorded, factor, peers, runs, limits=LIMITS, seed=0):
+def against_rates(recorded, factor, peers, runs, limits, seed=0):
     """As `stored_rates`, of `--against`."""
     random_ = random.Random(f"{seed} {factor}")
     called, outcomes = Counter(), Counter()
