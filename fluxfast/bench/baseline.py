@@ -12,6 +12,8 @@ from typing import Any
 
 from fluxfast.bench.case import Case
 from fluxfast.bench.compare import Comparison, Outcome, Verdict, compare, settle
+from fluxfast.bench.machine import Gpu, stack_difference
+from fluxfast.bench.machine import hardware_of as hardware_of  # found here too
 from fluxfast.bench.noise import Noise, noises
 from fluxfast.bench.result import SCHEMA, CaseResult, check_schema, read_json
 from fluxfast.bench.summary import CaseSummary, summarize
@@ -24,40 +26,6 @@ SHIPPED = REPOSITORY / "baselines"
 LOCAL = REPOSITORY / ".fluxfast" / "baselines"  # of machines that the project does not describe
 PROCESSES = 3  # that a case's noise between processes is known from
 LOOKS = 2  # a case that is undecided is sampled on and judged once more
-MEMORY_TOLERANCE = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """A machine that baselines are kept for; `device_names` are what its driver calls it."""
-
-    slug: str
-    device_names: tuple[str, ...]
-    platform: Platform
-    architecture: str
-    memory_gib: float
-
-    def describes(self, hardware: Hardware) -> bool:
-        return (
-            self.platform == hardware.platform
-            and self.architecture == hardware.architecture
-            and (not hardware.is_gpu or self._is_part(hardware))
-        )
-
-    def _is_part(self, hardware: Hardware) -> bool:
-        """By name and memory: other form factors and slices share the beginning of the name."""
-        same_memory = abs(hardware.memory_gib / self.memory_gib - 1) < MEMORY_TOLERANCE
-        return hardware.name in self.device_names and same_memory
-
-    def hardware(self, packages: Mapping[str, str]) -> Hardware:
-        """Such a machine, for planning, with the given packages on it."""
-        return Hardware(
-            platform=self.platform,
-            name=self.device_names[0],
-            architecture=self.architecture,
-            memory_gib=self.memory_gib,
-            packages=packages,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,22 +103,6 @@ def judged(compared: Sequence[Comparison | Verdict]) -> list[Verdict]:
     """The verdict on each case of a run."""
     settled = iter(settle([c for c in compared if isinstance(c, Comparison)], LOOKS))
     return [c if isinstance(c, Verdict) else next(settled) for c in compared]
-
-
-def hardware_of(result: CaseResult) -> Hardware:
-    data = dict(result.environment["hardware"])
-    return Hardware(**{**data, "platform": Platform(data["platform"])})
-
-
-def stack_difference(baseline: CaseResult, measured: CaseResult) -> str:
-    """Packages of another version, as `torch 2.11.0 → 2.13.0`."""
-    before, now = hardware_of(baseline).packages, hardware_of(measured).packages
-    names = sorted(before.keys() | now.keys())
-    return ", ".join(
-        f"{name} {before.get(name, 'absent')} → {now.get(name, 'absent')}"
-        for name in names
-        if before.get(name) != now.get(name)
-    )
 
 
 def read_baseline(path: Path) -> Baseline:

@@ -76,8 +76,8 @@ def _one(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult], 
     return samples
 
 
-# GPU noise: the H200's baseline, six cases of three processes. CPU noise: beside the scatter within,
-# none was left in tests/replay/cpu.json, four cases of five processes; 1% is for other machines.
+# GPU noise: the H200's baseline, six cases of three processes. CPU noise: of tests/replay/cpu.json,
+# four cases of five processes, none was left beside the scatter within; 1% is for other machines.
 METRICS = (
     Metric(
         name="e2e_s",

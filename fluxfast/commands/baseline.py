@@ -13,8 +13,8 @@ from fluxfast.bench.baseline import (
     Baseline,
     baseline_for,
     find_baseline,
-    hardware_of,
 )
+from fluxfast.bench.machine import hardware_of
 from fluxfast.bench.report import baseline_rows, baseline_table, plain_table, render
 from fluxfast.bench.result import CaseResult, read_results
 from fluxfast.console import out
