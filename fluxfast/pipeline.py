@@ -131,7 +131,11 @@ def forget_compiled_code() -> None:
 def profiled_step(events: Iterable[Any]) -> ProfiledStep:
     """Of kineto's events: how often each name ran, and what ran on the device for how long."""
     events = list(events)
-    on_device = [event for event in events if event.device_type() != DeviceType.CPU]
+    on_device = [
+        event
+        for event in events
+        if event.device_type() != DeviceType.CPU and not event.is_user_annotation()
+    ]
     return ProfiledStep(
         counts=Counter(event.name() for event in events),
         kernels=Counter(event.name() for event in on_device),

@@ -168,6 +168,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if shown:
         terminalreporter.write_line(verdict_table([suite.row(planned) for planned in shown]))
     for planned in shown:
+        terminalreporter.write_line(suite.conditions(planned))
+    for planned in shown:
         if text := suite.remark(planned):
             terminalreporter.write_line(text)
     for planned in (p for p in suite.selected if p not in shown):

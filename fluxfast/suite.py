@@ -185,6 +185,21 @@ class Suite:
         shown = None if is_new and planned.case.id in self.recorded else verdict
         return planned.label, summarize([result]), shown
 
+    def conditions(self, planned: PlannedCase) -> str:
+        """What a case was measured under: what bounds it, how much was sampled, clock and power."""
+        result = self.measured[planned.case.id]
+        told = [f"{result.bound}-bound"]
+        if result.device_busy is not None:
+            told[0] += f" ({result.device_busy:.0%} busy)"
+        told.append(f"{len(result.images)} images ({result.sampling.get('ended', 'kept')})")
+        if discarded := result.sampling.get("discarded"):
+            told.append(f"{len(discarded)} discarded: {discarded[-1]}")
+        if result.telemetry:
+            last = result.telemetry[-1]
+            seen = "{sm_clock_mhz:.0f} MHz, {temperature_c:.0f} °C, {power_w:.0f} W"
+            told.append(seen.format(**last))
+        return f"{planned.case.model}, {planned.label}: {'; '.join(told)}"
+
     def remark(self, planned: PlannedCase) -> str | None:
         """What a case that did not fail has to say: a win to claim, or why it is not judged."""
         verdict = self.judged.get(planned.case.id)

@@ -14,7 +14,13 @@ from fluxfast.bench.against import interleaved, measure_in
 from fluxfast.bench.baseline import REPOSITORY
 from fluxfast.bench.canary import canaries
 from fluxfast.bench.compare import Outcome
-from fluxfast.bench.measure import Sampler, case_result, package_mib, peak_memory_gib
+from fluxfast.bench.measure import (
+    Sampler,
+    case_result,
+    package_mib,
+    peak_memory_gib,
+    reset_peak_memory,
+)
 from fluxfast.bench.planned import PlannedCase
 from fluxfast.bench.result import CaseResult
 from fluxfast.errors import FluxFastError
@@ -87,6 +93,7 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
     first = sampler.warm_up()
     warm_graphs = dynamo_counters()["unique_graphs"]
     before = canaries(hardware)
+    reset_peak_memory(built)
 
     suite.say(planned, "timing")
     benchmark.group = f"{planned.case.model} {planned.case.weights}"

@@ -4,12 +4,15 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from torch._C._autograd import DeviceType
 
 from fluxfast import telemetry
 from fluxfast.bench import measure
+from fluxfast.bench.counters import kernels, step_counters
 from fluxfast.bench.measure import Sampler
 from fluxfast.bench.result import ImageTiming
 from fluxfast.bench.sampling import Limits, why_enough, why_warm
+from fluxfast.pipeline import profiled_step
 from fluxfast.telemetry import Reading
 from tests.machines import CPU, H200
 
@@ -126,3 +129,39 @@ def test_nvml_is_read_for_the_selected_gpu(monkeypatch):
     assert reading.throttled == "hardware thermal slowdown, 1200 of 1980 MHz"
     assert telemetry.why_throttled(0x4, 1700, 1980) is None  # a power cap is no fault
     assert telemetry.reader(CPU) is None
+
+
+def event(name, on_gpu=False, ms=0.0, annotation=False):
+    return SimpleNamespace(
+        name=lambda: name,
+        device_type=lambda: DeviceType.CUDA if on_gpu else DeviceType.CPU,
+        duration_ns=lambda: ms * 1e6,
+        is_user_annotation=lambda: annotation,
+    )
+
+
+def test_a_step_on_a_gpu_is_counted_by_its_kernels():
+    """Of events as kineto gives them; nothing here has seen a GPU."""
+    step = profiled_step(
+        [
+            event("aten::mm"),
+            event("aten::_local_scalar_dense"),
+            event("cudaStreamSynchronize"),
+            event("cudaGraphLaunch"),
+            event("nvjet_qqtst_128x256", on_gpu=True, ms=2.0),
+            event("nvjet_qqtst_128x256", on_gpu=True, ms=2.0),
+            event("cudnn_flash_fwd_sm90", on_gpu=True, ms=1.0),
+            event("triton_poi_fused_gelu_mm_12", on_gpu=True, ms=0.5),
+            event("CompiledFxGraph", on_gpu=True, ms=99.0, annotation=True),
+        ]
+    )
+    assert step.kernel_ms == 5.5
+    assert step_counters(step) == {
+        "launches_in_a_step": 4,
+        "host_syncs_in_a_step": 2,
+        "graph_replays_in_a_step": 1,
+    }
+    assert kernels(step) == {
+        "gemm": ("nvjet_qqtst_128x256",),
+        "attention": ("cudnn_flash_fwd_sm90",),
+    }

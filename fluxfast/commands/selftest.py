@@ -14,7 +14,7 @@ from typing import Any
 from fluxfast.bench.baseline import PROCESSES, REPOSITORY, baseline_for
 from fluxfast.bench.canary import FixedWork, canaries
 from fluxfast.bench.faults import Delay, block_twice, without_applying
-from fluxfast.bench.measure import Sampler, case_result, peak_memory_gib
+from fluxfast.bench.measure import Sampler, case_result, peak_memory_gib, reset_peak_memory
 from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_case, planned_cases
 from fluxfast.bench.result import CaseResult, ImageTiming, read_result, result_path, write_result
 from fluxfast.bench.sampling import Limits
@@ -164,9 +164,11 @@ def _run(
     if fault.share:
         delay = Delay(ms=fault.share * step_ms, on_device=fault.on_device, hardware=hardware)
         sampler.faults = (delay,)
+    reset_peak_memory(built)
     with block_twice(built.pipeline) if fault.name == TWICE else nullcontext():
         while not sampler.why_enough:
             sampler.sample()
+        peak_gib = peak_memory_gib(built)
         evidence = gather_evidence(built)
     return case_result(
         sampler,
@@ -176,7 +178,7 @@ def _run(
         evidence=evidence,
         proofs=proofs(evidence),
         canaries={name: (value,) for name, value in canaries(hardware).items()},
-        peak_memory_gib=peak_memory_gib(built),
+        peak_memory_gib=peak_gib,
         package_mib=None,
     )
 
