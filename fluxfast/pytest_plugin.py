@@ -164,7 +164,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not suite.measured and not stored:
         return
     terminalreporter.section("fluxfast")
-    shown = [p for p in suite.selected if p.case.id in suite.measured]
+    told = suite.measured if suite.is_recording else suite.judged
+    shown = [p for p in suite.selected if p.case.id in told]
     if shown:
         terminalreporter.write_line(verdict_table([suite.row(planned) for planned in shown]))
     for planned in shown:

@@ -15,7 +15,9 @@ GRAPH_LAUNCH = re.compile(r"(cuda|hip)GraphLaunch")
 # What of a step's time goes by the choice of a kernel. Of generated code only the kind is a
 # choice: the rest of such a name is a number in the order of compilation.
 KERNELS = {
-    "gemm": re.compile(r"gemm|nvjet|cutlass|cublas|Cijk_|triton_tem|::addmm|::mm$|::bmm|_scaled_mm|_int_mm"),
+    "gemm": re.compile(
+        r"gemm|nvjet|cutlass|cublas|Cijk_|triton_tem|::addmm|::mm$|::bmm|_scaled_mm|_int_mm"
+    ),
     "attention": re.compile(r"attention|flash|fmha|sdpa", re.IGNORECASE),
 }
 GENERATED = re.compile(r"(triton|cpp)_[a-z_]*?(?=_\d|\d|$)")
