@@ -4,13 +4,16 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch._C._autograd import DeviceType
 
 from fluxfast import telemetry
 from fluxfast.bench import measure
+from fluxfast.bench.canary import FixedWork, canaries
 from fluxfast.bench.counters import kernels, step_counters
 from fluxfast.bench.measure import Sampler
 from fluxfast.bench.result import ImageTiming
+from fluxfast.bench.runner import CPU_BAND, DEVICE_BAND, HOST_BAND
 from fluxfast.bench.sampling import Limits, why_enough, why_warm
 from fluxfast.pipeline import profiled_step
 from fluxfast.telemetry import Reading
@@ -165,3 +168,12 @@ def test_a_step_on_a_gpu_is_counted_by_its_kernels():
         "gemm": ("nvjet_qqtst_128x256",),
         "attention": ("cudnn_flash_fwd_sm90",),
     }
+
+
+def test_canaries_leave_no_trace_and_have_a_band_each():
+    before = torch.random.get_rng_state()
+    found = canaries(CPU)
+    work = FixedWork()
+    assert work.ms(passes=1) > 0 and torch.equal(torch.random.get_rng_state(), before)
+    assert set(found) == set(CPU_BAND) == set(DEVICE_BAND | HOST_BAND)
+    assert all(value > 0 for value in found.values())
