@@ -23,6 +23,7 @@ from fluxfast.bench.measure import (
 )
 from fluxfast.bench.planned import PlannedCase
 from fluxfast.bench.result import CaseResult
+from fluxfast.bench.sampling import LEAST_IMAGES
 from fluxfast.errors import FluxFastError
 from fluxfast.pipeline import dynamo_counters, gather_evidence, proofs
 from fluxfast.pytest_plugin import Suite, fail
@@ -101,7 +102,7 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
         sampler.draw,
         setup=sampler.prepare,
         teardown=sampler.finish,
-        rounds=limits.rounds or limits.min_images,
+        rounds=limits.rounds or LEAST_IMAGES,
     )
     if benchmark.disabled:  # then it draws one image and ends the round there
         sampler.finish()

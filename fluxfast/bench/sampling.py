@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 # A CPU shared with neighbours is never as steady as a GPU: an image there scatters by a tenth.
 STEADY_ON_GPU, STEADY_ON_CPU = 0.01, 0.10
 MIN_IMAGES_ON_CPU = 12
+LEAST_IMAGES = 3  # even where one takes ten seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class Limits:
 
     The noise rule is that of nvbench's stdrel criterion (nvbench/detail/stdrel_criterion.cxx): at
     least `min_images`, until the relative standard deviation is below `max_noise` or no longer
-    changes.
+    changes; or `sampling_s` and LEAST_IMAGES.
     """
 
     rounds: int | None = None
@@ -60,14 +61,18 @@ def why_enough(samples: Sequence[float], elapsed_s: float, limits: Limits) -> st
     """Why sampling ends after these images (a figure of each); empty where it goes on."""
     if limits.rounds:
         return f"{limits.rounds} images asked for" if len(samples) >= limits.rounds else ""
-    if len(samples) < limits.min_images:
+    if len(samples) < LEAST_IMAGES:
         return ""
     noise = relative_noise(samples)
+    if elapsed_s >= limits.sampling_s:
+        return f"{limits.sampling_s:.0f} s, noise {noise:.1%}"
+    if len(samples) < limits.min_images:
+        return ""
     if noise <= limits.max_noise:
         return f"noise {noise:.2%}"
     if _is_stable(samples, limits):
         return f"noise {noise:.1%} and no longer changing"
-    return f"{limits.sampling_s:.0f} s, noise {noise:.1%}" if elapsed_s >= limits.sampling_s else ""
+    return ""
 
 
 def _is_stable(samples: Sequence[float], limits: Limits) -> bool:
