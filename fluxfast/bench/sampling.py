@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 # A CPU shared with neighbours is never as steady as a GPU: an image there scatters by a tenth.
 STEADY_ON_GPU, STEADY_ON_CPU = 0.01, 0.10
@@ -54,7 +55,7 @@ def why_warm(step_ms: Sequence[float], elapsed_s: float, tolerance: float, limit
 
 
 def relative_noise(samples: Sequence[float]) -> float:
-    return statistics.stdev(samples) / statistics.fmean(samples)
+    return float(np.std(samples, ddof=1) / np.mean(samples))
 
 
 def why_enough(samples: Sequence[float], elapsed_s: float, limits: Limits) -> str:
@@ -80,4 +81,4 @@ def _is_stable(samples: Sequence[float], limits: Limits) -> bool:
     if len(samples) < limits.min_images + window:
         return False
     track = [relative_noise(samples[:end]) for end in range(len(samples) - window, len(samples))]
-    return statistics.stdev(track) <= limits.noise_stability * statistics.fmean(track)
+    return relative_noise(track) <= limits.noise_stability
