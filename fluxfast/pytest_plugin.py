@@ -84,7 +84,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     calls = (getattr(item, "callspec", None) for item in session.items)
-    chosen = [call.params["planned"] for call in calls if call and "planned" in call.params]
+    params = [call.params["planned"] for call in calls if call and "planned" in call.params]
+    chosen = [planned for planned in params if isinstance(planned, PlannedCase)]  # or none at all
     session.config.stash[SUITE].selected = list({p.case.id: p for p in chosen}.values())
 
 

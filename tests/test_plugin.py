@@ -182,11 +182,11 @@ def test_ctrl_c_keeps_the_results_so_far_and_resume_goes_on_from_them(project):
     process = subprocess.Popen(
         command, cwd=project.path, env=environment, stdout=subprocess.PIPE, text=True
     )
-    folder, deadline = project.path / "kept", time.monotonic() + 120
+    folder, deadline = project.path / "kept", time.monotonic() + 300
     while not list(folder.glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     kept = list(folder.glob("*.json"))
     assert process.returncode == pytest.ExitCode.INTERRUPTED
     assert kept and [read_result(path) for path in kept] and not list(folder.glob(".*"))
