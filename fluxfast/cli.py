@@ -1,4 +1,4 @@
-"""`fluxfast`: generate, bench, matrix, doctor, baseline, roofline, profile."""
+"""`fluxfast`: generate, bench, matrix, doctor, baseline, selftest, roofline, profile."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fluxfast.commands import baseline, bench, doctor, generate, matrix, profile, roofline
+from fluxfast.commands import (
+    baseline,
+    bench,
+    doctor,
+    generate,
+    matrix,
+    profile,
+    roofline,
+    selftest,
+)
 from fluxfast.console import quiet_libraries
 from fluxfast.errors import FluxFastError
 
-COMMANDS = (generate, bench, matrix, doctor, baseline, roofline, profile)
+COMMANDS = (generate, bench, matrix, doctor, baseline, selftest, roofline, profile)
 
 
 def parser() -> argparse.ArgumentParser:

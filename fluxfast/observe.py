@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from functools import wraps
@@ -25,6 +25,21 @@ class Observer(Protocol):
     def enter(self, region: Region) -> None: ...
 
     def exit(self, region: Region) -> None: ...
+
+
+class Together(Observer):
+    """Several observers as one: the first is told of a beginning first, and of an end last."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = observers
+
+    def enter(self, region: Region) -> None:
+        for observer in self.observers:
+            observer.enter(region)
+
+    def exit(self, region: Region) -> None:
+        for observer in reversed(self.observers):
+            observer.exit(region)
 
 
 @contextmanager

@@ -88,19 +88,37 @@ class Build:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProfiledStep:
+    """One denoising step under the profiler.
+
+    `counts`: how often each operator, runtime call and device kernel ran, by name; `kernels`: of
+    these what ran on the device (nothing on a CPU), for `kernel_ms` in all.
+    """
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    kernel_ms: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What was seen of a built pipeline while it drew an image.
 
-    `operators`: names of the operators and device kernels of one denoising step.
+    `step`: the first denoising step.
     `cached_steps`: how many steps of the last image cache-dit answered from its cache.
     `compiled_graphs`: graphs that Dynamo compiled for this pipeline.
     """
 
     pipeline: FluxPipeline
     plan: Plan
-    operators: frozenset[str]
+    step: ProfiledStep
     cached_steps: int
     compiled_graphs: int
+
+    @property
+    def operators(self) -> frozenset[str]:
+        """Names of the operators and device kernels of the step."""
+        return frozenset(self.step.counts)
 
     def operators_matching(self, *fragments: str) -> list[str]:
         return sorted(o for o in self.operators if any(f in o for f in fragments))

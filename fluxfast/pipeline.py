@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._C._autograd import DeviceType
 
 from fluxfast.call import call_arguments
 from fluxfast.model import ImageRequest
 from fluxfast.observe import Observer, Region, observed
-from fluxfast.optimization import Artifacts, Axis, Build, Evidence, Plan, Proof
+from fluxfast.optimization import (
+    Artifacts,
+    Axis,
+    Build,
+    Evidence,
+    Plan,
+    ProfiledStep,
+    Proof,
+)
 from fluxfast.weights import Checkpoint, load
 
 if TYPE_CHECKING:
@@ -118,8 +128,23 @@ def forget_compiled_code() -> None:
         torch.cuda.empty_cache()
 
 
+def profiled_step(events: Iterable[Any]) -> ProfiledStep:
+    """Of kineto's events: how often each name ran, and what ran on the device for how long."""
+    events = list(events)
+    on_device = [
+        event
+        for event in events
+        if event.device_type() != DeviceType.CPU and not event.is_user_annotation()
+    ]
+    return ProfiledStep(
+        counts=Counter(event.name() for event in events),
+        kernels=Counter(event.name() for event in on_device),
+        kernel_ms=sum(event.duration_ns() for event in on_device) / 1e6,
+    )
+
+
 class _FirstStepOperators(Observer):
-    """Profiles the first denoising step of a call: names of operators and device kernels."""
+    """Profiles the first denoising step of a call: its operators and device kernels."""
 
     def __init__(self, is_gpu: bool) -> None:
         activities = [torch.profiler.ProfilerActivity.CPU]
@@ -129,7 +154,7 @@ class _FirstStepOperators(Observer):
             is_gpu,
             torch.profiler.profile(activities=activities, acc_events=True),
         )
-        self.names: frozenset[str] | None = None
+        self.step: ProfiledStep | None = None
         self.started = False
 
     def enter(self, region: Region) -> None:
@@ -138,13 +163,13 @@ class _FirstStepOperators(Observer):
             self.profiler.start()
 
     def exit(self, region: Region) -> None:
-        if region is Region.DENOISING_STEP and self.started and self.names is None:
+        if region is Region.DENOISING_STEP and self.started and self.step is None:
             if self.is_gpu:
                 torch.cuda.synchronize()
             self.profiler.stop()
             profiled = self.profiler.profiler
             assert profiled is not None and profiled.kineto_results is not None
-            self.names = frozenset(event.name() for event in profiled.kineto_results.events())
+            self.step = profiled_step(profiled.kineto_results.events())
 
 
 def gather_evidence(built: BuiltPipeline) -> Evidence:
@@ -155,7 +180,7 @@ def gather_evidence(built: BuiltPipeline) -> Evidence:
     return Evidence(
         pipeline=built.pipeline,
         plan=built.plan,
-        operators=observer.names or frozenset(),
+        step=observer.step or ProfiledStep(),
         cached_steps=cached_steps(built),
         compiled_graphs=dynamo_counters()["unique_graphs"],
     )

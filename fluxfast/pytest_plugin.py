@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fluxfast.bench.baseline import SHIPPED, Baseline, baseline_for
+from fluxfast.bench.baseline import SHIPPED
 from fluxfast.bench.compare import Outcome, Verdict
-from fluxfast.bench.matrix import MATRICES, Excluded
-from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_cases, shard
+from fluxfast.bench.matrix import MATRICES
+from fluxfast.bench.planned import PlannedCase
 from fluxfast.bench.report import failure_text, verdict_table
-from fluxfast.bench.result import CaseResult, provenance, read_result, result_path, write_result
-from fluxfast.bench.summary import CaseSummary, summarize
+from fluxfast.bench.result import result_path
 from fluxfast.errors import FluxFastError
-from fluxfast.hardware import Hardware, detect
 from fluxfast.model import MODELS
-from fluxfast.optimization import Artifacts
+from fluxfast.suite import Suite
+
+INVALID_RUNNER_STATUS = 6  # beside pytest's own 0 to 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,11 +35,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--resolution", help="HEIGHTxWIDTH in pixels (the weights' own)")
     group.addoption("--batch-size", type=int, help="images of one prompt at a time (1)")
     group.addoption("--num-inference-steps", type=int, help="denoising steps (the model's own)")
-    group.addoption("--rounds", type=int, help="images to time (10, fewer where they take long)")
+    group.addoption("--rounds", type=int, help="images to time (until their noise is known)")
+    group.addoption("--seconds", type=float, default=30.0, help="time for a case's images (30)")
     group.addoption(
         "--record", action="store_true", help="measure for a new baseline, judge nothing"
     )
     group.addoption("--results", type=Path, metavar="DIR", help="where each case's result goes")
+    group.addoption(
+        "--against", metavar="REF", help="compare with this revision on this machine, interleaved"
+    )
     group.addoption("--resume", action="store_true", help="keep the cases that --results DIR holds")
     group.addoption("--shard", default="1/1", metavar="I/N", help="run the I-th of N parts")
     group.addoption(
@@ -51,122 +51,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@dataclass(kw_only=True)
-class Suite:
-    """What one pytest session measures, against what, and what came of it."""
-
-    config: pytest.Config
-    started: float = field(default_factory=time.monotonic)
-    finished: list[tuple[PlannedCase, CaseSummary, Verdict | None]] = field(default_factory=list)
-    newly_recorded: int = 0
-    mistake: FluxFastError | None = None
-    selected: list[PlannedCase] = field(default_factory=list)
-    measured: int = 0
-
-    def option(self, name: str) -> Any:
-        return self.config.getoption(f"--{name}")
-
-    @cached_property
-    def hardware(self) -> Hardware:
-        return detect("cpu" if self.option("gpu") == "cpu" else "auto")
-
-    @cached_property
-    def baseline(self) -> Baseline:
-        local = self.config.rootpath / ".fluxfast" / "baselines"
-        return baseline_for(self.option("gpu"), self.hardware, self.option("baselines"), local)
-
-    @cached_property
-    def planned(self) -> tuple[list[PlannedCase], dict[str, list[Excluded]]]:
-        resolution = self.option("resolution")
-        height, width = parse_resolution(resolution) if resolution else (None, None)
-        cases, left_out = planned_cases(
-            self.option("matrix"),
-            self.option("model") or list(MODELS),
-            self.option("weights"),
-            self.hardware,
-            height=height,
-            width=width,
-            batch_size=self.option("batch-size"),
-            num_inference_steps=self.option("num-inference-steps"),
-        )
-        return shard(cases, self.option("shard")), left_out
-
-    @cached_property
-    def results_folder(self) -> Path:
-        """Where results go; a session without --results has a folder of its own."""
-        if self.option("results"):
-            return Path(self.option("results"))
-        now = datetime.now().strftime("%Y%m%d-%H%M%S")
-        return self.config.rootpath / ".fluxfast" / "results" / now
-
-    @property
-    def is_recording(self) -> bool:
-        return bool(self.option("record"))
-
-    @property
-    def records_by_itself(self) -> bool:
-        """On a CPU that the project has no baseline of, the first run records one."""
-        return not self.hardware.is_gpu and self.baseline.path.parent != self.option("baselines")
-
-    @property
-    def artifacts(self) -> Artifacts:
-        """Exported packages of the suite are its own, apart from those of the command line."""
-        return Artifacts(folder=self.config.rootpath / ".fluxfast" / "artifacts")
-
-    def kept(self, planned: PlannedCase) -> CaseResult | None:
-        """The result of an interrupted run of this commit on this machine, with --resume."""
-        path = result_path(self.results_folder, planned.case)
-        if not self.option("resume") or self.why_not_resumed or not path.exists():
-            return None
-        result = read_result(path)
-        same_commit = result.provenance["commit"] == provenance()["commit"]
-        same_machine = result.environment["hardware"] == self.hardware.to_json()
-        return result if same_commit and same_machine else None
-
-    @cached_property
-    def why_not_resumed(self) -> str | None:
-        """Results are kept for a commit: what is not committed cannot be told apart."""
-        now = provenance()
-        if now["commit"] is None:
-            return "the commit is unknown (set FLUXFAST_COMMIT where there is no repository)"
-        return "the working tree has changes that are not committed" if now["dirty"] else None
-
-    def judge(self, planned: PlannedCase, result: CaseResult) -> Verdict | None:
-        """The verdict, noted for the table; None where the case is recorded rather than judged."""
-        verdict = None if self.is_recording else self.baseline.judge([result])
-        if verdict and verdict.outcome is Outcome.NEW and self.records_by_itself:
-            self.baseline = self.baseline.accept([result])
-            self.baseline.write()
-            self.newly_recorded += 1
-            verdict = None
-        self.finished.append((planned, summarize([result]), verdict))
-        return verdict
-
-    def say(self, planned: PlannedCase, stage: str) -> None:
-        """A line of progress, past pytest's capture."""
-        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
-        capture: Any = self.config.pluginmanager.get_plugin("capturemanager")
-        if reporter is None or capture is None or self.config.get_verbosity() < 0:
-            return
-        number = self.selected.index(planned) + 1
-        left = f", about {self._minutes_left(number):.0f} min left" if self.measured else ""
-        with capture.global_and_fixture_disabled():
-            reporter.write_line("")
-            reporter.write(
-                f"[{number}/{len(self.selected)}{left}] {planned.case.model}, {planned.label}: "
-                f"{stage} "
-            )
-
-    def _minutes_left(self, number: int) -> float:
-        elapsed_s = time.monotonic() - self.started
-        return elapsed_s / self.measured * (len(self.selected) - number + 1) / 60
-
-
 SUITE = pytest.StashKey[Suite]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SUITE] = Suite(config=config)
+    if config.getoption("--against") and config.getoption("--record"):
+        raise pytest.UsageError("--against compares two revisions and --record none: choose one")
     if config.getoption("--resume") and not config.getoption("--results"):
         raise pytest.UsageError("--resume needs the --results DIR of the run that was interrupted")
 
@@ -183,15 +74,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("planned", cases, ids=[c.case.id for c in cases], scope="session")
 
 
-def pytest_collection_modifyitems(config: pytest.Config) -> None:
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Verdicts come last, when every case has been measured."""
+    items.sort(key=lambda item: getattr(item, "originalname", "") == "test_verdict")
     if mistake := config.stash[SUITE].mistake:
         raise pytest.UsageError(f"fluxfast: {mistake}")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     calls = (getattr(item, "callspec", None) for item in session.items)
-    chosen = [call.params.get("planned") for call in calls if call]
-    session.config.stash[SUITE].selected = [c for c in chosen if isinstance(c, PlannedCase)]
+    params = [call.params["planned"] for call in calls if call and "planned" in call.params]
+    chosen = [planned for planned in params if isinstance(planned, PlannedCase)]  # or none at all
+    session.config.stash[SUITE].selected = list({p.case.id: p for p in chosen}.values())
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
@@ -255,17 +150,31 @@ def fail(planned: PlannedCase, verdict: Verdict) -> None:
     pytest.fail(failure_text(planned.case, verdict), pytrace=False)
 
 
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A runner that is not the baseline's has an exit status of its own."""
+    suite = session.config.stash[SUITE]
+    suite.record()
+    outcomes = {verdict.outcome for verdict in suite.judged.values()}
+    if exitstatus == pytest.ExitCode.OK and Outcome.INVALID_RUNNER in outcomes:
+        session.exitstatus = INVALID_RUNNER_STATUS
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     suite = config.stash[SUITE]
-    judged = [planned for planned, _, _ in suite.finished]
     stored = [p for p in suite.selected if result_path(suite.results_folder, p.case).exists()]
-    if not judged and not stored:
+    if not suite.measured and not stored:
         return
     terminalreporter.section("fluxfast")
-    if judged:
-        rows = [(planned.label, summary, verdict) for planned, summary, verdict in suite.finished]
-        terminalreporter.write_line(verdict_table(rows))
-    for planned in (p for p in suite.selected if p not in judged):
+    told = suite.measured if suite.is_recording else suite.judged
+    shown = [p for p in suite.selected if p.case.id in told]
+    if shown:
+        terminalreporter.write_line(verdict_table([suite.row(planned) for planned in shown]))
+    for planned in shown:
+        terminalreporter.write_line(suite.conditions(planned))
+    for planned in shown:
+        if text := suite.remark(planned):
+            terminalreporter.write_line(text)
+    for planned in (p for p in suite.selected if p not in shown):
         lacks = "no verdict" if planned in stored else "no figures"
         terminalreporter.write_line(f"{lacks}: {planned.case.model}, {planned.label}")
     terminalreporter.write_line(f"results: {suite.results_folder}")
@@ -273,13 +182,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(
             f"accept them with: fluxfast baseline accept {suite.results_folder}"
         )
-    if suite.newly_recorded:
+    if suite.recorded:
         terminalreporter.write_line(
-            f"{suite.newly_recorded} cases recorded in {suite.baseline.path}: "
+            f"{len(suite.recorded)} cases recorded in {suite.baseline.path}: "
             "they gate from the next run on"
         )
-
-
-def store(suite: Suite, result: CaseResult) -> None:
-    write_result(suite.results_folder, result)
-    suite.measured += 1

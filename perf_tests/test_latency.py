@@ -1,4 +1,8 @@
-"""Every case of the matrix is as fast as its baseline, and does what it says."""
+"""Every case of the matrix does what it says, and is as fast as its baseline.
+
+All cases are measured first and judged last, for the verdict on each takes into account how many
+there are.
+"""
 
 from __future__ import annotations
 
@@ -6,73 +10,141 @@ from typing import Any
 
 import pytest
 
+from fluxfast.bench.against import interleaved, measure_in
+from fluxfast.bench.baseline import REPOSITORY
+from fluxfast.bench.canary import canaries
+from fluxfast.bench.compare import Outcome
 from fluxfast.bench.measure import (
+    Sampler,
     case_result,
+    package_mib,
+    peak_memory_gib,
     reset_peak_memory,
-    rounds_for,
-    time_image,
 )
 from fluxfast.bench.planned import PlannedCase
-from fluxfast.bench.result import CaseResult, ImageTiming
+from fluxfast.bench.result import CaseResult
+from fluxfast.bench.sampling import LEAST_IMAGES
 from fluxfast.errors import FluxFastError
 from fluxfast.pipeline import dynamo_counters, gather_evidence, proofs
-from fluxfast.pytest_plugin import Suite, fail, store
+from fluxfast.pytest_plugin import Suite, fail
+from fluxfast.telemetry import reader
 
 
 def test_latency(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> None:
-    try:
-        result = suite.kept(planned) or measured(planned, suite, request)
-    except FluxFastError as error:
-        pytest.fail(str(error), pytrace=False)
-    verdict = suite.judge(planned, result)
+    """Measure: it fails where an optimization that was asked for is not in force."""
+    result_of(planned, suite, request)
     if suite.is_recording:
         pytest.skip("recorded for a new baseline, not judged")
-    if verdict is not None and not verdict.passes:
-        fail(planned, verdict)
+
+
+def test_verdict(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> None:
+    """Judge: against the baseline, among all cases of this run."""
+    if suite.is_recording:
+        pytest.skip("recorded for a new baseline, not judged")
+    if planned.case.id in suite.failed:
+        pytest.skip("not measured")
+    result_of(planned, suite, request)
+    verdict = suite.judge(planned)
+    if verdict is None or verdict.passes:
+        return
+    if not verdict.is_judged:
+        pytest.skip(f"{verdict.outcome.value.upper()}: {verdict.reason}")
+    fail(planned, verdict)
+
+
+def result_of(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> CaseResult:
+    """Of this session, or of the one that --resume goes on from, or measured now."""
+    try:
+        kept = suite.measured.get(planned.case.id) or suite.kept(planned)
+        measure = compared if suite.option("against") else measured
+        result = kept or measure(planned, suite, request)
+    except FluxFastError as error:
+        pytest.fail(str(error), pytrace=False)
+    suite.measured[planned.case.id] = result
+    return result
+
+
+def compared(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> CaseResult:
+    """In processes of this revision and the other one, until the sequential test is sure."""
+    suite.failed.add(planned.case.id)
+    other, options = request.getfixturevalue("other_tree"), suite.child_options()
+
+    def measure(side: str, number: int) -> CaseResult:
+        suite.say(planned, f"process {side}{number + 1}")
+        tree = other if side == "A" else REPOSITORY
+        return measure_in(tree, planned.case, options, suite.results_folder / f"{side}{number + 1}")
+
+    suite.sides[planned.case.id] = sides = interleaved(measure)
+    suite.failed.discard(planned.case.id)
+    suite.timed += 1
+    return sides.ours[-1]
 
 
 def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> CaseResult:
     """Build, warm up, time, prove, store."""
+    suite.failed.add(planned.case.id)
+    hardware, limits = suite.hardware, suite.limits
     eager, benchmark = request.getfixturevalue("eager"), request.getfixturevalue("benchmark")
     built = request.getfixturevalue("built")
-    images: list[ImageTiming] = []
-    reference_e2e_s: list[float] = []
+    sampler = Sampler(built=built, limits=limits, eager=eager, read_gpu=reader(hardware))
+    if eager is not None:
+        sampler.fixed_work = request.getfixturevalue("fixed_work")
 
     suite.say(planned, "compiling and warming up")
-    first, _ = time_image(built)
+    first = sampler.warm_up()
+    warm_graphs = dynamo_counters()["unique_graphs"]
+    before = canaries(hardware)
     reset_peak_memory(built)
-    steady, _ = time_image(built)
-    graphs_after_warmup = dynamo_counters()["unique_graphs"]
 
-    def time_eager() -> None:
-        if eager is not None:
-            reference_e2e_s.append(time_image(eager)[0].e2e_s)
-
-    def draw() -> Any:
-        timing, drawn = time_image(built)
-        images.append(timing)
-        return drawn
-
-    rounds = suite.option("rounds") or rounds_for(steady.e2e_s)
-    suite.say(planned, f"timing {rounds} images")
+    suite.say(planned, "timing")
     benchmark.group = f"{planned.case.model} {planned.case.weights}"
-    benchmark.pedantic(draw, setup=time_eager, rounds=rounds, iterations=1, warmup_rounds=0)
-
-    seen = proofs(gather_evidence(built))
-    result = case_result(
-        built,
-        planned.case,
-        first_image_s=first.e2e_s,
-        images=images,
-        reference_e2e_s=reference_e2e_s,
-        graphs_after_warmup=graphs_after_warmup,
-        proofs=seen,
+    benchmark.pedantic(
+        sampler.draw,
+        setup=sampler.prepare,
+        teardown=sampler.finish,
+        rounds=limits.rounds or LEAST_IMAGES,
     )
-    benchmark.extra_info.update(result.to_json() | {"compile_s": result.compile_s})
+    if benchmark.disabled:  # then it draws one image and ends the round there
+        sampler.finish()
+    sample_on(sampler, benchmark)
+    peak_gib = peak_memory_gib(built)
+    evidence = gather_evidence(built)
+    seen = proofs(evidence)
+
+    def result() -> CaseResult:
+        return case_result(
+            sampler,
+            planned.case,
+            first=first,
+            warm_graphs=warm_graphs,
+            evidence=evidence,
+            proofs=seen,
+            canaries={name: (value, after[name]) for name, value in before.items()},
+            peak_memory_gib=peak_gib,
+            package_mib=package_mib(built.plan, suite.artifacts),
+        )
+
+    after = canaries(hardware)
+    if not limits.rounds and suite.outcome_of(result()) is Outcome.UNDECIDED:
+        suite.say(planned, "undecided, timing on")
+        sampler.limits = limits.extended(len(sampler.images))
+        sample_on(sampler, benchmark)
+        after = canaries(hardware)
+    found = result()
+    benchmark.extra_info.update(found.to_json() | {"compile_s": found.compile_s})
     absent = [f"{name}: {proof.seen}" for name, proof in seen.items() if not proof.in_force]
     if absent:
         pytest.fail(
             f"{planned.case.id}: asked for but not in force: {'; '.join(absent)}", pytrace=False
         )
-    store(suite, result)
-    return result
+    suite.store(found)
+    suite.failed.discard(planned.case.id)
+    return found
+
+
+def sample_on(sampler: Sampler, benchmark: Any) -> None:
+    """Until the stop rule is content; pytest-benchmark is told of each image."""
+    while not sampler.why_enough:
+        e2e_s = sampler.sample()
+        if not benchmark.disabled:
+            benchmark.stats.stats.update(e2e_s)

@@ -13,6 +13,7 @@ import pytest
 from fluxfast.bench.baseline import cpu_slug
 from fluxfast.bench.result import read_result
 from fluxfast.hardware import detect
+from fluxfast.pytest_plugin import INVALID_RUNNER_STATUS
 
 REPOSITORY = Path(__file__).parents[1]
 pytest_plugins = ["pytester"]
@@ -43,7 +44,7 @@ def run(project, *arguments):
 
 def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
     first = run(project, "--benchmark-json=benchmark.json", "--junitxml=junit.xml")
-    first.assert_outcomes(passed=1)
+    first.assert_outcomes(passed=2)
     first.stdout.fnmatch_lines(
         ["*this CPU has no baseline yet*", "*they gate from the next run on*"]
     )
@@ -53,23 +54,41 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
     assert benchmark["extra_info"]["environment"]["hardware"]["platform"] == "cpu"
 
     second = run(project)
-    second.assert_outcomes(passed=1)
-    second.stdout.fnmatch_lines(["*schnell*eager*same*"])
+    assert second.ret == 0
+    second.stdout.re_match_lines([r"schnell\s+eager.*(same|UNDECIDED)"])
+    path = local_baseline(project)
+    recorded = path.read_text()
+    assert len(json.loads(recorded)["cases"][0]["processes"]) == 2
 
     # The pipeline got ten times slower than its baseline says.
-    path = local_baseline(project)
-    data = json.loads(path.read_text())
-    process = data["cases"][0]["processes"][0]
-    process["reference_e2e_s"] = [value * 10 for value in process["reference_e2e_s"]]
-    path.write_text(json.dumps(data))
+    rewrite(path, lambda p: p.update(reference_e2e_s=[s * 10 for s in p["reference_e2e_s"]]))
     slower = run(project)
     assert slower.ret == pytest.ExitCode.TESTS_FAILED
-    slower.stdout.fnmatch_lines(["*SLOWER: eager_ratio *", "*remedy: *baseline accept*"])
+    slower.assert_outcomes(passed=1, failed=1)
+    slower.stdout.fnmatch_lines(
+        ["*SLOWER: whole image: eager_ratio *", "*remedy: *baseline accept*"]
+    )
+
+    # The machine got ten times slower: no figure of the case says anything.
+    path.write_text(recorded)
+    rewrite(path, lambda p: p["canaries"].update(python_ms=[0.1 * p["canaries"]["python_ms"][0]]))
+    invalid = run(project)
+    assert invalid.ret == INVALID_RUNNER_STATUS
+    invalid.assert_outcomes(passed=1, skipped=1)
+    invalid.stdout.fnmatch_lines(["*INVALID RUNNER: canary python_ms *"])
+
+
+def rewrite(path, change):
+    """Change each process of a baseline."""
+    data = json.loads(path.read_text())
+    for process in data["cases"][0]["processes"]:
+        change(process)
+    path.write_text(json.dumps(data))
 
 
 def test_recording_judges_nothing_and_leaves_a_candidate(project):
     recorded = run(project, "--record", "--results=candidate")
-    recorded.assert_outcomes(skipped=1)
+    recorded.assert_outcomes(skipped=2)
     recorded.stdout.fnmatch_lines(["*accept them with: fluxfast baseline accept*candidate"])
     (path,) = (project.path / "candidate").glob("*.json")
     assert read_result(path).case.num_inference_steps == 4
@@ -111,7 +130,7 @@ def test_a_gpu_case_without_a_baseline_fails_and_says_how_to_record_one(project)
         """
         import dataclasses
         pytest_plugins = ["fluxfast.pytest_plugin"]
-        from fluxfast import hardware, pytest_plugin
+        from fluxfast import hardware, suite, telemetry
         from fluxfast.bench import measure
         from fluxfast.hardware import Hardware, Platform
 
@@ -122,13 +141,14 @@ def test_a_gpu_case_without_a_baseline_fails_and_says_how_to_record_one(project)
         real = hardware.detect("cpu")
         measure.environment = lambda machine: {"hardware": machine.to_json()}
         measure.momentary = lambda machine: {}
-        pytest_plugin.detect = lambda device: PretendedL20(**{
+        telemetry.reader = lambda machine: None
+        suite.detect = lambda device: PretendedL20(**{
             **vars(real), "platform": Platform.CUDA, "name": "NVIDIA L20", "architecture": "sm_89",
         })
         """
     )
     result = project.runpytest_subprocess(*EAGER, "--gpu=l20", "--weights=mini")
-    result.assert_outcomes(failed=1)
+    result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*NEW: no baseline for this case in nvidia-l20.json*--record*"])
 
 
@@ -168,11 +188,11 @@ def test_ctrl_c_keeps_the_results_so_far_and_resume_goes_on_from_them(project):
         # A test run in the background of a shell ignores the signal, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    folder, deadline = project.path / "kept", time.monotonic() + 120
+    folder, deadline = project.path / "kept", time.monotonic() + 300
     while not list(folder.glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     kept = list(folder.glob("*.json"))
     assert process.returncode == pytest.ExitCode.INTERRUPTED
     assert kept and [read_result(path) for path in kept] and not list(folder.glob(".*"))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.case import Case
-from fluxfast.bench.compare import Outcome, Verdict, compare
+from fluxfast.bench.compare import Comparison, Outcome, Verdict, compare, settle
+from fluxfast.bench.machine import Gpu, stack_difference
+from fluxfast.bench.machine import hardware_of as hardware_of  # found here too
+from fluxfast.bench.noise import Noise, noises
 from fluxfast.bench.result import SCHEMA, CaseResult, check_schema, read_json
 from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import BaselineError
@@ -20,49 +24,15 @@ from fluxfast.hardware import Hardware, Platform
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = REPOSITORY / "baselines"
 LOCAL = REPOSITORY / ".fluxfast" / "baselines"  # of machines that the project does not describe
-MEMORY_TOLERANCE = 0.05
-CPU_TOLERANCES = {"eager_ratio": 0.30}  # two shared cores; see docs/h200.md for what a GPU allows
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """A machine that baselines are kept for; `device_names` are what its driver calls it."""
-
-    slug: str
-    device_names: tuple[str, ...]
-    platform: Platform
-    architecture: str
-    memory_gib: float
-
-    def describes(self, hardware: Hardware) -> bool:
-        return (
-            self.platform == hardware.platform
-            and self.architecture == hardware.architecture
-            and (not hardware.is_gpu or self._is_part(hardware))
-        )
-
-    def _is_part(self, hardware: Hardware) -> bool:
-        """By name and memory: other form factors and slices share the beginning of the name."""
-        same_memory = abs(hardware.memory_gib / self.memory_gib - 1) < MEMORY_TOLERANCE
-        return hardware.name in self.device_names and same_memory
-
-    def hardware(self, packages: Mapping[str, str]) -> Hardware:
-        """Such a machine, for planning, with the given packages on it."""
-        return Hardware(
-            platform=self.platform,
-            name=self.device_names[0],
-            architecture=self.architecture,
-            memory_gib=self.memory_gib,
-            packages=packages,
-        )
+PROCESSES = 3  # that a case's noise between processes is known from
+LOOKS = 2  # a case that is undecided is sampled on and judged once more
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """One file: the machine, what may change by how much, and each case's results."""
+    """One file: the machine, and each case's results with their raw samples."""
 
     gpu: Gpu
-    tolerances: Mapping[str, float]
     results: Mapping[str, tuple[CaseResult, ...]]
     path: Path
 
@@ -78,6 +48,13 @@ class Baseline:
         merged = dict(self.results) | {case_id: tuple(new) for case_id, new in fresh.items()}
         return replace(self, results=merged)
 
+    def joined(self, results: Iterable[CaseResult]) -> Baseline:
+        """With each result as one more process of its case."""
+        fresh = list(results)
+        cases = dict.fromkeys(result.case.id for result in fresh)
+        kept = [old for case_id in cases for old in self.results.get(case_id, ())]
+        return self.accept([*kept, *fresh])
+
     def _check_machine(self, result: CaseResult) -> None:
         hardware = hardware_of(result)
         if not self.gpu.describes(hardware):
@@ -88,8 +65,13 @@ class Baseline:
                 remedy=f"accept them into the baseline of {hardware.name} with --gpu",
             )
 
-    def judge(self, results: list[CaseResult]) -> Verdict:
-        """The verdict on one case measured now."""
+    @cached_property
+    def noise(self) -> Mapping[str, Noise]:
+        """How much each metric moves by itself on this machine."""
+        return noises(self.results.values())
+
+    def compare(self, results: Sequence[CaseResult]) -> Comparison | Verdict:
+        """One case measured now beside its baseline; a verdict where there is nothing to settle."""
         case_id = results[0].case.id
         if case_id not in self.results:
             return Verdict(
@@ -97,34 +79,30 @@ class Baseline:
                 reason=f"no baseline for this case in {self.path.name}; measure it with --record "
                 "--results DIR, then `fluxfast baseline accept DIR`",
             )
-        accepted = list(self.results[case_id])
-        verdict = compare(summarize(results), summarize(accepted), self.tolerances)
+        accepted = self.results[case_id]
+        comparison = compare(results, accepted, self.noise)
         difference = stack_difference(accepted[-1], results[-1])
         if difference:
-            reason = (
-                f"the baseline has another stack ({difference}); measured now: {verdict.reason}"
+            return Verdict(
+                outcome=Outcome.WRONG_STACK,
+                reason=f"the baseline has another stack ({difference}); measured now: "
+                f"{settle([comparison], LOOKS)[0].reason}",
+                changes=comparison.changes,
             )
-            return replace(verdict, outcome=Outcome.WRONG_STACK, reason=reason)
-        return verdict
+        return comparison
+
+    def judge(self, results: Sequence[CaseResult]) -> Verdict:
+        """The verdict on one case that is a run by itself."""
+        return judged([self.compare(results)])[0]
 
     def write(self) -> None:
         write_atomically(self.path, _render(self))
 
 
-def hardware_of(result: CaseResult) -> Hardware:
-    data = dict(result.environment["hardware"])
-    return Hardware(**{**data, "platform": Platform(data["platform"])})
-
-
-def stack_difference(baseline: CaseResult, measured: CaseResult) -> str:
-    """Packages of another version, as `torch 2.11.0 → 2.13.0`."""
-    before, now = hardware_of(baseline).packages, hardware_of(measured).packages
-    names = sorted(before.keys() | now.keys())
-    return ", ".join(
-        f"{name} {before.get(name, 'absent')} → {now.get(name, 'absent')}"
-        for name in names
-        if before.get(name) != now.get(name)
-    )
+def judged(compared: Sequence[Comparison | Verdict]) -> list[Verdict]:
+    """The verdict on each case of a run."""
+    settled = iter(settle([c for c in compared if isinstance(c, Comparison)], LOOKS))
+    return [c if isinstance(c, Verdict) else next(settled) for c in compared]
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -141,21 +119,20 @@ def read_baseline(path: Path) -> Baseline:
                     "platform": Platform(gpu["platform"]),
                 }
             ),
-            tolerances={name: float(value) for name, value in data["tolerances"].items()},
-            results=dict(_read_case(entry, data["environments"], path) for entry in data["cases"]),
+            results=dict(_read_case(entry, data, path) for entry in data["cases"]),
             path=path,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BaselineError(
             "this baseline is incomplete",
             got=f"{path}: {error!r}",
-            allowed=f"gpu, tolerances, environments and cases of schema {SCHEMA}",
+            allowed=f"gpu, environments and cases of schema {SCHEMA}",
             remedy="restore it from version control",
         ) from error
 
 
 def _read_case(
-    entry: Mapping[str, Any], environments: Mapping[str, Any], path: Path
+    entry: Mapping[str, Any], file: Mapping[str, Any], path: Path
 ) -> tuple[str, tuple[CaseResult, ...]]:
     case = Case.from_json(entry["case"])
     results = []
@@ -163,9 +140,9 @@ def _read_case(
         raise ValueError(f"{case.id} has no processes")
     for process in entry["processes"]:
         whole = process | {
-            "schema": SCHEMA,
+            "schema": file["schema"],
             "case": entry["case"],
-            "environment": environments[process["environment"]],
+            "environment": file["environments"][process["environment"]],
         }
         results.append(CaseResult.from_json(whole, f"{path}: {case.id}"))
     return case.id, tuple(results)
@@ -194,7 +171,6 @@ def _render(baseline: Baseline) -> str:
             "architecture": gpu.architecture,
             "memory_gib": gpu.memory_gib,
         },
-        "tolerances": dict(baseline.tolerances),
         "environments": environments,
     }
     opening = json.dumps(head, indent=1).removesuffix("\n}")
@@ -293,7 +269,6 @@ def cpu_baseline(hardware: Hardware, folder: Path = SHIPPED, local: Path = LOCAL
             architecture=hardware.architecture,
             memory_gib=hardware.memory_gib,
         ),
-        tolerances=CPU_TOLERANCES,
         results={},
         path=local / f"{slug}.json",
     )

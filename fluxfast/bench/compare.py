@@ -1,65 +1,98 @@
-"""Is it slower? A pure function of two summaries; no torch."""
+"""Is it slower? Pure functions of what was measured and what was accepted; no torch.
+
+`compare` puts the figures of one case side by side; `settle` turns the comparisons of a whole run
+into verdicts, correcting for how many figures the run compares.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import exp
 
-from fluxfast.bench.summary import CaseSummary
+from scipy.stats import false_discovery_control
+
+from fluxfast.bench.metrics import METRICS, MISS_RISK, Metric, typical
+from fluxfast.bench.noise import Estimate, Noise, estimate
+from fluxfast.bench.result import CaseResult
+from fluxfast.bench.runner import why_invalid_runner
 
 
 class Outcome(StrEnum):
     SAME = "same"
     FASTER = "faster"
     SLOWER = "slower"
+    UNDECIDED = "undecided"
     NEW = "new"
     BROKEN = "broken"
+    INVALID_RUNNER = "invalid runner"
     WRONG_STACK = "wrong stack"
 
 
 PASSING = (Outcome.SAME, Outcome.FASTER)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A figure of CaseSummary that is compared; of all of them, less is better."""
-
-    name: str
-    unit: str
-    digits: int = 3
-
-
-METRICS = (
-    Metric(name="e2e_s", unit="s"),
-    Metric(name="step_ms", unit="ms", digits=2),
-    Metric(name="decode_ms", unit="ms", digits=2),
-    Metric(name="compile_s", unit="s", digits=1),
-    Metric(name="peak_memory_gib", unit="GiB", digits=2),
-    Metric(name="eager_ratio", unit="× eager"),
-)
+NOT_JUDGED = (Outcome.UNDECIDED, Outcome.INVALID_RUNNER)  # neither a pass nor a regression
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One metric, measured against its baseline."""
+    """One metric, measured against its baseline: medians over processes, and the change.
+
+    `estimate` is None for a metric that is compared by its tolerance alone.
+    """
 
     metric: Metric
     measured: float
     baseline: float
-    tolerance: float
+    estimate: Estimate | None = None
+
+    @property
+    def tolerance(self) -> float:
+        return self.metric.tolerance
 
     @property
     def relative(self) -> float:
-        return self.measured / self.baseline - 1
+        """The relative change as judged: without what the canaries explain."""
+        if self.estimate is None:
+            return self.measured / self.baseline - 1
+        worse = exp(self.estimate.effect)
+        return worse - 1 if self.metric.lower_is_better else 1 / worse - 1
+
+    @property
+    def worse(self) -> float:
+        """The relative change for the worse."""
+        return self.relative if self.metric.lower_is_better else 1 / (1 + self.relative) - 1
+
+    @property
+    def better(self) -> float:
+        return 1 / (1 + self.worse) - 1
+
+    @property
+    def is_excluded(self) -> bool:
+        """Whether a change for the worse as large as the tolerance would have been seen."""
+        if self.estimate is None:
+            return self.worse <= self.tolerance
+        return self.estimate.bound(MISS_RISK) <= self.tolerance
 
     def __str__(self) -> str:
         m = self.metric
-        return (
-            f"{m.name} {self.measured:.{m.digits}f} {m.unit}, "
-            f"baseline {self.baseline:.{m.digits}f}: "
-            f"{self.relative:+.1%} (tolerance ±{self.tolerance:.0%})"
+        text = (
+            f"{m.stage}: {m.name} {self.measured:.{m.digits}f} {m.unit}, "
+            f"baseline {self.baseline:.{m.digits}f}: {self.relative:+.1%}"
         )
+        if self.estimate is None:
+            return f"{text} (tolerance ±{self.tolerance:.0%})"
+        low, high = self.estimate.interval()
+        return f"{text}, 95% interval {low:+.1%} to {high:+.1%} (tolerance ±{self.tolerance:.0%})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One case beside its baseline: figures, counters that changed, and what bars a judgement."""
+
+    changes: tuple[Change, ...] = ()
+    broken: tuple[str, ...] = ()
+    invalid_runner: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,46 +107,111 @@ class Verdict:
     def passes(self) -> bool:
         return self.outcome in PASSING
 
+    @property
+    def is_judged(self) -> bool:
+        return self.outcome not in NOT_JUDGED
+
 
 def compare(
-    measured: CaseSummary, baseline: CaseSummary, tolerances: Mapping[str, float]
-) -> Verdict:
-    """Judge one case: counters exactly, then each metric that has a tolerance.
+    measured: Sequence[CaseResult], accepted: Sequence[CaseResult], noise: Mapping[str, Noise]
+) -> Comparison:
+    """One case, each side from one process or more; `noise` by metric, see `noises`.
 
-    `tolerances`: relative, by metric name; a metric that either side lacks is not compared.
+    A metric that either side lacks is not compared, nor a counter.
     """
-    changes = tuple(_changes(measured, baseline, tolerances))
-    counters = _changed_counters(measured.counters, baseline.counters)
-    slower = [c for c in changes if c.relative > c.tolerance]
-    faster = [c for c in changes if c.relative < -c.tolerance]
-    if counters:
-        return Verdict(outcome=Outcome.BROKEN, reason="; ".join(counters), changes=changes)
-    if slower:
-        return Verdict(outcome=Outcome.SLOWER, reason="; ".join(map(str, slower)), changes=changes)
-    if faster:
-        return Verdict(outcome=Outcome.FASTER, reason="; ".join(map(str, faster)), changes=changes)
-    return Verdict(outcome=Outcome.SAME, reason="within tolerance", changes=changes)
-
-
-def _changes(
-    measured: CaseSummary, baseline: CaseSummary, tolerances: Mapping[str, float]
-) -> list[Change]:
     changes = []
     for metric in METRICS:
-        now, before = getattr(measured, metric.name), getattr(baseline, metric.name)
-        if metric.name in tolerances and now is not None and before:
-            changes.append(
-                Change(
-                    metric=metric, measured=now, baseline=before, tolerance=tolerances[metric.name]
-                )
-            )
-    return changes
+        now, before = typical(metric, measured), typical(metric, accepted)
+        if now is None or before is None:
+            continue
+        judged = metric.risk is not None
+        change = estimate(metric, measured, accepted, noise[metric.name]) if judged else None
+        changes.append(Change(metric=metric, measured=now, baseline=before, estimate=change))
+    return Comparison(
+        changes=tuple(changes),
+        broken=tuple(changed_counters(measured[-1], accepted[-1])),
+        invalid_runner=why_invalid_runner(measured, accepted),
+    )
 
 
-def _changed_counters(measured: Mapping[str, int], baseline: Mapping[str, int]) -> list[str]:
-    names = sorted(measured.keys() & baseline.keys())
-    return [
-        f"{name} is {measured[name]}, was {baseline[name]}"
+def settle(comparisons: Sequence[Comparison], looks: int = 1) -> list[Verdict]:
+    """The verdict on each case of a run.
+
+    `looks`: how often a run that goes on until it is sure may be judged; the risk is shared out.
+
+    The more figures a run compares, the more of them look slower by chance: the p-values are those
+    of Benjamini and Hochberg (1995) over all figures of the run, once for worse, once for better.
+    """
+    judged = [c for comparison in comparisons for c in comparison.changes if c.estimate]
+    worse = _corrected([c.estimate.p_worse for c in judged if c.estimate])
+    better = _corrected([c.estimate.p_better for c in judged if c.estimate])
+    surely = {
+        id(change): (change.worse >= change.metric.minimum and p <= _risk(change) / looks)
+        - (change.better >= change.metric.minimum and q <= _risk(change) / looks)
+        for change, p, q in zip(judged, worse, better, strict=True)
+    }
+    return [_verdict(comparison, surely) for comparison in comparisons]
+
+
+def _risk(change: Change) -> float:
+    return change.metric.risk or 0.0
+
+
+def _corrected(p_values: Sequence[float]) -> Sequence[float]:
+    return [float(p) for p in false_discovery_control(p_values)] if p_values else []
+
+
+def _verdict(comparison: Comparison, surely: Mapping[int, int]) -> Verdict:
+    changes = comparison.changes
+    slower = [c for c in changes if surely.get(id(c), 0) > 0]
+    faster = [c for c in changes if surely.get(id(c), 0) < 0]
+    broken = [*comparison.broken, *(str(c) for c in changes if c.estimate is None and _beyond(c))]
+    faster += [c for c in changes if c.estimate is None and c.better > c.tolerance]
+    unseen = [c for c in changes if c.estimate and not c.is_excluded]
+
+    def verdict(outcome: Outcome, *reasons: object) -> Verdict:
+        return Verdict(outcome=outcome, reason="; ".join(map(str, reasons)), changes=changes)
+
+    if broken:
+        return verdict(Outcome.BROKEN, *broken, *(f"which goes with {c}" for c in slower))
+    if comparison.invalid_runner:
+        return verdict(Outcome.INVALID_RUNNER, comparison.invalid_runner)
+    if slower:
+        return verdict(Outcome.SLOWER, *slower)
+    if unseen:
+        return verdict(Outcome.UNDECIDED, *map(_undecided, unseen))
+    if faster:
+        return verdict(Outcome.FASTER, *faster)
+    return verdict(Outcome.SAME, "no figure changed by as much as its tolerance")
+
+
+def _beyond(change: Change) -> bool:
+    return change.worse > change.tolerance
+
+
+def _undecided(change: Change) -> str:
+    assert change.estimate is not None
+    visible = change.estimate.smallest_visible(_risk(change))
+    blind = visible > change.tolerance
+    why = (
+        f"not allowed to gate: the smallest change it can see is {visible:.1%}"
+        if blind
+        else "more samples are needed"
+    )
+    return f"{change}: {why}"
+
+
+def changed_counters(measured: CaseResult, accepted: CaseResult) -> list[str]:
+    """Counters and kernel names of both sides that are not the same."""
+    names = sorted(measured.counters.keys() & accepted.counters.keys())
+    found = [
+        f"{name} is {measured.counters[name]}, was {accepted.counters[name]}"
         for name in names
-        if measured[name] != baseline[name]
+        if measured.counters[name] != accepted.counters[name]
     ]
+    for kind in sorted(measured.kernels.keys() & accepted.kernels.keys()):
+        now, before = set(measured.kernels[kind]), set(accepted.kernels[kind])
+        if now != before:
+            gone, come = ", ".join(sorted(before - now)), ", ".join(sorted(now - before))
+            found.append(f"{kind} kernels: {come or 'nothing'} instead of {gone or 'nothing'}")
+    return found

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from fluxfast.bench.canary import FixedWork
 from fluxfast.bench.case import Case
+from fluxfast.bench.counters import counters, kernels
 from fluxfast.bench.result import CaseResult, ImageTiming, provenance
+from fluxfast.bench.sampling import STEADY_ON_CPU, STEADY_ON_GPU, Limits, why_enough, why_warm
 from fluxfast.hardware import GIB, environment, momentary
-from fluxfast.observe import Observer, Region, observed
-from fluxfast.optimization import Proof
-from fluxfast.pipeline import BuiltPipeline, cached_steps, dynamo_counters
+from fluxfast.manifest import described, folder_name
+from fluxfast.observe import Observer, Region, Together, observed
+from fluxfast.optimization import Artifacts, Evidence, Plan, ProfiledStep, Proof
+from fluxfast.pipeline import BuiltPipeline, dynamo_counters
+from fluxfast.telemetry import Reader, Reading, during
 
 Mark = Any  # a recorded torch.cuda.Event, or a reading of time.perf_counter
 
@@ -62,10 +70,13 @@ class StageTimer(Observer):
         )
 
 
-def time_image(built: BuiltPipeline) -> tuple[ImageTiming, Any]:
-    """Draw the request's images once: how long it took, and the images."""
+def time_image(built: BuiltPipeline, *inner: Observer) -> tuple[ImageTiming, Any]:
+    """Draw the request's images once: how long it took, and the images.
+
+    `inner`: observers whose own time is timed too, as a part of the region they act in.
+    """
     timer = StageTimer(built.plan.situation.hardware.is_gpu)
-    with observed(built.pipeline, timer):
+    with observed(built.pipeline, Together((timer, *inner))):
         built.synchronize()
         started = time.perf_counter()
         images = built.draw()
@@ -86,38 +97,150 @@ def peak_memory_gib(built: BuiltPipeline) -> float | None:
     return torch.cuda.max_memory_allocated() / GIB
 
 
-def rounds_for(image_s: float) -> int:
-    """Images to time: 10 as flux-fast does, fewer if they take over half a minute, at least 3."""
-    return max(3, min(10, int(30.0 / image_s)))
+@dataclass(kw_only=True)
+class Sampler:
+    """Draws a case's images, with what is timed beside each and watched between them.
+
+    `eager`, `fixed_work`: on a CPU, timed beside each image. `read_gpu`: None where nothing reads
+    it. An image drawn by a GPU that was held back is discarded, `limits.max_discarded` at most.
+    `faults`: slowdowns put in on purpose (faults.py).
+    """
+
+    built: BuiltPipeline
+    limits: Limits
+    eager: BuiltPipeline | None = None
+    fixed_work: FixedWork | None = None
+    read_gpu: Reader | None = None
+    faults: tuple[Observer, ...] = ()
+    images: list[ImageTiming] = field(default_factory=list)
+    reference_e2e_s: list[float] = field(default_factory=list)
+    pace_ms: list[float] = field(default_factory=list)
+    telemetry: list[dict[str, float]] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    why_warm: str = ""
+    before: tuple[float | None, float | None, Reading | None] | None = None
+
+    def warm_up(self) -> ImageTiming:
+        """Draw until the step time has no trend; the first image, with all that it compiled."""
+        first, _ = time_image(self.built)
+        reset_peak_memory(self.built)
+        tolerance = STEADY_ON_GPU if self._on_gpu else STEADY_ON_CPU
+        steps_ms: list[float] = []
+        started = time.perf_counter()
+        while not self.why_warm:
+            image, _ = time_image(self.built)
+            steps_ms.append(statistics.median(image.step_ms))
+            elapsed_s = time.perf_counter() - started
+            self.why_warm = why_warm(steps_ms, elapsed_s, tolerance, self.limits)
+        self.why_warm = f"{1 + len(steps_ms)} images: {self.why_warm}"
+        self.steady_step_ms = steps_ms[-1]
+        return first
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.built.plan.situation.hardware.is_gpu
+
+    def prepare(self) -> None:
+        """Just before an image: what is timed beside it, then a look at the GPU."""
+        self.started = time.perf_counter()
+        eager_s = time_image(self.eager)[0].e2e_s if self.eager else None
+        pace_ms = self.fixed_work.ms() if self.fixed_work else None
+        self.before = eager_s, pace_ms, self.read_gpu() if self.read_gpu else None
+
+    def draw(self) -> Any:
+        self.timing, drawn = time_image(self.built, *self.faults)
+        return drawn
+
+    def finish(self) -> None:
+        """Just after an image: it is kept, unless the GPU was held back."""
+        if self.before is None:  # drawn by pytest-benchmark's --benchmark-cprofile, not timed
+            return
+        eager_s, pace_ms, reading = self.before
+        pace_after_ms = self.fixed_work.ms() if self.fixed_work else None
+        after = self.read_gpu() if self.read_gpu else None
+        self.before = None
+        self.seconds += time.perf_counter() - self.started
+        if after and after.throttled and len(self.discarded) < self.limits.max_discarded:
+            self.discarded.append(after.throttled)
+            return
+        self.images.append(self.timing)
+        if eager_s is not None:
+            self.reference_e2e_s.append(eager_s)
+        if pace_ms is not None and pace_after_ms is not None:
+            self.pace_ms.append((pace_ms + pace_after_ms) / 2)
+        if reading and after:
+            self.telemetry.append(during(reading, after, self.timing.e2e_s))
+
+    def sample(self) -> float:
+        """One image; how long it took, in seconds."""
+        self.prepare()
+        self.draw()
+        self.finish()
+        return self.timing.e2e_s
+
+    @property
+    def why_enough(self) -> str:
+        """Why sampling ends here; empty where it goes on."""
+        figures = [statistics.fmean(image.step_ms) for image in self.images]
+        if self.reference_e2e_s:
+            beside = zip(self.images, self.reference_e2e_s, strict=True)
+            figures = [image.e2e_s / reference for image, reference in beside]
+        return why_enough(figures, self.seconds, self.limits)
 
 
 def case_result(
-    built: BuiltPipeline,
+    sampler: Sampler,
     case: Case,
     *,
-    first_image_s: float,
-    images: list[ImageTiming],
-    reference_e2e_s: list[float],
-    graphs_after_warmup: int,
+    first: ImageTiming,
+    warm_graphs: int,
+    evidence: Evidence,
     proofs: dict[str, Proof],
+    canaries: Mapping[str, tuple[float, ...]],
+    peak_memory_gib: float | None,
+    package_mib: float | None,
 ) -> CaseResult:
     """What was measured of `case`, with where and how."""
-    counters = dynamo_counters()
+    built = sampler.built
+    hardware = built.plan.situation.hardware
     return CaseResult(
         case=case,
-        images=tuple(images),
-        reference_e2e_s=tuple(reference_e2e_s),
+        images=tuple(sampler.images),
+        reference_e2e_s=tuple(sampler.reference_e2e_s),
+        pace_ms=tuple(sampler.pace_ms),
+        telemetry=tuple(sampler.telemetry),
         load_s=built.load_s,
         apply_s=built.apply_s,
-        first_image_s=first_image_s,
+        first_image_s=first.e2e_s,
         compiles=built.plan.compiles,
-        peak_memory_gib=peak_memory_gib(built),
-        counters={
-            **counters,
-            "graphs_compiled_after_warmup": counters["unique_graphs"] - graphs_after_warmup,
-            "cached_steps": cached_steps(built),
+        peak_memory_gib=peak_memory_gib,
+        package_mib=package_mib,
+        counters=counters(evidence, dynamo_counters(), warm_graphs),
+        kernels=kernels(evidence.step),
+        canaries=canaries,
+        device_busy=_device_busy(evidence.step, sampler.images) if hardware.is_gpu else None,
+        sampling={
+            "warm_up": sampler.why_warm,
+            "ended": sampler.why_enough,
+            "seconds": round(sampler.seconds, 1),
+            "discarded": list(sampler.discarded),
+            "telemetry": "read" if sampler.read_gpu else "not read",
         },
         proofs={name: proof.seen for name, proof in proofs.items()},
-        environment=environment(built.plan.situation.hardware),
-        provenance=provenance() | momentary(built.plan.situation.hardware),
+        environment=environment(hardware),
+        provenance=provenance() | momentary(hardware),
     )
+
+
+def _device_busy(step: ProfiledStep, images: list[ImageTiming]) -> float:
+    """Kernel time of the profiled first step over that step's own time without a profiler."""
+    return min(1.0, step.kernel_ms / statistics.median(image.step_ms[0] for image in images))
+
+
+def package_mib(plan: Plan, artifacts: Artifacts) -> float | None:
+    """Size of the exported packages of a plan; None where it exports none."""
+    if "export_aoti" not in plan.names:
+        return None
+    folder = artifacts.folder / folder_name(described(plan.situation, plan.names))
+    return sum(path.stat().st_size for path in folder.glob("*.pt2")) / 2**20

@@ -104,6 +104,10 @@ def failure_text(case: Case, verdict: Verdict) -> str:
         "then `fluxfast baseline accept DIR`",
         Outcome.BROKEN: "a counter is compared exactly: find what changed it, "
         "or accept it as above",
+        Outcome.FASTER: "an unclaimed win: make it the new baseline, or it will hide the next "
+        "slowdown: measure with --record --results DIR, then `fluxfast baseline accept DIR`",
+        Outcome.UNDECIDED: "free the machine, raise --seconds, or compare with --against REF",
+        Outcome.INVALID_RUNNER: "free the machine or take another; nothing is said of the code",
         Outcome.WRONG_STACK: "install the baseline's stack, or record a new baseline on this one",
     }.get(verdict.outcome)
     return "\n".join([*lines, f"  remedy: {remedy}"] if remedy else lines)

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ from fluxfast.bench.case import Case
 from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
+# Schema 1 had no canaries, pace, telemetry or kernels: what is absent there is not compared.
+READABLE_SCHEMAS = (1, 2)
+DEVICE_BOUND = 0.9  # of a step; below, the device waits for the host at least a tenth of the time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,14 @@ class ImageTiming:
 class CaseResult:
     """`reference_e2e_s`: on a CPU, the eager pipeline's image timed just before each of the case's.
 
+    `pace_ms`: on a CPU, fixed work of no pipeline, timed just before and after each image.
     `first_image_s`: with all that is compiled on the way, from an empty cache on a GPU.
-    `proofs`: for each optimization what was seen of it. `counters` are compared exactly.
+    `proofs`: for each optimization what was seen of it.
+    `counters`, `kernels`: compared exactly; kernels are names by what they do (gemm, attention).
+    `canaries`: what each took before the case and after it, in the unit of its name.
+    `telemetry`: for each image, clocks, temperature, power and energy, where the GPU tells.
+    `device_busy`: share of a step in which the GPU was computing; None on a CPU.
+    `sampling`: images of warm-up, images discarded, and why sampling ended.
     """
 
     case: Case
@@ -56,6 +65,24 @@ class CaseResult:
     proofs: Mapping[str, str]
     environment: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    pace_ms: tuple[float, ...] = ()
+    telemetry: tuple[Mapping[str, float], ...] = ()
+    canaries: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    kernels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    package_mib: float | None = None
+    device_busy: float | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def on_gpu(self) -> bool:
+        return bool(self.environment["hardware"]["platform"] != "cpu")
+
+    @property
+    def bound(self) -> str:
+        """What a faster part would help: `device` or `host`; on a CPU they are one."""
+        if self.device_busy is None:
+            return "host"
+        return "device" if self.device_busy >= DEVICE_BOUND else "host"
 
     @property
     def compile_s(self) -> float | None:
@@ -76,15 +103,23 @@ class CaseResult:
         """Raises BaselineError for another schema or for missing parts."""
         check_schema(data, where)
         try:
-            values = {f.name: data[f.name] for f in fields(cls)}
+            told = [f.name for f in fields(cls) if data["schema"] == SCHEMA or f.name in data]
+            values = {name: data[name] for name in told}
             values["case"] = Case.from_json(data["case"])
             values["images"] = tuple(
                 ImageTiming(**{**image, "step_ms": tuple(image["step_ms"])})
                 for image in data["images"]
             )
             values["reference_e2e_s"] = tuple(data["reference_e2e_s"])
+            for name in ("pace_ms", "telemetry"):
+                values[name] = tuple(values.get(name, ()))
+            for name in ("canaries", "kernels"):
+                values[name] = {k: tuple(v) for k, v in values.get(name, {}).items()}
             if not values["images"]:
                 raise ValueError("no images")
+            for beside in (values["reference_e2e_s"], values["pace_ms"]):
+                if len(beside) not in (0, len(values["images"])):
+                    raise ValueError(f"{len(beside)} timings beside {len(values['images'])} images")
             data["environment"]["hardware"]["packages"]
         except (KeyError, TypeError, ValueError) as error:
             raise BaselineError(
@@ -98,12 +133,12 @@ class CaseResult:
 
 def check_schema(data: Any, where: str) -> None:
     found = data.get("schema") if isinstance(data, dict) else None
-    if found != SCHEMA:
+    if found not in READABLE_SCHEMAS:
         age = "newer than" if isinstance(found, int) and found > SCHEMA else "not"
         raise BaselineError(
             f"this file is {age} what this version of fluxfast reads",
             got=f"{where}: schema {found!r}",
-            allowed=f"schema {SCHEMA}",
+            allowed=f"schema {' or '.join(map(str, READABLE_SCHEMAS))}",
             remedy="use the fluxfast that wrote it, or record it again",
         )
 

@@ -7,18 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fluxfast.bench.accept import append_history, check_acceptable, history_path, history_rows
 from fluxfast.bench.baseline import (
+    PROCESSES,
     Baseline,
     baseline_for,
     find_baseline,
-    hardware_of,
 )
-from fluxfast.bench.compare import compare
+from fluxfast.bench.machine import hardware_of
 from fluxfast.bench.report import baseline_rows, baseline_table, plain_table, render
 from fluxfast.bench.result import CaseResult, read_results
-from fluxfast.bench.summary import summarize
 from fluxfast.console import out
 from fluxfast.hardware import detect
+
+SHOWN = ("case", "figure", "before", "after", "change", "processes")
 
 
 def add_parser(commands: Any) -> None:
@@ -35,6 +37,9 @@ def add_parser(commands: Any) -> None:
         "results", type=Path, nargs="+", help="a folder of results of each process"
     )
     accepted.add_argument("--gpu", help="the baseline file (found from the results)")
+    accepted.add_argument(
+        "--processes", type=int, default=PROCESSES, help="fewest of each case (%(default)s)"
+    )
     accepted.set_defaults(run=accept)
 
 
@@ -57,24 +62,17 @@ def accept(options: argparse.Namespace) -> None:
     results = read_results(options.results)
     baseline = find_baseline(options.gpu) if options.gpu else _baseline_of(results)
     updated = baseline.accept(results)
+    check_acceptable(baseline, results, options.processes)
     updated.write()
-    out(_differences(baseline, updated, {r.case.id for r in results}))
-    out(f"wrote {updated.path}")
+    rows = history_rows(baseline.results, results)
+    append_history(history_path(updated), rows)
+    table = plain_table(*SHOWN)
+    for row in rows:
+        table.add_row(*(row[column] for column in SHOWN))
+    out(render(table))
+    out(f"wrote {updated.path} and {history_path(updated).name}")
 
 
 def _baseline_of(results: list[CaseResult]) -> Baseline:
     hardware = hardware_of(results[0])
     return baseline_for("auto" if hardware.is_gpu else "cpu", hardware)
-
-
-def _differences(before: Baseline, after: Baseline, case_ids: set[str]) -> str:
-    table = plain_table("case", "processes", "change")
-    for case_id in sorted(case_ids):
-        new = after.results[case_id]
-        if case_id in before.results:
-            verdict = compare(summarize(new), summarize(before.results[case_id]), after.tolerances)
-            change = "; ".join(map(str, verdict.changes)) or verdict.reason
-        else:
-            change = "new"
-        table.add_row(case_id, str(len(new)), change)
-    return render(table)

@@ -1,0 +1,105 @@
+"""Another revision beside this one: interleaved processes on the same machine, until sure.
+
+The two differ in nothing but the code, so what differs from GPU to GPU and from day to day cancels.
+Processes go ABBA, which cancels what drifts steadily too. No torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluxfast.bench.case import Case
+from fluxfast.bench.compare import Comparison, Outcome, compare, settle
+from fluxfast.bench.noise import noises
+from fluxfast.bench.result import CaseResult, read_result, result_path
+from fluxfast.errors import FluxFastError
+
+BLOCKS = 6  # of ABBA, at most: each is one look at the sequential test
+ORDER = "ABBA"
+Measure = Callable[[str, int], CaseResult]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """What the processes of both revisions measured of one case: A the other one, B this one."""
+
+    theirs: tuple[CaseResult, ...]
+    ours: tuple[CaseResult, ...]
+
+    @property
+    def comparison(self) -> Comparison:
+        noise = noises([self.theirs, self.ours])
+        return compare(self.ours, self.theirs, noise)
+
+
+def interleaved(measure: Measure, blocks: int = BLOCKS) -> Sides:
+    """Blocks of processes until the verdict is more than UNDECIDED, `blocks` at most.
+
+    `measure(side, number)`: one process of side A or B. The risk of a false alarm is shared out
+    among the looks (Bonferroni), so looking again does not raise it.
+    """
+    found: dict[str, list[CaseResult]] = {"A": [], "B": []}
+    for _ in range(blocks):
+        for side in ORDER:
+            found[side].append(measure(side, len(found[side])))
+        sides = Sides(theirs=tuple(found["A"]), ours=tuple(found["B"]))
+        if settle([sides.comparison], looks=blocks)[0].outcome is not Outcome.UNDECIDED:
+            break
+    return sides
+
+
+@contextmanager
+def worktree(ref: str, repository: Path, folder: Path) -> Iterator[Path]:
+    """The tree of a revision, checked out beside this one and removed in the end."""
+    commit = _git(repository, "rev-parse", "--verify", f"{ref}^{{commit}}")
+    tree = folder / commit[:12]
+    if tree.exists():
+        _git(repository, "worktree", "remove", "--force", str(tree))
+    folder.mkdir(parents=True, exist_ok=True)
+    _git(repository, "worktree", "add", "--detach", str(tree), commit)
+    try:
+        yield tree
+    finally:
+        shutil.rmtree(tree, ignore_errors=True)
+        _git(repository, "worktree", "prune")
+
+
+def _git(repository: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=repository, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise FluxFastError(
+            "git cannot bring the other revision",
+            got=f"git {' '.join(arguments)}: {getattr(error, 'stderr', None) or error}".strip(),
+            allowed="a commit, branch or tag of this repository",
+            remedy="fetch it first, and name it with --against REF",
+        ) from error
+    return done.stdout.strip()
+
+
+def measure_in(tree: Path, case: Case, options: Sequence[str], results: Path) -> CaseResult:
+    """One process of `pytest perf_tests` in `tree`, recording the case into `results`."""
+    test = f"perf_tests/test_latency.py::test_latency[{case.id}]"
+    command = [sys.executable, "-m", "pytest", test]
+    command += [*options, "--record", f"--results={results}", "-q", "-p", "no:cacheprovider"]
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    path = result_path(results, case)
+    if not path.exists():
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+        raise FluxFastError(
+            "a revision did not measure this case",
+            got=f"{case.id} in {tree}, exit status {done.returncode}:\n{tail}",
+            allowed="a case that both revisions have",
+            remedy="leave the case out with -k, or compare with a revision that has it",
+        )
+    return read_result(path)

@@ -1,0 +1,113 @@
+"""Work that no code of this project or of diffusers can change: what the runner itself can do.
+
+About two seconds before a case and after it on a GPU, half a second on a CPU.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from fluxfast.hardware import Hardware
+
+SECONDS_ON_GPU, SECONDS_ON_CPU = 0.4, 0.1
+
+
+def canaries(hardware: Hardware) -> dict[str, float]:
+    """Time of each canary, in the unit of its name."""
+    seconds = SECONDS_ON_GPU if hardware.is_gpu else SECONDS_ON_CPU
+    work = {"gemm_ms": _gemm, "attention_ms": _attention, "copy_ms": _copy}
+    found = {name: _device_ms(make(hardware), hardware, seconds) for name, make in work.items()}
+    return found | {"launch_us": _launch_us(hardware), "python_ms": _python_ms()}
+
+
+def _gemm(hardware: Hardware) -> Callable[[], object]:
+    """On a GPU the MLP of one of Flux's blocks at 1024×1024."""
+    rows, inner, columns = (4608, 3072, 12288) if hardware.is_gpu else (320, 256, 1024)
+    left, right = _tensor(hardware, rows, inner), _tensor(hardware, inner, columns)
+    return lambda: left @ right
+
+
+def _attention(hardware: Hardware) -> Callable[[], object]:
+    shape = (1, 24, 4608, 128) if hardware.is_gpu else (1, 2, 320, 128)
+    query = _tensor(hardware, *shape)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return lambda: attend(query, query, query)
+
+
+def _copy(hardware: Hardware) -> Callable[[], object]:
+    source = _tensor(hardware, 2**28 if hardware.is_gpu else 2**20)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def _tensor(hardware: Hardware, *shape: int) -> torch.Tensor:
+    """Random: equal numbers flip few bits, so that a GPU draws less power and clocks higher."""
+    dtype = torch.bfloat16 if hardware.is_gpu else torch.float32
+    seeded = torch.Generator(hardware.device).manual_seed(0)
+    return torch.randn(shape, dtype=dtype, device=hardware.device, generator=seeded)
+
+
+def _device_ms(work: Callable[[], object], hardware: Hardware, seconds: float) -> float:
+    """Median of batches over `seconds`: a GPU has to come to its power limit first."""
+    batches: list[float] = []
+    until = time.perf_counter() + seconds
+    with torch.inference_mode():
+        while time.perf_counter() < until or len(batches) < 3:
+            started = time.perf_counter()
+            for _ in range(10):
+                work()
+            if hardware.is_gpu:
+                torch.cuda.synchronize()
+            batches.append((time.perf_counter() - started) * 100)
+    return statistics.median(batches[len(batches) // 2 :])
+
+
+def _launch_us(hardware: Hardware, launches: int = 2000) -> float:
+    """What the host needs to launch one small operation."""
+    one = torch.ones(1, device=hardware.device)
+    started = time.perf_counter()
+    for _ in range(launches):
+        one.mul_(1.0)
+    elapsed = time.perf_counter() - started
+    if hardware.is_gpu:
+        torch.cuda.synchronize()
+    return elapsed / launches * 1e6
+
+
+def _python_ms() -> float:
+    def loop() -> float:
+        started = time.perf_counter()
+        total = 0
+        for number in range(100_000):
+            total += number % 7
+        return (time.perf_counter() - started) * 1e3
+
+    return statistics.median(loop() for _ in range(9))
+
+
+class FixedWork:
+    """What CPU images are timed beside: a transformer layer of PyTorch's own, of mini Flux's size.
+
+    It mixes matrix products, attention and Python as an image does, and no change of Flux, of
+    diffusers or of an optimization reaches it.
+    """
+
+    def __init__(self) -> None:
+        state = torch.random.get_rng_state()
+        layer = torch.nn.TransformerEncoderLayer(256, 2, 1024, batch_first=True, norm_first=True)
+        torch.random.set_rng_state(state)
+        self.layer, self.tokens = layer.train(), torch.ones(1, 320, 256)
+        layer.dropout.p = layer.dropout1.p = layer.dropout2.p = layer.self_attn.dropout = 0.0
+        self.ms()
+
+    def ms(self, passes: int = 8) -> float:
+        """Time of one pass."""
+        with torch.no_grad():
+            started = time.perf_counter()
+            for _ in range(passes):
+                self.layer(self.tokens)
+            return (time.perf_counter() - started) / passes * 1e3

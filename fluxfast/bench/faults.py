@@ -1,0 +1,87 @@
+"""Slowdowns of a known size, put into a built pipeline on purpose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fluxfast.hardware import Hardware
+from fluxfast.observe import Observer, Region
+from fluxfast.optimization import Plan, always
+
+
+@dataclass(kw_only=True)
+class Delay(Observer):
+    """Each denoising step takes `ms` longer: on the device's stream, or on the host before it."""
+
+    ms: float
+    on_device: bool
+    hardware: Hardware
+
+    def __post_init__(self) -> None:
+        self.cycles = 0
+        if self.on_device and self.hardware.is_gpu:
+            self.cycles = int(self.ms * _cycles_per_ms())
+
+    def enter(self, region: Region) -> None:
+        if region is not Region.DENOISING_STEP:
+            return
+        if self.cycles:
+            torch.cuda._sleep(self.cycles)  # type: ignore[no-untyped-call]
+        else:
+            _burn(self.ms, with_tensors=self.on_device)
+
+    def exit(self, region: Region) -> None:
+        """The delay is at the beginning."""
+
+
+def _cycles_per_ms(cycles: int = 20_000_000) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin.record()
+    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+    end.record()
+    torch.cuda.synchronize()
+    elapsed: float = begin.elapsed_time(end)
+    return cycles / elapsed
+
+
+def _burn(ms: float, with_tensors: bool) -> None:
+    until = time.perf_counter() + ms / 1e3
+    square = torch.ones(32, 32)
+    while time.perf_counter() < until:
+        if with_tensors:
+            square @ square
+
+
+class _Twice(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        self.block(*arguments, **keywords)
+        return self.block(*arguments, **keywords)
+
+
+@contextmanager
+def block_twice(pipeline: Any) -> Iterator[None]:
+    """The first block is run twice, its first result thrown away: right, in force, and slower."""
+    blocks = pipeline.transformer.transformer_blocks
+    first = blocks[0]
+    blocks[0] = _Twice(first)
+    try:
+        yield
+    finally:
+        blocks[0] = first
+
+
+def without_applying(plan: Plan, name: str) -> Plan:
+    """The same plan, but the optimization of that name is silently not applied."""
+    changed = tuple(replace(o, apply=always) if o.name == name else o for o in plan.optimizations)
+    return replace(plan, optimizations=changed)

@@ -1,0 +1,212 @@
+"""What one session of `pytest perf_tests` or `correctness_tests` measures, and against what."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluxfast.bench.against import BLOCKS, Sides
+from fluxfast.bench.baseline import PROCESSES, Baseline, baseline_for, judged
+from fluxfast.bench.compare import NOT_JUDGED, Outcome, Verdict, settle
+from fluxfast.bench.matrix import Excluded
+from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_cases, shard
+from fluxfast.bench.report import failure_text
+from fluxfast.bench.result import CaseResult, provenance, read_result, result_path, write_result
+from fluxfast.bench.sampling import MIN_IMAGES_ON_CPU, Limits
+from fluxfast.bench.summary import CaseSummary, summarize
+from fluxfast.errors import FluxFastError
+from fluxfast.hardware import Hardware, detect
+from fluxfast.model import MODELS
+from fluxfast.optimization import Artifacts
+
+
+@dataclass(kw_only=True)
+class Suite:
+    """What one pytest session measures, against what, and what came of it."""
+
+    config: pytest.Config
+    started: float = field(default_factory=time.monotonic)
+    measured: dict[str, CaseResult] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+    recorded: set[str] = field(default_factory=set)
+    sides: dict[str, Sides] = field(default_factory=dict)
+    mistake: FluxFastError | None = None
+    selected: list[PlannedCase] = field(default_factory=list)
+    timed: int = 0
+    judged: dict[str, Verdict] = field(default_factory=dict)
+
+    def option(self, name: str) -> Any:
+        return self.config.getoption(f"--{name}")
+
+    @cached_property
+    def hardware(self) -> Hardware:
+        return detect("cpu" if self.option("gpu") == "cpu" else "auto")
+
+    @cached_property
+    def baseline(self) -> Baseline:
+        local = self.config.rootpath / ".fluxfast" / "baselines"
+        return baseline_for(self.option("gpu"), self.hardware, self.option("baselines"), local)
+
+    @cached_property
+    def planned(self) -> tuple[list[PlannedCase], dict[str, list[Excluded]]]:
+        resolution = self.option("resolution")
+        height, width = parse_resolution(resolution) if resolution else (None, None)
+        cases, left_out = planned_cases(
+            self.option("matrix"),
+            self.option("model") or list(MODELS),
+            self.option("weights"),
+            self.hardware,
+            height=height,
+            width=width,
+            batch_size=self.option("batch-size"),
+            num_inference_steps=self.option("num-inference-steps"),
+        )
+        return shard(cases, self.option("shard")), left_out
+
+    @cached_property
+    def results_folder(self) -> Path:
+        """Where results go; a session without --results has a folder of its own."""
+        if self.option("results"):
+            return Path(self.option("results"))
+        now = datetime.now().strftime("%Y%m%d-%H%M%S")
+        return self.config.rootpath / ".fluxfast" / "results" / now
+
+    @property
+    def limits(self) -> Limits:
+        least = Limits.min_images if self.hardware.is_gpu else MIN_IMAGES_ON_CPU
+        return Limits(
+            rounds=self.option("rounds"), sampling_s=self.option("seconds"), min_images=least
+        )
+
+    @property
+    def is_recording(self) -> bool:
+        return bool(self.option("record"))
+
+    @property
+    def records_by_itself(self) -> bool:
+        """On a CPU that the project has no baseline of, the first run records one."""
+        return not self.hardware.is_gpu and self.baseline.path.parent != self.option("baselines")
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """Exported packages of the suite are its own, apart from those of the command line."""
+        return Artifacts(folder=self.config.rootpath / ".fluxfast" / "artifacts")
+
+    def kept(self, planned: PlannedCase) -> CaseResult | None:
+        """The result of an interrupted run of this commit on this machine, with --resume."""
+        path = result_path(self.results_folder, planned.case)
+        if not self.option("resume") or self.why_not_resumed or not path.exists():
+            return None
+        result = read_result(path)
+        same_commit = result.provenance["commit"] == provenance()["commit"]
+        same_machine = result.environment["hardware"] == self.hardware.to_json()
+        return result if same_commit and same_machine else None
+
+    @cached_property
+    def why_not_resumed(self) -> str | None:
+        """Results are kept for a commit: what is not committed cannot be told apart."""
+        now = provenance()
+        if now["commit"] is None:
+            return "the commit is unknown (set FLUXFAST_COMMIT where there is no repository)"
+        return "the working tree has changes that are not committed" if now["dirty"] else None
+
+    def outcome_of(self, result: CaseResult) -> Outcome | None:
+        """What the case would be by itself, while it can still be sampled on."""
+        return None if self.is_recording else self.baseline.judge([result]).outcome
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """On every case that was measured, by its id."""
+        if self.sides:
+            settled = settle([sides.comparison for sides in self.sides.values()], looks=BLOCKS)
+            return dict(zip(self.sides, settled, strict=True))
+        compared = [self.baseline.compare([result]) for result in self.measured.values()]
+        return dict(zip(self.measured, judged(compared), strict=True))
+
+    def judge(self, planned: PlannedCase) -> Verdict | None:
+        """The verdict among all cases of this run; None where the case is recorded instead."""
+        case_id = planned.case.id
+        verdict = self.verdicts()[case_id]
+        self.judged[case_id] = verdict
+        if self.records_by_itself and not self.sides and self._adds_to_baseline(case_id, verdict):
+            self.recorded.add(case_id)
+            return None if verdict.outcome is Outcome.NEW else verdict
+        return verdict
+
+    def _adds_to_baseline(self, case_id: str, verdict: Verdict) -> bool:
+        """A CPU's own baseline grows to three processes, of those that were not slower."""
+        known = self.baseline.results.get(case_id, ())
+        wanted = (Outcome.NEW, Outcome.SAME, Outcome.UNDECIDED)
+        return verdict.outcome in wanted and len(known) < PROCESSES
+
+    def record(self) -> None:
+        """Write what a CPU's own baseline takes from this session."""
+        if self.recorded:
+            new = [self.measured[case_id] for case_id in sorted(self.recorded)]
+            self.baseline = self.baseline.joined(new)
+            self.baseline.write()
+
+    def child_options(self) -> list[str]:
+        """For a process that measures one of these cases."""
+        passed = ("gpu", "matrix", "weights", "resolution", "batch-size", "num-inference-steps")
+        given = [f"--{name}={self.option(name)}" for name in passed if self.option(name)]
+        given += [f"--model={model}" for model in self.option("model") or ()]
+        return given + ([f"--rounds={self.option('rounds')}"] if self.option("rounds") else [])
+
+    def store(self, result: CaseResult) -> None:
+        write_result(self.results_folder, result)
+        self.timed += 1
+
+    def say(self, planned: PlannedCase, stage: str) -> None:
+        """A line of progress, past pytest's capture."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        capture: Any = self.config.pluginmanager.get_plugin("capturemanager")
+        if reporter is None or capture is None or self.config.get_verbosity() < 0:
+            return
+        number = self.selected.index(planned) + 1
+        left = f", about {self._minutes_left(number):.0f} min left" if self.timed else ""
+        with capture.global_and_fixture_disabled():
+            reporter.write_line("")
+            reporter.write(
+                f"[{number}/{len(self.selected)}{left}] {planned.case.model}, {planned.label}: "
+                f"{stage} "
+            )
+
+    def row(self, planned: PlannedCase) -> tuple[str, CaseSummary, Verdict | None]:
+        """Of the final table."""
+        result = self.measured[planned.case.id]
+        verdict = self.judged.get(planned.case.id)
+        is_new = verdict is not None and verdict.outcome is Outcome.NEW
+        shown = None if is_new and planned.case.id in self.recorded else verdict
+        return planned.label, summarize([result]), shown
+
+    def conditions(self, planned: PlannedCase) -> str:
+        """What a case was measured under: what bounds it, how much was sampled, clock and power."""
+        result = self.measured[planned.case.id]
+        told = [f"{result.bound}-bound"]
+        if result.device_busy is not None:
+            told[0] += f" ({result.device_busy:.0%} busy)"
+        told.append(f"{len(result.images)} images ({result.sampling.get('ended', 'kept')})")
+        if discarded := result.sampling.get("discarded"):
+            told.append(f"{len(discarded)} discarded: {discarded[-1]}")
+        if result.telemetry:
+            last = result.telemetry[-1]
+            seen = "{sm_clock_mhz:.0f} MHz, {temperature_c:.0f} °C, {power_w:.0f} W"
+            told.append(seen.format(**last))
+        return f"{planned.case.model}, {planned.label}: {'; '.join(told)}"
+
+    def remark(self, planned: PlannedCase) -> str | None:
+        """What a case that did not fail has to say: a win to claim, or why it is not judged."""
+        verdict = self.judged.get(planned.case.id)
+        if verdict is None or verdict.outcome not in (Outcome.FASTER, *NOT_JUDGED):
+            return None
+        return failure_text(planned.case, verdict)
+
+    def _minutes_left(self, number: int) -> float:
+        elapsed_s = time.monotonic() - self.started
+        return elapsed_s / self.timed * (len(self.selected) - number + 1) / 60

@@ -1,0 +1,106 @@
+"""Simulate at full size and write the tables of docs/verdict.md: `python -m tests.replay`."""
+
+import statistics
+import sys
+from pathlib import Path
+
+from fluxfast.bench.baseline import SHIPPED, read_baseline
+from fluxfast.bench.metrics import metric_named
+from fluxfast.bench.sampling import MIN_IMAGES_ON_CPU, Limits
+from fluxfast.files import write_atomically
+from tests.replay.peers import PEERS
+from tests.replay.simulate import against_rates, interval, recording, stored_rates
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "verdict.md"
+BEGIN, END = "<!-- made by python -m tests.replay -->", "<!-- end -->"
+H200 = SHIPPED / "nvidia-h200.json"
+CPU = Path(__file__).with_name("cpu.json")
+
+
+def gpu(result):
+    return result.environment["gpu"]["uuid"]
+
+
+def session(result):
+    return result.case.model, result.provenance["process"], gpu(result)
+
+
+def h200():
+    return recording(H200, "step_ms")
+
+
+def h200_with_canaries():
+    """The eager case of the same process stands in for the canaries, which H200 runs lack yet."""
+    step = metric_named("step_ms")
+    eager = {
+        session(result): statistics.median(step.samples(result))
+        for results in read_baseline(H200).results.values()
+        for result in results
+        if result.case.optimizations == ("bf16",)
+    }
+    return recording(
+        H200,
+        "step_ms",
+        cases=lambda case: len(case.optimizations) > 1,
+        pace=lambda result: eager[session(result)],
+    )
+
+
+def h200_same_gpu():
+    return recording(H200, "step_ms", group=gpu)
+
+
+def cpu():
+    return recording(CPU, "eager_ratio")
+
+
+# What is simulated: name, recording, how a run goes, the slowdowns, and what each figure is.
+SCENARIOS = (
+    ("H200, a step against the stored baseline (no canaries)", h200, stored_rates, (2, 5)),
+    ("H200, the same with canaries (the eager case in their place)", h200_with_canaries,
+     stored_rates, (2, 5)),
+    ("H200, a step with `--against`", h200_same_gpu, against_rates, (2, 5)),
+    ("CPU, ratio to the eager image, against the stored baseline", cpu, stored_rates, (15, 25)),
+    ("CPU, ratio to the eager image, with `--against`", cpu, against_rates, (15, 25)),
+)  # fmt: skip
+
+
+CPU_LIMITS = Limits(min_images=MIN_IMAGES_ON_CPU)
+
+
+def table(name, recorded, simulate, percents, alarm_runs, runs):
+    lines = [f"| {name} | slower at +0% | " + " | ".join(f"at +{p}%" for p in percents) + " |"]
+    lines.append("| --- " * (2 + len(percents)) + "|")
+    columns, undecided = [], []
+    for percent in (0, *percents):
+        count = alarm_runs if percent == 0 else runs
+        limits = CPU_LIMITS if recorded.metric.name == "eager_ratio" else Limits()
+        called, outcomes = simulate(recorded, 1 + percent / 100, PEERS, count, limits)
+        total = outcomes.total()
+        columns.append({rule: _rate(times, total) for rule, times in called.items()})
+        undecided.append(f"{outcomes['undecided'] / total:.1%}")
+        sys.stderr.write(f"{name}: +{percent}%: {called}, {dict(outcomes)}\n")
+    lines += [f"| {rule} | " + " | ".join(c[rule] for c in columns) + " |" for rule in columns[0]]
+    lines.append("| fluxfast, undecided | " + " | ".join(undecided) + " |")
+    return "\n".join(lines)
+
+
+def _rate(times, runs):
+    low, high = interval(times, runs)
+    return f"{times / runs:.2%} ({low:.2%}–{high:.2%})"
+
+
+def main(alarm_runs=10_000, runs=1_000):
+    wanted = [s for s in SCENARIOS if not sys.argv[1:] or sys.argv[1] in s[0]]
+    tables = [table(name, of(), how, p, alarm_runs, runs) for name, of, how, p in wanted]
+    text = "\n\n".join([f"{alarm_runs:,} runs at +0%, {runs:,} at each slowdown.", *tables])
+    if sys.argv[1:]:
+        sys.stdout.write(f"{text}\n")
+        return
+    document = DOCUMENT.read_text()
+    before, rest = document.split(BEGIN)
+    write_atomically(DOCUMENT, f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Case-runs made from recorded ones.
+
+A process is its case's level × an effect of the process × what its images scatter by. The effects
+are those of all recorded processes about their case's mean (made larger by what a mean of so few
+takes away), the scatter that of all recorded images of the case about their process's median, for
+three images of one process are too few to draw from. Both are drawn with replacement.
+"""
+
+import math
+import random
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from scipy.stats import binomtest
+
+from fluxfast.bench.against import BLOCKS
+from fluxfast.bench.baseline import LOOKS, read_baseline
+from fluxfast.bench.compare import Change, Comparison, Outcome, settle
+from fluxfast.bench.metrics import Metric, metric_named
+from fluxfast.bench.noise import estimate, noise_of
+from fluxfast.bench.sampling import why_enough
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """As much of a CaseResult as the noise model looks at."""
+
+    level: float
+    samples: tuple[float, ...] = ()
+    canaries: dict = field(default_factory=dict)
+    on_gpu: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """Of one metric: per case the log samples about their process's median, and the effects."""
+
+    metric: Metric
+    image_s: list[float]
+    scatter: list[list[float]]
+    effects: list[float]
+    pace_effects: list[float] | None = None
+
+
+def recording(path, name, group: Callable = lambda result: "", cases=lambda case: True, pace=None):
+    """Effects are about the mean of the processes of a case in one `group` (a GPU, say).
+
+    `pace`: what stands in for the canaries of a result.
+    """
+    metric = metric_named(name)
+    image_s, scatter, effects, paces = [], [], [], []
+    for results in read_baseline(path).results.values():
+        if len(results) < 3 or not cases(results[0].case):
+            continue
+        image_s.append(statistics.median(i.e2e_s for result in results for i in result.images))
+        logs = [[math.log(x) for x in metric.samples(result)] for result in results]
+        scatter.append([x - statistics.median(process) for process in logs for x in process])
+        groups: dict = {}
+        for process, result in zip(logs, results, strict=True):
+            beside = math.log(pace(result)) if pace else 0.0
+            groups.setdefault(group(result), []).append((statistics.median(process), beside))
+        for members in groups.values():
+            if len(members) > 1:
+                larger = math.sqrt(len(members) / (len(members) - 1))
+                means = [statistics.fmean(side) for side in zip(*members, strict=True)]
+                effects += [(y - means[0]) * larger for y, _ in members]
+                paces += [(x - means[1]) * larger for _, x in members]
+    plain = Metric(**{**vars(metric), "samples": lambda process: process.samples})
+    return Recording(
+        metric=plain,
+        image_s=image_s,
+        scatter=scatter,
+        effects=effects,
+        pace_effects=paces if pace else None,
+    )
+
+
+def draw(recorded, case, factor, random_, limits):
+    """One process of `case`, sampled until the stop rule ends it; `factor` slows it down."""
+    which = random_.randrange(len(recorded.effects))
+    level = 100.0 * factor * math.exp(recorded.effects[which])
+    canaries = {}
+    if recorded.pace_effects is not None:
+        canaries = {"gemm_ms": (10.0 * math.exp(recorded.pace_effects[which]),) * 2}
+    return sampled(Process(level=level, canaries=canaries), recorded, case, random_, limits)
+
+
+def sampled(process, recorded, case, random_, limits):
+    """The process with images added, until there are enough."""
+    scatter, samples = recorded.scatter[case], list(process.samples)
+    while not why_enough(samples, len(samples) * recorded.image_s[case], limits):
+        samples.append(process.level * math.exp(random_.choice(scatter)))
+    return replace(process, samples=tuple(samples))
+
+
+def comparison(metric, measured, accepted, noise):
+    change = Change(
+        metric=metric,
+        measured=statistics.median(statistics.median(p.samples) for p in measured),
+        baseline=statistics.median(statistics.median(p.samples) for p in accepted),
+        estimate=estimate(metric, measured, accepted, noise),
+    )
+    return Comparison(changes=(change,))
+
+
+def stored_run(recorded, factor, random_, limits):
+    """A run of every case in one process against a baseline of three.
+
+    All cases are as they were, or one of them is slowed down. Gives samples of both sides and the
+    outcome, of every case or of that one.
+    """
+    cases = range(len(recorded.scatter))
+    asked = list(cases) if factor == 1 else [random_.choice(cases)]
+    accepted = [[draw(recorded, c, 1.0, random_, limits) for _ in range(3)] for c in cases]
+    noise = noise_of(recorded.metric, accepted)
+    measured = [draw(recorded, c, factor if c in asked else 1.0, random_, limits) for c in cases]
+
+    def verdicts(chosen):
+        return settle(
+            [comparison(recorded.metric, [measured[c]], accepted[c], noise) for c in chosen],
+            LOOKS,
+        )
+
+    for c in asked:
+        if verdicts([c])[0].outcome is Outcome.UNDECIDED:
+            twice = limits.extended(len(measured[c].samples))
+            measured[c] = sampled(measured[c], recorded, c, random_, twice)
+    settled = verdicts(cases)
+    return [
+        ([x for p in accepted[c] for x in p.samples], measured[c].samples, settled[c].outcome)
+        for c in asked
+    ]
+
+
+def stored_rates(recorded, factor, peers, runs, limits, seed=0):
+    """How often each rule calls a run slower that is `factor` times as slow, and our outcomes."""
+    random_ = random.Random(f"{seed} {factor}")
+    called, outcomes = Counter(), Counter()
+    while outcomes.total() < runs:
+        for old, new, outcome in stored_run(recorded, factor, random_, limits):
+            outcomes[outcome] += 1
+            called.update(name for name, rule in peers.items() if rule(old, new))
+    return {"fluxfast": outcomes[Outcome.SLOWER]} | {n: called[n] for n in peers}, outcomes
+
+
+def against_run(recorded, factor, random_, limits):
+    """`--against`: ABBA blocks on one machine until sure: both sides' processes, the outcome."""
+    case = random_.randrange(len(recorded.scatter))
+    old, new = [], []
+    for _ in range(BLOCKS):
+        old += [draw(recorded, case, 1.0, random_, limits) for _ in range(2)]
+        new += [draw(recorded, case, factor, random_, limits) for _ in range(2)]
+        noise = noise_of(recorded.metric, [old, new])
+        verdict = settle([comparison(recorded.metric, new, old, noise)], looks=BLOCKS)[0]
+        if verdict.outcome is not Outcome.UNDECIDED:
+            break
+    return old, new, verdict.outcome
+
+
+def against_rates(recorded, factor, peers, runs, limits, seed=0):
+    """As `stored_rates`, of `--against`."""
+    random_ = random.Random(f"{seed} {factor}")
+    called, outcomes = Counter(), Counter()
+    for _ in range(runs):
+        old, new, outcome = against_run(recorded, factor, random_, limits)
+        outcomes[outcome] += 1
+        sides = [[x for process in side for x in process.samples] for side in (old, new)]
+        called.update(name for name, rule in peers.items() if rule(*sides))
+    return {"fluxfast": outcomes[Outcome.SLOWER]} | {n: called[n] for n in peers}, outcomes
+
+
+def interval(count, runs):
+    """Clopper and Pearson's, 95%."""
+    found = binomtest(count, runs).proportion_ci(0.95, method="exact")
+    return found.low, found.high

@@ -1,0 +1,76 @@
+"""Two revisions interleaved: the order, when it stops, and the worktree of the other one."""
+
+import random
+import subprocess
+
+import pytest
+
+from fluxfast.bench.against import BLOCKS, interleaved, measure_in, worktree
+from fluxfast.bench.compare import Outcome, settle
+from fluxfast.errors import FluxFastError
+from tests.results import case
+from tests.test_verdict import process
+
+
+def measured(factor, between):
+    order, draw = [], random.Random(3)
+
+    def measure(side, number):
+        order.append(side)
+        level = 100 * (factor if side == "B" else 1) * draw.gauss(1, between)
+        return process(level, seed=len(order))
+
+    return order, measure
+
+
+def test_it_stops_when_it_is_sure_and_cancels_a_drift():
+    order, measure = measured(1.05, 0.001)
+    sides = interleaved(measure)
+    assert "".join(order) == "ABBA" * (len(sides.ours) // 2) and len(sides.ours) < 2 * BLOCKS
+    assert settle([sides.comparison], looks=BLOCKS)[0].outcome is Outcome.SLOWER
+
+
+def test_it_ends_undecided_rather_than_never():
+    order, measure = measured(1.01, 0.08)
+    sides = interleaved(measure, blocks=3)
+    assert len(order) == 12 and len(sides.theirs) == len(sides.ours) == 6
+    assert settle([sides.comparison], looks=3)[0].outcome is Outcome.UNDECIDED
+
+
+@pytest.fixture
+def repository(tmp_path):
+    def git(*arguments):
+        subprocess.run(
+            ["git", "-c", "user.name=x", "-c", "user.email=x", *arguments],
+            cwd=tmp_path / "repository",
+            check=True,
+            capture_output=True,
+        )
+
+    (tmp_path / "repository").mkdir()
+    git("init")
+    for version in ("one", "two"):
+        (tmp_path / "repository" / "version").write_text(version)
+        git("add", ".")
+        git("commit", "-m", version)
+    return tmp_path / "repository"
+
+
+def test_the_other_revision_has_a_tree_of_its_own_and_leaves_nothing(repository, tmp_path):
+    with worktree("HEAD~1", repository, tmp_path / "trees") as tree:
+        assert (tree / "version").read_text() == "one"
+        assert (repository / "version").read_text() == "two"
+    assert not list((tmp_path / "trees").iterdir())
+    with worktree("HEAD~1", repository, tmp_path / "trees"):  # and again
+        pass
+    with (
+        pytest.raises(FluxFastError, match="git cannot bring"),
+        worktree("nowhere", repository, tmp_path / "trees"),
+    ):
+        pass
+
+
+def test_a_revision_that_measures_nothing_is_an_error_with_what_it_said(repository, tmp_path):
+    with pytest.raises(FluxFastError, match="did not measure this case") as error:
+        measure_in(repository, case(), ["--gpu=cpu"], tmp_path / "results")
+    assert "exit status 4" in str(error.value)

@@ -1,0 +1,202 @@
+"""Noise, comparison and verdict: what is seen, what is not cried about, and which way is worse."""
+
+import dataclasses
+import math
+import random
+
+import pytest
+
+from fluxfast.bench.compare import Change, Comparison, Outcome, compare, settle
+from fluxfast.bench.metrics import METRICS, metric_named
+from fluxfast.bench.noise import PRIOR_DOF, Estimate, Noise, estimate, noise_of, noises
+from fluxfast.bench.report import failure_text
+from fluxfast.bench.result import ImageTiming
+from tests.machines import CPU
+from tests.results import case, result
+
+STEP = metric_named("step_ms")
+
+
+def process(step_ms=100.0, images=8, noise=0.001, seed=0, **changes):
+    """A process whose images scatter by `noise` about `step_ms`."""
+    draw = random.Random(seed)
+    timings = tuple(
+        ImageTiming(
+            e2e_s=step / 1e3 * 28 + 0.2,
+            encode_ms=30.0,
+            prepare_ms=1.0,
+            step_ms=(step,) * 28,
+            decode_ms=80.0 * draw.gauss(1, noise),
+            postprocess_ms=10.0,
+        )
+        for step in (step_ms * draw.gauss(1, noise) for _ in range(images))
+    )
+    return result(images=timings, **changes)
+
+
+def processes(step_ms=100.0, count=3, between=0.001, seed=0, **changes):
+    draw = random.Random(f"processes {seed}")
+    return [
+        process(step_ms * draw.gauss(1, between), seed=seed * 100 + n, **changes)
+        for n in range(count)
+    ]
+
+
+def verdict(measured, accepted, noise=None):
+    return settle([compare(measured, accepted, noise or noises([accepted]))])[0]
+
+
+QUIET = noises([processes(seed=n) for n in range(8)])
+
+
+@pytest.mark.parametrize(
+    ("factor", "outcome"),
+    [(1.0, "same"), (1.003, "same"), (1.03, "slower"), (0.97, "faster"), (3.0, "slower")],
+)
+def test_a_change_is_judged_the_right_way(factor, outcome):
+    found = verdict([process(100 * factor, seed=77)], processes(), QUIET)
+    assert found.outcome == outcome, found.reason
+    assert found.passes is (outcome != "slower")
+    if outcome != "same":
+        assert "denoising step: step_ms" in found.reason and "95% interval" in found.reason
+
+
+def test_the_direction_belongs_to_the_metric():
+    throughput = dataclasses.replace(STEP, name="images_per_s", lower_is_better=False)
+    slower = estimate(throughput, [process(80.0)], processes(), QUIET["step_ms"])
+    assert slower.effect > 0 and slower.p_worse < 1e-6
+    change = Change(metric=throughput, measured=80.0, baseline=100.0, estimate=slower)
+    assert change.relative == pytest.approx(-0.2, abs=0.01) and change.worse > 0.2
+    assert settle([Comparison(changes=(change,))])[0].outcome is Outcome.SLOWER
+
+
+def test_what_cannot_be_seen_is_undecided_and_says_how_much_can():
+    noisy = processes(between=0.03)
+    found = verdict([process(101.0, seed=5)], noisy, noises([processes(between=0.03, seed=9)] * 3))
+    assert found.outcome is Outcome.UNDECIDED and not found.passes and not found.is_judged
+    assert "not allowed to gate: the smallest change it can see is" in found.reason
+
+
+def test_a_large_change_is_seen_by_a_case_that_may_not_gate():
+    found = verdict([process(200.0)], processes(between=0.03), noises([processes(between=0.03)]))
+    assert found.outcome is Outcome.SLOWER
+
+
+def test_more_images_make_the_part_within_smaller_and_more_processes_both():
+    noise = Noise(between=0.01, dof=20)
+    few, many = (process(images=n, noise=0.05, seed=1) for n in (3, 40))
+    errors = [
+        estimate(STEP, measured, processes(noise=0.05), noise).error
+        for measured in ([few], [many], [many] * 4)
+    ]
+    assert errors[0] > errors[1] > errors[2] > 0.01 * math.sqrt(1 / 4 + 1 / 3) * 0.99
+
+
+def test_the_noise_between_processes_is_found_beside_that_within():
+    cases = [processes(count=12, between=0.02, noise=0.01, seed=n) for n in range(6)]
+    noise = noise_of(STEP, cases)
+    assert noise.dof == PRIOR_DOF + 66 and noise.between == pytest.approx(0.02, rel=0.2)
+    same = noise_of(STEP, [processes(count=12, between=0.0, noise=0.02, seed=n) for n in range(6)])
+    assert same.between < 0.004
+
+
+def test_a_baseline_of_one_process_is_judged_by_the_noise_of_its_kind():
+    alone = noise_of(STEP, [[process()]])
+    assert alone.between == pytest.approx(STEP.noise) and alone.dof == PRIOR_DOF
+
+
+def test_what_the_canaries_explain_is_no_change():
+    """Two GPUs 2% apart in clock: their steps follow, and so do their canaries."""
+
+    def on(clock, seed, step_ms=100.0):
+        canaries = {"gemm_ms": (10 / clock,) * 2, "attention_ms": (5 / clock,) * 2}
+        return process(step_ms / clock, seed=seed, canaries=canaries)
+
+    cases = [[on(clock, 10 * n + k) for k, clock in enumerate((1, 1.02, 0.99))] for n in range(6)]
+    noise = noises(cases)
+    assert noise["step_ms"].slope > 0.9 and noise["step_ms"].between < 0.004
+    slow_clock = verdict([on(0.98, 91)], cases[0], noise)
+    assert slow_clock.outcome is Outcome.SAME, slow_clock.reason
+    slow_code = verdict([on(0.98, 92, step_ms=102.5)], cases[0], noise)
+    assert slow_code.outcome is Outcome.SLOWER
+    assert noises([processes(seed=n) for n in range(6)])["step_ms"].slope == 0.0
+
+
+def test_many_cases_are_corrected_for():
+    """One p-value of 0.0008 among sixty is chance; the same in each of sixty is not."""
+
+    def comparison(effect):
+        change = Estimate(effect=effect, error=0.005, dof=1000)
+        return Comparison(
+            changes=(Change(metric=STEP, measured=1 + effect, baseline=1.0, estimate=change),)
+        )
+
+    slow, same = comparison(0.005 * 3.16), comparison(0.0)
+    assert settle([slow])[0].outcome is Outcome.SLOWER
+    assert settle([slow] + [same] * 59)[0].outcome is not Outcome.SLOWER
+    assert {v.outcome for v in settle([slow] * 60)} == {Outcome.SLOWER}
+
+
+def test_a_figure_is_compared_only_where_both_sides_have_it():
+    gone = [process(compiles=False, peak_memory_gib=None)]
+    names = [c.metric.name for c in compare(gone, processes(), QUIET).changes]
+    assert names == ["e2e_s", "step_ms", "decode_ms"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"counters": {"graph_breaks": 1}}, "graph_breaks is 1, was 0"),
+        ({"peak_memory_gib": 26.0}, "peak_memory_gib 26.00 GiB, baseline 25.00: +4.0%"),
+        ({"first_image_s": 40.0}, "compiling: compile_s"),
+        ({"kernels": {"gemm": ("slow_mm",)}}, "gemm kernels: slow_mm instead of nvjet"),
+        ({"package_mib": 4.0}, "package_mib 4.0 MiB, baseline 3.0"),
+    ],
+)
+def test_a_changed_counter_fails_even_when_the_clock_agrees(change, told):
+    same = {"kernels": {"gemm": ("nvjet",)}, "package_mib": 3.0}
+    accepted = processes(**same)
+    found = verdict([process(seed=9, **(same | change))], accepted, QUIET)
+    assert found.outcome is Outcome.BROKEN and told in found.reason
+
+
+def test_a_changed_counter_explains_a_slowdown():
+    found = verdict([process(130.0, counters={"graph_breaks": 57})], processes(), QUIET)
+    assert found.outcome is Outcome.BROKEN
+    assert "graph_breaks is 57, was 0; which goes with" in found.reason and "+3" in found.reason
+    assert "remedy" in failure_text(case(), found)
+
+
+@pytest.mark.parametrize(("now", "outcome"), [(10.2, "slower"), (11.0, "invalid runner")])
+def test_a_runner_outside_its_band_is_no_regression(now, outcome):
+    accepted = processes(canaries={"gemm_ms": (10.0, 10.0)})
+    found = verdict([process(130.0, canaries={"gemm_ms": (now, now)})], accepted, QUIET)
+    assert found.outcome == outcome
+    if outcome == "invalid runner":
+        assert "canary gemm_ms 11, baseline 10: +10%" in found.reason and not found.is_judged
+
+
+def test_a_cpu_is_judged_by_ratios_alone():
+    changes = {"environment": {"hardware": CPU.to_json()}, "reference_e2e_s": (3.0,) * 8}
+    measured = [process(pace_ms=(50.0,) * 8, **changes)]
+    names = {c.metric.name for c in compare(measured, measured, noises([measured])).changes}
+    assert names == {"eager_ratio", "step_pace", "decode_pace", "compile_s", "peak_memory_gib"}
+
+
+def test_false_alarms_and_detection_in_simulated_runs():
+    """Of the rule itself, on normal noise: the recorded noise is replayed in tests/replay."""
+    alarms = seen = 0
+    for seed in range(300):
+        accepted = processes(count=3, between=0.003, seed=seed)
+        noise = noises([processes(between=0.003, seed=1000 + seed + n) for n in range(9)])
+        same, slow = (processes(100 * f, count=1, between=0.003, seed=-seed) for f in (1, 1.025))
+        alarms += verdict(same, accepted, noise).outcome is Outcome.SLOWER
+        seen += verdict(slow, accepted, noise).outcome is Outcome.SLOWER
+    assert alarms <= 2 and seen >= 270
+
+
+def test_every_metric_says_how_it_is_judged():
+    assert len({m.name for m in METRICS}) == len(METRICS)
+    for metric in METRICS:
+        assert metric.tolerance > 0 and metric.unit and metric.stage
+        assert (metric.risk is None) == (metric.noise == 0)
