@@ -1,4 +1,4 @@
-"""`fluxfast`: generate, bench, matrix, doctor, baseline, history."""
+"""`fluxfast`: generate, bench, matrix, doctor, baseline, report, history."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ COMMANDS = (
     "matrix",
     "doctor",
     "baseline",
+    "report",
     "history",
 )
 
