@@ -1,4 +1,4 @@
-"""`fluxfast`: generate, bench, matrix, doctor, baseline, report, history."""
+"""`fluxfast`: generate, bench, matrix, doctor, baseline, report, history, merge."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ COMMANDS = (
     "baseline",
     "report",
     "history",
+    "merge",
 )
 
 

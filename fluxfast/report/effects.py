@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fluxfast.bench.summary import summarize
+from fluxfast.extras import extra
 from fluxfast.report.rows import Row, judged_value
 
 COMPILERS = ("regional", "compile", "export_aoti")
@@ -85,22 +86,31 @@ def effects(rows: Sequence[Row]) -> list[Effect]:
 
 def blames(rows: Sequence[Row]) -> list[Blame]:
     """One line for each optimization or workload that the changes since the baseline go with."""
-    compared = [row for row in rows if row.before is not None]
-    change = [math.log(r.value / judged_value(r.before)) for r in compared if r.before]
-    columns = _grouped(_workloads(compared) | _shares(compared))
+    compared = [
+        (row, math.log(judged_value(summarize([result])) / judged_value(row.before)))
+        for row in rows
+        for result in row.measured.results
+        if row.before is not None
+    ]
+    change = [value for _, value in compared]
+    columns = _grouped(_workloads([r for r, _ in compared]) | _shares([r for r, _ in compared]))
     speed_now = {e.name: e.speed for e in sorted(effects(rows), key=lambda e: e.compiled)}
     found = []
     for key, c in _fit(columns, change, BLAME_CONFIDENCE).items():
         if abs(c.value) < math.log1p(NOTICED) or not c.is_sure:
             continue
-        of_it = [v for v, x in zip(change, columns[key], strict=True) if x]
+        of_it = {
+            row.case.id: math.log(row.value / judged_value(row.before))
+            for (row, _), x in zip(compared, columns[key], strict=True)
+            if x and row.before
+        }
         now = None if key.is_workload else speed_now.get(key.name)
         found.append(
             Blame(
                 name=f"every case of {key.name}" if key.is_workload else key.name,
                 before=now * math.exp(c.value) if now else None,
                 after=math.exp(-c.value),
-                bearing_out=sum(v / c.value >= AGREES for v in of_it),
+                bearing_out=sum(v / c.value >= AGREES for v in of_it.values()),
                 cases=len(of_it),
             )
         )
@@ -134,8 +144,13 @@ def _workloads(rows: Sequence[Row]) -> Columns:
 
 
 def _shares(rows: Sequence[Row]) -> Columns:
-    names = dict.fromkeys(n for row in rows for n in row.case.optimizations)
-    return {Key(n): [float(_has(row, n)) for row in rows] for n in names}
+    """Of each optimization that a workload was measured both with and without."""
+    columns = {}
+    for name in dict.fromkeys(n for row in rows for n in row.case.optimizations):
+        settings = {(row.workload, _has(row, name)) for row in rows}
+        if len(settings) > len({workload for workload, _ in settings}):
+            columns[Key(name)] = [float(_has(row, name)) for row in rows]
+    return columns
 
 
 def _shares_by_compiler(rows: Sequence[Row]) -> Columns:
@@ -177,10 +192,9 @@ def _grouped(columns: Columns) -> Columns:
 
 def _fit(columns: Columns, values: Sequence[float], confidence: float) -> dict[Key, Coefficient]:
     """The coefficients that the observations determine, with intervals where they are repeated."""
-    from scipy.stats import t  # takes a second to import
-
     if not values or not columns:
         return {}
+    student_t = extra("scipy.stats", name="report").t  # takes a second to import
     matrix, observed = np.array(list(columns.values())).T, np.array(values)
     inverse = np.linalg.pinv(matrix)
     fitted = inverse @ observed
@@ -190,7 +204,7 @@ def _fit(columns: Columns, values: Sequence[float], confidence: float) -> dict[K
     if freedom > 0:
         variance = float(np.sum((observed - matrix @ fitted) ** 2)) / freedom
         deviations = np.sqrt(variance * np.diag(inverse @ inverse.T))
-        half_widths = list(t.ppf((1 + confidence) / 2, freedom) * deviations)
+        half_widths = list(student_t.ppf((1 + confidence) / 2, freedom) * deviations)
     return {
         key: Coefficient(value=float(value), half_width=width)
         for key, value, width, is_told in zip(columns, fitted, half_widths, told, strict=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def _asset(jinja2: Any, name: str) -> Any:
     return jinja2.utils.markupsafe.Markup((HERE / name).read_text(encoding="utf-8"))
 
 
+@cache
 def _vega() -> str:
     """Vega, Vega-Lite and vega-embed in one script."""
     bundle: str = extra("vl_convert", name="report").javascript_bundle()

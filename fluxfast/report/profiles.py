@@ -132,7 +132,7 @@ def steps(row: Row) -> Chart | None:
                 scale=alt.Scale(domainMin=1, nice=False),
             ),
             y=alt.Y("ms:Q", title="ms", scale=alt.Scale(zero=False)),
-            color=alt.Color("image:O", title="image", scale=alt.Scale(scheme="viridis")),
+            color=alt.Color("image:O", title="image", scale=alt.Scale(scheme="turbo")),
             tooltip=["image:O", "step:Q", "ms:Q"],
         )
         .properties(width="container", height=170)
