@@ -135,7 +135,6 @@ def effects_chart(found: Sequence[Effect]) -> Chart | None:
     x = alt.X("speed:Q", title="times faster with it on", scale=alt.Scale(type="log", nice=False))
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=x,
-        shape=alt.Shape("with:N", legend=None),
         tooltip=["name:N", "with:N", "speed:Q", "low:Q", "high:Q"],
     )
     ranges = base.mark_rule(strokeWidth=2).encode(
@@ -185,7 +184,7 @@ def pareto(rows: Sequence[Row]) -> Chart | None:
     )
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(
         color=alt.Color("where:N", title=None, legend=alt.Legend(orient="top")),
-        shape=alt.Shape("where:N", legend=None),
+        shape=alt.Shape("where:N", title=None, legend=alt.Legend(orient="top")),
         tooltip=["case:N", "value:Q", "quality:Q"],
     )
     return chart_of(

@@ -16,7 +16,7 @@ function chartColours() {
     axis: { labelColor: ink, titleColor: muted, gridColor: line, domainColor: line, tickColor: line,
             labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal",
             tickCount: 6, labelOverlap: true },
-    legend: { labelColor: ink, titleColor: muted, labelFontSize: 12, titleFontWeight: "normal", symbolStrokeColor: ink },
+    legend: { labelColor: ink, titleColor: muted, labelFontSize: 12, titleFontWeight: "normal", symbolBaseFillColor: muted, symbolBaseStrokeColor: muted },
     range: { category: kinds },
     bar: { color: kinds[0] }, line: { color: kinds[0] }, point: { color: kinds[0] },
     rule: { color: muted }, text: { color: ink, fontSize: 12 },
@@ -54,13 +54,13 @@ for (const select of all("select[data-picks]")) {
 
 // Sorting: numbers as numbers, rows without a figure last.
 const table = one("#cases");
-const body = one("tbody", table);
+const cases = all("tbody", table); // one each, with the reason of its verdict
 all("thead th", table).forEach((head, index) => {
   one("button", head)?.addEventListener("click", () => {
     const down = head.getAttribute("aria-sort") === "ascending";
     for (const other of all("thead th[aria-sort]", table)) other.setAttribute("aria-sort", "none");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const key = (row) => row.cells[index].dataset.sort;
+    const key = (body) => body.rows[0].cells[index].dataset.sort;
     const isNumber = head.classList.contains("number");
     const order = (a, b) => {
       const [x, y] = [key(a), key(b)];
@@ -68,7 +68,7 @@ all("thead th", table).forEach((head, index) => {
       const sign = isNumber ? Number(x) - Number(y) : x.localeCompare(y, "en", { numeric: true });
       return down ? -sign : sign;
     };
-    body.append(...[...body.rows].sort(order));
+    table.append(...cases.sort(order));
     say(`sorted by ${one("button", head).textContent}, ${down ? "largest" : "smallest"} first`);
   });
 });
@@ -78,15 +78,15 @@ function filter() {
   const words = one("#filter-text").value.toLowerCase().split(/[\s,]+/).filter(Boolean);
   const chosen = all("[data-filter]").filter((select) => select.value);
   let shown = 0;
-  for (const row of body.rows) {
-    const text = one(".case", row).textContent.toLowerCase();
+  for (const body of cases) {
+    const text = body.dataset.text.toLowerCase();
     const fits = words.every((word) => /^[-−]./.test(word) ? !text.includes(word.slice(1)) : text.includes(word));
-    row.hidden = !(fits && chosen.every((select) => row.dataset[select.dataset.filter] === select.value));
-    shown += !row.hidden;
+    body.hidden = !(fits && chosen.every((select) => body.dataset[select.dataset.filter] === select.value));
+    shown += !body.hidden;
   }
-  one("#shown").textContent = `${shown} of ${body.rows.length} cases`;
+  one("#shown").textContent = `${shown} of ${cases.length} cases`;
 }
-one(".filters").addEventListener("input", filter);
+for (const event of ["input", "change"]) one(".filters").addEventListener(event, filter);
 one(".filters").addEventListener("submit", (event) => event.preventDefault());
 
 for (const button of all(".copy")) {

@@ -38,12 +38,11 @@ def _trio(eager: Row, optimized: Row) -> Trio:
     before, after = _opened(eager.measured.picture), _opened(optimized.measured.picture)
     difference = ImageChops.difference(before, after.resize(before.size))
     amplified = difference.point(lambda value: min(255, value * AMPLIFIED))
-    names = " + ".join(eager.case.optimizations) or "eager", "optimized"
     return Trio(
-        title=f"{optimized.workload}: {' + '.join(optimized.case.optimizations)}",
+        title=f"{optimized.workload}: {optimized.label}",
         images=(
-            (names[0], _uri(before)),
-            (names[1], _uri(after)),
+            (eager.label, _uri(before)),
+            (optimized.label, _uri(after)),
             (f"difference × {AMPLIFIED}", _uri(amplified)),
         ),
     )

@@ -94,6 +94,7 @@ def rows_of(found: Sequence[Measured], against: Sequence[Measured] = ()) -> list
 def _rows_of_machine(gpu: str, found: Sequence[Measured], against: Sequence[Measured]) -> list[Row]:
     hardware = hardware_of(found[0].results[0])
     baseline = _baseline(hardware)
+    gpu_option = _gpu_option(hardware, baseline)
     others = {m.results[0].case.id: m.results for m in against if gpu_of(m.results[0]) == gpu}
     if against and baseline:
         baseline = replace(baseline, results=others)
@@ -115,7 +116,7 @@ def _rows_of_machine(gpu: str, found: Sequence[Measured], against: Sequence[Meas
                 low=low,
                 high=high,
                 speed=speed.get(case.id),
-                command=reproduce(case, hardware),
+                command=reproduce(case, gpu_option),
                 measured=measured,
             )
         )
@@ -183,20 +184,19 @@ def image_values(result: CaseResult) -> list[float]:
     return [t / reference for t, reference in zip(times, result.reference_e2e_s, strict=True)]
 
 
-def reproduce(case: Case, hardware: Hardware) -> str:
+def reproduce(case: Case, gpu_option: str) -> str:
     """The command that measures this case alone, on such a machine."""
     words = ["pytest", f"perf_tests/test_latency.py::test_latency[{case.id}]"]
-    words += ["--gpu", _gpu_option(hardware), "--matrix", "full", "--model", case.model]
+    words += ["--gpu", gpu_option, "--matrix", "full", "--model", case.model]
     words += ["--weights", case.weights, "--resolution", f"{case.height}x{case.width}"]
     words += ["--batch-size", str(case.batch_size)]
     words += ["--num-inference-steps", str(case.num_inference_steps)]
     return shlex.join(words)
 
 
-def _gpu_option(hardware: Hardware) -> str:
+def _gpu_option(hardware: Hardware, baseline: Baseline | None) -> str:
     if not hardware.is_gpu:
         return "cpu"
-    baseline = _baseline(hardware)
     path = baseline.path if baseline else None
     names = [name for name, of_it in known_baselines(SHIPPED).items() if of_it == path]
     return min(names, key=len, default="auto")
