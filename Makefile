@@ -26,7 +26,7 @@ workflows: .venv/installed
 
 # The documentation, with what `make reporting` or `make check` has installed.
 site:
-	$(PYTHON) -m mkdocs build --strict --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet --site-dir site
 
 # Three processes of the ablation; what fails does not stop the rest, and is told in the end.
 nightly:

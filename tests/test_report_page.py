@@ -1,10 +1,9 @@
 """The page in a real browser: nothing is said on its console, it sorts, filters and turns dark."""
 
-import os
 import shutil
 import tempfile
 import time
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
 
@@ -49,20 +48,26 @@ def page(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def chromium():
+@contextmanager
+def open_browser(*flags):
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = CHROMIUM
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         browser = webdriver.Chrome(options=options, service=Service(DRIVER))
         yield browser
         browser.quit()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with open_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +215,3 @@ def test_words_stand_out_from_their_ground(browser, theme):
         return lowest;
     """)
     assert lowest >= 4.5, where
-    if folder := os.environ.get("FLUXFAST_SCREENSHOTS"):
-        height = browser.execute_script("return document.documentElement.scrollHeight")
-        browser.set_window_size(1400, height + 100)
-        browser.save_screenshot(str(Path(folder) / f"report-{theme}.png"))
-        browser.set_window_size(1400, 1000)
