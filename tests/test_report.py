@@ -11,8 +11,9 @@ from fluxfast.bench.result import read_results, write_result
 from fluxfast.cli import main
 from fluxfast.hardware import Platform
 from fluxfast.report.effects import blames, effects
-from fluxfast.report.inputs import read_inputs
+from fluxfast.report.inputs import Measured, read_inputs
 from fluxfast.report.labels import label, staircase_of
+from fluxfast.report.profiles import telemetry
 from fluxfast.report.report import report_of
 from fluxfast.report.rows import rows_of
 from tests.machines import H100, H200, machine
@@ -112,6 +113,16 @@ def test_a_verdict_of_the_run_itself_goes_before_one_made_again(tmp_path, baseli
     (folder / "verdicts" / next(folder.glob("*.json")).name).write_text(json.dumps(told))
     report = report_of([folder], [baseline_file])
     assert report.rows[0].judgement.outcome == "invalid runner" and report.status == "not judged"
+
+
+def test_clocks_and_temperature_are_shown_where_the_gpu_told_them():
+    one = ablation()[0]
+    (row,) = rows_of([Measured(results=(one,))])
+    readings = ({"sm_clock_mhz": 1980.0, "throttled": None}, {"sm_clock_mhz": 1700.0})
+    object.__setattr__(one, "telemetry", ())
+    assert telemetry(row) is None
+    object.__setattr__(one, "telemetry", readings)
+    assert telemetry(row).table == (("image", "sm_clock_mhz"), ("1", "1980"), ("2", "1700"))
 
 
 def test_each_row_has_the_command_that_measures_it_again(tmp_path):

@@ -106,9 +106,9 @@ def _text(found: list[tuple[Series, list[ChangePoint]]]) -> str:
 def _lines(point: ChangePoint) -> list[str]:
     accepted = point.accepted
     return [
-        f"{point.first_changed.measured_at[:10]}  {point.relative:+.1%}  "
-        f"{point.series.gpu}, {point.series.case_id}",
-        f"            {point.series.metric} {point.before:.4g} → {point.after:.4g}, "
-        f"{point.cause.value}: {point.detail}",
+        f"{point.first_changed.measured_at[:10]}  {point.relative:+.1%}  {point.series.gpu}, "
+        f"{point.series.metric} {point.before:.4g} → {point.after:.4g}",
+        f"            {point.series.case_id}",
+        f"            {point.cause.value}: {point.detail}",
         *([f"            accepted in {accepted.pull}: {accepted.reason}"] if accepted else []),
     ]

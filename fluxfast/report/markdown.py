@@ -11,6 +11,7 @@ from fluxfast.report.rows import RECORDED, Row
 SIGNS = {"pass": "✅", "fail": "❌", "not judged": "⚠️"}
 MOST_STEPS = 12
 LONGEST_REASON = 400
+HEAD_PX, STEP_PX, BAR_COLOUR = 110, 34, "#5b8fd0"  # readable on white and on black
 
 
 def markdown(report: Report) -> str:
@@ -22,7 +23,7 @@ def markdown(report: Report) -> str:
         parts.append("\n".join(f"- **{line}**" for line in lines))
     if report.changed:
         parts.append(_table(report.changed, reasons=True))
-    elif report.status == "pass":
+    elif set(report.outcomes) != {RECORDED}:
         parts.append("Nothing changed.")
     parts += [_staircases(machine) for machine in report.machines]
     parts.append(_folded(f"All {len(report.rows)} cases", _table(report.rows, reasons=False)))
@@ -75,6 +76,11 @@ def _staircase(rows: Sequence[Row]) -> str:
     return "\n".join(
         [
             "```mermaid",
+            "---",
+            "config:",
+            f"  xyChart: {{height: {HEAD_PX + STEP_PX * len(steps)}}}",
+            f'  themeVariables: {{xyChart: {{plotColorPalette: "{BAR_COLOUR}"}}}}',
+            "---",
             "xychart-beta horizontal",
             f'  title "{rows[0].workload}"',
             f"  x-axis [{names}]",

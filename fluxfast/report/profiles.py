@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from fluxfast.report.charts import BAR_PX, Chart, altair, chart_of
@@ -152,37 +153,34 @@ def steps(row: Row) -> Chart | None:
 
 
 def telemetry(row: Row) -> Chart | None:
-    """Clocks, temperature, power: what was read for each image, one panel for each figure."""
+    """Clocks, temperature, power: what was read for each image, against its own median."""
     readings: Sequence[Mapping[str, Any]] = getattr(row.measured.results[-1], "telemetry", ())
-    names = [
-        n
-        for n in dict.fromkeys(n for r in readings for n in r)
-        if any(isinstance(r.get(n), int | float) for r in readings)
-    ]
-    if not names:
+    names = dict.fromkeys(name for reading in readings for name in reading)
+    whole = [n for n in names if all(isinstance(r.get(n), int | float) and r[n] for r in readings)]
+    read = {name: [float(reading[name]) for reading in readings] for name in whole}
+    if not read:
         return None
     alt = altair()
     data = [
-        {"image": image, "figure": name, "value": reading[name]}
-        for image, reading in enumerate(readings, 1)
-        for name in names
-        if isinstance(reading.get(name), int | float)
+        {"image": image, "figure": name, "value": value, "share": value / median(values)}
+        for name, values in read.items()
+        for image, value in enumerate(values, 1)
     ]
-    panels = [
-        alt.Chart(alt.Data(values=data), height=70, width="container")
-        .transform_filter(alt.datum.figure == name)
+    chart = (
+        alt.Chart(alt.Data(values=data))
         .mark_line(point=True)
         .encode(
-            x=alt.X("image:O", title="image" if last else None, axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("value:Q", title=name, scale=alt.Scale(zero=False)),
-            tooltip=["image:Q", "value:Q"],
+            x=alt.X("image:O", title="image", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("share:Q", title="of its median", scale=alt.Scale(zero=False)),
+            color=alt.Color("figure:N", title=None, legend=alt.Legend(orient="top", columns=5)),
+            tooltip=["image:O", "figure:N", "value:Q"],
         )
-        for name, last in ((n, n == names[-1]) for n in names)
-    ]
+        .properties(width="container", height=170)
+    )
     return chart_of(
         f"{row.workload}: {row.label}",
-        "What the GPU said of itself during each image.",
-        alt.vconcat(*panels) if len(panels) > 1 else panels[0],
-        ("image", *names),
-        [(i, *(r.get(n) for n in names)) for i, r in enumerate(readings, 1)],
+        "What the GPU said of itself during each image, each figure against its median.",
+        chart,
+        ("image", *read),
+        list(zip(range(1, len(readings) + 1), *read.values(), strict=True)),
     )
