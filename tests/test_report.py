@@ -64,6 +64,8 @@ def test_what_never_varies_apart_is_named_together(tmp_path, baseline_file):
 def test_people_call_a_combination_by_what_is_off_or_on_top():
     chain = staircase_of([(), ("bf16",), ALL_ON[:2], ALL_ON, (*ALL_ON, "x")[1:], ("bf16", "z")])
     assert chain == [("bf16",), ALL_ON[:2], ALL_ON]
+    ablation_of_cpu = [(), ("a",), ("a", "c"), ("c",), ("a", "b", "c"), ("a", "x"), ("z", "a", "c")]
+    assert staircase_of(ablation_of_cpu) == [(), ("a",), ("a", "c")]  # not what is on top of it
     assert label(ALL_ON, ALL_ON) == "all on"
     assert label(ALL_ON[:3] + ALL_ON[4:], ALL_ON) == "all on − fp8_per_row"
     assert label((*ALL_ON, "dbcache"), ALL_ON) == "all on + dbcache"

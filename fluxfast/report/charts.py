@@ -76,7 +76,8 @@ def staircase(rows: Sequence[Row]) -> Chart | None:
             "value": row.value,
             "low": row.low,
             "high": row.high,
-            "speed": f"{row.value:.3g} {unit}, {first / row.value:.2f}×",
+            "speed": f"{row.value:.3g} {unit}"
+            + (f", {first / row.value:.2f}×" if unit == "s" else ""),
             "kind": "on top" if name.startswith("all on +") else "cumulative",
         }
         for name, row in steps

@@ -14,9 +14,18 @@ def staircase_of(combinations: Collection[Names]) -> list[Names]:
     """
     known = set(combinations)
     chains = [[c[:n] for n in range(len(c) + 1) if c[:n] in known] for c in known]
-    # Of chains of the same length, the one that ends in the most: with two cases, the other one.
-    longest = max(chains, key=lambda chain: (len(chain), len(chain[-1]), chain[-1]), default=[])
+    # Of chains of the same length, the one whose end most others differ from by one: an ablation's
+    # centre, not what was tried on top of it.
+    longest = max(
+        chains,
+        key=lambda chain: (len(chain), _neighbours(chain[-1], known), len(chain[-1]), chain[-1]),
+        default=[],
+    )
     return longest[1:] if ("bf16",) in longest[1:] and longest[0] == () else longest
+
+
+def _neighbours(names: Names, known: Collection[Names]) -> int:
+    return sum(len(set(names) ^ set(other)) == 1 for other in known)
 
 
 def label(names: Names, all_on: Names) -> str:
