@@ -29,6 +29,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        temporary.chmod(0o644)  # a temporary file is its owner's alone
         temporary.replace(path)
     except OSError as error:
         if temporary is not None:

@@ -1,0 +1,1 @@
+"""The results of every night: kept, queried, and searched for change points. No torch."""

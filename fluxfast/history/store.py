@@ -1,0 +1,172 @@
+"""Figures of every result in an SQLite database, by case, GPU, stack and commit. No torch.
+
+SQLite in its write-ahead mode comes with Python, waits for another writer, and keeps what was
+committed when a process is killed. It is for a local disk: write-ahead mode has none over NFS.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fluxfast.bench.baseline import REPOSITORY, cpu_slug, hardware_of
+from fluxfast.bench.result import CaseResult
+from fluxfast.bench.summary import summarize
+from fluxfast.errors import FluxFastError
+
+DATABASE = REPOSITORY / ".fluxfast" / "history.sqlite3"
+SCHEMA_VERSION = 1
+WAIT_FOR_WRITERS_S = 60.0
+METRICS = ("e2e_s", "step_ms", "decode_ms", "compile_s", "peak_memory_gib", "eager_ratio")
+
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS result (
+  gpu TEXT NOT NULL, case_id TEXT NOT NULL, measured_at TEXT NOT NULL,
+  commit_id TEXT NOT NULL, stack TEXT NOT NULL, process TEXT NOT NULL,
+  {", ".join(f"{name} REAL" for name in METRICS)},
+  PRIMARY KEY (gpu, case_id, measured_at, commit_id, stack, process)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS accepted (
+  pull TEXT PRIMARY KEY, merged_at TEXT NOT NULL, who TEXT NOT NULL, reason TEXT NOT NULL
+) WITHOUT ROWID;
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One process's figures of one case; `measured_at` in ISO 8601, UTC; `stack` by package."""
+
+    gpu: str
+    case_id: str
+    measured_at: str
+    commit_id: str
+    stack: Mapping[str, str]
+    process: str
+    figures: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """A pull request whose slowdown was accepted, by whom and why."""
+
+    pull: str
+    merged_at: str
+    who: str
+    reason: str
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The database, made if absent. Raises FluxFastError where it cannot be used."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=WAIT_FOR_WRITERS_S)
+        try:
+            _prepare(connection, path)
+            yield connection
+        finally:
+            connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise FluxFastError(
+            "the history cannot be used",
+            got=f"{path}: {error}",
+            allowed="a database written by fluxfast, on a local disk that can be written",
+            remedy="name another with --database, or restore it: every commit of it is whole",
+        ) from error
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise FluxFastError(
+            "this history was written by a newer fluxfast",
+            got=f"{path}: schema {version}",
+            allowed=f"schema {SCHEMA_VERSION}",
+            remedy="use the fluxfast that wrote it",
+        )
+    if version < SCHEMA_VERSION:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA}COMMIT;")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def measurement_of(result: CaseResult) -> Measurement:
+    """The figures of one result, and what they are filed under."""
+    hardware, summary, origin = hardware_of(result), summarize([result]), result.provenance
+    extra = result.environment.get("gpu", {})
+    drivers = {n: str(extra[n]) for n in ("driver", "cuda", "hip") if extra.get(n)}
+    return Measurement(
+        gpu=hardware.name if hardware.is_gpu else cpu_slug(hardware),
+        case_id=result.case.id,
+        measured_at=str(origin.get("date") or ""),
+        commit_id=str(origin.get("commit") or "unknown")
+        + ("+dirty" if origin.get("dirty") else ""),
+        stack=dict(hardware.packages) | {"python": result.environment.get("python", "?")} | drivers,
+        process=str(origin.get("process") or ""),
+        figures={name: getattr(summary, name) for name in METRICS},
+    )
+
+
+def append(connection: sqlite3.Connection, measurements: Iterable[Measurement]) -> int:
+    """Add them all in one transaction; those that are there already are not added again."""
+    rows = [
+        (
+            *(m.gpu, m.case_id, m.measured_at, m.commit_id),
+            *(json.dumps(dict(m.stack), sort_keys=True), m.process),
+            *(m.figures.get(name) for name in METRICS),
+        )
+        for m in measurements
+    ]
+    marks = ", ".join("?" * (6 + len(METRICS)))
+    before = connection.total_changes
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany(f"INSERT OR IGNORE INTO result VALUES ({marks})", rows)
+    return connection.total_changes - before
+
+
+def accept(connection: sqlite3.Connection, acceptances: Iterable[Acceptance]) -> None:
+    with connection:
+        connection.executemany(
+            "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?)",
+            [(a.pull, a.merged_at, a.who, a.reason) for a in acceptances],
+        )
+
+
+def acceptances(connection: sqlite3.Connection) -> list[Acceptance]:
+    rows = connection.execute(
+        "SELECT pull, merged_at, who, reason FROM accepted ORDER BY merged_at"
+    )
+    return [Acceptance(pull=p, merged_at=m, who=w, reason=r) for p, m, w, r in rows]
+
+
+def rows_of(
+    connection: sqlite3.Connection, metric: str, *, gpu: str = "", case: str = "", since: str = ""
+) -> list[tuple[Any, ...]]:
+    """(gpu, case_id, day, commit_id, stack, measured_at, value), oldest first within a case.
+
+    `gpu` and `case` are parts of a name, `since` is a date; "" is any.
+    """
+    if metric not in METRICS:
+        raise FluxFastError(
+            "no such metric", got=metric, allowed=", ".join(METRICS), remedy="leave --metric out"
+        )
+    return connection.execute(
+        "SELECT gpu, case_id, substr(measured_at, 1, 10), commit_id, stack, measured_at, "
+        f"{metric} FROM result WHERE {metric} IS NOT NULL AND measured_at >= ? "
+        "AND instr(lower(gpu), lower(?)) AND instr(case_id, ?) "
+        "ORDER BY gpu, case_id, measured_at",
+        (since, gpu, case),
+    ).fetchall()
+
+
+def a_year_before_the_newest(connection: sqlite3.Connection) -> str:
+    """A date; "" in an empty history."""
+    query = "SELECT date(max(measured_at), '-1 year') FROM result"
+    return connection.execute(query).fetchone()[0] or ""

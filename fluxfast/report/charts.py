@@ -1,0 +1,207 @@
+"""The charts of the page, as Vega-Lite by Altair: colours come from the page, light or dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from fluxfast.extras import extra
+from fluxfast.report.effects import Effect
+from fluxfast.report.labels import joined, staircase_of
+from fluxfast.report.rows import Row
+
+BAR_PX = 26
+BETTER_LOW = (
+    "lpips",
+    "fid",
+    "latent_relative_error",
+)  # of other figures of quality, more is better
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """`spec`: Vega-Lite. `table`: the same figures for those who cannot see it: header, rows."""
+
+    title: str
+    about: str
+    spec: Mapping[str, Any]
+    table: tuple[tuple[str, ...], ...]
+
+
+def altair() -> Any:
+    return extra("altair", name="report")
+
+
+def chart_of(
+    title: str, about: str, chart: Any, header: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> Chart:
+    table = (tuple(header), *(tuple(map(_cell, row)) for row in rows))
+    return Chart(title=title, about=about, spec=chart.to_dict(), table=table)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def steps_of(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    """The staircase of one workload, then what was tried on top of all on."""
+    by_names = {row.case.optimizations: row for row in rows}
+    chain = staircase_of(by_names)
+    if not chain:
+        return []
+    names = [joined(chain[0]), *(_added(low, high) for low, high in pairwise(chain))]
+    top = set(chain[-1])
+    on_top = [r for names, r in by_names.items() if top < set(names) and len(names) == len(top) + 1]
+    steps = [(name, by_names[c]) for name, c in zip(names, chain, strict=True)]
+    return steps + [(row.label, row) for row in on_top]
+
+
+def _added(low: tuple[str, ...], high: tuple[str, ...]) -> str:
+    added = high[len(low) :]
+    return f"+ {joined(added)}" if len(added) < 3 else "all on"
+
+
+def staircase(rows: Sequence[Row]) -> Chart | None:
+    """Of the rows of one workload."""
+    steps = steps_of(rows)
+    if len(steps) < 2:
+        return None
+    alt, unit = altair(), rows[0].unit
+    first = steps[0][1].value
+    data = [
+        {
+            "step": name,
+            "value": row.value,
+            "low": row.low,
+            "high": row.high,
+            "speed": f"{row.value:.3g} {unit}"
+            + (f", {first / row.value:.2f}×" if unit == "s" else ""),
+            "kind": "on top" if name.startswith("all on +") else "cumulative",
+        }
+        for name, row in steps
+    ]
+    base = alt.Chart(alt.Data(values=data)).encode(
+        y=alt.Y(
+            "step:N", sort=[name for name, _ in steps], title=None, axis=alt.Axis(labelLimit=320)
+        )
+    )
+    scale = alt.Scale(domain=[0, max(row.high for _, row in steps) * 1.35], nice=False)
+    bars = base.mark_bar(cornerRadiusEnd=3, height={"band": 0.7}).encode(
+        x=alt.X("value:Q", title=axis_title(unit), scale=scale),
+        color=alt.Color("kind:N", legend=None, scale=alt.Scale(domain=["cumulative", "on top"])),
+        tooltip=["step:N", "speed:N", "low:Q", "high:Q"],
+    )
+    ranges = base.mark_rule(strokeWidth=1.5).encode(
+        x=alt.X("low:Q", title=axis_title(unit)), x2="high:Q"
+    )
+    text = base.mark_text(align="left", dx=6).encode(
+        x=alt.X("high:Q", title=axis_title(unit)), text="speed:N"
+    )
+    chart = (bars + ranges + text).properties(width="container", height=BAR_PX * len(data) + 10)
+    return chart_of(
+        rows[0].workload,
+        f"From {steps[0][0]} to {steps[-1][0]}, each with all above it on; thin lines are ranges.",
+        chart,
+        ("step", axis_title(unit), "lowest", "highest", "speed"),
+        [(d["step"], d["value"], d["low"], d["high"], d["speed"]) for d in data],
+    )
+
+
+def axis_title(unit: str) -> str:
+    return "an image, s" if unit == "s" else "an image, × the eager one beside it"
+
+
+def effects_chart(found: Sequence[Effect]) -> Chart | None:
+    if not found:
+        return None
+    alt = altair()
+    data = [
+        {
+            "name": e.name,
+            "with": "compiled" if e.compiled else "not compiled",
+            "speed": e.speed,
+            "low": e.low or e.speed,
+            "high": e.high or e.speed,
+        }
+        for e in found
+    ]
+    order = list(dict.fromkeys(e.name for e in sorted(found, key=lambda e: -e.speed)))
+    base = alt.Chart(alt.Data(values=data)).encode(
+        y=alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=320)),
+        yOffset="with:N",
+        color=alt.Color("with:N", title=None, legend=alt.Legend(orient="top")),
+    )
+    x = alt.X("speed:Q", title="times faster with it on", scale=alt.Scale(type="log", nice=False))
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(
+        x=x,
+        tooltip=["name:N", "with:N", "speed:Q", "low:Q", "high:Q"],
+    )
+    ranges = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", title="times faster with it on"), x2="high:Q"
+    )
+    even = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(strokeDash=[4, 3]).encode(x="one:Q")
+    chart = (even + ranges + points).properties(
+        width="container", height=max(90, 2 * 18 * len(order))
+    )
+    return chart_of(
+        "The share of each optimization",
+        "Least squares over the whole matrix; lines are 95% intervals. Right of 1 is faster.",
+        chart,
+        ("optimization", "with a compiler", "times faster", "low", "high"),
+        [(e.name, "yes" if e.compiled else "no", e.speed, e.low, e.high) for e in found],
+    )
+
+
+def pareto(rows: Sequence[Row]) -> Chart | None:
+    """Latency against the first figure of quality that the rows have; of one workload."""
+    figures = [row.measured.extras.get("quality") for row in rows]
+    name = next((n for figure in figures if figure for n in figure), None)
+    if name is None:
+        return None
+    alt, less_is_better = altair(), name in BETTER_LOW
+    points = [
+        (row.label, row.value, float(figure[name]))
+        for row, figure in zip(rows, figures, strict=True)
+        if figure and name in figure
+    ]
+    front = _front([(v, -q if less_is_better else q) for _, v, q in points])
+    data = [
+        {
+            "case": c,
+            "value": v,
+            "quality": q,
+            "where": "best for its time" if i in front else "other",
+        }
+        for i, (c, v, q) in enumerate(points)
+    ]
+    base = alt.Chart(alt.Data(values=data)).encode(
+        x=alt.X("value:Q", title=axis_title(rows[0].unit), scale=alt.Scale(zero=False, padding=20)),
+        y=alt.Y("quality:Q", title=name, scale=alt.Scale(zero=False, padding=20)),
+    )
+    line = base.transform_filter("datum.where == 'best for its time'").mark_line(
+        interpolate="step-after", strokeDash=[5, 3]
+    )
+    marks = base.mark_point(filled=True, size=90, opacity=1).encode(
+        color=alt.Color("where:N", title=None, legend=alt.Legend(orient="top")),
+        shape=alt.Shape("where:N", title=None, legend=alt.Legend(orient="top")),
+        tooltip=["case:N", "value:Q", "quality:Q"],
+    )
+    return chart_of(
+        rows[0].workload,
+        f"{name} against the eager picture: {'less' if less_is_better else 'more'} is better. "
+        "No case is better in both than those on the line.",
+        (line + marks).properties(width="container", height=280),
+        ("case", axis_title(rows[0].unit), name, ""),
+        [(d["case"], d["value"], d["quality"], d["where"]) for d in data],
+    )
+
+
+def _front(points: Sequence[tuple[float, float]]) -> set[int]:
+    """Indices of the points that no other beats: less of the first, more of the second."""
+    return {
+        i
+        for i, (time, quality) in enumerate(points)
+        if not any(t <= time and q >= quality and (t, q) != (time, quality) for t, q in points)
+    }

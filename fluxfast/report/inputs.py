@@ -1,0 +1,81 @@
+"""Reading what a report is made from: result folders and baseline files. No torch.
+
+A results folder may hold more than results, made by whoever can make it; CASE is a case's id:
+
+- `CASE.png`: the picture that the case drew
+- `quality/CASE.json`: figures against the eager picture, as {"psnr_db": 41.2, "ssim": 0.98}
+- `kernels/CASE.json`: milliseconds of one step by kind of kernel, as {"gemm": 40.0}
+- `roofline/CASE.json`: {"ceilings": {"tflops": 1300, "tb_per_s": 4.29},
+  "kernels": [{"name": "…", "tflop": 0.9, "gb": 1.2, "ms": 1.1}]}
+- `verdicts/CASE.json`: what the run itself said, as {"outcome": "slower", "reason": "…"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fluxfast.bench.baseline import Baseline, read_baseline
+from fluxfast.bench.result import CaseResult, read_json, read_results
+from fluxfast.errors import BaselineError
+
+EXTRAS = ("quality", "kernels", "roofline", "verdicts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """All that is known of one case on one machine: a result of each process, and the extras."""
+
+    results: tuple[CaseResult, ...]
+    picture: Path | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
+    accepted: bool = False  # read from a baseline: there is nothing to judge it by
+
+
+def read_inputs(paths: Sequence[Path]) -> list[Measured]:
+    """Every case in the folders and baseline files, each once for each machine."""
+    found: dict[tuple[str, str], Measured] = {}
+    for path in paths:
+        for measured in _read(path):
+            result = measured.results[0]
+            key = (result.environment["hardware"]["name"], result.case.id)
+            found[key] = _joined(found[key], measured) if key in found else measured
+    return list(found.values())
+
+
+def _joined(first: Measured, second: Measured) -> Measured:
+    return Measured(
+        results=first.results + second.results,
+        picture=first.picture or second.picture,
+        extras=first.extras | second.extras,
+        accepted=first.accepted and second.accepted,
+    )
+
+
+def _read(path: Path) -> Iterable[Measured]:
+    if path.is_file():
+        return _of_baseline(read_baseline(path))
+    if not path.is_dir():
+        raise BaselineError(
+            "there is nothing to report on",
+            got=path,
+            allowed="a folder written by pytest perf_tests --results, or a baseline file",
+            remedy="check the path",
+        )
+    return [_with_extras(path, result) for result in read_results([path])]
+
+
+def _of_baseline(baseline: Baseline) -> list[Measured]:
+    return [Measured(results=results, accepted=True) for results in baseline.results.values()]
+
+
+def _with_extras(folder: Path, result: CaseResult) -> Measured:
+    picture = folder / f"{result.case.id}.png"
+    files = {kind: folder / kind / f"{result.case.id}.json" for kind in EXTRAS}
+    return Measured(
+        results=(result,),
+        picture=picture if picture.exists() else None,
+        extras={kind: read_json(file) for kind, file in files.items() if file.exists()},
+    )

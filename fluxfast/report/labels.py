@@ -1,0 +1,44 @@
+"""What people call the combinations of a workload: `all on − fa3_fp8`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+Names = tuple[str, ...]
+
+
+def staircase_of(combinations: Collection[Names]) -> list[Names]:
+    """From unoptimized to all on: the longest chain in which each begins as the next one.
+
+    It begins with bfloat16 where that is there: speeds refer to it, not to float32.
+    """
+    known = set(combinations)
+    chains = [[c[:n] for n in range(len(c) + 1) if c[:n] in known] for c in known]
+    # Of chains of the same length, the one whose end most others differ from by one: an ablation's
+    # centre, not what was tried on top of it.
+    longest = max(
+        chains,
+        key=lambda chain: (len(chain), _neighbours(chain[-1], known), len(chain[-1]), chain[-1]),
+        default=[],
+    )
+    return longest[1:] if ("bf16",) in longest[1:] and longest[0] == () else longest
+
+
+def _neighbours(names: Names, known: Collection[Names]) -> int:
+    return sum(len(set(names) ^ set(other)) == 1 for other in known)
+
+
+def label(names: Names, all_on: Names) -> str:
+    """`all on`, `all on − a`, `all on + b`, or the parts."""
+    missing = [name for name in all_on if name not in names]
+    added = [name for name in names if name not in all_on]
+    if not names or len(all_on) < 2:
+        return joined(names)
+    if len(missing) + len(added) <= 2 and 2 * len(missing) < len(all_on):
+        signs = [f"− {name}" for name in missing] + [f"+ {name}" for name in added]
+        return " ".join(["all on", *signs])
+    return joined(names)
+
+
+def joined(names: Sequence[str]) -> str:
+    return " + ".join(names) or "eager"

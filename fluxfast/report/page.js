@@ -1,0 +1,117 @@
+"use strict";
+const one = (selector, within = document) => within.querySelector(selector);
+const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+const say = (text) => { one("#said").textContent = text; };
+
+// Charts take their colours from the page, so they are drawn again when it turns dark or light.
+function chartColours() {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => style.getPropertyValue(name).trim();
+  const [ink, muted, line] = ["--ink", "--muted", "--line"].map(colour);
+  const kinds = [1, 2, 3, 4, 5, 6].map((n) => colour(`--c${n}`));
+  return {
+    background: "transparent",
+    font: "system-ui, 'Segoe UI', Roboto, sans-serif",
+    view: { stroke: null },
+    axis: { labelColor: ink, titleColor: muted, gridColor: line, domainColor: line, tickColor: line,
+            labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal",
+            tickCount: 6, labelOverlap: true },
+    legend: { labelColor: ink, titleColor: muted, labelFontSize: 12, titleFontWeight: "normal", symbolBaseFillColor: muted, symbolBaseStrokeColor: muted },
+    range: { category: kinds },
+    bar: { color: kinds[0] }, line: { color: kinds[0] }, point: { color: kinds[0] },
+    rule: { color: muted }, text: { color: ink, fontSize: 12 },
+  };
+}
+
+async function draw(box) {
+  const spec = JSON.parse(one(`#${CSS.escape(box.dataset.spec)}`).textContent);
+  spec.config = chartColours();
+  spec.autosize = { type: "fit-x", contains: "padding" };
+  box.finalize?.();
+  const drawn = await vegaEmbed(box, spec, { actions: false, renderer: "svg", tooltip: { theme: "custom" } });
+  box.finalize = drawn.finalize;
+  // The label of the box and the table below it say what the drawing shows.
+  one("svg", box)?.setAttribute("aria-hidden", "true");
+}
+
+const isShown = (box) => !box.closest("[hidden]");
+async function drawAll() {
+  document.documentElement.dataset.drawn = "no";
+  await Promise.all(all(".chart").filter(isShown).map(draw));
+  document.documentElement.dataset.drawn = "yes";
+}
+
+for (const select of all("select[data-picks]")) {
+  const pick = () => {
+    for (const figure of all(":scope > figure", one(`#${CSS.escape(select.dataset.picks)}`))) {
+      figure.hidden = figure.id !== select.value;
+      if (!figure.hidden && document.documentElement.dataset.drawn) draw(one(".chart", figure));
+    }
+  };
+  select.addEventListener("change", pick);
+  pick();
+}
+
+// Sorting: numbers as numbers, rows without a figure last.
+const table = one("#cases");
+const cases = all("tbody", table); // one each, with the reason of its verdict
+all("thead th", table).forEach((head, index) => {
+  one("button", head)?.addEventListener("click", () => {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    for (const other of all("thead th[aria-sort]", table)) other.setAttribute("aria-sort", "none");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const key = (body) => body.rows[0].cells[index].dataset.sort;
+    const isNumber = head.classList.contains("number");
+    const order = (a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (x === "" || y === "") return (x === "") - (y === "");
+      const sign = isNumber ? Number(x) - Number(y) : x.localeCompare(y, "en", { numeric: true });
+      return down ? -sign : sign;
+    };
+    table.append(...cases.sort(order));
+    say(`sorted by ${one("button", head).textContent}, ${down ? "largest" : "smallest"} first`);
+  });
+});
+
+// Filters: every word has to be there, or not there if it begins with a minus.
+function filter() {
+  const words = one("#filter-text").value.toLowerCase().split(/[\s,]+/).filter(Boolean);
+  const chosen = all("[data-filter]").filter((select) => select.value);
+  let shown = 0;
+  for (const body of cases) {
+    const text = body.dataset.text.toLowerCase();
+    const fits = words.every((word) => /^[-−]./.test(word) ? !text.includes(word.slice(1)) : text.includes(word));
+    body.hidden = !(fits && chosen.every((select) => body.dataset[select.dataset.filter] === select.value));
+    shown += !body.hidden;
+  }
+  one("#shown").textContent = `${shown} of ${cases.length} cases`;
+}
+for (const event of ["input", "change"]) one(".filters").addEventListener(event, filter);
+one(".filters").addEventListener("submit", (event) => event.preventDefault());
+
+for (const button of all(".copy")) {
+  const label = button.innerHTML;
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      button.textContent = "copied";
+      say("copied");
+    } catch {
+      // A browser may refuse the clipboard to a page from disk: show the command to copy by hand.
+      window.prompt("Copy this command", button.dataset.copy);
+    }
+    setTimeout(() => { button.innerHTML = label; }, 1500);
+  });
+}
+
+const themes = ["", "light", "dark"];
+const names = { "": "as the system", light: "light", dark: "dark" };
+one("#theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const next = themes[(themes.indexOf(root.dataset.theme ?? "") + 1) % themes.length];
+  if (next) root.dataset.theme = next; else delete root.dataset.theme;
+  one("#theme").textContent = `Theme: ${names[next]}`;
+  drawAll();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+drawAll();

@@ -1,0 +1,214 @@
+"""The report: what it blames, what it writes, what it refuses to mix."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from fluxfast.bench.result import read_results, write_result
+from fluxfast.cli import main
+from fluxfast.hardware import Platform
+from fluxfast.report.effects import blames, effects
+from fluxfast.report.inputs import Measured, read_inputs
+from fluxfast.report.labels import label, staircase_of
+from fluxfast.report.profiles import telemetry
+from fluxfast.report.report import report_of
+from fluxfast.report.rows import rows_of
+from tests.machines import H100, H200, machine
+from tests.made_results import ALL_ON, FACTORS, ablation, write, write_baseline, write_extras
+from tests.results import case, result
+
+
+@pytest.fixture(scope="module")
+def baseline_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("baseline") / "nvidia-h200.json"
+    write_baseline(ablation(seed=1), path)
+    return path
+
+
+def rows(folder, results, baseline_file):
+    return rows_of(read_inputs(write(results, folder)), read_inputs([baseline_file]))
+
+
+def test_the_share_of_each_optimization_is_recovered_with_an_interval(tmp_path, baseline_file):
+    found = effects(rows(tmp_path, ablation(), baseline_file))
+    compiled = {e.name: e for e in found if e.compiled}
+    for name in ("fused_projections", "fa3_fp8", "fp8_per_row", "dbcache", "regional"):
+        assert compiled[name].speed == pytest.approx(1 / FACTORS[name], rel=0.01)
+        assert compiled[name].low * 0.995 < 1 / FACTORS[name] < compiled[name].high * 1.005
+        assert compiled[name].high / compiled[name].low < 1.03
+    assert compiled["fp8_per_row"].cases == 8
+
+
+def test_a_slowdown_of_one_optimization_is_one_line_not_dozens(tmp_path, baseline_file):
+    found = rows(tmp_path, ablation({"fp8_per_row": 1.08}), baseline_file)
+    (blame,) = blames(found)
+    assert blame.name == "fp8_per_row" and blame.after == pytest.approx(1 / 1.08, rel=0.01)
+    assert str(blame) == "fp8_per_row 1.43× → 1.33× in 10 of 10 cases"
+
+
+def test_a_slowdown_of_everything_is_not_put_on_an_optimization(tmp_path, baseline_file):
+    found = blames(rows(tmp_path, ablation({"dev": 1.1}), baseline_file))
+    assert [b.name.split(" (")[0] for b in found] == ["every case of dev"]
+    assert blames(rows(tmp_path / "same", ablation(seed=5), baseline_file)) == []
+
+
+def test_what_never_varies_apart_is_named_together(tmp_path, baseline_file):
+    smoke = [r for r in ablation({"fa3_fp8": 1.3}) if r.case.optimizations in (("bf16",), ALL_ON)]
+    (blame,) = blames(rows(tmp_path, smoke, baseline_file))
+    assert blame.name == "fused_projections + fa3_fp8 + fp8_per_row + regional"
+
+
+def test_people_call_a_combination_by_what_is_off_or_on_top():
+    chain = staircase_of([(), ("bf16",), ALL_ON[:2], ALL_ON, (*ALL_ON, "x")[1:], ("bf16", "z")])
+    assert chain == [("bf16",), ALL_ON[:2], ALL_ON]
+    ablation_of_cpu = [(), ("a",), ("a", "c"), ("c",), ("a", "b", "c"), ("a", "x"), ("z", "a", "c")]
+    assert staircase_of(ablation_of_cpu) == [(), ("a",), ("a", "c")]  # not what is on top of it
+    assert label(ALL_ON, ALL_ON) == "all on"
+    assert label(ALL_ON[:3] + ALL_ON[4:], ALL_ON) == "all on − fp8_per_row"
+    assert label((*ALL_ON, "dbcache"), ALL_ON) == "all on + dbcache"
+    assert label((), ALL_ON) == "eager" and label(("bf16",), ALL_ON) == "bf16"
+
+
+def test_summary_page_and_json_say_what_changed_first(tmp_path, baseline_file, capsys):
+    folders = write(ablation({"fp8_per_row": 1.3}), tmp_path / "results")
+    files = {kind: tmp_path / f"report.{kind}" for kind in ("html", "markdown", "json")}
+    options = [word for kind, file in files.items() for word in (f"--{kind}", str(file))]
+    assert main(["report", *map(str, folders), "--against", str(baseline_file), *options]) == 0
+    assert "10 slower" in capsys.readouterr().out
+
+    text = files["markdown"].read_text()
+    verdict, changed, *folded = text.split("<details>")[0].split("\n\n")
+    assert verdict.startswith("### ❌ 18 cases on NVIDIA H200") and "8 same" in verdict
+    assert changed == "- **fp8_per_row 1.43× → 1.10× in 10 of 10 cases**"
+    assert folded[0].count("SLOWER") == 10 and "| same |" not in folded[0]
+    assert text.count("```mermaid") == 2 and '"+ fp8_per_row"' in text
+
+    data = json.loads(files["json"].read_text())
+    assert data["status"] == "fail" and len(data["cases"]) == 18
+    slow = next(c for c in data["cases"] if c["outcome"] == "slower")
+    assert slow["change"] == pytest.approx(0.3, abs=0.02) and slow["processes"] == 3
+
+    page = files["html"].read_text()
+    assert 'data-outcome="slower"' in page
+    assert "http-equiv" in page and "default-src 'none'" in page  # no network, by the browser too
+
+
+def test_a_baseline_and_a_folder_are_both_read_and_extras_are_shown(tmp_path):
+    (folder, *_) = write(ablation(), tmp_path)
+    write_extras(folder)
+    page = tmp_path / "page.html"
+    assert main(["report", str(folder), "baselines/nvidia-h100.json", "--html", str(page)]) == 0
+    text = page.read_text()
+    for section in ("quality", "kernels", "roofline", "pictures", "steps", "stages", "staircase"):
+        assert f'<section id="{section}"' in text, section
+    assert text.count("difference × 8:") == 2 * 8
+    assert main(["report", "baselines/nvidia-h200.json"]) == 0
+
+
+def test_a_verdict_of_the_run_itself_goes_before_one_made_again(tmp_path, baseline_file):
+    (folder, *_) = write(ablation()[:1], tmp_path)
+    (folder / "verdicts").mkdir()
+    told = {"outcome": "invalid runner", "reason": "GEMM canary 0.8 of its band"}
+    (folder / "verdicts" / next(folder.glob("*.json")).name).write_text(json.dumps(told))
+    report = report_of([folder], [baseline_file])
+    assert report.rows[0].judgement.outcome == "invalid runner" and report.status == "not judged"
+
+
+def test_clocks_and_temperature_are_shown_where_the_gpu_told_them():
+    one = ablation()[0]
+    (row,) = rows_of([Measured(results=(one,))])
+    readings = ({"sm_clock_mhz": 1980.0, "throttled": None}, {"sm_clock_mhz": 1700.0})
+    object.__setattr__(one, "telemetry", ())
+    assert telemetry(row) is None
+    object.__setattr__(one, "telemetry", readings)
+    assert telemetry(row).table == (("image", "sm_clock_mhz"), ("1", "1980"), ("2", "1700"))
+
+
+def test_each_row_has_the_command_that_measures_it_again(tmp_path):
+    """The command of a CPU's case is tried: it collects that case alone."""
+    hardware = machine(Platform.CPU, "a CPU", "x86_64-avx2", cores=2)
+    one = case(
+        weights="mini",
+        optimizations=("fused_projections", "channels_last"),
+        height=256,
+        width=256,
+        num_inference_steps=28,
+    )
+    write_result(tmp_path, result(case=one, hardware=hardware, reference_e2e_s=(3.0, 3.0, 3.0)))
+    command = report_of([tmp_path]).rows[0].command
+    assert "--gpu cpu" in command
+    words = [*shlex.split(command)[1:], "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *words], capture_output=True, text=True)
+    assert f"test_latency[{one.id}]" in done.stdout and "1 test collected" in done.stdout
+
+    write_result(tmp_path / "gpu", result(hardware=H200))
+    assert "--gpu h200" in report_of([tmp_path / "gpu"]).rows[0].command
+
+
+def test_reports_need_no_torch(tmp_path, baseline_file):
+    """A machine that only gathers results has none."""
+    program = """
+import importlib.abc, sys
+class NoTorch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in ("torch", "diffusers"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoTorch())
+from fluxfast.cli import main
+sys.exit(main(sys.argv[1:]) or main(["history", "--database", sys.argv[-1] + ".db"]))
+"""
+    command = [sys.executable, "-c", program, "report", str(baseline_file), "--json"]
+    done = subprocess.run([*command, str(tmp_path / "x.json")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shards_are_merged_with_what_lies_beside_them(tmp_path, capsys):
+    folders = write(ablation(), tmp_path / "in")
+    write_extras(folders[0])
+    output = tmp_path / "out"
+    arguments = [*map(str, folders), str(folders[0])]  # one of them twice
+    assert main(["merge", *arguments, "--output", str(output)]) == 0
+    assert "54 results" in capsys.readouterr().out
+    assert len(read_results([output])) == 54
+    assert len(list(output.glob("*.png"))) == len(list((output / "kernels").iterdir())) == 18
+    assert {r.summary.processes for r in report_of([output]).rows} == {3}
+    assert main(["merge", *arguments, "--output", str(output)]) == 2
+    assert "folder of their own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"hardware": H100}, ["GPU NVIDIA H100 80GB HBM3", "GPU NVIDIA H200"]),
+        (
+            {
+                "hardware": machine(
+                    Platform.CUDA, "NVIDIA H200", "sm_90", memory_gib=139.8, packages={"torch": "2"}
+                )
+            },
+            ["stack ", "torch 2"],
+        ),
+        ({"provenance": {"commit": "def", "dirty": False}}, ["commit abc", "commit def"]),
+        ({"provenance": {"commit": "abc", "dirty": True}}, ["uncommitted changes"]),
+    ],
+    ids=["gpu", "stack", "commit", "dirty"],
+)
+def test_a_merge_refuses_to_mix_and_names_the_difference(tmp_path, capsys, other, told):
+    write_result(tmp_path / "a", result())
+    write_result(tmp_path / "b", result(case=case(model="schnell"), **other))
+    folders = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert main(["merge", *folders, "--output", str(tmp_path / "c")]) == 2
+    error = capsys.readouterr().err
+    assert "do not belong together" in error and all(part in error for part in told)
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_cannot_be_reported_on_is_told(tmp_path, capsys):
+    (tmp_path / "x.json").write_text("{")
+    for path, told in ((tmp_path / "none", "nothing to report on"), (tmp_path, "corrupt")):
+        assert main(["report", str(path), "--html", str(tmp_path / "page.html")]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()

@@ -1,0 +1,345 @@
+"""The workflows: pinned, with few rights, and every `run:` line run as it stands.
+
+`fluxfast`, `python3 -m fluxfast.github`, `git`, `cp`, `cat` are the real ones. GitHub, GPUs and
+registries are rehearsed: `gh`, `pytest`, `pip` and `make` are programs that note how they were
+called; `pytest` checks its options and leaves made results, `gh` answers from a file.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fluxfast import github
+
+REPOSITORY = Path(__file__).parents[1]
+FOLDER = REPOSITORY / ".github" / "workflows"
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in FOLDER.glob("*.yml")}
+STEPS = [
+    (name, job, step)
+    for name, workflow in WORKFLOWS.items()
+    for job, body in workflow["jobs"].items()
+    for step in body["steps"]
+]
+LINES = {(name, job, step["run"]) for name, job, step in STEPS if "run" in step}
+
+FAKE_PYTEST = """
+import pathlib, re, sys
+from tests.made_results import ablation
+from fluxfast.bench.result import write_result
+known = re.findall(r'"(--[a-z-]+)"', pathlib.Path({plugin!r}).read_text())
+known += ["--junitxml", "--against"]
+options = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+assert sys.argv[1] == "perf_tests" and set(options) <= set(known), options
+results = pathlib.Path(sys.argv[sys.argv.index("--results") + 1])
+slower = {slower!r}
+if "--against" in sys.argv:
+    for side, made in (("A", ablation(seed=1)), ("B", ablation(slower, seed=2))):
+        for one in made:
+            write_result(results / f"{{side}}{{one.provenance['process'] + 1}}", one)
+else:
+    process = int(results.name)
+    part, count = map(int, sys.argv[sys.argv.index("--shard") + 1].split("/"))
+    for one in [r for r in ablation(slower, seed=2) if r.provenance["process"] == process - 1]:
+        if hash(one.case.model) % count == part - 1 or count == 1:
+            write_result(results, one)
+junit = pathlib.Path(sys.argv[sys.argv.index("--junitxml") + 1])
+junit.parent.mkdir(parents=True, exist_ok=True)
+failed = 10 if slower else 0
+junit.write_text(f'<testsuites><testsuite failures="{{failed}}" errors="0"/></testsuites>')
+sys.exit(1 if slower else 0)
+"""
+
+FAKE_GH = """
+import json, pathlib, sys
+state_file = pathlib.Path({state!r})
+state, words = json.loads(state_file.read_text()), sys.argv[1:]
+def after(name): return words[words.index(name) + 1]
+def body(): return pathlib.Path(after("-F").removeprefix("body=@")).read_text()
+state["calls"].append(words)
+if words[:2] == ["pr", "view"]:
+    print(json.dumps(state["pull"]))
+elif words[:2] == ["pr", "list"]:
+    print(json.dumps(state["merged"] if "merged" in words else state["pulls"]))
+elif words[:2] == ["pr", "create"]:
+    state["pulls"].append({{"number": 77, "title": after("--title")}})
+elif words[:2] == ["issue", "list"]:
+    print(json.dumps(state["issues"]))
+elif words[:2] == ["issue", "create"]:
+    number = len(state["issues"]) + 1
+    state["issues"].append({{"number": number, "state": "OPEN", "body": after("--body")}})
+elif words[:2] == ["issue", "close"]:
+    state["issues"][int(words[2]) - 1]["state"] = "CLOSED"
+elif words[0] == "api" and "POST" in words:
+    state["comments"].append(body())
+elif words[0] == "api" and "PATCH" in words:
+    state["comments"][int(words[3].rpartition("/")[2])] = body()
+elif words[0] == "api":
+    marked = after("--jq").split('"')[1]
+    print(*[n for n, text in enumerate(state["comments"]) if text.startswith(marked)])
+elif words[:2] not in (["pr", "edit"], ["auth", "setup-git"]):
+    sys.exit(f"gh {{words}} is not known here")
+state_file.write_text(json.dumps(state))
+"""
+NOTE = "import sys; print('rehearsed:', *sys.argv[1:])"
+
+
+class Rehearsal:
+    """A clone of the repository with stand-ins first on the path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bin = folder / "clone", folder / "bin"
+        self.state = folder / "github.json"
+        self.bin.mkdir()
+        subprocess.run(["git", "init", "--quiet", "--bare", str(folder / "origin")], check=True)
+        shutil.copytree(
+            REPOSITORY, self.folder, symlinks=True,
+            ignore=shutil.ignore_patterns(".git", ".venv", ".fluxfast", "__pycache__", ".*_cache"),
+        )  # fmt: skip
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("config", "user.name", "tests")
+        self.git("config", "user.email", "tests@example.org")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "main")
+        self.git("remote", "add", "origin", str(folder / "origin"))
+        self.git("push", "--quiet", "origin", "main")
+        self.set_github()
+        self.program("gh", FAKE_GH.format(state=str(self.state)))
+        self.set_slower({})
+        self.program("make", NOTE)
+        self.program("fluxfast", "import sys; from fluxfast.cli import main; sys.exit(main())")
+        self.program(
+            "python3",
+            "import os, sys\n"
+            "if sys.argv[1:4] == ['-m', 'pip', 'install']: print('rehearsed:', *sys.argv[1:])\n"
+            f"else: os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])",
+        )
+
+    def program(self, name: str, text: str) -> None:
+        path = self.bin / name
+        path.write_text(f"#!{sys.executable}\n{text}")
+        path.chmod(0o755)
+
+    def set_slower(self, slower: dict) -> None:
+        plugin = str(REPOSITORY / "fluxfast" / "pytest_plugin.py")
+        self.program("pytest", FAKE_PYTEST.format(plugin=plugin, slower=slower))
+
+    def set_github(self, **changes) -> None:
+        start = {"pull": {"labels": [], "body": ""}, "merged": [], "pulls": [], "issues": [],
+                 "comments": [], "calls": []}  # fmt: skip
+        self.state.write_text(json.dumps(start | changes))
+
+    def github(self) -> dict:
+        return json.loads(self.state.read_text())
+
+    def git(self, *words: str) -> None:
+        subprocess.run(["git", *words], cwd=self.folder, check=True, stdout=subprocess.DEVNULL)
+
+    def run(self, line: str, **variables: str) -> subprocess.CompletedProcess:
+        environment = os.environ | {
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
+            "GITHUB_OUTPUT": str(self.folder / "output.txt"),
+            "GITHUB_STEP_SUMMARY": str(self.folder / "step-summary.md"),
+            "BASE": "origin/main",
+            "LABELS": "",
+            "PULL": "12",
+            "GPU": "h200",
+            "SHARD": "1/1",
+            **variables,
+        }
+        return subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", line],
+            cwd=self.folder, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+
+    def job(self, name: str, job: str, **variables: str) -> dict[str, int]:
+        """The exit status of each line of a job; all but `continue-on-error` have to be 0."""
+        statuses = {}
+        for step in WORKFLOWS[name]["jobs"][job]["steps"]:
+            if "run" in step:
+                done = self.run(step["run"], **variables)
+                allowed = step.get("continue-on-error") or "fluxfast.github gate" in step["run"]
+                assert done.returncode == 0 or allowed, f"{step['run']}\n{done.stderr}"
+                statuses[step["run"]] = done.returncode
+        return statuses
+
+
+@pytest.fixture
+def rehearsal(tmp_path):
+    return Rehearsal(tmp_path)
+
+
+def test_actions_are_pinned_and_rights_are_few():
+    for name, workflow in WORKFLOWS.items():
+        triggers = workflow[True]  # YAML reads `on` so
+        assert "pull_request_target" not in triggers and "workflow_run" not in triggers
+        assert set(workflow["permissions"] or {}) <= {"contents"}
+        assert "write" not in (workflow["permissions"] or {}).values()
+        assert workflow["concurrency"]
+        for job, body in workflow["jobs"].items():
+            rights = body.get("permissions", workflow["permissions"])
+            writes = [right for right, level in rights.items() if level == "write"]
+            assert not writes or (name, job) in {
+                ("perf-gate", "gate"), ("nightly", "publish"), ("nightly", "pages")
+            }  # fmt: skip
+            assert not (writes and "self-hosted" in body["runs-on"])
+            assert body["timeout-minutes"]
+    for _, _, step in STEPS:
+        if "uses" in step:
+            assert re.search(r"@[0-9a-f]{40}$", step["uses"])
+            if "checkout" in step["uses"]:
+                assert step["with"]["persist-credentials"] is False
+
+
+def test_nothing_of_a_fork_reaches_a_gpu_or_a_token_that_writes():
+    jobs = WORKFLOWS["perf-gate"]["jobs"]
+    same_repository = "github.event.pull_request.head.repo.full_name == github.repository"
+    for job, body in jobs.items():
+        needed = jobs.get(body.get("needs"), {})
+        assert same_repository in body.get("if", "") + needed.get("if", ""), job
+    assert same_repository in jobs["measure"]["if"]
+    checkout = jobs["gate"]["steps"][0]["with"]["ref"]
+    assert checkout == "${{ github.event.pull_request.base.sha }}"
+    for name, _, step in STEPS:  # what others can name is never pasted into a command
+        assert "${{" not in step.get("run", ""), (name, step)
+
+
+def test_every_line_calls_the_command_line_or_make():
+    programs = ("fluxfast ", "pytest ", "make ", "python3 -m fluxfast.github ", "cat ", "cp ",
+                "python3 -m pip install ")  # fmt: skip
+    assert len(LINES) >= 20 and all(line.startswith(programs) for _, _, line in LINES)
+
+
+def test_the_gate_from_end_to_end(rehearsal):
+    """Not asked; asked by a path; slower; slower and accepted; the comment is updated."""
+    rehearsal.job("perf-gate", "wanted")
+    rehearsal.git("switch", "--quiet", "--create", "topic")
+    (rehearsal.folder / "fluxfast" / "quantize.py").write_text("# slower\n")
+    rehearsal.git("commit", "--quiet", "--all", "--message", "slower")
+    rehearsal.job("perf-gate", "wanted")
+    asked = (rehearsal.folder / "output.txt").read_text()
+    assert asked == "run=false\nrun=true\n"
+
+    gate = next(line for _, job, line in LINES if job == "gate" and ".github gate" in line)
+    (pytest_line,) = (line for _, _, line in LINES if '--against "$(git merge-base' in line)
+    rehearsal.set_slower({"fp8_per_row": 1.3})
+    assert rehearsal.job("perf-gate", "measure")[pytest_line] == 1
+    assert "❌" in (rehearsal.folder / "step-summary.md").read_text()
+    assert rehearsal.job("perf-gate", "gate")[gate] == 1
+    (comment,) = rehearsal.github()["comments"]
+    assert "fp8_per_row 1.43× → 1.10×" in comment and "```mermaid" in comment
+
+    comments = rehearsal.github()["comments"]
+    for body, status in (("text", 1), ("Why:\nperf-ok: float32 norms, see #9\n", 0)):
+        pull = {"labels": [{"name": "perf-ok"}], "body": body}
+        rehearsal.set_github(pull=pull, comments=comments)
+        assert rehearsal.run(gate).returncode == status
+
+    shutil.rmtree(rehearsal.folder / "results")
+    rehearsal.set_slower({})
+    rehearsal.set_github(comments=comments)
+    rehearsal.job("perf-gate", "measure")
+    assert rehearsal.job("perf-gate", "gate")[gate] == 0
+    (comment,) = rehearsal.github()["comments"]
+    assert "✅" in comment and "Nothing changed." in comment
+
+
+def test_the_nightly_from_end_to_end(rehearsal):
+    """Three nights on, the history is pushed, the page is there, and baselines are proposed."""
+    rehearsal.git("switch", "--quiet", "--orphan", "perf-history")
+    rehearsal.git("commit", "--quiet", "--allow-empty", "--message", "history")
+    rehearsal.git("push", "--quiet", "--set-upstream", "origin", "perf-history")
+    rehearsal.git("switch", "--quiet", "main")
+    origin = str(rehearsal.folder.parent / "origin")
+    rehearsal.git("clone", "--quiet", "--branch", "perf-history", origin, "history")
+
+    (rehearsal.bin / "make").unlink()  # the real one: it calls pytest and pip, which are not
+    for part in ("1", "2"):
+        rehearsal.job("nightly", "measure", GPU="h200", SHARD=f"{part}/2", PYTHONHASHSEED="0")
+        shutil.move(rehearsal.folder / "results", rehearsal.folder / "shards" / part)
+    rehearsal.program("make", NOTE)
+    rehearsal.job("nightly", "merge")
+    rehearsal.set_github(merged=[{"number": 12, "body": "perf-ok: why", "mergedAt":
+        "2026-11-01T00:00:00Z", "mergedBy": {"login": "kim"}}])  # fmt: skip
+    rehearsal.program("fluxfast", FAKE_ACCEPT)
+    rehearsal.job("nightly", "publish", BASE="main")
+    assert (rehearsal.folder / "site" / "report" / "index.html").stat().st_size > 500_000
+    log = subprocess.run(["git", "-C", origin, "log", "--format=%s", "perf-history"],
+                         capture_output=True, text=True).stdout  # fmt: skip
+    assert log.splitlines() == ["Results of the night", "history"]
+    (proposed,) = rehearsal.github()["pulls"]
+    assert proposed["title"] == "New baselines: new, wrong stack"
+    changed = subprocess.run(["git", "-C", origin, "diff", "--name-only", "main",
+                              github.BASELINE_BRANCH], capture_output=True, text=True)  # fmt: skip
+    assert changed.stdout.split() == ["baselines/nvidia-h200.json"]
+
+
+# Everything real but `baseline accept`, whose own tests say what it refuses of made results.
+FAKE_ACCEPT = """
+import pathlib, sys
+if sys.argv[1:3] == ["baseline", "accept"]:
+    path = pathlib.Path("baselines/nvidia-h200.json")
+    path.write_text(path.read_text() + "\\n")
+else:
+    from fluxfast.cli import main
+    sys.exit(main())
+"""
+
+
+def test_an_issue_is_opened_once_and_closed_when_the_level_is_back():
+    def history(still_slower, commits=("a", "b")):
+        change = {"date": "2026-10-19T02:00", "relative": 0.06, "cause": "code", "detail": "a → b",
+                  "still_slower": still_slower, "last_good_commit": commits[0],
+                  "first_changed_commit": commits[1]}  # fmt: skip
+        return [{"gpu": "NVIDIA H200", "case": f"case {n}", "changes": [change]} for n in (1, 2)]
+
+    (slowdown,), to_close = github.issue_actions(github.slowdowns(history(True)), [])
+    assert slowdown.title == "NVIDIA H200: 2 cases slower since 2026-10-19" and not to_close
+    issue = {"number": 5, "state": "OPEN", "body": slowdown.body}
+    for commits in (("a", "b"), ("b", "c")):  # its place moved by a night
+        found = github.slowdowns(history(True, commits))
+        assert github.issue_actions(found, [issue]) == ([], [])
+    assert github.issue_actions([], [issue]) == ([], [5])
+    closed = issue | {"state": "CLOSED"}
+    assert github.issue_actions([], [closed]) == ([], [])
+    assert github.issue_actions([slowdown], [closed]) == ([], [])
+
+
+def case(outcome):
+    return {"outcome": outcome, "passes": outcome in ("same", "faster")}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "failed", "reason", "status"),
+    [
+        (["same", "faster"], 0, None, 0),
+        (["same"], 1, None, 1),  # a test failed without a verdict
+        (["same", "slower"], 1, None, 1),
+        (["same", "slower"], 1, "a reason", 0),
+        (["slower", "broken"], 2, "a reason", 1),
+        (["undecided"], 1, None, 6),
+        (["invalid runner", "slower"], 2, None, 1),
+        (["new"], 1, "a reason", 1),
+    ],
+)
+def test_the_status_of_the_gate_is_that_of_its_verdicts(outcomes, failed, reason, status):
+    cases = [case(outcome) for outcome in outcomes]
+    failing = {c["outcome"] for c in cases if not c["passes"]}
+    judged = "fail" if failing - {"undecided", "invalid runner"} else "not judged"
+    report = {"cases": cases, "status": judged if failing else "pass", "verdict_line": "…"}
+    assert github.gate_of(report, failed, reason).status == status
+
+
+def test_zizmor_finds_nothing():
+    zizmor = shutil.which("zizmor") or str(Path(sys.executable).parent / "zizmor")
+    if not Path(zizmor).exists():
+        pytest.skip("zizmor is not installed: pip install zizmor")
+    done = subprocess.run([zizmor, "--offline", str(FOLDER)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
