@@ -46,7 +46,6 @@ format: .venv/developing
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -r constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e .
 	touch $@
 

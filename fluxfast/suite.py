@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,7 @@ from fluxfast.bench.result import CaseResult, provenance, read_result, result_pa
 from fluxfast.bench.sampling import MIN_IMAGES_ON_CPU, Limits
 from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import FluxFastError
+from fluxfast.files import write_atomically
 from fluxfast.hardware import Hardware, detect
 from fluxfast.model import MODELS
 from fluxfast.optimization import Artifacts
@@ -133,6 +135,8 @@ class Suite:
         case_id = planned.case.id
         verdict = self.verdicts()[case_id]
         self.judged[case_id] = verdict
+        told = {"outcome": verdict.outcome.value, "reason": verdict.reason}
+        write_atomically(self.results_folder / "verdicts" / f"{case_id}.json", json.dumps(told))
         if self.records_by_itself and not self.sides and self._adds_to_baseline(case_id, verdict):
             self.recorded.add(case_id)
             return None if verdict.outcome is Outcome.NEW else verdict
