@@ -54,8 +54,8 @@ def recording(
 ):
     """Effects are about the mean of the processes of a case in one `group` (a GPU, say).
 
-    `pace`: what stands in for the canaries of a result. `reduced`: the effects less what the scatter
-    within explains of them; else that is in twice, and the simulated noise larger than the real.
+    `pace`: what stands in for the canaries of a result. `reduced`: the effects less what the
+    scatter within explains of them; else that is in twice, and there is more noise than really.
     """
     metric = metric_named(name)
     image_s, scatter, effects, paces = [], [], [], []
