@@ -19,7 +19,7 @@ from fluxfast.bench.against import BLOCKS
 from fluxfast.bench.baseline import LOOKS, read_baseline
 from fluxfast.bench.compare import Change, Comparison, Outcome, settle
 from fluxfast.bench.metrics import Metric, metric_named
-from fluxfast.bench.noise import estimate, noise_of
+from fluxfast.bench.noise import MEDIAN_VARIANCE, estimate, noise_of
 from fluxfast.bench.sampling import why_enough
 
 
@@ -44,10 +44,18 @@ class Recording:
     pace_effects: list[float] | None = None
 
 
-def recording(path, name, group: Callable = lambda result: "", cases=lambda case: True, pace=None):
+def recording(
+    path,
+    name,
+    group: Callable = lambda result: "",
+    cases=lambda case: True,
+    pace=None,
+    reduced=False,
+):
     """Effects are about the mean of the processes of a case in one `group` (a GPU, say).
 
-    `pace`: what stands in for the canaries of a result.
+    `pace`: what stands in for the canaries of a result. `reduced`: the effects less what the
+    scatter within explains of them; else that is in twice, and there is more noise than really.
     """
     metric = metric_named(name)
     image_s, scatter, effects, paces = [], [], [], []
@@ -67,6 +75,9 @@ def recording(path, name, group: Callable = lambda result: "", cases=lambda case
                 means = [statistics.fmean(side) for side in zip(*members, strict=True)]
                 effects += [(y - means[0]) * larger for y, _ in members]
                 paces += [(x - means[1]) * larger for _, x in members]
+    if reduced:
+        alone = _without_scatter(effects, scatter, read_baseline(path).results.values(), metric)
+        effects = [x * alone for x in effects]
     plain = Metric(**{**vars(metric), "samples": lambda process: process.samples})
     return Recording(
         metric=plain,
@@ -75,6 +86,14 @@ def recording(path, name, group: Callable = lambda result: "", cases=lambda case
         effects=effects,
         pace_effects=paces if pace else None,
     )
+
+
+def _without_scatter(effects, scatter, cases, metric):
+    """The share of the effects' size that is left when what few images add is taken away."""
+    images = statistics.harmonic_mean([len(metric.samples(r)) for rs in cases for r in rs])
+    within = statistics.fmean(x * x for case in scatter for x in case)
+    added = MEDIAN_VARIANCE * within / images
+    return math.sqrt(max(0.0, 1 - added / statistics.fmean(x * x for x in effects)))
 
 
 def draw(recorded, case, factor, random_, limits):
