@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--gpu", default="auto", help="the machine, by its baseline: auto, cpu, h100, h200, …"
     )
-    group.addoption("--matrix", default="smoke", help=f"which cases: {', '.join(MATRICES)}")
+    group.addoption("--matrix", help=f"which cases: {', '.join(MATRICES)} (the tests' own)")
     group.addoption(
         "--model", action="append", help=f"one of {', '.join(MODELS)} (repeat for more; all)"
     )
@@ -67,7 +67,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     suite = metafunc.config.stash[SUITE]
     try:
-        cases, _ = suite.planned
+        cases = suite.plan(metafunc.module)
         suite.baseline  # noqa: B018 - a wrong machine or a corrupt file is told before a build
     except FluxFastError as error:
         cases, suite.mistake = [], error
@@ -94,11 +94,12 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     suite = config.stash[SUITE]
     if (
         suite.mistake
-        or "planned" not in vars(suite)
+        or not suite.plans
         or not any("planned" in getattr(i, "fixturenames", ()) for i in items)
     ):
         return []
-    cases, left_out = suite.planned
+    cases = [case for planned, _ in suite.plans.values() for case in planned]
+    left_out = {model: out for _, plan in suite.plans.values() for model, out in plan.items()}
     hardware = suite.hardware
     kinds = dict.fromkeys(
         f"{c.case.model}: {c.checkpoint.kind} ({c.checkpoint.why})" for c in cases

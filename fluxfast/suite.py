@@ -34,6 +34,9 @@ class Suite:
 
     config: pytest.Config
     started: float = field(default_factory=time.monotonic)
+    plans: dict[Any, tuple[list[PlannedCase], dict[str, list[Excluded]]]] = field(
+        default_factory=dict
+    )
     measured: dict[str, CaseResult] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     recorded: set[str] = field(default_factory=set)
@@ -55,18 +58,27 @@ class Suite:
         local = self.config.rootpath / ".fluxfast" / "baselines"
         return baseline_for(self.option("gpu"), self.hardware, self.option("baselines"), local)
 
-    @cached_property
-    def planned(self) -> tuple[list[PlannedCase], dict[str, list[Excluded]]]:
+    def plan(self, module: Any) -> list[PlannedCase]:
+        """The cases of a test module: its MATRIX and BATCH_SIZE stand where no option is given."""
+        matrix = self.option("matrix") or getattr(module, "MATRIX", "smoke")
+        batch_size = self.option("batch-size") or getattr(module, "BATCH_SIZE", None)
+        if (matrix, batch_size) not in self.plans:
+            self.plans[matrix, batch_size] = self._planned(matrix, batch_size)
+        return self.plans[matrix, batch_size][0]
+
+    def _planned(
+        self, matrix: str, batch_size: int | None
+    ) -> tuple[list[PlannedCase], dict[str, list[Excluded]]]:
         resolution = self.option("resolution")
         height, width = parse_resolution(resolution) if resolution else (None, None)
         cases, left_out = planned_cases(
-            self.option("matrix"),
+            matrix,
             self.option("model") or list(MODELS),
             self.option("weights"),
             self.hardware,
             height=height,
             width=width,
-            batch_size=self.option("batch-size"),
+            batch_size=batch_size,
             num_inference_steps=self.option("num-inference-steps"),
         )
         return shard(cases, self.option("shard")), left_out

@@ -98,3 +98,13 @@ def test_an_unknown_matrix_or_model_is_an_error(option, value):
     arguments = {"kind": "smoke", "model": "dev"} | {option: value}
     with pytest.raises(FluxFastError, match=value):
         planned_cases(arguments["kind"], [arguments["model"]], "auto", CPU)
+
+
+def test_alone_has_each_optimization_with_what_it_needs():
+    found = matrix("alone", situation(H200))
+    assert ("bf16", "fp8_per_row") in found
+    assert ("bf16", "fused_projections", "fa3_fp8", "fused_gelu") in found
+    assert default_names(situation(H200)) in found
+    covered = {name for names in found for name in names}
+    able = {o.name for o in optimizations().values() if o.why_not(H200) is None}
+    assert able - covered == {o for o in able if optimizations()[o].slow_to_build(H200)}

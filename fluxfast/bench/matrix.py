@@ -1,4 +1,4 @@
-"""Which combinations of optimizations get a case: smoke, ablation, pairwise, full. Pure, no GPU."""
+"""Which combinations of optimizations get a case, matrix by matrix. Pure, no GPU."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 from fluxfast.errors import FluxFastError
+from fluxfast.hardware import Hardware
 from fluxfast.optimization import (
     Axis,
     Optimization,
     Situation,
+    choices,
+    default_choice,
     default_names,
     in_order,
     is_valid,
+    optimization_named,
     optimizations,
     why_invalid,
     without,
@@ -97,6 +101,32 @@ def ablation(situation: Situation) -> list[Names]:
     return [*steps, *each_off, *on_top]
 
 
+def alone(situation: Situation) -> list[Names]:
+    """Each optimization by itself on the unoptimized pipeline, with what it needs, and all on."""
+    eager, hardware = eager_names(situation), situation.hardware
+    cases = [
+        in_order({*eager, o.name, *_needed(o, hardware)})
+        for o in optimizations().values()
+        if o.axis is not Axis.DTYPE or o.name not in eager
+        if o.why_not(hardware) is None and o.slow_to_build(hardware) is None
+    ]
+    return [*cases, default_names(situation)]
+
+
+def _needed(optimization: Optimization, hardware: Hardware) -> set[str]:
+    """What it cannot do without; of an axis the default, or else the first that there is."""
+    found = set[str]()
+    for need in optimization.needs:
+        if isinstance(need, Axis):
+            able = [o.name for o in choices(need) if o.why_not(hardware) is None]
+            name = default_choice(need, hardware) or next(iter(able), None)
+        else:
+            name = need
+        if name is not None:
+            found |= {name} | _needed(optimization_named(name), hardware)
+    return found
+
+
 def full(situation: Situation) -> list[Names]:
     """Every combination of what this machine has."""
     return _combinations(situation, lambda optimization: True)
@@ -118,6 +148,7 @@ def pairwise(situation: Situation) -> list[Names]:
 MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
     "smoke": smoke,
     "ablation": ablation,
+    "alone": alone,
     "pairwise": pairwise,
     "full": full,
 }
