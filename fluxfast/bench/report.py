@@ -57,25 +57,40 @@ def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
 
 
 def against(verdict: Verdict) -> str:
-    """The change of the whole image's time, in per cent."""
+    """The change of the whole image's time, with its 95% interval, in per cent."""
     changes = [c for c in verdict.changes if c.metric.name in ("e2e_s", "eager_ratio")]
-    return f"{changes[0].relative:+.1%}" if changes else "–"
+    if not changes:
+        return "–"
+    text = f"{changes[0].relative:+.1%}"
+    if changes[0].estimate is None:
+        return text
+    low, high = changes[0].estimate.interval()
+    return f"{text} ({100 * low:+.0f}…{100 * high:+.0f})"
 
 
 def verdict_table(rows: Sequence[tuple[str, CaseSummary, Verdict | None]]) -> str:
-    """One row a case: label, figures, verdict; None stands for a case that was only recorded."""
+    """One row a case: label, figures, verdict; None stands for a case that was only recorded.
+
+    A figure that no case has gets no column; names of optimizations are not broken.
+    """
     speed = speedups(summary for _, summary, _ in rows)
-    numbers = ("image s", "step ms", "decode ms", "compile s", "GiB", "speed", "change")
-    table = plain_table("model", "case", *numbers, "verdict", numbers=numbers)
-    for name, summary, verdict in rows:
-        table.add_row(
-            summary.case.model,
-            name,
+    numbers = ("image s", "step ms", "decode ms", "compile s", "GiB", "speed", "change (95%)")
+    figures = [
+        (
             *_figures(summary),
             f"{speed[summary.case.id]:.2f}×" if summary.case.id in speed else "–",
             against(verdict) if verdict else "–",
-            _word(verdict),
         )
+        for _, summary, verdict in rows
+    ]
+    known = [i for i in range(len(numbers)) if any(row[i] != "–" for row in figures)]
+    columns = [numbers[i] for i in known]
+    table = plain_table("model", "case", *columns, "verdict", numbers=columns)
+    words = [word for name, _, _ in rows for word in name.split()]
+    table.columns[1].min_width = max(map(len, words))
+    table.columns[-1].min_width = len("verdict")
+    for (name, summary, verdict), row in zip(rows, figures, strict=True):
+        table.add_row(summary.case.model, name, *(row[i] for i in known), _word(verdict))
     return render(table)
 
 
