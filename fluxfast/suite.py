@@ -204,10 +204,9 @@ class Suite:
     def conditions(self, planned: PlannedCase) -> str:
         """What a case was measured under: what bounds it, how much was sampled, clock and power."""
         result = self.measured[planned.case.id]
-        told = [f"{result.bound}-bound"]
+        told = [f"{len(result.images)} images ({result.sampling.get('ended', 'kept')})"]
         if result.device_busy is not None:
-            told[0] += f" ({result.device_busy:.0%} busy)"
-        told.append(f"{len(result.images)} images ({result.sampling.get('ended', 'kept')})")
+            told.append(f"{result.bound}-bound (device {result.device_busy:.0%} busy)")
         if discarded := result.sampling.get("discarded"):
             told.append(f"{len(discarded)} discarded: {discarded[-1]}")
         if result.telemetry:
