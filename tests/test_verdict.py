@@ -180,7 +180,7 @@ def test_a_cpu_is_judged_by_ratios_alone():
     changes = {"environment": {"hardware": CPU.to_json()}, "reference_e2e_s": (3.0,) * 8}
     measured = [process(pace_ms=(50.0,) * 8, **changes)]
     names = {c.metric.name for c in compare(measured, measured, noises([measured])).changes}
-    assert names == {"eager_ratio", "step_pace", "decode_pace", "compile_s", "peak_memory_gib"}
+    assert names == {"eager_ratio", "step_pace", "decode_pace", "peak_memory_gib"}
 
 
 def test_false_alarms_and_detection_in_simulated_runs():
