@@ -10,12 +10,19 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fluxfast.hardware import Hardware, Platform
+from fluxfast.optimization import Proof
 
 
 def graphs_unsupported(hardware: Hardware) -> str | None:
     if hardware.platform is Platform.CUDA:
         return None
     return "needs an NVIDIA GPU: there are no CUDA graphs elsewhere"
+
+
+def replay_proof(forward: Any) -> Proof:
+    """In force if `forward` is a GraphReplay that has replayed."""
+    replays = forward.replays if isinstance(forward, GraphReplay) else 0
+    return Proof(in_force=replays > 0, seen=f"{replays} graph replays")
 
 
 def call_key(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:

@@ -66,11 +66,8 @@ def assemble(
     for network in (transformer, vae, clip, t5):
         network.eval().requires_grad_(False)
         initialize(network, generator)
-    schedule = (
-        architecture.SCHEDULER_UNSHIFTED if model.is_few_step else architecture.SCHEDULER_SHIFTED
-    )
     return getattr(diffusers, model.pipeline_class)(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**architecture.SCHEDULER, **schedule),
+        scheduler=scheduler_of(model),
         vae=vae,
         text_encoder=clip,
         tokenizer=clip_tokenizer,
@@ -78,6 +75,16 @@ def assemble(
         tokenizer_2=t5_tokenizer,
         transformer=transformer,
     )
+
+
+def scheduler_of(model: ModelSpec) -> Any:
+    """The published schedule of the model."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    schedule = (
+        architecture.SCHEDULER_UNSHIFTED if model.is_few_step else architecture.SCHEDULER_SHIFTED
+    )
+    return FlowMatchEulerDiscreteScheduler(**architecture.SCHEDULER, **schedule)
 
 
 def byte_tokenizer(*, max_length: int, begins: bool) -> Any:

@@ -12,8 +12,7 @@ from typing import Any
 
 from fluxfast.bench.case import Case
 from fluxfast.bench.compare import Comparison, Outcome, Verdict, compare, settle
-from fluxfast.bench.machine import Gpu, stack_difference
-from fluxfast.bench.machine import hardware_of as hardware_of  # found here too
+from fluxfast.bench.machine import Gpu, hardware_of, stack_difference
 from fluxfast.bench.noise import Noise, noises
 from fluxfast.bench.result import SCHEMA, CaseResult, check_schema, read_json
 from fluxfast.bench.summary import CaseSummary, summarize

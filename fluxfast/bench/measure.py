@@ -13,7 +13,7 @@ import torch
 from fluxfast.bench.canary import FixedWork
 from fluxfast.bench.case import Case
 from fluxfast.bench.counters import counters, kernels
-from fluxfast.bench.result import CaseResult, ImageTiming, provenance
+from fluxfast.bench.result import CaseResult, ImageTiming, eager_ratios, provenance
 from fluxfast.bench.sampling import STEADY_ON_CPU, STEADY_ON_GPU, Limits, why_enough, why_warm
 from fluxfast.hardware import GIB, environment, momentary
 from fluxfast.manifest import described, folder_name
@@ -182,10 +182,8 @@ class Sampler:
     @property
     def why_enough(self) -> str:
         """Why sampling ends here; empty where it goes on."""
-        figures = [statistics.fmean(image.step_ms) for image in self.images]
-        if self.reference_e2e_s:
-            beside = zip(self.images, self.reference_e2e_s, strict=True)
-            figures = [image.e2e_s / reference for image, reference in beside]
+        ratios = eager_ratios(self.images, self.reference_e2e_s)
+        figures = ratios or [statistics.fmean(image.step_ms) for image in self.images]
         return why_enough(figures, self.seconds, self.limits)
 
 

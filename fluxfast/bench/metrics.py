@@ -61,13 +61,6 @@ def _step_ms(image: ImageTiming) -> float:
     return statistics.fmean(image.step_ms)
 
 
-def _eager_ratio(result: CaseResult) -> Sequence[float]:
-    if not result.reference_e2e_s:
-        return ()
-    pairs = zip(result.images, result.reference_e2e_s, strict=True)
-    return [image.e2e_s / reference for image, reference in pairs]
-
-
 def _one(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult], Sequence[float]]:
     def samples(result: CaseResult) -> Sequence[float]:
         number = value(result)
@@ -112,7 +105,7 @@ METRICS = (
         name="eager_ratio",
         stage="whole image",
         unit="× eager",
-        samples=_eager_ratio,
+        samples=lambda result: result.eager_ratios,
         tolerance=0.15,
         risk=0.01,
         noise=0.01,

@@ -8,7 +8,7 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,6 +78,11 @@ class CaseResult:
         return bool(self.environment["hardware"]["platform"] != "cpu")
 
     @property
+    def eager_ratios(self) -> list[float]:
+        """Of each image to the eager image timed just before it; empty where none was."""
+        return eager_ratios(self.images, self.reference_e2e_s)
+
+    @property
     def bound(self) -> str:
         """What a faster part would help: `device` or `host`; on a CPU they are one."""
         if self.device_busy is None:
@@ -129,6 +134,12 @@ class CaseResult:
                 remedy="delete the file and measure again",
             ) from error
         return cls(**values)
+
+
+def eager_ratios(images: Sequence[ImageTiming], reference_e2e_s: Sequence[float]) -> list[float]:
+    if not reference_e2e_s:
+        return []
+    return [i.e2e_s / eager_s for i, eager_s in zip(images, reference_e2e_s, strict=True)]
 
 
 def check_schema(data: Any, where: str) -> None:

@@ -68,7 +68,4 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
 
 def eager_ratio(result: CaseResult) -> float | None:
     """Median of the ratios of each image to the eager image timed just before it."""
-    if not result.reference_e2e_s:
-        return None
-    pairs = zip(result.images, result.reference_e2e_s, strict=True)
-    return statistics.median(image.e2e_s / reference for image, reference in pairs)
+    return statistics.median(result.eager_ratios) if result.reference_e2e_s else None

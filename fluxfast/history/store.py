@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.baseline import REPOSITORY, cpu_slug, hardware_of
+from fluxfast.bench.baseline import REPOSITORY, cpu_slug
+from fluxfast.bench.machine import hardware_of
 from fluxfast.bench.result import CaseResult
 from fluxfast.bench.summary import summarize
 from fluxfast.errors import FluxFastError

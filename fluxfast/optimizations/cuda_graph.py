@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fluxfast.cuda_graph import GraphReplay, graphs_unsupported
+from fluxfast.cuda_graph import GraphReplay, graphs_unsupported, replay_proof
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
 
@@ -12,9 +12,7 @@ def apply(build: Build) -> None:
 
 
 def proof(evidence: Evidence) -> Proof:
-    forward = evidence.pipeline.transformer.forward
-    replays = forward.replays if isinstance(forward, GraphReplay) else 0
-    return Proof(in_force=replays > 0, seen=f"{replays} graph replays")
+    return replay_proof(evidence.pipeline.transformer.forward)
 
 
 OPTIMIZATION = Optimization(

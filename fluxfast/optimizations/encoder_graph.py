@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fluxfast.cuda_graph import GraphReplay, graphs_unsupported
+from fluxfast.cuda_graph import GraphReplay, graphs_unsupported, replay_proof
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
 
@@ -12,9 +12,7 @@ def apply(build: Build) -> None:
 
 
 def proof(evidence: Evidence) -> Proof:
-    forward = evidence.pipeline.text_encoder_2.forward
-    replays = forward.replays if isinstance(forward, GraphReplay) else 0
-    return Proof(in_force=replays > 0, seen=f"{replays} graph replays")
+    return replay_proof(evidence.pipeline.text_encoder_2.forward)
 
 
 OPTIMIZATION = Optimization(

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fluxfast.bench.baseline import hardware_of
+from fluxfast.bench.machine import hardware_of
 from fluxfast.bench.result import CaseResult, read_result, read_results
 from fluxfast.errors import BaselineError
 from fluxfast.report.inputs import EXTRAS

@@ -13,10 +13,10 @@ from fluxfast.bench.baseline import (
     Baseline,
     baseline_for,
     cpu_slug,
-    hardware_of,
     known_baselines,
 )
 from fluxfast.bench.case import Case
+from fluxfast.bench.machine import hardware_of
 from fluxfast.bench.report import speedups
 from fluxfast.bench.result import CaseResult, ImageTiming
 from fluxfast.bench.summary import CaseSummary, summarize

@@ -97,8 +97,9 @@ def _save(
     generator: torch.Generator,
     done: int,
 ) -> None:
-    save(
-        path,
+    """Whole or not at all."""
+    temporary = path.with_suffix(".part")
+    torch.save(
         {
             "iteration": done,
             "networks": {name: network.state_dict() for name, network in networks.items()},
@@ -106,7 +107,9 @@ def _save(
             "schedule": schedule.state_dict(),
             "generator": generator.get_state(),
         },
+        temporary,
     )
+    temporary.replace(path)
 
 
 def _restore(
@@ -125,10 +128,3 @@ def _restore(
     schedule.load_state_dict(state["schedule"])
     generator.set_state(state["generator"])
     return int(state["iteration"])
-
-
-def save(path: Path, state: Any) -> None:
-    """Whole or not at all."""
-    temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
-    temporary.replace(path)

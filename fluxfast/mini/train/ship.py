@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from fluxfast import architecture
 from fluxfast.mini.train.recipe import CLIP_VISION
 from fluxfast.model import MODELS
+from fluxfast.synthetic import scheduler_of
 
 OWNER = "dev"  # the other models' folders point to what they share with this one
 SHARED = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -50,9 +50,6 @@ def _pipeline(name: str, family: Family, text_encoder: Any) -> Any:
     import diffusers
 
     model = MODELS[name]
-    schedule = (
-        architecture.SCHEDULER_UNSHIFTED if model.is_few_step else architecture.SCHEDULER_SHIFTED
-    )
     parts = dict(
         vae=family.vae,
         text_encoder=text_encoder,
@@ -63,8 +60,7 @@ def _pipeline(name: str, family: Family, text_encoder: Any) -> Any:
     )
     for network in ("vae", "text_encoder", "text_encoder_2", "transformer"):
         parts[network].to("cpu", torch.bfloat16)
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**architecture.SCHEDULER, **schedule)
-    return getattr(diffusers, model.pipeline_class)(scheduler=scheduler, **parts)
+    return getattr(diffusers, model.pipeline_class)(scheduler=scheduler_of(model), **parts)
 
 
 def _text_encoder(family: Family) -> Any:
