@@ -25,3 +25,7 @@ class BaselineError(FluxFastError):
 
 class ArtifactError(FluxFastError):
     """An exported package does not belong to this model, machine or stack."""
+
+
+class TrainingError(FluxFastError):
+    """The mini family cannot be trained on: its loss is no number any more."""

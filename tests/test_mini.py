@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from fluxfast.console import Console
+from fluxfast.errors import TrainingError
 from fluxfast.hardware import detect
 from fluxfast.mini.reader import follows, read, shows, sizes_and_background_agree
 from fluxfast.mini.render import draw
@@ -98,6 +99,19 @@ def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "parts", 3)
     torch.testing.assert_close(trained(tmp_path / "parts", None), whole)
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_is_not_saved(tmp_path):
+    network = torch.nn.Linear(3, 1)
+    run = Run(folder=tmp_path, device="cpu", seed=0, console=Console())
+    stage = Stage(iterations=2, batch_size=1, learning_rate=0.1, warmup=1)
+
+    def loss(iteration: int, generator: torch.Generator) -> torch.Tensor:
+        return network(torch.full((1, 3), float("nan") if iteration else 1.0)).mean()
+
+    with pytest.raises(TrainingError, match="a loss of nan after 2 iterations"):
+        fit("stage", {"network": network}, loss, stage, run)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

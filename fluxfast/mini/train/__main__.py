@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from fluxfast.console import Console, quiet_libraries
+from fluxfast.errors import TrainingError
 from fluxfast.files import write_atomically
 from fluxfast.mini.train.loop import Run
 from fluxfast.mini.train.recipe import FULL, Recipe
@@ -83,12 +84,16 @@ def main() -> None:
     work = arguments.work or arguments.output.with_suffix(".work")
     work.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
-    torch._dynamo.config.recompile_limit = (
-        64  # teacher, students, two lengths, with gradients or not
-    )
+    # Teacher, students, two lengths, with gradients or not.
+    torch._dynamo.config.recompile_limit = 64
+    # The default since 2.11; with a mask and 64 tokens its gradients can be NaN (pytorch#196678).
+    torch.backends.cuda.enable_cudnn_sdp(False)
     console = Console()
     run = Run(folder=work, device=arguments.device, seed=arguments.seed, console=console)
-    train(FULL, run, arguments.output)
+    try:
+        train(FULL, run, arguments.output)
+    except TrainingError as error:
+        raise SystemExit(f"error: {error}") from error
     minutes = (time.monotonic() - console.started) / 60
     _record(arguments.output, run, minutes)
     console.stage(f"done in {minutes:.1f} minutes")

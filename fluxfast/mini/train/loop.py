@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxfast.console import Console
+from fluxfast.errors import TrainingError
 from fluxfast.mini.train.recipe import Stage
 
 SAVE_EVERY_S = 30.0
@@ -69,7 +70,11 @@ def fit(name: str, networks: Mapping[str, nn.Module], loss: Loss, stage: Stage, 
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         done, now = iteration + 1, time.monotonic()
-        if now - said > SAY_EVERY_S or done == stage.iterations:
+        saying = now - said > SAY_EVERY_S or done == stage.iterations
+        saving = now - saved > SAVE_EVERY_S or done == stage.iterations
+        if saying or saving:
+            _check_finite(name, done, value.item())
+        if saying:
             rate = (done - begin) / (now - started)
             left = (stage.iterations - done) / rate
             run.console.stage(
@@ -77,11 +82,23 @@ def fit(name: str, networks: Mapping[str, nn.Module], loss: Loss, stage: Stage, 
                 f"{rate:.1f} iterations/s, {left:.0f} s left"
             )
             said = now
-        if now - saved > SAVE_EVERY_S or done == stage.iterations:
+        if saving:
             _save(path, networks, optimizer, schedule, generator, done)
             saved = now
     for network in networks.values():
         network.eval().requires_grad_(False)
+
+
+def _check_finite(name: str, done: int, loss: float) -> None:
+    """Before each save, so that what is kept is good."""
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the training of {name} has come apart",
+            got=f"a loss of {loss} after {done} iterations",
+            allowed="a finite loss",
+            remedy="start again: it goes on from its last save; should it come back, lower the "
+            "stage's learning rate",
+        )
 
 
 def _rate(iteration: int, stage: Stage) -> float:

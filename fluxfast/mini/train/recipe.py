@@ -70,15 +70,15 @@ class Recipe:
 
 FULL = Recipe(
     side=256,
-    scenes=131_072,
-    edits=65_536,
+    scenes=65_536,
+    edits=32_768,
     trajectories=16_384,
-    autoencoder=Stage(iterations=2_500, batch_size=64, learning_rate=1e-3, warmup=200),
-    contrastive=Stage(iterations=2_000, batch_size=512, learning_rate=1e-3, warmup=300),
-    base=Stage(iterations=12_000, batch_size=256, learning_rate=1e-3, warmup=500),
-    dev=Stage(iterations=1_500, batch_size=256, learning_rate=3e-4, warmup=100),
+    autoencoder=Stage(iterations=2_200, batch_size=64, learning_rate=1e-3, warmup=200),
+    contrastive=Stage(iterations=1_500, batch_size=512, learning_rate=1e-3, warmup=300),
+    base=Stage(iterations=9_000, batch_size=256, learning_rate=1e-3, warmup=500),
+    dev=Stage(iterations=1_200, batch_size=256, learning_rate=3e-4, warmup=100),
     kontext=Stage(iterations=1_000, batch_size=256, learning_rate=3e-4, warmup=100),
-    schnell=Stage(iterations=3_000, batch_size=256, learning_rate=5e-4, warmup=200),
+    schnell=Stage(iterations=2_500, batch_size=256, learning_rate=5e-4, warmup=200),
 )
 
 _INSTANT = Stage(iterations=2, batch_size=2, learning_rate=1e-4, warmup=1)
