@@ -54,6 +54,6 @@ OPTIMIZATION = Optimization(
     apply=apply,
     proof=proof,
     unsupported=unsupported,
-    # Until it is measured on a GPU.
+    # Until a baseline with it is recorded on a GPU.
     on_by_default=lambda hardware: False,
 )

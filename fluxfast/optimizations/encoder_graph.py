@@ -22,6 +22,6 @@ OPTIMIZATION = Optimization(
     apply=apply,
     proof=proof,
     unsupported=graphs_unsupported,
-    # Until it is measured on a GPU.
+    # Until a baseline with it is recorded on a GPU.
     on_by_default=lambda hardware: False,
 )

@@ -20,6 +20,6 @@ OPTIMIZATION = Optimization(
     packages=TRITON,
     needs=FUSION_NEEDS,
     conflicts=FUSION_CONFLICTS,
-    # Until it is measured on a GPU.
+    # Until a baseline with it is recorded on a GPU.
     on_by_default=lambda hardware: False,
 )

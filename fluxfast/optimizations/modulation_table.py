@@ -35,6 +35,6 @@ OPTIMIZATION = Optimization(
     proof=proof,
     needs={"fused_norms": "its blocks take their modulation from outside"},
     conflicts={"compile": WHOLE, "export_aoti": WHOLE},
-    # Until it is measured on a GPU.
+    # Until a baseline with it is recorded on a GPU.
     on_by_default=lambda hardware: False,
 )
