@@ -7,6 +7,9 @@ same parameters, so no second copy of the weights exists, neither on disk nor on
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,6 +30,8 @@ INDUCTOR_OPTIONS = {
     # Else small constants are compiled in as literals, and other weights would not reach them.
     "always_keep_tensor_constants": True,
 }
+
+LOADING = "import sys, torch; torch._inductor.aoti_load_package(sys.argv[1])"
 
 
 def layout(tensor: Tensor) -> list[Any]:
@@ -75,6 +80,7 @@ def export_package(module: nn.Module, keywords: Mapping[str, Any], path: Path) -
     temporary = path.with_name(f".{path.stem}.part.pt2")
     try:
         package_pt2(str(temporary), aoti_files=[file for file in files if isinstance(file, str)])
+        _check_loads(temporary)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         raise ArtifactError(
@@ -90,6 +96,19 @@ def export_package(module: nn.Module, keywords: Mapping[str, Any], path: Path) -
         "inputs": [_described(leaf) for leaf in pytree.tree_leaves(((), dict(keywords)))],
         "constants": {name: layout(tensor) for name, tensor in constants.items()},
     }
+
+
+def _check_loads(path: Path) -> None:
+    """In a process of its own, for it would end this one; an exception is left to the real load."""
+    loader = [sys.executable, "-c", LOADING, str(path)]
+    status = subprocess.run(loader, capture_output=True, check=False).returncode
+    if status < 0:
+        raise ArtifactError(
+            "an exported package crashes the process that loads it",
+            got=f"signal {-status}, compiled with CXX={os.environ.get('CXX', 'unset: g++')}",
+            allowed="a C++ compiler that goes with PyTorch's standard library",
+            remedy="name the distribution's (export CXX=/usr/bin/g++), and export again",
+        )
 
 
 def _constants_of(files: Iterable[Any]) -> dict[str, Tensor]:

@@ -47,6 +47,14 @@ def test_a_package_reads_the_weights_of_the_module_it_is_loaded_over(exported):
         assert torch.allclose(package(x=x, scale=None, flag=False)[0], other(x)[0], atol=1e-6)
 
 
+def test_a_package_that_crashes_when_loaded_is_refused_and_not_kept(tmp_path, monkeypatch):
+    crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    monkeypatch.setattr("fluxfast.package.LOADING", crash)
+    with pytest.raises(ArtifactError, match="signal 11, compiled with CXX"):
+        export_package(nn.Linear(2, 2), {"input": torch.randn(1, 2)}, tmp_path / "linear.pt2")
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_strides_are_laid_out_as_exported(exported):
     module, path, entry = exported
     x = torch.randn(8, 4).T
