@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fluxfast import manifest
 from fluxfast.call import call_arguments
-from fluxfast.cuda_graph import GraphReplay
+from fluxfast.cuda_graph import GraphReplay, replay_proof
 from fluxfast.hardware import Hardware
 from fluxfast.model import ImageRequest
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
@@ -99,7 +99,7 @@ def slow_to_build(hardware: Hardware) -> str | None:
 def proof(evidence: Evidence) -> Proof:
     forward = evidence.pipeline.transformer.forward
     if isinstance(forward, GraphReplay):
-        return Proof(in_force=forward.replays > 0, seen=f"{forward.replays} graph replays")
+        return replay_proof(forward)
     calls = forward.calls if isinstance(forward, LoadedPackage) else 0
     return Proof(in_force=calls > 0, seen=f"{calls} calls of the package")
 

@@ -96,8 +96,7 @@ def _check_finite(name: str, done: int, loss: float) -> None:
             f"the training of {name} has come apart",
             got=f"a loss of {loss} after {done} iterations",
             allowed="a finite loss",
-            remedy="start again: it goes on from its last save; should it come back, lower the "
-            "stage's learning rate",
+            remedy="lower the stage's learning rate and start again: it goes on from its last save",
         )
 
 
