@@ -89,8 +89,8 @@ def call(transformer, batch):
     with torch.no_grad():
         return transformer(
             hidden_states=random(batch, 20, 64),
-            encoder_hidden_states=random(batch, 6, 64),
-            pooled_projections=random(batch, 64),
+            encoder_hidden_states=random(batch, 6, MINI.transformer["joint_attention_dim"]),
+            pooled_projections=random(batch, MINI.transformer["pooled_projection_dim"]),
             timestep=torch.full((batch,), 0.5),
             guidance=torch.full((batch,), 3.5),
             img_ids=random(20, 3).abs(),

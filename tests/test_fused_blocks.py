@@ -134,8 +134,8 @@ def first_step(pipeline):
     with torch.no_grad():
         return pipeline.transformer(
             hidden_states=random(1, 20, 64),
-            encoder_hidden_states=random(1, 6, 64),
-            pooled_projections=random(1, 64),
+            encoder_hidden_states=random(1, 6, MINI.transformer["joint_attention_dim"]),
+            pooled_projections=random(1, MINI.transformer["pooled_projection_dim"]),
             timestep=pipeline.scheduler.timesteps[:1].to(torch.bfloat16) / 1000,
             guidance=torch.full((1,), 3.5, device=DEVICE),
             img_ids=random(20, 3).abs(),
@@ -182,7 +182,7 @@ def test_a_timestep_that_is_not_of_the_schedule_gives_no_image():
         pipeline.scheduler.set_timesteps(2, device=DEVICE, mu=0.5)
         pipeline.scheduler.timesteps = pipeline.scheduler.timesteps * 0.9
         hook = next(iter(pipeline.transformer._forward_pre_hooks.values()))
-        embeds = torch.randn(1, 64).bfloat16().to(DEVICE)
+        embeds = torch.randn(1, MINI.transformer["pooled_projection_dim"]).bfloat16().to(DEVICE)
         one = torch.ones(1, device=DEVICE)
         hook(None, (), dict(timestep=one, pooled_projections=embeds, guidance=one))
         assert hook.current[1].isnan().all()

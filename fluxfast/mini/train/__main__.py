@@ -19,13 +19,13 @@ from fluxfast.mini.train.recipe import FULL, Recipe
 
 def train(recipe: Recipe, run: Run, weights: Path) -> None:
     """Every stage in turn, then the checkpoints in `weights`."""
+    from fluxfast.architecture import MINI
     from fluxfast.mini.tokenizers import clip_tokenizer, t5_tokenizer
     from fluxfast.mini.train.autoencoder import encode, train_autoencoder
     from fluxfast.mini.train.contrastive import train_contrastive
     from fluxfast.mini.train.data import pictures, training_edits, training_scenes
     from fluxfast.mini.train.distil import distil_guidance, distil_steps
     from fluxfast.mini.train.flow import Examples, conditions, pack, train_base
-    from fluxfast.mini.train.recipe import SHAPE
     from fluxfast.mini.train.ship import Family, ship
 
     run.console.stage("sampling scenes and edits")
@@ -34,7 +34,7 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
     captions = [scene.caption for scene in scenes]
     instructions = [edit.instruction for edit in edits]
     clip_words = clip_tokenizer(captions + instructions)
-    t5_words = t5_tokenizer(captions + instructions, SHAPE.max_text_tokens)
+    t5_words = t5_tokenizer(captions + instructions, MINI.max_text_tokens)
     drawn_pictures = pictures(scenes, run.device)
 
     vae = train_autoencoder(drawn_pictures, recipe, run)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluxfast import architecture
+from fluxfast.architecture import MINI, VAE_COMMON
 from fluxfast.mini.train.data import Pictures, some
 from fluxfast.mini.train.loop import Run, fit
-from fluxfast.mini.train.recipe import SHAPE, Recipe
+from fluxfast.mini.train.recipe import Recipe
 
 # Keeps latents near a unit normal, at about 0.1 nats a value: smooth enough to denoise.
 DIVERGENCE_WEIGHT = 1e-3
@@ -24,7 +24,7 @@ def train_autoencoder(pictures: Pictures, recipe: Recipe, run: Run) -> Any:
     import diffusers
 
     torch.manual_seed(run.seed)
-    vae = diffusers.AutoencoderKL(**architecture.VAE_COMMON, **SHAPE.vae)
+    vae = diffusers.AutoencoderKL(**VAE_COMMON, **MINI.vae)
     vae = vae.to(run.device, memory_format=torch.channels_last)
     stage = recipe.autoencoder
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fluxfast.architecture import MINI
 from fluxfast.mini.train.data import Pictures, some, token_ids
 from fluxfast.mini.train.loop import Run, fit
-from fluxfast.mini.train.recipe import CLIP_VISION, CLIP_WIDTH, SHAPE, Recipe
+from fluxfast.mini.train.recipe import CLIP_VISION, CLIP_WIDTH, Recipe
 from fluxfast.mini.world import COLOURS, RELATIONS, SHAPES, Scene
 
 NEAR_MISSES = 3
@@ -64,7 +65,7 @@ def train_contrastive(
         )
     ).to(run.device)
     stage, random = recipe.contrastive, Random(f"near misses {run.seed}")
-    length = SHAPE.clip["max_position_embeddings"] // 2  # the longest caption has 23 tokens
+    length = MINI.clip["max_position_embeddings"] // 2  # the longest caption has 23 tokens
     wrong = [text for scene in scenes for text in near_misses(scene, random)]
     right_ids = token_ids(tokenizer, [s.caption for s in scenes], length, run.device)
     wrong_ids = token_ids(tokenizer, wrong, length, run.device).view(-1, NEAR_MISSES, length)
@@ -91,7 +92,7 @@ def train_contrastive(
 
 
 def text_config(tokenizer: Any) -> dict[str, Any]:
-    return SHAPE.clip | dict(
+    return MINI.clip | dict(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

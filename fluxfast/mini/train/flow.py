@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluxfast.architecture import LATENT_CHANNELS
+from fluxfast.architecture import LATENT_CHANNELS, MINI
 from fluxfast.mini.train.data import some, token_ids
 from fluxfast.mini.train.loop import Run, fit
-from fluxfast.mini.train.recipe import SHAPE, Recipe
+from fluxfast.mini.train.recipe import Recipe
 
 NO_CAPTION_SHARE = 0.1  # of the batch: what classifier-free guidance starts from
 UNGUIDED = 1.0
@@ -62,11 +62,11 @@ def conditions(
     texts: Sequence[str], clip: Any, clip_tokenizer: Any, t5_tokenizer: Any, run: Run
 ) -> Conditions:
     """Each text encoded; CLIP's vector as FluxPipeline takes it: before the projection."""
-    t5_ids = token_ids(t5_tokenizer, texts, SHAPE.max_text_tokens, run.device)
+    t5_ids = token_ids(t5_tokenizer, texts, MINI.max_text_tokens, run.device)
     pooled = []
     for begin in range(0, len(texts), 4_096):
         part = texts[begin : begin + 4_096]
-        ids = token_ids(clip_tokenizer, part, SHAPE.clip["max_position_embeddings"], run.device)
+        ids = token_ids(clip_tokenizer, part, MINI.clip["max_position_embeddings"], run.device)
         pooled.append(clip.text_model(ids).pooler_output.float())
     return Conditions(t5_ids=t5_ids, pooled=torch.cat(pooled))
 
@@ -166,7 +166,7 @@ def new_transformer(run: Run, *, guidance_embeds: bool = True) -> Any:
 
     torch.manual_seed(run.seed)
     transformer = diffusers.FluxTransformer2DModel(
-        guidance_embeds=guidance_embeds, **SHAPE.transformer
+        guidance_embeds=guidance_embeds, **MINI.transformer
     )
     zero_start(transformer)
     transformer = transformer.to(run.device)
@@ -190,10 +190,6 @@ def _new_t5(vocabulary: int, run: Run) -> Any:
     from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(run.seed)
-    config = T5Config(
-        vocab_size=vocabulary,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        **SHAPE.t5,
-    )
+    shape = MINI.t5 | dict(vocab_size=vocabulary)
+    config = T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, **shape)
     return T5EncoderModel(config).to(run.device)

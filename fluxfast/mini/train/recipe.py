@@ -5,32 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fluxfast.architecture import ROPE_AXES_DIMS, Architecture
+from fluxfast.architecture import MINI
 
-CLIP_WIDTH = 96
-SHAPE = Architecture(
-    transformer=dict(
-        in_channels=64,
-        num_layers=1,
-        num_single_layers=3,
-        attention_head_dim=128,
-        num_attention_heads=2,
-        joint_attention_dim=128,
-        pooled_projection_dim=CLIP_WIDTH,
-        axes_dims_rope=ROPE_AXES_DIMS,
-    ),
-    vae=dict(block_out_channels=(32, 32, 64, 64), layers_per_block=1, norm_num_groups=8),
-    clip=dict(
-        hidden_size=CLIP_WIDTH,
-        intermediate_size=2 * CLIP_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-    ),
-    t5=dict(d_model=128, d_kv=64, d_ff=256, num_layers=2, num_heads=2, dropout_rate=0.0),
-    default_side=256,
-    max_text_tokens=64,
-)
+CLIP_WIDTH = MINI.clip["hidden_size"]
 CLIP_VISION: dict[str, Any] = dict(
     hidden_size=CLIP_WIDTH,
     intermediate_size=2 * CLIP_WIDTH,
