@@ -2,70 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-import yaml
-from torchmetrics.image import PeakSignalNoiseRatio
 
-from fluxfast.bench.planned import PlannedCase, planned_case
-from fluxfast.pipeline import build
+from fluxfast.bench.planned import PlannedCase
+from fluxfast.errors import FluxFastError
+from fluxfast.optimization import Axis
+from fluxfast.pipeline import BuiltPipeline, gather_evidence, proofs
 from fluxfast.pytest_plugin import Suite
+from fluxfast.quality.asks import Ask, Drawing
+from fluxfast.quality.budget import Budgets, violations
+from fluxfast.quality.gates import alone_as_in_a_batch, as_recorded, drawn_again
+from fluxfast.quality.golden import golden_path, write_golden
+from fluxfast.quality.metrics import Quality, faults
+from fluxfast.quality.sheet import write_sheet
 
-BUDGETS = Path(__file__).parent / "budgets.yaml"
-
-
-def psnr_db(image: torch.Tensor, reference: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio of images in [0, 1]; infinite where they are the same."""
-    return float(PeakSignalNoiseRatio(data_range=1.0)(image.float(), reference.float()))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def budgets_db(suite: Suite) -> Mapping[str, float]:
-    """The budget of each optimization on this platform, before anything is built."""
-    if suite.hardware.is_gpu:
-        pytest.skip("no budgets have been measured on a GPU yet: budgets.yaml has those of a CPU")
-    budgets: Mapping[str, float] = yaml.safe_load(BUDGETS.read_text())["cpu"]
-    absent = {name for case in suite.selected for name in case.case.optimizations} - set(budgets)
-    if absent:
-        pytest.fail(f"no budget in {BUDGETS} for {', '.join(absent)}: measure, then add one")
-    return budgets
+MATRIX, BATCH_SIZE = "alone", 2  # of this module's cases, unless the command line says otherwise
+GOLDENS = Path(__file__).parent / "goldens"
 
 
-@pytest.fixture(scope="session")
-def references() -> dict[Any, torch.Tensor]:
-    return {}
+def passes(planned: PlannedCase, wrong: Sequence[str]) -> None:
+    if wrong:
+        pytest.fail(f"{planned.case.id}: {'; '.join(wrong)}", pytrace=False)
 
 
-@pytest.fixture
-def reference(planned: PlannedCase, references: dict[Any, torch.Tensor]) -> torch.Tensor:
-    """The eager pipeline's image, drawn once for each workload."""
-    workload = planned.case.workload
-    if workload not in references:
-        eager = planned_case((), planned.checkpoint, planned.plan.situation)
-        with build(eager.checkpoint, eager.plan) as pipeline:
-            references[workload] = pipeline.draw(output_type="pt").cpu()
-    return references[workload]
+def test_pictures_show_something(planned: PlannedCase, drawn: Drawing) -> None:
+    passes(planned, faults(drawn))
 
 
-def test_the_image_is_the_eager_one(
+def test_pictures_are_within_budget(
     planned: PlannedCase,
-    budgets_db: Mapping[str, float],
-    built: Any,
-    reference: torch.Tensor,
+    suite: Suite,
+    quality: Quality,
+    drawn: Drawing,
+    reference: Drawing,
+    budgets: Budgets | None,
     record_property: Callable[[str, object], None],
 ) -> None:
-    image = built.draw(output_type="pt").cpu()
-    again = built.draw(output_type="pt").cpu()
-    assert image.isfinite().all(), "NaN in the image"
-    assert image.float().std() > 0.02, "a flat image"
-    assert psnr_db(again, image) > 60, "the second call drew another image"
-    budget_db = min((budgets_db[name] for name in planned.case.optimizations), default=100)
-    measured_db = psnr_db(image, reference)
-    record_property("psnr_db", measured_db)
-    assert measured_db >= budget_db, (
-        f"{planned.case.id}: PSNR {measured_db:.1f} dB, budget {budget_db} dB"
-    )
+    for name, value in quality.figures.items():
+        record_property(name, value)
+    if budgets is None:
+        pytest.skip("measured for a budget, not judged")
+    broken = violations(quality, budgets.of(planned.case.optimizations, planned.case.model))
+    if broken:
+        sheet = suite.results_folder / f"{planned.case.id}.sheet.png"
+        write_sheet(sheet, {planned.label: drawn}, reference)
+        passes(planned, [*broken, f"look at {sheet}"])
+
+
+def test_pictures_are_the_golden_ones(
+    planned: PlannedCase, drawn: Drawing, hardware_name: str, budgets: Budgets | None
+) -> None:
+    path = golden_path(GOLDENS, hardware_name, planned.case.id)
+    if budgets is None:
+        write_golden(path, drawn.latents)
+        pytest.skip("recorded, not judged")
+    try:
+        passes(planned, as_recorded(path, drawn, budgets.golden(planned.case.optimizations)))
+    except FluxFastError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def test_what_is_drawn_again_is_the_same(
+    planned: PlannedCase, drawn: Drawing, built: BuiltPipeline, asks: list[Ask]
+) -> None:
+    passes(planned, drawn_again(built, asks, drawn))
+
+
+def test_what_was_asked_for_is_in_force(planned: PlannedCase, built: BuiltPipeline) -> None:
+    """Or else what was compared is not what it is called; a cache has the hits that it claims."""
+    seen = proofs(gather_evidence(built))
+    passes(planned, [f"{name}: {proof.seen}" for name, proof in seen.items() if not proof.in_force])
+
+
+def test_an_image_of_a_batch_is_the_image_alone(
+    planned: PlannedCase,
+    drawn: Drawing,
+    built: BuiltPipeline,
+    asks: list[Ask],
+    budgets: Budgets | None,
+) -> None:
+    if budgets is None:
+        pytest.skip("judged by the budget that is being measured")
+    if planned.plan.choice(Axis.COMPILE) == "export_aoti":
+        pytest.skip("a package takes the batch that it was exported for")
+    bounds = budgets.of(planned.case.optimizations, planned.case.model)
+    passes(planned, alone_as_in_a_batch(built, asks, drawn, bounds))

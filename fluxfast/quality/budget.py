@@ -10,18 +10,24 @@ from typing import Any
 import yaml
 
 from fluxfast.errors import FluxFastError
+from fluxfast.model import MODELS
 from fluxfast.quality.metrics import METRICS, Quality
 
 LOSSLESS = "lossless"  # the budget of what has none of its own, and of the eager pipeline itself
 ANY_MODEL = "any"
+GOLDEN = "golden"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budgets:
-    """The bounds of one hardware: by optimization, then model, then metric."""
+    """The bounds of one hardware: by optimization, then model, then metric.
+
+    `goldens`: by optimization, the most that latents may differ from those that were recorded.
+    """
 
     hardware: str
     bounds: Mapping[str, Mapping[str, Mapping[str, float]]]
+    goldens: Mapping[str, float]
 
     def of(self, optimizations: Sequence[str], model: str) -> dict[str, float]:
         """The bounds of a case: of each metric the loosest that one of its optimizations has."""
@@ -31,6 +37,10 @@ class Budgets:
                 loosest = min if METRICS[metric].at_least else max
                 found[metric] = loosest(bound, found.get(metric, bound))
         return found
+
+    def golden(self, optimizations: Sequence[str]) -> float:
+        """The bound of a case: the loosest of its optimizations'."""
+        return max(self.goldens.get(name, 0.0) for name in (LOSSLESS, *optimizations))
 
     def _of_one(self, name: str, model: str) -> Mapping[str, float]:
         entry = self.bounds[name if name in self.bounds else LOSSLESS]
@@ -51,7 +61,7 @@ def violations(quality: Quality, bounds: Mapping[str, float]) -> list[str]:
 def read_budgets(path: Path, hardware: str) -> Budgets:
     """The budgets that the file has for a hardware, by its baseline's name (`cpu` for any CPU).
 
-    Raises FluxFastError for an unknown metric, or where nothing was measured on that hardware.
+    Raises FluxFastError for an unknown metric or model, or where nothing was measured there.
     """
     data = yaml.safe_load(path.read_text())
     if hardware not in data:
@@ -61,19 +71,34 @@ def read_budgets(path: Path, hardware: str) -> Budgets:
             allowed=", ".join(data),
             remedy=f"measure with `pytest correctness_tests --record`, then add them to {path}",
         )
-    bounds: dict[str, dict[str, dict[str, float]]] = {LOSSLESS: {}}
-    bounds |= {name: _bounds(name, entry, path) for name, entry in data[hardware].items()}
-    return Budgets(hardware=hardware, bounds=bounds)
+    entries = {name: _entry(name, entry, path) for name, entry in data[hardware].items()}
+    if LOSSLESS not in entries:
+        raise _unreadable(path, LOSSLESS, "nothing under that name")
+    return Budgets(
+        hardware=hardware,
+        bounds={name: models for name, (models, _) in entries.items()},
+        goldens={name: golden for name, (_, golden) in entries.items() if golden is not None},
+    )
 
 
-def _bounds(name: str, entry: Mapping[str, Any], path: Path) -> dict[str, dict[str, float]]:
-    models = {model: values for model, values in entry.items() if model != "from"}
+def _entry(
+    name: str, entry: Mapping[str, Any], path: Path
+) -> tuple[dict[str, dict[str, float]], float | None]:
+    """Bounds by model, and the golden's bound where there is one."""
+    models = {model: values for model, values in entry.items() if model not in ("from", GOLDEN)}
     unknown = {metric for values in models.values() for metric in values} - set(METRICS)
+    unknown |= set(models) - {ANY_MODEL, *MODELS}
     if unknown or "from" not in entry:
-        raise FluxFastError(
-            f"the budget of {name} cannot be read",
-            got=f"{path}: {', '.join(sorted(unknown)) or 'no `from`'}",
-            allowed=f"{', '.join(METRICS)} by model, and `from`: where the numbers come from",
-            remedy="mend the file",
-        )
-    return {model: {m: float(v) for m, v in values.items()} for model, values in models.items()}
+        raise _unreadable(path, name, ", ".join(sorted(unknown)) or "no `from`")
+    bounds = {model: {m: float(v) for m, v in values.items()} for model, values in models.items()}
+    return bounds, float(entry[GOLDEN]) if GOLDEN in entry else None
+
+
+def _unreadable(path: Path, name: str, got: str) -> FluxFastError:
+    return FluxFastError(
+        f"the budget of {name} cannot be read",
+        got=f"{path}: {got}",
+        allowed=f"{', '.join(METRICS)} by model ({ANY_MODEL}, {', '.join(MODELS)}), {GOLDEN}, "
+        "and `from`: where the numbers come from",
+        remedy="mend the file",
+    )

@@ -19,12 +19,16 @@ BLACK = 0.02  # mean
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A figure with a bound. `worst` takes one of all asks' figures; `at_least`: more is better."""
+    """A figure with a bound. `worst` takes one of all asks' figures; `at_least`: more is better;
+    `title` and `digits` are for tables.
+    """
 
     name: str
-    unit: str
-    at_least: bool
+    title: str
+    digits: int
     worst: Callable[[Sequence[float]], float]
+    unit: str = ""
+    at_least: bool = False
 
     def is_within(self, value: float, bound: float) -> bool:
         return value >= bound if self.at_least else value <= bound
@@ -37,13 +41,13 @@ def _mean(values: Sequence[float]) -> float:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric(name="latent_relative_error", unit="", at_least=False, worst=max),
-        Metric(name="latent_cosine", unit="", at_least=True, worst=min),
-        Metric(name="psnr_db", unit="dB", at_least=True, worst=min),
-        Metric(name="ssim", unit="", at_least=True, worst=min),
-        Metric(name="clip_similarity", unit="", at_least=True, worst=min),
-        Metric(name="clip_score_drop", unit="", at_least=False, worst=_mean),
-        Metric(name="scenes_lost", unit="", at_least=False, worst=sum),
+        Metric(name="latent_relative_error", title="rel. error", worst=max, digits=5),
+        Metric(name="latent_cosine", title="cosine", worst=min, digits=5, at_least=True),
+        Metric(name="psnr_db", title="PSNR", worst=min, unit="dB", digits=1, at_least=True),
+        Metric(name="ssim", title="SSIM", worst=min, digits=4, at_least=True),
+        Metric(name="clip_similarity", title="CLIP sim.", worst=min, digits=4, at_least=True),
+        Metric(name="clip_score_drop", title="CLIP drop", worst=_mean, digits=2),
+        Metric(name="scenes_lost", title="scenes lost", worst=sum, digits=0),
     )
 }
 
@@ -56,6 +60,20 @@ class Quality:
 
     def figure(self, name: str) -> float:
         return METRICS[name].worst(self.values[name])
+
+    @property
+    def figures(self) -> dict[str, float]:
+        return {name: self.figure(name) for name in self.values}
+
+    def shown(self, name: str) -> str:
+        """The figure for a table, with its interval where it has one."""
+        if name not in self.values:
+            return "–"
+        text = f"{self.figure(name):.{METRICS[name].digits}f}"
+        if name != "clip_score_drop":
+            return text
+        low, high = self.clip_interval()
+        return f"{text} ({low:.2f} to {high:.2f})"
 
     def clip_interval(self) -> tuple[float, float]:
         """95% interval of the mean paired difference of CLIP scores (Student's t)."""
@@ -77,8 +95,9 @@ def compare(
         latent_relative_error=(a - b).norm(dim=1) / b.norm(dim=1),
         latent_cosine=torch.cosine_similarity(a, b, dim=1),
         psnr_db=psnr_db(now, before),
-        # In float32 the variance of a flat region cancels: a picture would be unlike itself.
-        ssim=ssim(now.double(), before.double(), data_range=1.0, reduction="none"),
+        # Where a picture is flat its variance cancels, so that one without a difference may read
+        # 0.998; in float64 the filter takes 25 times as long on a CPU.
+        ssim=ssim(now, before, data_range=1.0, reduction="none"),
     )
     if clip is not None:
         values |= _clip_figures(now, before, asks, clip)

@@ -1,0 +1,162 @@
+"""What a case draws, what it is compared with, and the table of how far they are apart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluxfast.bench.planned import PlannedCase, planned_case
+from fluxfast.bench.report import plain_table, render
+from fluxfast.errors import FluxFastError
+from fluxfast.files import write_atomically
+from fluxfast.mini import WEIGHTS, is_trained
+from fluxfast.pipeline import BuiltPipeline, build
+from fluxfast.pytest_plugin import SUITE, Suite
+from fluxfast.quality.asks import Ask, Drawing, asks_of, draw
+from fluxfast.quality.budget import Budgets, read_budgets
+from fluxfast.quality.clip import OPENAI, Clip, mini_clip, openai_clip
+from fluxfast.quality.metrics import METRICS, Quality, compare
+from fluxfast.weights import WeightsKind
+
+FOLDER = Path(__file__).parent
+ASKS_ON_CPU, ASKS_ON_GPU = 4, 16
+MEASURED = pytest.StashKey[dict[str, tuple[str, Quality]]]()
+NOT_MEASURED = pytest.StashKey[dict[str, str]]()
+
+
+# On a CPU these take minutes where there are 28 steps: schnell stands for the other models.
+LONG_ON_A_CPU = {"bf16", "int8", "compile", "export_aoti"}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless its model was asked for by name."""
+    if config.stash[SUITE].hardware.is_gpu or config.getoption("--model"):
+        return
+    long = [item for item in items if _is_long(item)]
+    if long:
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
+        what = f"{', '.join(sorted(LONG_ON_A_CPU))} of models with more steps than schnell"
+        told = config.stash.setdefault(NOT_MEASURED, {})
+        told[what] = "they take minutes on a CPU; --model NAME has them"
+
+
+def _is_long(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)
+    planned = call.params.get("planned") if call else None
+    if not isinstance(planned, PlannedCase) or planned.checkpoint.model.is_few_step:
+        return False
+    return bool(LONG_ON_A_CPU.intersection(planned.case.optimizations))
+
+
+@pytest.fixture(scope="session")
+def hardware_name(suite: Suite) -> str:
+    """The name that budgets and goldens go by: a GPU's baseline, or `cpu`."""
+    return suite.baseline.gpu.slug if suite.hardware.is_gpu else "cpu"
+
+
+@pytest.fixture(scope="session")
+def budgets(suite: Suite, hardware_name: str) -> Budgets | None:
+    """None while they are measured."""
+    if suite.is_recording:
+        return None
+    try:
+        return read_budgets(FOLDER / "budgets.yaml", hardware_name)
+    except FluxFastError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def clips() -> dict[WeightsKind, Clip | None]:
+    return {}
+
+
+@pytest.fixture(scope="session")
+def clip(planned: PlannedCase, suite: Suite, clips: dict[WeightsKind, Clip | None]) -> Clip | None:
+    """The family's own, or OpenAI's for other weights; None where there is none, which is told."""
+    kind = planned.checkpoint.kind
+    if kind not in clips and kind is WeightsKind.MINI:
+        clips[kind] = mini_clip(WEIGHTS / "mini-clip") if is_trained() else None
+    elif kind not in clips:
+        clips[kind] = openai_clip()
+    if clips[kind] is None:
+        why = "its weights are random" if kind is WeightsKind.MINI else f"{OPENAI} is not cached"
+        suite.config.stash.setdefault(NOT_MEASURED, {})[f"CLIP on {kind} weights"] = why
+    return clips[kind]
+
+
+@pytest.fixture(scope="session")
+def asks(planned: PlannedCase, suite: Suite) -> list[Ask]:
+    count = ASKS_ON_GPU if suite.hardware.is_gpu else ASKS_ON_CPU
+    request = planned.plan.situation.request
+    return asks_of(planned.checkpoint, count, request.height, request.width)
+
+
+@pytest.fixture(scope="session")
+def references() -> dict[Any, Drawing]:
+    return {}
+
+
+@pytest.fixture(scope="session")
+def reference(
+    planned: PlannedCase, suite: Suite, asks: list[Ask], references: dict[Any, Drawing]
+) -> Drawing:
+    """The eager pipeline's pictures, one at a time: a batch has to draw the same."""
+    if planned.case.workload not in references:
+        situation = planned.plan.situation
+        one_by_one = replace(situation, request=replace(situation.request, batch_size=1))
+        names = ("bf16",) if suite.hardware.is_gpu else ()
+        eager = planned_case(names, planned.checkpoint, one_by_one)
+        suite.say(planned, "drawing with the eager pipeline")
+        with build(eager.checkpoint, eager.plan) as pipeline:
+            references[planned.case.workload] = draw(pipeline, asks)
+    return references[planned.case.workload]
+
+
+@pytest.fixture(scope="session")
+def drawn(
+    planned: PlannedCase,
+    suite: Suite,
+    reference: Drawing,
+    built: BuiltPipeline,
+    asks: list[Ask],
+) -> Drawing:
+    suite.say(planned, "drawing")
+    return draw(built, asks)
+
+
+@pytest.fixture(scope="session")
+def quality(
+    planned: PlannedCase,
+    suite: Suite,
+    drawn: Drawing,
+    reference: Drawing,
+    asks: list[Ask],
+    clip: Clip | None,
+) -> Quality:
+    measured = compare(drawn, reference, asks, clip)
+    table = suite.config.stash.setdefault(MEASURED, {})
+    table[planned.case.id] = (f"{planned.case.model}, {planned.label}", measured)
+    path = suite.results_folder / "quality" / f"{planned.case.id}.json"
+    write_atomically(path, json.dumps(measured.figures) + "\n")
+    return measured
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    rows = config.stash.get(MEASURED, {})
+    if not rows:
+        return
+    known = [name for name in METRICS if any(name in q.values for _, q in rows.values())]
+    titles = [METRICS[name].title for name in known]
+    table = plain_table("case", *titles, numbers=titles)
+    for label, measured in rows.values():
+        table.add_row(label, *(measured.shown(name) for name in known))
+    terminalreporter.section("image quality against the eager pipeline")
+    terminalreporter.write_line(render(table))
+    for what, why in config.stash.get(NOT_MEASURED, {}).items():
+        terminalreporter.write_line(f"not measured: {what}: {why}")
