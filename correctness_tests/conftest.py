@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from fluxfast.quality.asks import Ask, Drawing, asks_of, draw
 from fluxfast.quality.budget import Budgets, read_budgets
 from fluxfast.quality.clip import OPENAI, Clip, mini_clip, openai_clip
 from fluxfast.quality.metrics import METRICS, Quality, compare
+from fluxfast.quality.sheet import write_sheet
 from fluxfast.weights import WeightsKind
 
 FOLDER = Path(__file__).parent
 ASKS_ON_CPU, ASKS_ON_GPU = 4, 16
+SHEET_COLUMNS = 4
 MEASURED = pytest.StashKey[dict[str, tuple[str, Quality]]]()
 NOT_MEASURED = pytest.StashKey[dict[str, str]]()
 
@@ -119,15 +122,29 @@ def reference(
 
 
 @pytest.fixture(scope="session")
+def sheets(suite: Suite) -> Iterator[dict[str, tuple[Drawing, dict[str, Drawing]]]]:
+    """By model, the eager pictures and those of each case: beside each other for people to see."""
+    by_model: dict[str, tuple[Drawing, dict[str, Drawing]]] = {}
+    yield by_model
+    for model, (eager, cases) in by_model.items():
+        write_sheet(suite.results_folder / f"{model}.sheet.png", cases, eager)
+
+
+@pytest.fixture(scope="session")
 def drawn(
     planned: PlannedCase,
     suite: Suite,
     reference: Drawing,
     built: BuiltPipeline,
     asks: list[Ask],
+    sheets: dict[str, tuple[Drawing, dict[str, Drawing]]],
 ) -> Drawing:
     suite.say(planned, "drawing")
-    return draw(built, asks)
+    drawing = draw(built, asks)
+    columns = slice(SHEET_COLUMNS)
+    _, cases = sheets.setdefault(planned.case.model, (reference.only(columns), {}))
+    cases[planned.label] = drawing.only(columns)
+    return drawing
 
 
 @pytest.fixture(scope="session")

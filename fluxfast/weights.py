@@ -13,6 +13,7 @@ import torch
 from fluxfast.architecture import MINI, PUBLISHED
 from fluxfast.errors import CheckpointError, FluxFastError
 from fluxfast.hardware import GIB, Hardware, Platform
+from fluxfast.mini import WEIGHTS, is_trained
 from fluxfast.model import MODELS, ModelSpec, recognise
 from fluxfast.synthetic import assemble, normal_, sensitive_
 
@@ -168,6 +169,9 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
     """A fresh pipeline on the device: nothing in it is shared with another that was loaded."""
     if checkpoint.kind is WeightsKind.HUB:
         pipeline = _load_hub(checkpoint.location, dtype).to(hardware.device)
+    elif checkpoint.kind is WeightsKind.MINI and is_trained():
+        folder = WEIGHTS / f"mini-{checkpoint.model.name}"
+        pipeline = _load_hub(str(folder), dtype).to(hardware.device)
     else:
         pipeline = _generate(checkpoint, dtype, hardware)
     found = recognise(type(pipeline).__name__, bool(pipeline.transformer.config.guidance_embeds))

@@ -92,6 +92,19 @@ def test_more_images_make_the_part_within_smaller_and_more_processes_both():
     assert errors[0] > errors[1] > errors[2] > 0.01 * math.sqrt(1 / 4 + 1 / 3) * 0.99
 
 
+def test_an_image_that_a_neighbour_held_up_hides_no_slowdown():
+    """A median moves little by it; a standard deviation would make the case blind."""
+    calm = [process(images=12, noise=0.02, seed=n) for n in range(3)]
+    held = [dataclasses.replace(calm[0], images=(slow(calm[0].images[0]), *calm[0].images[1:]))]
+    noise = Noise(between=0.01, dof=20)
+    quiet = estimate(STEP, [calm[0]], calm[1:], noise).error
+    assert estimate(STEP, held, calm[1:], noise).error < 1.2 * quiet
+
+
+def slow(image):
+    return dataclasses.replace(image, step_ms=tuple(3 * ms for ms in image.step_ms))
+
+
 def test_the_noise_between_processes_is_found_beside_that_within():
     cases = [processes(count=12, between=0.02, noise=0.01, seed=n) for n in range(6)]
     noise = noise_of(STEP, cases)

@@ -5,10 +5,11 @@ A process's figure is the median of its images. On a log scale, where effects ar
     variance of that median = between² + (π/2) · within² / images
 
 (π/2 is what a median of normal samples loses against their mean). The part within is a case's own,
-from the samples of both sides. The part between is pooled over all cases of a baseline: three
-processes of one case say little, eighteen of six cases say enough. What `Metric.noise` says of its
-kind of machine counts like PRIOR_DOF further degrees of freedom, which is the shrinkage of Smyth,
-"Linear models and empirical Bayes methods" (2004), formula 5.
+from the samples of both sides, and robust, as the median is (Rousseeuw and Croux, "Alternatives to
+the median absolute deviation", 1993, section 3). The part between is pooled over all cases of a
+baseline: three processes of one case say little, eighteen of six cases say enough. What
+`Metric.noise` says of its kind of machine counts like PRIOR_DOF further degrees of freedom, which
+is the shrinkage of Smyth, "Linear models and empirical Bayes methods" (2004), formula 5.
 
 On a GPU processes differ mostly because GPUs do: each finds another clock at its power limit. The
 canaries show it too, so the part of the noise that follows them is taken out (a control variate);
@@ -22,7 +23,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from scipy.spatial.distance import pdist
 from scipy.special import stdtr, stdtrit
+from scipy.stats import norm
 
 from fluxfast.bench.metrics import METRICS, MISS_RISK, Metric
 from fluxfast.bench.result import CaseResult
@@ -32,6 +36,8 @@ PACE_CANARIES = ("gemm_ms", "attention_ms")
 PACE_NOISE = 0.002  # of one reading of the canaries: a baseline that moves no more gives no slope
 PACE_MIN_DOF = 6
 MEDIAN_VARIANCE = math.pi / 2
+# Of a normal distribution's standard deviation to the median difference of two of its samples.
+SHAMOS = 1 / (math.sqrt(2) * norm.ppf(0.75))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +157,13 @@ def _squares_from_within(processes: Sequence[Sequence[float]]) -> float:
 
 
 def within_process(processes: Sequence[Sequence[float]]) -> float:
-    """Standard deviation of log samples about their process's mean; 0 where each has one."""
-    squares = sum(v**2 for p in processes for v in _residuals([math.log(x) for x in p]))
-    dof = sum(len(process) - 1 for process in processes)
-    return math.sqrt(squares / dof) if dof else 0.0
+    """Standard deviation of log samples within their process; 0 where each has one.
+
+    It is Shamos's estimate, from the median difference of two samples of one process: a few images
+    that a neighbour held up make a standard deviation large, and move a median little.
+    """
+    apart = [pdist([[math.log(x)] for x in process]) for process in processes if len(process) > 1]
+    return SHAMOS * float(np.median(np.concatenate(apart))) if apart else 0.0
 
 
 def _processes(metric: Metric, results: Sequence[CaseResult]) -> list[Sequence[float]]:
