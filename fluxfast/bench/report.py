@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fluxfast.bench.beside import Figures, told
 from fluxfast.bench.case import Case
 from fluxfast.bench.compare import Outcome, Verdict
 from fluxfast.bench.summary import CaseSummary
@@ -44,15 +45,13 @@ def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
 
     On a CPU it is the interleaved ratio; on a GPU the eager case is the bfloat16 one.
     """
-    summaries = list(summaries)
-    eager = {s.case.workload: s for s in summaries if s.case.optimizations in ((), ("bf16",))}
-    eager |= {s.case.workload: s for s in summaries if s.case.optimizations == ("bf16",)}
+    by_case = {summary.case: summary for summary in summaries}
     found = {}
-    for summary in summaries:
+    for case, summary in by_case.items():
         if summary.eager_ratio:
-            found[summary.case.id] = 1 / summary.eager_ratio
-        elif summary.case.workload in eager:
-            found[summary.case.id] = eager[summary.case.workload].e2e_s / summary.e2e_s
+            found[case.id] = 1 / summary.eager_ratio
+        elif eager := case.eager_among(by_case):
+            found[case.id] = by_case[eager].e2e_s / summary.e2e_s
     return found
 
 
@@ -68,16 +67,24 @@ def against(verdict: Verdict) -> str:
     return f"{text} ({100 * low:+.0f}…{100 * high:+.0f})"
 
 
-def verdict_table(rows: Sequence[tuple[str, CaseSummary, Verdict | None]]) -> str:
+def verdict_table(
+    rows: Sequence[tuple[str, CaseSummary, Verdict | None]],
+    quality: Mapping[str, Figures | None] | None = None,
+) -> str:
     """One row a case: label, figures, verdict; None stands for a case that was only recorded.
 
-    A figure that no case has gets no column; names of optimizations are not broken.
+    `quality`: by case id, against the eager picture. A figure that no case has gets no column;
+    names of optimizations are not broken.
     """
-    speed = speedups(summary for _, summary, _ in rows)
-    numbers = ("image s", "step ms", "decode ms", "compile s", "GiB", "speed", "change (95%)")
+    speed, quality = speedups(summary for _, summary, _ in rows), quality or {}
+    numbers = (
+        *("image s", "step ms", "decode ms", "compile s", "GiB", "PSNR dB", "speed"),
+        "change (95%)",
+    )
     figures = [
         (
             *_figures(summary),
+            told(quality.get(summary.case.id)),
             f"{speed[summary.case.id]:.2f}×" if summary.case.id in speed else "–",
             against(verdict) if verdict else "–",
         )
