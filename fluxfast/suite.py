@@ -158,13 +158,15 @@ class Suite:
         case_id = planned.case.id
         verdict = self.verdicts()[case_id]
         self.judged[case_id] = verdict
-        said = {"outcome": verdict.outcome.value, "reason": verdict.reason}
-        path = figures_path(self.results_folder, "verdicts", planned.case)
-        write_atomically(path, json.dumps(said))
         if self.records_by_itself and not self.sides and self._adds_to_baseline(case_id, verdict):
             self.recorded.add(case_id)
-            return None if verdict.outcome is Outcome.NEW else verdict
-        return verdict
+        is_first = verdict.outcome is Outcome.NEW and case_id in self.recorded
+        said = {"outcome": verdict.outcome.value, "reason": verdict.reason}
+        if is_first:
+            said = {"outcome": "recorded", "reason": "the first of this CPU's own baseline"}
+        path = figures_path(self.results_folder, "verdicts", planned.case)
+        write_atomically(path, json.dumps(said))
+        return None if is_first else verdict
 
     def _adds_to_baseline(self, case_id: str, verdict: Verdict) -> bool:
         """A CPU's own baseline grows to three processes, of those that were not slower."""

@@ -78,15 +78,18 @@ def verdict_table(
     """
     speed, quality = speedups(summary for _, summary, _ in rows), quality or {}
     numbers = (
-        *("image s", "step ms", "decode ms", "compile s", "GiB", "PSNR dB", "speed"),
-        "change (95%)",
+        *("image\ns", "step\nms", "compile\ns", "GiB", "PSNR\ndB", "speed"),
+        "change\n(95%)",
     )
     figures = [
         (
-            *_figures(summary),
+            figure(summary.e2e_s, 2),
+            figure(summary.step_ms, 1),
+            figure(summary.compile_s, 0),
+            figure(summary.peak_memory_gib, 1),
             told(quality.get(summary.case.id)),
             f"{speed[summary.case.id]:.2f}×" if summary.case.id in speed else "–",
-            against(verdict) if verdict else "–",
+            _broken(against(verdict), 16) if verdict else "–",
         )
         for _, summary, verdict in rows
     ]
@@ -95,10 +98,16 @@ def verdict_table(
     table = plain_table("model", "case", *columns, "verdict", numbers=columns)
     words = [word for name, _, _ in rows for word in name.split()]
     table.columns[1].min_width = max(map(len, words))
-    table.columns[-1].min_width = len("verdict")
     for (name, summary, verdict), row in zip(rows, figures, strict=True):
-        table.add_row(summary.case.model, name, *(row[i] for i in known), _word(verdict))
+        table.add_row(
+            summary.case.model, name, *(row[i] for i in known), _broken(_word(verdict), 9)
+        )
     return render(table)
+
+
+def _broken(text: str, width: int) -> str:
+    """At the space, where it is longer: the table keeps to its width then."""
+    return text if len(text) <= width else text.replace(" ", "\n")
 
 
 def _word(verdict: Verdict | None) -> str:

@@ -172,7 +172,8 @@ def pareto(rows: Sequence[Row]) -> Chart | None:
         if figure and name in figure
     ]
     front = _front([(v, -q if less_is_better else q) for _, v, q in points])
-    top = 1.1 * max((q for *_, q in points if q < math.inf), default=100)
+    best = max((q for *_, q in points if q < math.inf), default=0.0)
+    top = 1.1 * best or 1.0
     data = [
         {
             "case": c,
@@ -185,7 +186,12 @@ def pareto(rows: Sequence[Row]) -> Chart | None:
     ]
     base = alt.Chart(alt.Data(values=data)).encode(
         x=alt.X("value:Q", title=axis_title(rows[0].unit), scale=alt.Scale(zero=False, padding=20)),
-        y=alt.Y("quality:Q", title=name, scale=alt.Scale(zero=False, padding=20)),
+        y=alt.Y(
+            "quality:Q",
+            title=name,
+            scale=alt.Scale(zero=False, padding=20),
+            axis=alt.Axis(labelExpr=f"datum.value > {best} ? '' : datum.label"),
+        ),
     )
     line = base.transform_filter("datum.where == 'best for its time'").mark_line(
         interpolate="step-after", strokeDash=[5, 3]
@@ -195,12 +201,12 @@ def pareto(rows: Sequence[Row]) -> Chart | None:
         shape=alt.Shape("where:N", title=None, legend=alt.Legend(orient="top")),
         tooltip=["case:N", "value:Q", "told:N"],
     )
-    same = " Those at the top drew the same picture." if any(q > top for *_, q in points) else ""
+    words = base.transform_filter(f"datum.told == '{SAME}'").mark_text(dy=-12).encode(text="told:N")
     return chart_of(
         rows[0].workload,
         f"{name} against the eager picture: {'less' if less_is_better else 'more'} is better. "
-        f"No case is better in both than those on the line.{same}",
-        (line + marks).properties(width="container", height=280),
+        "No case is better in both than those on the line.",
+        (line + marks + words).properties(width="container", height=280),
         ("case", axis_title(rows[0].unit), name, ""),
         [(d["case"], d["value"], d["told"], d["where"]) for d in data],
     )
