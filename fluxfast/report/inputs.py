@@ -7,7 +7,7 @@ A results folder holds more than results. `pytest perf_tests` writes all but the
 - `quality/CASE.json`: figures against the eager picture, as {"psnr_db": 41.2, "ssim": 0.98}; null
   stands for what has no bound, as the psnr_db of a picture that is the same
 - `kernels/CASE.json`: milliseconds of one step by kind of kernel, as {"GEMM": 40.0}
-- `roofline/CASE.json`: {"ceilings": {"tflops": 1300, "tb_per_s": 4.29},
+- `roofline/CASE.json`: {"ceilings": {"tflops": 1300, "attention_tflops": 900, "tb_per_s": 4.29},
   "kernels": [{"name": "…", "tflop": 0.9, "gb": 1.2, "ms": 1.1}]}
 - `verdicts/CASE.json`: what the run itself said, as {"outcome": "slower", "reason": "…"}
 """
