@@ -22,6 +22,7 @@ from fluxfast.bench.beside import (
 from fluxfast.bench.planned import planned_case, situation_of
 from fluxfast.bench.progress import left_s
 from fluxfast.bench.progress import told as time_left
+from fluxfast.files import write_atomically
 from fluxfast.hardware import detect
 from fluxfast.optimization import ProfiledStep
 from fluxfast.pipeline import build, profiled_step
@@ -80,8 +81,10 @@ def test_a_gpu_case_is_compared_with_the_eager_case_of_this_run_alone(tmp_path):
     store(tmp_path, ALL_ON, picture(noise=3), eager)
     assert read_figures(tmp_path, "quality", ALL_ON)["psnr_db"] > 30
 
+    write_atomically(figures_path(tmp_path, "verdicts", ALL_ON), '{"outcome": "slower"}')
     store(tmp_path, ALL_ON, picture(noise=9))  # again, without the eager case
     assert read_figures(tmp_path, "quality", ALL_ON) is None
+    assert read_figures(tmp_path, "verdicts", ALL_ON) is None
     write_quality(tmp_path, ALL_ON, [EAGER])  # as --against does when both are drawn
     assert 20 < read_figures(tmp_path, "quality", ALL_ON)["psnr_db"] < 40
     assert not list(tmp_path.rglob(".*"))

@@ -36,13 +36,18 @@ def figures_path(folder: Path, kind: str, case: Case) -> Path:
 def write_beside(
     folder: Path, result: CaseResult, step: ProfiledStep, picture: Image, eager: Image | None
 ) -> None:
-    """`step`: as it was profiled. `eager`: the eager picture of the same workload in this run."""
+    """`step`: as it was profiled. `eager`: the eager picture of the same workload in this run.
+
+    What lay there of an earlier result of the case is replaced or goes.
+    """
     file = io.BytesIO()
     picture.save(file, "PNG")
     write_bytes_atomically(picture_path(folder, result.case), file.getvalue())
     figures = quality(picture, eager) if eager else None
     _write_figures(folder, "quality", result.case, figures)
     _write_figures(folder, "kernels", result.case, kernels(step, result.device_busy))
+    for kind in ("roofline", "verdicts"):  # what comes later, if it comes
+        _write_figures(folder, kind, result.case, None)
 
 
 def write_quality(folder: Path, case: Case, drawn: Iterable[Case]) -> None:
@@ -69,7 +74,6 @@ def _read_picture(folder: Path, case: Case) -> Image | None:
 
 
 def _write_figures(folder: Path, kind: str, case: Case, figures: Figures | None) -> None:
-    """Where there are none, those of an earlier run go, for they are not of this result."""
     path = figures_path(folder, kind, case)
     if figures:
         write_atomically(path, json.dumps(figures))
