@@ -90,7 +90,7 @@ def read_profile(path: Path) -> StepProfile:
         spans = [(min(e["ts"] for e in inside), max(e["ts"] + e["dur"] for e in inside))]
         return _profile(inside, [e["dur"] for e in inside], spans, len(steps))
     if operators and not kernels:
-        return _profile(operators, _self_times(operators), steps, len(steps))
+        return _profile(operators, self_times(operators), steps, len(steps))
     raise FluxFastError(
         "there is no denoising step in this trace",
         got=path,
@@ -133,7 +133,7 @@ def _steps(events: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:
     return sorted((e["ts"], e["ts"] + e["dur"]) for e in found)
 
 
-def _self_times(events: Sequence[dict[str, Any]]) -> list[float]:
+def self_times(events: Sequence[dict[str, Any]]) -> list[float]:
     """Of each operator, less the operators that it called on its thread."""
     own = [float(event["dur"]) for event in events]
     order = sorted(range(len(events)), key=lambda i: (events[i]["ts"], -events[i]["dur"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ import torch
 from torch._C._autograd import DeviceType
 
 from fluxfast.call import call_arguments
+from fluxfast.kernel_profile import self_times
 from fluxfast.model import ImageRequest
 from fluxfast.observe import Observer, Region, observed
 from fluxfast.optimization import (
@@ -129,7 +130,7 @@ def forget_compiled_code() -> None:
 
 
 def profiled_step(events: Iterable[Any]) -> ProfiledStep:
-    """Of kineto's events: how often each name ran, and what ran on the device for how long."""
+    """Of kineto's events: how often each name ran, what of it on the device, and for how long."""
     events = list(events)
     on_device = [
         event
@@ -139,8 +140,24 @@ def profiled_step(events: Iterable[Any]) -> ProfiledStep:
     return ProfiledStep(
         counts=Counter(event.name() for event in events),
         kernels=Counter(event.name() for event in on_device),
-        kernel_ms=sum(event.duration_ns() for event in on_device) / 1e6,
+        own_ms=_own_ms(on_device or events),
     )
+
+
+def _own_ms(events: list[Any]) -> dict[str, float]:
+    """By name, in all; of operators, which call each other, less what they called."""
+    times_us = [event.duration_ns() / 1e3 for event in events]
+    if all(event.device_type() == DeviceType.CPU for event in events):
+        times_us = self_times(
+            [
+                {"ts": event.start_ns() / 1e3, "dur": time_us, "tid": event.start_thread_id()}
+                for event, time_us in zip(events, times_us, strict=True)
+            ]
+        )
+    totals: defaultdict[str, float] = defaultdict(float)
+    for event, time_us in zip(events, times_us, strict=True):
+        totals[event.name()] += time_us / 1e3
+    return dict(totals)
 
 
 class _FirstStepOperators(Observer):

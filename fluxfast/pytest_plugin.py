@@ -169,7 +169,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     told = suite.measured if suite.is_recording else suite.judged
     shown = [p for p in suite.selected if p.case.id in told]
     if shown:
-        terminalreporter.write_line(verdict_table([suite.row(planned) for planned in shown]))
+        quality = {planned.case.id: suite.quality_of(planned) for planned in shown}
+        rows = [suite.row(planned) for planned in shown]
+        terminalreporter.write_line(verdict_table(rows, quality))
     for planned in shown:
         terminalreporter.write_line(suite.conditions(planned))
     for planned in shown:

@@ -8,15 +8,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fluxfast.bench.against import BLOCKS, Sides
 from fluxfast.bench.baseline import PROCESSES, Baseline, baseline_for, judged
+from fluxfast.bench.beside import (
+    Figures,
+    eager_picture,
+    figures_path,
+    read_figures,
+    write_beside,
+    write_quality,
+)
 from fluxfast.bench.compare import NOT_JUDGED, Outcome, Verdict, settle
 from fluxfast.bench.matrix import Excluded
 from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_cases, shard
+from fluxfast.bench.progress import left_s, told
 from fluxfast.bench.report import failure_text
 from fluxfast.bench.result import CaseResult, provenance, read_result, result_path, write_result
 from fluxfast.bench.sampling import MIN_IMAGES_ON_CPU, Limits
@@ -25,7 +34,10 @@ from fluxfast.errors import FluxFastError
 from fluxfast.files import write_atomically
 from fluxfast.hardware import Hardware, detect
 from fluxfast.model import MODELS
-from fluxfast.optimization import Artifacts
+from fluxfast.optimization import Artifacts, ProfiledStep
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(kw_only=True)
@@ -33,7 +45,7 @@ class Suite:
     """What one pytest session measures, against what, and what came of it."""
 
     config: pytest.Config
-    started: float = field(default_factory=time.monotonic)
+    begun_s: dict[str, float] = field(default_factory=dict)
     plans: dict[Any, tuple[list[PlannedCase], dict[str, list[Excluded]]]] = field(
         default_factory=dict
     )
@@ -43,7 +55,6 @@ class Suite:
     sides: dict[str, Sides] = field(default_factory=dict)
     mistake: FluxFastError | None = None
     selected: list[PlannedCase] = field(default_factory=list)
-    timed: int = 0
     judged: dict[str, Verdict] = field(default_factory=dict)
 
     def option(self, name: str) -> Any:
@@ -147,12 +158,15 @@ class Suite:
         case_id = planned.case.id
         verdict = self.verdicts()[case_id]
         self.judged[case_id] = verdict
-        told = {"outcome": verdict.outcome.value, "reason": verdict.reason}
-        write_atomically(self.results_folder / "verdicts" / f"{case_id}.json", json.dumps(told))
         if self.records_by_itself and not self.sides and self._adds_to_baseline(case_id, verdict):
             self.recorded.add(case_id)
-            return None if verdict.outcome is Outcome.NEW else verdict
-        return verdict
+        is_first = verdict.outcome is Outcome.NEW and case_id in self.recorded
+        said = {"outcome": verdict.outcome.value, "reason": verdict.reason}
+        if is_first:
+            said = {"outcome": "recorded", "reason": "the first of this CPU's own baseline"}
+        path = figures_path(self.results_folder, "verdicts", planned.case)
+        write_atomically(path, json.dumps(said))
+        return None if is_first else verdict
 
     def _adds_to_baseline(self, case_id: str, verdict: Verdict) -> bool:
         """A CPU's own baseline grows to three processes, of those that were not slower."""
@@ -174,9 +188,27 @@ class Suite:
         given += [f"--model={model}" for model in self.option("model") or ()]
         return given + ([f"--rounds={self.option('rounds')}"] if self.option("rounds") else [])
 
-    def store(self, result: CaseResult) -> None:
+    def store(
+        self, result: CaseResult, step: ProfiledStep, picture: Image, eager: Image | None
+    ) -> None:
+        """`eager`: the eager picture where one was drawn beside; else that of the eager case."""
+        drawn = [result.case for result in self.measured.values()]
+        eager = eager or eager_picture(self.results_folder, result.case, drawn)
+        write_beside(self.results_folder, result, step, picture, eager)
         write_result(self.results_folder, result)
-        self.timed += 1
+
+    def store_quality(self, planned: PlannedCase) -> None:
+        """With --against, where a process drew one case and could not know the eager picture."""
+        drawn = [result.case for result in self.measured.values()]
+        if self.quality_of(planned) is None:
+            write_quality(self._drawn_in, planned.case, drawn)
+
+    @property
+    def _drawn_in(self) -> Path:
+        return self.results_folder / "B1" if self.sides else self.results_folder
+
+    def quality_of(self, planned: PlannedCase) -> Figures | None:
+        return read_figures(self._drawn_in, "quality", planned.case)
 
     def say(self, planned: PlannedCase, stage: str) -> None:
         """A line of progress, past pytest's capture."""
@@ -184,10 +216,14 @@ class Suite:
         capture: Any = self.config.pluginmanager.get_plugin("capturemanager")
         if reporter is None or capture is None or self.config.get_verbosity() < 0:
             return
-        number = self.selected.index(planned) + 1
-        left = f", about {self._minutes_left(number):.0f} min left" if self.timed else ""
+        now_s, number = time.monotonic(), self.selected.index(planned) + 1
+        self.begun_s.setdefault(planned.case.id, now_s)
+        after = [p for p in self.selected if p.case.id not in {*self.begun_s, *self.measured}]
+        left = told(left_s(list(self.begun_s.values()), now_s, len(after)))
         with capture.global_and_fixture_disabled():
-            reporter.write_line("")
+            if reporter.currentfspath is None:  # the line that ends here is one of these
+                reporter.write_line("")
+            reporter.ensure_newline()
             reporter.write(
                 f"[{number}/{len(self.selected)}{left}] {planned.case.model}, {planned.label}: "
                 f"{stage} "
@@ -221,7 +257,3 @@ class Suite:
         if verdict is None or verdict.outcome not in (Outcome.FASTER, *NOT_JUDGED):
             return None
         return failure_text(planned.case, verdict)
-
-    def _minutes_left(self, number: int) -> float:
-        elapsed_s = time.monotonic() - self.started
-        return elapsed_s / self.timed * (len(self.selected) - number + 1) / 60

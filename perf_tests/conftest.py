@@ -43,7 +43,7 @@ def fixed_work() -> FixedWork:
 
 
 @pytest.fixture
-def eager(planned: PlannedCase, eager_pipelines: Any) -> BuiltPipeline | None:
+def eager(planned: PlannedCase, suite: Suite, eager_pipelines: Any) -> BuiltPipeline | None:
     """The unoptimized pipeline of this workload, built once; None on a GPU, whose clock holds."""
     situation = planned.plan.situation
     if situation.hardware.is_gpu:
@@ -51,6 +51,7 @@ def eager(planned: PlannedCase, eager_pipelines: Any) -> BuiltPipeline | None:
     pipelines, stack = eager_pipelines
     workload = planned.case.workload
     if workload not in pipelines:
+        suite.say(planned, "building the eager pipeline that it is timed beside")
         reference = planned_case((), planned.checkpoint, situation)
         pipelines[workload] = stack.enter_context(build(reference.checkpoint, reference.plan))
         pipelines[workload].draw()

@@ -75,8 +75,8 @@ def compared(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
         return measure_in(tree, planned.case, options, suite.results_folder / f"{side}{number + 1}")
 
     suite.sides[planned.case.id] = sides = interleaved(measure)
+    suite.store_quality(planned)
     suite.failed.discard(planned.case.id)
-    suite.timed += 1
     return sides.ours[-1]
 
 
@@ -90,13 +90,15 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
     if eager is not None:
         sampler.fixed_work = request.getfixturevalue("fixed_work")
 
-    suite.say(planned, "compiling and warming up")
-    first = sampler.warm_up()
+    suite.say(planned, "compiling (the first image)" if built.plan.compiles else "first image")
+    first = sampler.first_image()
+    suite.say(planned, "warming up")
+    sampler.warm_up()
     warm_graphs = dynamo_counters()["unique_graphs"]
     before = canaries(hardware)
     reset_peak_memory(built)
 
-    suite.say(planned, "timing")
+    suite.say(planned, f"sampling: {limits}")
     benchmark.group = f"{planned.case.model} {planned.case.weights}"
     benchmark.pedantic(
         sampler.draw,
@@ -126,8 +128,8 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
 
     after = canaries(hardware)
     if not limits.rounds and suite.outcome_of(result()) is Outcome.UNDECIDED:
-        suite.say(planned, "undecided, timing on")
         sampler.limits = limits.extended(len(sampler.images))
+        suite.say(planned, f"sampling on, for it is undecided: {sampler.limits}")
         sample_on(sampler, benchmark)
         after = canaries(hardware)
     found = result()
@@ -137,7 +139,8 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
         pytest.fail(
             f"{planned.case.id}: asked for but not in force: {'; '.join(absent)}", pytrace=False
         )
-    suite.store(found)
+    eager_picture = sampler.eager_drawn[0] if eager else None
+    suite.store(found, evidence.step, sampler.drawn[0], eager_picture)
     suite.failed.discard(planned.case.id)
     return found
 

@@ -136,7 +136,16 @@ def test_every_option_is_described(whole_parser):
     (commands,) = (a for a in whole_parser._actions if isinstance(a, argparse._SubParsersAction))
     missing = {
         option
-        for name in ("report", "history", "merge", "matrix", "doctor", "generate", "bench")
+        for name in (
+            "report",
+            "history",
+            "merge",
+            "matrix",
+            "doctor",
+            "generate",
+            "bench",
+            "roofline",
+        )
         for action in commands.choices[name]._actions
         for option in action.option_strings
         if option.startswith("--") and option != "--help" and option not in text

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from fluxfast.bench.baseline import cpu_slug
+from fluxfast.bench.beside import picture_path, read_figures
 from fluxfast.bench.result import read_result
 from fluxfast.hardware import detect
 from fluxfast.pytest_plugin import INVALID_RUNNER_STATUS
@@ -53,8 +56,21 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
     assert len(benchmark["extra_info"]["images"][0]["step_ms"]) == 4
     assert benchmark["extra_info"]["environment"]["hardware"]["platform"] == "cpu"
 
-    second = run(project)
-    assert second.ret == 0
+    first.stdout.re_match_lines(
+        [
+            r"\[1/1\] schnell, eager: building the eager pipeline .*",
+            r"\[1/1\] schnell, eager: building ",
+            r"\[1/1\] schnell, eager: first image ",
+            r"\[1/1\] schnell, eager: warming up ",
+            r"\[1/1\] schnell, eager: sampling: 2 images \.",
+            r"schnell +eager .* same .* recorded",  # the picture, beside that of the eager pipeline
+        ],
+        consecutive=False,
+    )
+    assert junit_outcomes(project) == [[], []]
+
+    second = run(project, "-q")
+    assert second.ret == 0 and "eager: sampling" not in second.stdout.str()
     second.stdout.re_match_lines([r"schnell\s+eager.*(same|UNDECIDED)"])
     path = local_baseline(project)
     recorded = path.read_text()
@@ -62,8 +78,9 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
 
     # The pipeline got ten times slower than its baseline says.
     rewrite(path, lambda p: p.update(reference_e2e_s=[s * 10 for s in p["reference_e2e_s"]]))
-    slower = run(project)
+    slower = run(project, "--junitxml=junit.xml")
     assert slower.ret == pytest.ExitCode.TESTS_FAILED
+    assert junit_outcomes(project) == [[], ["failure"]]
     slower.assert_outcomes(passed=1, failed=1)
     slower.stdout.fnmatch_lines(
         ["*SLOWER: whole image: eager_ratio *", "*remedy: *baseline accept*"]
@@ -72,10 +89,19 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
     # The machine got ten times slower: no figure of the case says anything.
     path.write_text(recorded)
     rewrite(path, lambda p: p["canaries"].update(python_ms=[0.1 * p["canaries"]["python_ms"][0]]))
-    invalid = run(project)
+    invalid = run(project, "--lf")  # the verdict alone, and it measures the case by itself
     assert invalid.ret == INVALID_RUNNER_STATUS
-    invalid.assert_outcomes(passed=1, skipped=1)
+    invalid.assert_outcomes(skipped=1)
     invalid.stdout.fnmatch_lines(["*INVALID RUNNER: canary python_ms *"])
+
+
+def junit_outcomes(project) -> list[list[str]]:
+    """What each test case of the file has in it; none where it passed."""
+    root = ElementTree.parse(project.path / "junit.xml").getroot()
+    return [
+        [element.tag for element in test if element.tag != "properties"]
+        for test in root.iter("testcase")
+    ]
 
 
 def rewrite(path, change):
@@ -91,7 +117,13 @@ def test_recording_judges_nothing_and_leaves_a_candidate(project):
     recorded.assert_outcomes(skipped=2)
     recorded.stdout.fnmatch_lines(["*accept them with: fluxfast baseline accept*candidate"])
     (path,) = (project.path / "candidate").glob("*.json")
-    assert read_result(path).case.num_inference_steps == 4
+    case = read_result(path).case
+    assert case.num_inference_steps == 4
+    folder = project.path / "candidate"
+    with Image.open(picture_path(folder, case)) as picture:
+        assert picture.size == (64, 64)
+    assert read_figures(folder, "quality", case) == {"psnr_db": None, "ssim": 1.0}
+    assert read_figures(folder, "kernels", case)["GEMM"] > 0
     assert not local_baseline(project).exists()
 
 
@@ -164,7 +196,9 @@ def test_an_optimization_that_is_not_there_fails(project):
         "-x",
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*asked for but not in force: int8: 0 of 27 block layers*"])
+    result.stdout.fnmatch_lines(["*asked for but not in force: int8: 0 of * block layers*"])
+    result.assert_outcomes(failed=1)  # and nothing of the other cases after it
+    result.stdout.fnmatch_lines(["*stopping after 1 failures*"])
 
 
 def test_ctrl_c_keeps_the_results_so_far_and_resume_goes_on_from_them(project):

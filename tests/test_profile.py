@@ -10,6 +10,7 @@ from fluxfast.bench.case import Case
 from fluxfast.cli import main
 from fluxfast.commands.roofline import text_of
 from fluxfast.errors import FluxFastError
+from fluxfast.files import write_atomically
 from fluxfast.kernel_profile import Category, category_of, difference, read_profile
 from fluxfast.model import DEV, KONTEXT, SCHNELL, default_request
 from fluxfast.roofline import Ceilings, by_category, floor_ms, modulation_bytes, shape_of, step_work
@@ -189,3 +190,16 @@ def test_the_roofline_of_a_case_has_ceilings_floor_and_gap(capsys):
     printed = text_of(figures)
     assert "mini model" in printed and "a sketch" in printed and "above it" in printed
     assert "--time" in text_of(figures | {"step_ms": None})
+
+
+def test_the_roofline_goes_beside_the_result_of_a_case_that_was_profiled(tmp_path, capsys):
+    command = ["roofline", TINY, "--device", "cpu", "--results", str(tmp_path)]
+    assert main(command) == 2
+    assert "no kernel times of this case" in capsys.readouterr().err
+    write_atomically(tmp_path / "kernels" / f"{TINY}.json", '{"GEMM": 50.0, "norm": 1.0}')
+    assert main(command) == 0
+    written = json.loads((tmp_path / "roofline" / f"{TINY}.json").read_text())
+    (products,) = written["kernels"]  # no attention was profiled, and none is made up
+    assert products["name"] == "GEMM" and products["ms"] == 50.0
+    speed = products["tflop"] / products["ms"] * 1e3
+    assert 0 < speed < 10 and all(ceiling > 0 for ceiling in written["ceilings"].values())

@@ -105,6 +105,15 @@ def test_a_baseline_and_a_folder_are_both_read_and_extras_are_shown(tmp_path):
     for section in ("quality", "kernels", "roofline", "pictures", "steps", "stages", "staircase"):
         assert f'<section id="{section}"' in text, section
     assert text.count("difference × 8:") == 2 * 8
+    assert text.count('data-sort="Infinity">same</td>') == 2  # the eager pictures themselves
+    written = tmp_path / "page.json"
+    assert main(["report", str(folder), "--json", str(written)]) == 0
+
+    def no_json(constant):
+        raise AssertionError(constant)
+
+    cases = json.loads(written.read_text(), parse_constant=no_json)["cases"]
+    assert [c["quality"]["psnr_db"] for c in cases].count(None) == 2
     assert main(["report", "baselines/nvidia-h200.json"]) == 0
 
 

@@ -60,8 +60,10 @@ def open_browser(*flags):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-        yield browser
-        browser.quit()
+        try:
+            yield browser
+        finally:
+            browser.quit()
 
 
 @pytest.fixture(scope="module")

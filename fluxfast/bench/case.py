@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,10 @@ ID = re.compile(
     r"(?P<model>\w+)-(?P<weights>\w+)-(?P<height>\d+)x(?P<width>\d+)"
     r"-b(?P<batch_size>\d+)-s(?P<num_inference_steps>\d+)-(?P<names>[\w+]+)"
 )
+
+
+# What counts as unoptimized: the first of these that a workload has.
+EAGER = (("bf16",), ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,11 @@ class Case:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"optimizations": list(self.optimizations)}
+
+    def eager_among(self, cases: Iterable[Case]) -> Case | None:
+        """The unoptimized case of the same workload."""
+        found = {c.optimizations: c for c in cases if c.workload == self.workload}
+        return next((found[names] for names in EAGER if names in found), None)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Case:

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,9 @@ from fluxfast.observe import Observer, Region, Together, observed
 from fluxfast.optimization import Artifacts, Evidence, Plan, ProfiledStep, Proof
 from fluxfast.pipeline import BuiltPipeline, dynamo_counters
 from fluxfast.telemetry import Reader, Reading, during
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Mark = Any  # a recorded torch.cuda.Event, or a reading of time.perf_counter
 
@@ -103,7 +106,7 @@ class Sampler:
 
     `eager`, `fixed_work`: on a CPU, timed beside each image. `read_gpu`: None where nothing reads
     it. An image drawn by a GPU that was held back is discarded, `limits.max_discarded` at most.
-    `faults`: slowdowns put in on purpose (faults.py).
+    `faults`: slowdowns put in on purpose (faults.py). `drawn`, `eager_drawn`: the newest images.
     """
 
     built: BuiltPipeline
@@ -112,6 +115,8 @@ class Sampler:
     fixed_work: FixedWork | None = None
     read_gpu: Reader | None = None
     faults: tuple[Observer, ...] = ()
+    drawn: list[Image] = field(default_factory=list)
+    eager_drawn: list[Image] = field(default_factory=list)
     images: list[ImageTiming] = field(default_factory=list)
     reference_e2e_s: list[float] = field(default_factory=list)
     pace_ms: list[float] = field(default_factory=list)
@@ -121,10 +126,14 @@ class Sampler:
     why_warm: str = ""
     before: tuple[float | None, float | None, Reading | None] | None = None
 
-    def warm_up(self) -> ImageTiming:
-        """Draw until the step time has no trend; the first image, with all that it compiled."""
+    def first_image(self) -> ImageTiming:
+        """With all that is compiled on the way."""
         first, _ = time_image(self.built)
         reset_peak_memory(self.built)
+        return first
+
+    def warm_up(self) -> None:
+        """Draw on until the step time has no trend."""
         tolerance = STEADY_ON_GPU if self._on_gpu else STEADY_ON_CPU
         steps_ms: list[float] = []
         started = time.perf_counter()
@@ -135,7 +144,6 @@ class Sampler:
             self.why_warm = why_warm(steps_ms, elapsed_s, tolerance, self.limits)
         self.why_warm = f"{1 + len(steps_ms)} images: {self.why_warm}"
         self.steady_step_ms = steps_ms[-1]
-        return first
 
     @property
     def _on_gpu(self) -> bool:
@@ -144,13 +152,16 @@ class Sampler:
     def prepare(self) -> None:
         """Just before an image: what is timed beside it, then a look at the GPU."""
         self.started = time.perf_counter()
-        eager_s = time_image(self.eager)[0].e2e_s if self.eager else None
+        eager_s = self._draw_eager(self.eager) if self.eager else None
         pace_ms = self.fixed_work.ms() if self.fixed_work else None
         self.before = eager_s, pace_ms, self.read_gpu() if self.read_gpu else None
 
-    def draw(self) -> Any:
-        self.timing, drawn = time_image(self.built, *self.faults)
-        return drawn
+    def _draw_eager(self, eager: BuiltPipeline) -> float:
+        timing, self.eager_drawn = time_image(eager)
+        return timing.e2e_s
+
+    def draw(self) -> None:
+        self.timing, self.drawn = time_image(self.built, *self.faults)
 
     def finish(self) -> None:
         """Just after an image: it is kept, unless the GPU was held back."""

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fluxfast.bench.beside import Figures, told
 from fluxfast.bench.case import Case
 from fluxfast.bench.compare import Outcome, Verdict
 from fluxfast.bench.summary import CaseSummary
@@ -44,15 +45,13 @@ def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
 
     On a CPU it is the interleaved ratio; on a GPU the eager case is the bfloat16 one.
     """
-    summaries = list(summaries)
-    eager = {s.case.workload: s for s in summaries if s.case.optimizations in ((), ("bf16",))}
-    eager |= {s.case.workload: s for s in summaries if s.case.optimizations == ("bf16",)}
+    by_case = {summary.case: summary for summary in summaries}
     found = {}
-    for summary in summaries:
+    for case, summary in by_case.items():
         if summary.eager_ratio:
-            found[summary.case.id] = 1 / summary.eager_ratio
-        elif summary.case.workload in eager:
-            found[summary.case.id] = eager[summary.case.workload].e2e_s / summary.e2e_s
+            found[case.id] = 1 / summary.eager_ratio
+        elif eager := case.eager_among(by_case):
+            found[case.id] = by_case[eager].e2e_s / summary.e2e_s
     return found
 
 
@@ -68,18 +67,29 @@ def against(verdict: Verdict) -> str:
     return f"{text} ({100 * low:+.0f}…{100 * high:+.0f})"
 
 
-def verdict_table(rows: Sequence[tuple[str, CaseSummary, Verdict | None]]) -> str:
+def verdict_table(
+    rows: Sequence[tuple[str, CaseSummary, Verdict | None]],
+    quality: Mapping[str, Figures | None] | None = None,
+) -> str:
     """One row a case: label, figures, verdict; None stands for a case that was only recorded.
 
-    A figure that no case has gets no column; names of optimizations are not broken.
+    `quality`: by case id, against the eager picture. A figure that no case has gets no column;
+    names of optimizations are not broken.
     """
-    speed = speedups(summary for _, summary, _ in rows)
-    numbers = ("image s", "step ms", "decode ms", "compile s", "GiB", "speed", "change (95%)")
+    speed, quality = speedups(summary for _, summary, _ in rows), quality or {}
+    numbers = (
+        *("image\ns", "step\nms", "compile\ns", "GiB", "PSNR\ndB", "speed"),
+        "change\n(95%)",
+    )
     figures = [
         (
-            *_figures(summary),
+            figure(summary.e2e_s, 2),
+            figure(summary.step_ms, 1),
+            figure(summary.compile_s, 0),
+            figure(summary.peak_memory_gib, 1),
+            told(quality.get(summary.case.id)),
             f"{speed[summary.case.id]:.2f}×" if summary.case.id in speed else "–",
-            against(verdict) if verdict else "–",
+            _broken(against(verdict), 16) if verdict else "–",
         )
         for _, summary, verdict in rows
     ]
@@ -88,10 +98,16 @@ def verdict_table(rows: Sequence[tuple[str, CaseSummary, Verdict | None]]) -> st
     table = plain_table("model", "case", *columns, "verdict", numbers=columns)
     words = [word for name, _, _ in rows for word in name.split()]
     table.columns[1].min_width = max(map(len, words))
-    table.columns[-1].min_width = len("verdict")
     for (name, summary, verdict), row in zip(rows, figures, strict=True):
-        table.add_row(summary.case.model, name, *(row[i] for i in known), _word(verdict))
+        table.add_row(
+            summary.case.model, name, *(row[i] for i in known), _broken(_word(verdict), 9)
+        )
     return render(table)
+
+
+def _broken(text: str, width: int) -> str:
+    """At the space, where it is longer: the table keeps to its width then."""
+    return text if len(text) <= width else text.replace(" ", "\n")
 
 
 def _word(verdict: Verdict | None) -> str:

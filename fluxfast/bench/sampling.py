@@ -32,6 +32,12 @@ class Limits:
     noise_window: int = 8
     noise_stability: float = 0.05
 
+    def __str__(self) -> str:
+        """As it is told to people."""
+        if self.rounds:
+            return f"{self.rounds} images"
+        return f"{self.min_images} images or more, about {self.sampling_s:.0f} s at most"
+
     def extended(self, images: int) -> Limits:
         """For an undecided case that has so many images: as many again, once."""
         return replace(self, rounds=2 * images)

@@ -5,19 +5,33 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fluxfast.architecture import MINI, PUBLISHED
+from fluxfast.bench.beside import Figures, figures_path, read_figures
+from fluxfast.bench.case import Case
 from fluxfast.bench.measure import time_image
 from fluxfast.bench.planned import PlannedCase, planned_case, planned_from_id, situation_of
 from fluxfast.bench.report import plain_table, render
 from fluxfast.ceilings import measured_ceilings
 from fluxfast.console import Console, out
+from fluxfast.errors import FluxFastError
+from fluxfast.files import write_atomically
 from fluxfast.hardware import detect
 from fluxfast.optimization import Axis, Plan, default_names
 from fluxfast.pipeline import build
-from fluxfast.roofline import Ceilings, Work, by_category, floor_ms, shape_of, step_work
+from fluxfast.roofline import (
+    Category,
+    Ceilings,
+    Work,
+    by_category,
+    floor_ms,
+    shape_of,
+    step_work,
+)
 from fluxfast.weights import WeightsKind, resolve
 
 QUANTIZED = ("fp8_per_row", "fp8_per_tensor")
@@ -34,12 +48,19 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--time", action="store_true", help="draw the case as well, for its gap")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="write beside the case's result there what `fluxfast report` draws",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     planned, console = _planned(options), Console()
     plan = planned.plan
+    times_ms = _times_ms(options.results, planned.case) if options.results else {}
     mini = planned.checkpoint.kind is WeightsKind.MINI
     architecture = MINI if mini else PUBLISHED
     shape = shape_of(architecture, plan.situation.model, plan.situation.request)
@@ -54,6 +75,9 @@ def run(options: argparse.Namespace) -> None:
     )
     work = step_work(shape, fp8=fp8, fp8_attention=plan.choice(Axis.ATTENTION) in FP8_ATTENTION)
     step_ms = _step_ms(planned, console) if options.time else None
+    if options.results:
+        beside = json.dumps(for_report(ceilings, work, times_ms))
+        write_atomically(figures_path(options.results, "roofline", planned.case), beside)
     figures = _figures(plan, planned, ceilings, work, step_ms)
     out(json.dumps(figures, indent=1) if options.json else text_of(figures))
 
@@ -65,6 +89,42 @@ def _planned(options: argparse.Namespace) -> PlannedCase:
     checkpoint = resolve("dev", "auto", hardware)
     situation = situation_of(checkpoint, hardware)
     return planned_case(default_names(situation), checkpoint, situation)
+
+
+def _times_ms(results: Path, case: Case) -> Figures:
+    """Of one step by category, as `pytest perf_tests` profiled it."""
+    times_ms = read_figures(results, "kernels", case)
+    if times_ms is None:
+        raise FluxFastError(
+            "there are no kernel times of this case",
+            got=figures_path(results, "kernels", case),
+            allowed="a folder in which pytest perf_tests --results has measured the case",
+            remedy="measure it first, or leave --results out",
+        )
+    return times_ms
+
+
+def for_report(ceilings: Ceilings, work: Sequence[Work], times_ms: Figures) -> dict[str, Any]:
+    """What a step does in products and in attention, and how long it took: roofline/CASE.json.
+
+    Passes over memory do no arithmetic that counts, and have no place under a roofline. Products
+    of the time include those of modulation and embeddings, which `work` has not.
+    """
+    kernels = []
+    for category in (Category.GEMM, Category.ATTENTION):
+        if ms := times_ms.get(category.value):
+            done = [one for one in work if one.category is category]
+            tflop = sum(one.count * one.operations for one in done) / 1e12
+            gb = sum(one.count * one.bytes for one in done) / 1e9
+            kernels.append({"name": category.value, "tflop": tflop, "gb": gb, "ms": ms})
+    return {
+        "ceilings": {
+            "tflops": ceilings.gemm_tflops,
+            "attention_tflops": ceilings.attention_tflops,
+            "tb_per_s": ceilings.copy_tb_s,
+        },
+        "kernels": kernels,
+    }
 
 
 def _step_ms(planned: PlannedCase, console: Console) -> float:

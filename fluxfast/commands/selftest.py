@@ -141,7 +141,8 @@ def _measure(planned: PlannedCase, options: argparse.Namespace, folder: Path) ->
             beside["eager"] = stack.enter_context(build(eager.checkpoint, eager.plan))
             beside["fixed_work"] = FixedWork()
         warm = Sampler(built=built, limits=Limits(rounds=options.images))
-        first = warm.warm_up()
+        first = warm.first_image()
+        warm.warm_up()
         warm_graphs = dynamo_counters()["unique_graphs"]
         for number in range(options.runs):
             for fault in faults(situation.hardware):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +14,7 @@ from fluxfast.report.labels import joined, staircase_of
 from fluxfast.report.rows import Row
 
 BAR_PX = 26
+SAME = "same"  # a picture that is no other than the eager one
 BETTER_LOW = (
     "lpips",
     "fid",
@@ -155,30 +157,41 @@ def effects_chart(found: Sequence[Effect]) -> Chart | None:
 
 
 def pareto(rows: Sequence[Row]) -> Chart | None:
-    """Latency against the first figure of quality that the rows have; of one workload."""
+    """Latency against the first figure of quality that the rows have; of one workload.
+
+    A figure without bound (the same picture) is drawn a little above the best that has one.
+    """
     figures = [row.measured.extras.get("quality") for row in rows]
     name = next((n for figure in figures if figure for n in figure), None)
     if name is None:
         return None
     alt, less_is_better = altair(), name in BETTER_LOW
     points = [
-        (row.label, row.value, float(figure[name]))
+        (row.label, row.value, math.inf if figure[name] is None else float(figure[name]))
         for row, figure in zip(rows, figures, strict=True)
         if figure and name in figure
     ]
     front = _front([(v, -q if less_is_better else q) for _, v, q in points])
+    best = max((q for *_, q in points if q < math.inf), default=0.0)
+    top = 1.1 * best or 1.0
     data = [
         {
             "case": c,
             "value": v,
-            "quality": q,
+            "quality": min(q, top),
+            "told": SAME if q == math.inf else f"{q:.4g}",
             "where": "best for its time" if i in front else "other",
         }
         for i, (c, v, q) in enumerate(points)
     ]
     base = alt.Chart(alt.Data(values=data)).encode(
         x=alt.X("value:Q", title=axis_title(rows[0].unit), scale=alt.Scale(zero=False, padding=20)),
-        y=alt.Y("quality:Q", title=name, scale=alt.Scale(zero=False, padding=20)),
+        y=alt.Y(
+            "quality:Q",
+            title=name,
+            scale=alt.Scale(zero=False, padding=20),
+            axis=alt.Axis(labelExpr=f"datum.value > {best} ? '' : datum.label"),
+        ),
     )
     line = base.transform_filter("datum.where == 'best for its time'").mark_line(
         interpolate="step-after", strokeDash=[5, 3]
@@ -186,15 +199,16 @@ def pareto(rows: Sequence[Row]) -> Chart | None:
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(
         color=alt.Color("where:N", title=None, legend=alt.Legend(orient="top")),
         shape=alt.Shape("where:N", title=None, legend=alt.Legend(orient="top")),
-        tooltip=["case:N", "value:Q", "quality:Q"],
+        tooltip=["case:N", "value:Q", "told:N"],
     )
+    words = base.transform_filter(f"datum.told == '{SAME}'").mark_text(dy=-12).encode(text="told:N")
     return chart_of(
         rows[0].workload,
         f"{name} against the eager picture: {'less' if less_is_better else 'more'} is better. "
         "No case is better in both than those on the line.",
-        (line + marks).properties(width="container", height=280),
+        (line + marks + words).properties(width="container", height=280),
         ("case", axis_title(rows[0].unit), name, ""),
-        [(d["case"], d["value"], d["quality"], d["where"]) for d in data],
+        [(d["case"], d["value"], d["told"], d["where"]) for d in data],
     )
 
 

@@ -1,11 +1,13 @@
 """Reading what a report is made from: result folders and baseline files. No torch.
 
-A results folder may hold more than results, made by whoever can make it; CASE is a case's id:
+A results folder holds more than results. `pytest perf_tests` writes all but the roofline, which
+`fluxfast roofline CASE --results DIR` writes; CASE is the id of a case:
 
-- `CASE.png`: the picture that the case drew
-- `quality/CASE.json`: figures against the eager picture, as {"psnr_db": 41.2, "ssim": 0.98}
-- `kernels/CASE.json`: milliseconds of one step by kind of kernel, as {"gemm": 40.0}
-- `roofline/CASE.json`: {"ceilings": {"tflops": 1300, "tb_per_s": 4.29},
+- `CASE.png`: the last picture that the case drew, of a batch the first
+- `quality/CASE.json`: figures against the eager picture, as {"psnr_db": 41.2, "ssim": 0.98}; null
+  stands for what has no bound, as the psnr_db of a picture that is the same
+- `kernels/CASE.json`: milliseconds of one step by kind of kernel, as {"GEMM": 40.0}
+- `roofline/CASE.json`: {"ceilings": {"tflops": 1300, "attention_tflops": 900, "tb_per_s": 4.29},
   "kernels": [{"name": "…", "tflop": 0.9, "gb": 1.2, "ms": 1.1}]}
 - `verdicts/CASE.json`: what the run itself said, as {"outcome": "slower", "reason": "…"}
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.baseline import Baseline, read_baseline
+from fluxfast.bench.beside import figures_path, picture_path
 from fluxfast.bench.result import CaseResult, read_json, read_results
 from fluxfast.errors import BaselineError
 
@@ -72,8 +75,8 @@ def _of_baseline(baseline: Baseline) -> list[Measured]:
 
 
 def _with_extras(folder: Path, result: CaseResult) -> Measured:
-    picture = folder / f"{result.case.id}.png"
-    files = {kind: folder / kind / f"{result.case.id}.json" for kind in EXTRAS}
+    picture = picture_path(folder, result.case)
+    files = {kind: figures_path(folder, kind, result.case) for kind in EXTRAS}
     return Measured(
         results=(result,),
         picture=picture if picture.exists() else None,

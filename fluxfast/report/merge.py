@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fluxfast.bench.beside import figures_path, picture_path
 from fluxfast.bench.machine import hardware_of
 from fluxfast.bench.result import CaseResult, read_result, read_results
 from fluxfast.errors import BaselineError
@@ -108,9 +109,12 @@ def _copy(path: Path, result: CaseResult, whole: Path) -> None:
         target = whole / f"{result.case.id}.{number}.json"
     whole.mkdir(exist_ok=True)
     shutil.copyfile(path, target)
-    beside = [Path(f"{result.case.id}.png")]
-    beside += [Path(kind) / f"{result.case.id}.json" for kind in EXTRAS]
-    for extra in beside:
-        if (path.parent / extra).exists():
-            (whole / extra).parent.mkdir(exist_ok=True)
-            shutil.copyfile(path.parent / extra, whole / extra)
+    for source, copy in zip(_beside(path.parent, result), _beside(whole, result), strict=True):
+        if source.exists():
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, copy)
+
+
+def _beside(folder: Path, result: CaseResult) -> list[Path]:
+    kinds = [figures_path(folder, kind, result.case) for kind in EXTRAS]
+    return [picture_path(folder, result.case), *kinds]

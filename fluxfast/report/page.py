@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from fluxfast.extras import extra
-from fluxfast.report.charts import Chart, effects_chart, pareto, staircase
+from fluxfast.report.charts import SAME, Chart, effects_chart, pareto, staircase
 from fluxfast.report.pictures import trios
 from fluxfast.report.profiles import kernels, roofline, stages, steps, telemetry
 from fluxfast.report.report import Report
@@ -181,10 +181,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     qualities: dict[str, None] = {}
     for row in rows:
         qualities |= dict.fromkeys(row.measured.extras.get("quality", {}))
-    columns += [
-        number(n, lambda r, n=n: r.measured.extras.get("quality", {}).get(n), 3)  # type: ignore[misc]
-        for n in qualities
-    ]
+    columns += [Column(name=n, kind="number", of=partial(_quality, n)) for n in qualities]
     return [
         *(c for c in columns if c.kind != "number" or any(c.of(row)[0] != "–" for row in rows)),
         Column(name="Command", kind="command", of=lambda r: ("", "", "")),
@@ -198,6 +195,13 @@ def _cell(column: Column, row: Row) -> Cell:
 
 def _number(value: float | None, digits: int, unit: str = "") -> tuple[str, Any, str]:
     return ("–", "", "") if value is None else (f"{value:.{digits}f}{unit}", value, "")
+
+
+def _quality(name: str, row: Row) -> tuple[str, Any, str]:
+    figures = row.measured.extras.get("quality", {})
+    if name in figures and figures[name] is None:
+        return SAME, "Infinity", ""
+    return _number(figures.get(name), 3)
 
 
 def _verdict(row: Row) -> tuple[str, Any, str]:

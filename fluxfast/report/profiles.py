@@ -84,16 +84,18 @@ def roofline(row: Row) -> Chart | None:
         }
         for k in found["kernels"]
     ]
-    lowest = min([d["intensity"] for d in data]) / 2
-    highest = max([d["intensity"] for d in data] + [ceilings["tflops"] / ceilings["tb_per_s"]]) * 2
-    ridge = ceilings["tflops"] / ceilings["tb_per_s"]
+    roofs = {"GEMM": ceilings["tflops"], "attention": ceilings.get("attention_tflops")}
+    ridges = {name: top / ceilings["tb_per_s"] for name, top in roofs.items() if top}
+    reached = [d["intensity"] for d in data] + list(ridges.values())
     roof = [
-        {"intensity": x, "tflops": min(ceilings["tflops"], x * ceilings["tb_per_s"])}
-        for x in (lowest, ridge, highest)
+        {"kernel": name, "intensity": x, "tflops": min(x, ridge) * ceilings["tb_per_s"]}
+        for name, ridge in ridges.items()
+        for x in (min(reached) / 2, ridge, max(reached) * 2)
     ]
     x = alt.X("intensity:Q", scale=alt.Scale(type="log"), title="operations for each byte")
     y = alt.Y("tflops:Q", scale=alt.Scale(type="log"), title="TFLOP/s")
-    line = alt.Chart(alt.Data(values=roof)).mark_line().encode(x=x, y=y)
+    color = alt.Color("kernel:N", title=None)
+    line = alt.Chart(alt.Data(values=roof)).mark_line().encode(x=x, y=y, color=color)
     points = (
         alt.Chart(alt.Data(values=data))
         .mark_point(filled=True, opacity=0.9)
@@ -101,13 +103,13 @@ def roofline(row: Row) -> Chart | None:
             x=x,
             y=y,
             size=alt.Size("ms:Q", title="ms"),
-            color=alt.Color("kernel:N", title=None),
+            color=color,
             tooltip=["kernel:N", "ms:Q", "intensity:Q", "tflops:Q"],
         )
     )
     return chart_of(
         f"{row.workload}: {row.label}",
-        "The line is what the machine was measured to do; a point below it has room.",
+        "The lines are what the machine was measured to do; a point below its line has room.",
         (line + points).properties(width="container", height=300),
         ("kernel", "operations for each byte", "TFLOP/s", "ms"),
         [(d["kernel"], d["intensity"], d["tflops"], d["ms"]) for d in data],
