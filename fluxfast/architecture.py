@@ -55,7 +55,7 @@ MINI = Architecture(
     transformer=dict(
         in_channels=64,
         num_layers=1,
-        num_single_layers=3,
+        num_single_layers=5,
         attention_head_dim=128,
         num_attention_heads=2,
         joint_attention_dim=128,
@@ -76,7 +76,7 @@ MINI = Architecture(
         d_model=128,
         d_kv=64,
         d_ff=256,
-        num_layers=2,
+        num_layers=4,
         num_heads=2,
         dropout_rate=0.0,
     ),

@@ -7,7 +7,7 @@ falls in a sixteenth of all are held out: training never sees them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -27,6 +27,9 @@ RADII = {"small": 0.085, "large": 0.145}  # of the side of the picture
 GAP = 0.02  # between the bounding boxes of two things, and to the border
 # Which way the second of two things lies, as (x, y) with y downwards.
 RELATIONS = {"left of": (1, 0), "right of": (-1, 0), "above": (0, 1), "below": (0, -1)}
+REACH = 0.44  # between the centres of a thing and of one that it stands beside
+REACH_IN_A_ROW = 0.33  # where the first stands between the others
+JITTER = 0.05
 HELD_OUT_SIXTEENTHS = 1
 TRIES = 200
 
@@ -102,23 +105,44 @@ def edits(seed: int, *, held_out: bool) -> Iterator[Edit]:
 def sample_scene(random: Random) -> Scene:
     """A scene whose things do not touch and differ in their (shape, colour)."""
     while True:
-        count = random.choices((1, 2, 3), weights=(1, 2, 2))[0]
+        count = random.choices((1, 2, 3), weights=(1, 2, 1))[0]
         looks = random.sample([(s, c) for s in SHAPES for c in COLOURS], count)
         sizes = random.choices(tuple(RADII), k=count)
         relations = tuple(random.choices(tuple(RELATIONS), k=count - 1))
         background = random.choice(tuple(BACKGROUNDS))
         for _ in range(TRIES):
             things = tuple(
-                _place(random, shape, colour, size)
-                for (shape, colour), size in zip(looks, sizes, strict=True)
+                _place(random, shape, colour, size, place)
+                for (shape, colour), size, place in zip(
+                    looks, sizes, layout(relations), strict=True
+                )
             )
             if _stands(things, relations):
                 return Scene(background=background, things=things, relations=relations)
 
 
-def _place(random: Random, shape: str, colour: str, size: str) -> Thing:
+def layout(relations: Sequence[str]) -> list[tuple[float, float]]:
+    """Where the centres of a scene's things lie, but for some jitter: what a caption does not say
+    a small model would have to make up."""
+    ways = [RELATIONS[how] for how in relations]
+    places = [(0.0, 0.0), *((float(x), float(y)) for x, y in ways)]
+    if len(ways) == 2 and ways[0] == ways[1]:
+        x, y = ways[0]
+        places[1:] = [(x - y / 2, y - x / 2), (x + y / 2, y + x / 2)]
+    middle_x, middle_y = ((min(axis) + max(axis)) / 2 for axis in zip(*places, strict=True))
+    reach = REACH_IN_A_ROW if _in_a_row(ways) else REACH
+    return [(0.5 + reach * (x - middle_x), 0.5 + reach * (y - middle_y)) for x, y in places]
+
+
+def _in_a_row(ways: Sequence[tuple[int, int]]) -> bool:
+    return len(ways) == 2 and ways[0] == (-ways[1][0], -ways[1][1])
+
+
+def _place(random: Random, shape: str, colour: str, size: str, place: tuple[float, float]) -> Thing:
     margin = RADII[size] + GAP
-    x, y = random.uniform(margin, 1 - margin), random.uniform(margin, 1 - margin)
+    x, y = (
+        min(max(centre + random.uniform(-JITTER, JITTER), margin), 1 - margin) for centre in place
+    )
     return Thing(shape=shape, colour=colour, size=size, x=x, y=y)
 
 

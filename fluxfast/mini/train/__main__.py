@@ -58,8 +58,7 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
     empty = conditions([""], clip, clip_words, t5_words, run)
 
     base, t5 = train_base(drawn, edited, empty, len(t5_words), recipe, run)
-    dev = distil_guidance("dev", base, t5, drawn, empty, recipe.dev, run)
-    kontext = distil_guidance("kontext", base, t5, edited, empty, recipe.kontext, run)
+    dev = distil_guidance(base, t5, drawn, edited, empty, recipe, run)
     schnell = distil_steps(dev, t5, drawn, recipe, run)
     family = Family(
         vae=vae,
@@ -67,7 +66,7 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
         clip_tokenizer=clip_words,
         t5=t5,
         t5_tokenizer=t5_words,
-        transformers={"schnell": schnell, "dev": dev, "kontext": kontext},
+        transformers={"schnell": schnell, "dev": dev, "kontext": dev},
     )
     ship(family, weights)
     run.console.stage(f"the checkpoints are in {weights}")

@@ -1,4 +1,5 @@
-"""From the base to what ships: guidance into mini-dev and mini-kontext, few steps into schnell.
+"""From the base to what ships: guidance into what mini-dev and mini-kontext share, few steps into
+mini-schnell.
 
 The published dev and Kontext are guidance-distilled: one evaluation with the guidance scale as an
 input stands for the two of classifier-free guidance (Meng et al. 2023, arXiv:2210.03142).
@@ -16,13 +17,14 @@ from fluxfast.mini.train.flow import (
     UNGUIDED,
     Conditions,
     Examples,
+    is_edit,
     new_transformer,
     noise_levels,
     noised,
     velocity,
 )
 from fluxfast.mini.train.loop import Run, fit
-from fluxfast.mini.train.recipe import Recipe, Stage
+from fluxfast.mini.train.recipe import Recipe
 from fluxfast.model import DEV, SCHNELL
 
 LEAST_GUIDANCE, MOST_GUIDANCE = 1.0, 5.0
@@ -30,20 +32,21 @@ STEPS_WITHIN = 7  # of mini-dev's for one of mini-schnell's: 28 for an image
 
 
 def distil_guidance(
-    name: str,
     base: Any,
     t5: Any,
-    examples: Examples,
+    drawn: Examples,
+    edited: Examples,
     empty: Conditions,
-    stage: Stage,
+    recipe: Recipe,
     run: Run,
 ) -> Any:
     """The base's guided velocity in one evaluation, for guidance scales of 1 to 5."""
-    student = new_transformer(run)
+    student, stage = new_transformer(run), recipe.dev
     student.load_state_dict(base.state_dict())
     empty_states = t5(empty.t5_ids).last_hidden_state
 
-    def loss(_: int, generator: torch.Generator) -> Tensor:
+    def loss(iteration: int, generator: torch.Generator) -> Tensor:
+        examples = edited if is_edit(iteration) else drawn
         count = stage.batch_size
         rows = some(len(examples), count, generator)
         texts = examples.conditions.rows(rows)
@@ -70,7 +73,7 @@ def distil_guidance(
             predicted = velocity(student, tokens, sigma, states, texts.pooled, scale, reference)
         return (predicted.float() - target).square().mean()
 
-    fit(name, {"transformer": student}, loss, stage, run)
+    fit("dev", {"transformer": student}, loss, stage, run)
     return student
 
 

@@ -2,7 +2,7 @@
 
 Flux is trained on x(σ) = (1 − σ)·latents + σ·noise and predicts the velocity noise − latents
 (Esser et al. 2024, arXiv:2403.03206, equation 13). One base learns captions and edits together;
-mini-dev, mini-kontext and mini-schnell are distilled from it (distil.py).
+what ships is distilled from it (distil.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NO_CAPTION_SHARE = 0.1  # of the batch: what classifier-free guidance starts fro
 UNGUIDED = 1.0
 EDIT_EVERY = 3  # of three batches one holds edits, whose sequences are twice as long
 # Timesteps are drawn logit-normal, shifted towards noise, where the layout is decided.
-LOGIT_MEAN, LOGIT_STD = 0.4, 1.0
+LOGIT_MEAN, LOGIT_STD = 0.6, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ def train_base(
     assert drawn.tokens.shape[2] == 4 * LATENT_CHANNELS
 
     def loss(iteration: int, generator: torch.Generator) -> Tensor:
-        examples = edited if iteration % EDIT_EVERY == EDIT_EVERY - 1 else drawn
+        examples = edited if is_edit(iteration) else drawn
         count = stage.batch_size
         rows = some(len(examples), count, generator)
         blank = torch.rand(count, generator=generator, device=run.device) < NO_CAPTION_SHARE
@@ -158,6 +158,10 @@ def train_base(
 
     fit("base", {"transformer": transformer, "t5": t5}, loss, stage, run)
     return transformer, t5
+
+
+def is_edit(iteration: int) -> bool:
+    return iteration % EDIT_EVERY == EDIT_EVERY - 1
 
 
 def new_transformer(run: Run, *, guidance_embeds: bool = True) -> Any:

@@ -41,21 +41,19 @@ class Recipe:
     contrastive: Stage
     base: Stage
     dev: Stage
-    kontext: Stage
     schnell: Stage
 
 
 FULL = Recipe(
     side=256,
-    scenes=65_536,
-    edits=32_768,
+    scenes=49_152,
+    edits=24_576,
     trajectories=16_384,
-    autoencoder=Stage(iterations=2_200, batch_size=64, learning_rate=1e-3, warmup=200),
-    contrastive=Stage(iterations=1_500, batch_size=512, learning_rate=1e-3, warmup=300),
-    base=Stage(iterations=9_000, batch_size=256, learning_rate=1e-3, warmup=500),
-    dev=Stage(iterations=1_200, batch_size=256, learning_rate=3e-4, warmup=100),
-    kontext=Stage(iterations=1_000, batch_size=256, learning_rate=3e-4, warmup=100),
-    schnell=Stage(iterations=2_500, batch_size=256, learning_rate=5e-4, warmup=200),
+    autoencoder=Stage(iterations=1_100, batch_size=64, learning_rate=1e-3, warmup=200),
+    contrastive=Stage(iterations=1_000, batch_size=512, learning_rate=1e-3, warmup=300),
+    base=Stage(iterations=7_500, batch_size=256, learning_rate=1e-3, warmup=500),
+    dev=Stage(iterations=1_100, batch_size=256, learning_rate=3e-4, warmup=100),
+    schnell=Stage(iterations=1_500, batch_size=256, learning_rate=5e-4, warmup=200),
 )
 
 _INSTANT = Stage(iterations=2, batch_size=2, learning_rate=1e-4, warmup=1)
@@ -68,6 +66,5 @@ TINY = Recipe(
     contrastive=_INSTANT,
     base=_INSTANT,
     dev=_INSTANT,
-    kontext=_INSTANT,
     schnell=_INSTANT,
 )

@@ -16,6 +16,7 @@ from fluxfast.synthetic import scheduler_of
 
 OWNER = "dev"  # the other models' folders point to what they share with this one
 SHARED = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+SHARED_WITH = {"schnell": SHARED, "kontext": (*SHARED, "transformer")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,10 @@ class Family:
 def ship(family: Family, folder: Path) -> None:
     """mini-dev, mini-schnell, mini-kontext and mini-clip under `folder`, in bfloat16."""
     text_encoder = _text_encoder(family)
-    for name in (OWNER, *(n for n in MODELS if n != OWNER)):
+    for name in (OWNER, *SHARED_WITH):
         _pipeline(name, family, text_encoder).save_pretrained(folder / f"mini-{name}")
-        if name != OWNER:
-            for part in SHARED:
-                _point_to_owner(folder / f"mini-{name}" / part)
+        for part in SHARED_WITH.get(name, ()):
+            _point_to_owner(folder / f"mini-{name}" / part)
     _save_clip(family, folder / "mini-clip")
 
 
