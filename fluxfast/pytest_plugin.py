@@ -77,9 +77,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Verdicts come last, when every case has been measured."""
-    items.sort(key=lambda item: getattr(item, "originalname", "") == "test_verdict")
+    items.sort(key=_is_verdict)
     if mistake := config.stash[SUITE].mistake:
         raise pytest.UsageError(f"fluxfast: {mistake}")
+
+
+def _is_verdict(item: pytest.Item) -> bool:
+    return getattr(item, "originalname", "") == "test_verdict"
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -107,11 +111,13 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     lines = [
         f"fluxfast: {hardware.name} ({hardware.architecture}), torch {hardware.packages['torch']}",
         f"fluxfast: weights of {', '.join(kinds)}",
-        f"fluxfast: baseline {suite.baseline.path} ({len(suite.baseline.results)} cases); "
-        f"results in {suite.results_folder}",
+        f"fluxfast: results in {suite.results_folder}",
     ]
-    if suite.records_by_itself and not suite.baseline.results and not suite.is_recording:
-        lines.append("fluxfast: this CPU has no baseline yet: this run records it and passes")
+    if any(_is_verdict(item) for item in items):
+        known = suite.baseline.results
+        lines.append(f"fluxfast: baseline {suite.baseline.path} ({len(known)} cases)")
+        if suite.records_by_itself and not known and not suite.is_recording:
+            lines.append("fluxfast: this CPU has no baseline yet: this run records it and passes")
     if suite.option("resume") and suite.why_not_resumed:
         lines.append(f"fluxfast: nothing is resumed: {suite.why_not_resumed}")
     reasons: dict[str, list[str]] = {}

@@ -70,7 +70,7 @@ def _one(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult], 
 
 
 # GPU noise: the H200's baseline, six cases of three processes. CPU noise: of tests/replay/cpu.json,
-# four cases of five processes, none was left beside the scatter within; 1% is for other machines.
+# six cases of ten processes: 6% between processes in decoding, else 1% or less.
 METRICS = (
     Metric(
         name="e2e_s",
@@ -126,7 +126,7 @@ METRICS = (
         samples=_beside(lambda image: image.decode_ms),
         tolerance=0.50,
         risk=0.01,
-        noise=0.02,
+        noise=0.06,
     ),
     Metric(
         name="compile_s",

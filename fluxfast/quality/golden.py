@@ -10,7 +10,7 @@ from torch import Tensor
 from fluxfast.errors import FluxFastError
 from fluxfast.files import write_bytes_atomically
 
-KEPT = 2  # images of a case: 32 KiB each at 256×256
+KEPT = 1  # image of a case: 32 KiB at 256×256
 
 
 def golden_path(folder: Path, hardware: str, case_id: str) -> Path:

@@ -66,6 +66,7 @@ SCENARIOS = (
     ("H200, a step with `--against`", h200_same_gpu, against_rates, (2, 5)),
     ("CPU, ratio to the eager image, against the stored baseline", cpu, stored_rates, (15, 25)),
     ("CPU, the same less what the scatter within explains", cpu_reduced, stored_rates, (15, 25)),
+    ("CPU, the same ratio with `--against`", cpu_reduced, against_rates, (15, 25)),
 )  # fmt: skip
 
 
