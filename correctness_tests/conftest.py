@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from math import isinf, isnan
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fluxfast.bench.beside import figures_path
 from fluxfast.bench.planned import PlannedCase, planned_case
 from fluxfast.bench.report import plain_table, render
 from fluxfast.errors import FluxFastError
@@ -159,8 +161,11 @@ def quality(
     measured = compare(drawn, reference, asks, clip)
     table = suite.config.stash.setdefault(MEASURED, {})
     table[planned.case.id] = (f"{planned.case.model}, {planned.label}", measured)
-    path = suite.results_folder / "quality" / f"{planned.case.id}.json"
-    write_atomically(path, json.dumps(measured.figures) + "\n")
+    # JSON has no infinity, which is the PSNR of pictures that are the same.
+    known = {name: x for name, x in measured.figures.items() if not isnan(x)}
+    figures = {name: None if isinf(x) else x for name, x in known.items()}
+    path = figures_path(suite.results_folder, "quality", planned.case)
+    write_atomically(path, json.dumps(figures) + "\n")
     return measured
 
 

@@ -101,7 +101,7 @@ def quality(picture: Image, eager: Image) -> Figures | None:
     now, before = _values(picture), _values(eager)
     if bool((now == before).all()):
         return {"psnr_db": None, "ssim": 1.0}
-    # In float64 a megapixel takes 24 s and 5 GB on one thread, and differs by less than 1e-3.
+    # In float64 512×512 pixels take 6 s on one thread of a CPU, and differ by less than 1e-3.
     likeness: Any = ssim(now, before, data_range=1.0)
     return {"psnr_db": psnr_db(now, before).item(), "ssim": likeness.item()}
 
