@@ -27,7 +27,7 @@ from fluxfast.quality.sheet import write_sheet
 from fluxfast.weights import WeightsKind
 
 FOLDER = Path(__file__).parent
-ASKS_ON_CPU, ASKS_ON_GPU = 4, 16
+ASKS_ON_CPU, ASKS_ON_GPU = 2, 16
 SHEET_COLUMNS = 4
 MEASURED = pytest.StashKey[dict[str, tuple[str, Quality]]]()
 NOT_MEASURED = pytest.StashKey[dict[str, str]]()
