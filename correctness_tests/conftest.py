@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from math import isinf, isnan
@@ -11,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from fluxfast.bench.beside import figures_path
+from fluxfast.bench.beside import write_figures
+from fluxfast.bench.matrix import eager_names
 from fluxfast.bench.planned import PlannedCase, planned_case
 from fluxfast.bench.report import plain_table, render
 from fluxfast.errors import FluxFastError
-from fluxfast.files import write_atomically
 from fluxfast.mini import WEIGHTS, is_trained
 from fluxfast.pipeline import BuiltPipeline, build
 from fluxfast.pytest_plugin import SUITE, Suite
@@ -115,8 +114,7 @@ def reference(
     if planned.case.workload not in references:
         situation = planned.plan.situation
         one_by_one = replace(situation, request=replace(situation.request, batch_size=1))
-        names = ("bf16",) if suite.hardware.is_gpu else ()
-        eager = planned_case(names, planned.checkpoint, one_by_one)
+        eager = planned_case(eager_names(one_by_one), planned.checkpoint, one_by_one)
         suite.say(planned, "drawing with the eager pipeline")
         with build(eager.checkpoint, eager.plan) as pipeline:
             references[planned.case.workload] = draw(pipeline, asks)
@@ -164,8 +162,7 @@ def quality(
     # JSON has no infinity, which is the PSNR of pictures that are the same.
     known = {name: x for name, x in measured.figures.items() if not isnan(x)}
     figures = {name: None if isinf(x) else x for name, x in known.items()}
-    path = figures_path(suite.results_folder, "quality", planned.case)
-    write_atomically(path, json.dumps(figures) + "\n")
+    write_figures(suite.results_folder, "quality", planned.case, figures)
     return measured
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,9 +16,9 @@ from fluxfast.bench.baseline import PROCESSES, Baseline, baseline_for, judged
 from fluxfast.bench.beside import (
     Figures,
     eager_picture,
-    figures_path,
     read_figures,
     write_beside,
+    write_figures,
     write_quality,
 )
 from fluxfast.bench.compare import NOT_JUDGED, Outcome, Verdict, settle
@@ -31,7 +30,6 @@ from fluxfast.bench.result import CaseResult, provenance, read_result, result_pa
 from fluxfast.bench.sampling import MIN_IMAGES_ON_CPU, Limits
 from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import FluxFastError
-from fluxfast.files import write_atomically
 from fluxfast.hardware import Hardware, detect
 from fluxfast.model import MODELS
 from fluxfast.optimization import Artifacts, ProfiledStep
@@ -164,8 +162,7 @@ class Suite:
         said = {"outcome": verdict.outcome.value, "reason": verdict.reason}
         if is_first:
             said = {"outcome": "recorded", "reason": "the first of this CPU's own baseline"}
-        path = figures_path(self.results_folder, "verdicts", planned.case)
-        write_atomically(path, json.dumps(said))
+        write_figures(self.results_folder, "verdicts", planned.case, said)
         return None if is_first else verdict
 
     def _adds_to_baseline(self, case_id: str, verdict: Verdict) -> bool:

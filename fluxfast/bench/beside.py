@@ -44,17 +44,17 @@ def write_beside(
     picture.save(file, "PNG")
     write_bytes_atomically(picture_path(folder, result.case), file.getvalue())
     figures = quality(picture, eager) if eager else None
-    _write_figures(folder, "quality", result.case, figures)
-    _write_figures(folder, "kernels", result.case, kernels(step, result.device_busy))
+    write_figures(folder, "quality", result.case, figures)
+    write_figures(folder, "kernels", result.case, kernels(step, result.device_busy))
     for kind in ("roofline", "verdicts"):  # what comes later, if it comes
-        _write_figures(folder, kind, result.case, None)
+        write_figures(folder, kind, result.case, None)
 
 
 def write_quality(folder: Path, case: Case, drawn: Iterable[Case]) -> None:
     """Of the pictures in the folder, if the eager one is among those `drawn` in this run."""
     picture, eager = _read_picture(folder, case), eager_picture(folder, case, drawn)
     if picture and eager:
-        _write_figures(folder, "quality", case, quality(picture, eager))
+        write_figures(folder, "quality", case, quality(picture, eager))
 
 
 def eager_picture(folder: Path, case: Case, drawn: Iterable[Case]) -> Image | None:
@@ -73,7 +73,7 @@ def _read_picture(folder: Path, case: Case) -> Image | None:
         return picture.convert("RGB")
 
 
-def _write_figures(folder: Path, kind: str, case: Case, figures: Figures | None) -> None:
+def write_figures(folder: Path, kind: str, case: Case, figures: Mapping[str, Any] | None) -> None:
     path = figures_path(folder, kind, case)
     if figures:
         write_atomically(path, json.dumps(figures))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxfast.architecture import MINI, PUBLISHED
-from fluxfast.bench.beside import Figures, figures_path, read_figures
+from fluxfast.bench.beside import Figures, figures_path, read_figures, write_figures
 from fluxfast.bench.case import Case
 from fluxfast.bench.measure import time_image
 from fluxfast.bench.planned import PlannedCase, planned_case, planned_from_id, situation_of
@@ -19,7 +19,6 @@ from fluxfast.bench.report import plain_table, render
 from fluxfast.ceilings import measured_ceilings
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
-from fluxfast.files import write_atomically
 from fluxfast.hardware import detect
 from fluxfast.optimization import Axis, Plan, default_names
 from fluxfast.pipeline import build
@@ -76,8 +75,8 @@ def run(options: argparse.Namespace) -> None:
     work = step_work(shape, fp8=fp8, fp8_attention=plan.choice(Axis.ATTENTION) in FP8_ATTENTION)
     step_ms = _step_ms(planned, console) if options.time else None
     if options.results:
-        beside = json.dumps(for_report(ceilings, work, times_ms))
-        write_atomically(figures_path(options.results, "roofline", planned.case), beside)
+        found = for_report(ceilings, work, times_ms)
+        write_figures(options.results, "roofline", planned.case, found)
     figures = _figures(plan, planned, ceilings, work, step_ms)
     out(json.dumps(figures, indent=1) if options.json else text_of(figures))
 
