@@ -81,7 +81,7 @@ MINI = Architecture(
         dropout_rate=0.0,
     ),
     default_side=256,
-    max_text_tokens=64,
+    max_text_tokens=32,
 )
 
 # Shared by every Flux.1 VAE: 8× downsampling, no quantization convolutions, the published shift

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from fluxfast.architecture import MINI
 from fluxfast.console import Console
 from fluxfast.errors import TrainingError
 from fluxfast.hardware import detect
@@ -146,14 +147,14 @@ def test_training_asks_the_network_as_the_pipeline_does(family):
         width=32,
         num_inference_steps=2,
         guidance_scale=3.0,
-        max_sequence_length=64,
+        max_sequence_length=MINI.max_text_tokens,
         output_type="latent",
     )
     given, answered = asked[0]
     ids = pipeline.tokenizer_2(
         ["a small red circle on a white background"],
         padding="max_length",
-        max_length=64,
+        max_length=MINI.max_text_tokens,
         return_tensors="pt",
     ).input_ids
     with torch.no_grad():

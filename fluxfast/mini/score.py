@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fluxfast.architecture import MINI
 from fluxfast.console import Console, quiet_libraries
 from fluxfast.files import write_atomically
 from fluxfast.mini.reader import follows, read, shows, sizes_and_background_agree
@@ -32,7 +33,6 @@ SEED = 9_000  # of the held-out captions and of the noise
 CHOICES = 16
 SIDE = 256
 BATCH = 32
-TEXT_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,7 @@ def _draw_all(
             width=SIDE,
             num_inference_steps=model.num_inference_steps,
             guidance_scale=model.guidance_scale,
-            max_sequence_length=TEXT_TOKENS,
+            max_sequence_length=MINI.max_text_tokens,
             generator=[
                 torch.Generator().manual_seed(SEED + begin + i) for i in range(len(prompts[part]))
             ],

@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fluxfast.console import Console, quiet_libraries
 from fluxfast.errors import TrainingError
 from fluxfast.files import write_atomically
 from fluxfast.mini.train.loop import Run
 from fluxfast.mini.train.recipe import FULL, Recipe
+
+PIXELS_PER_TOKEN = 16  # of a side: 8 in a latent, two latents in a token
 
 
 def train(recipe: Recipe, run: Run, weights: Path) -> None:
@@ -23,9 +26,11 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
     from fluxfast.mini.tokenizers import clip_tokenizer, t5_tokenizer
     from fluxfast.mini.train.autoencoder import encode, train_autoencoder
     from fluxfast.mini.train.contrastive import train_contrastive
-    from fluxfast.mini.train.data import pictures, training_edits, training_scenes
+    from fluxfast.mini.train.data import Pictures, pictures, training_edits, training_scenes
     from fluxfast.mini.train.distil import distil_guidance, distil_steps
     from fluxfast.mini.train.flow import Examples, conditions, pack, train_base
+    from fluxfast.mini.train.labels import label, seen_places, told_places
+    from fluxfast.mini.train.reading import train_reading
     from fluxfast.mini.train.ship import Family, ship
 
     run.console.stage("sampling scenes and edits")
@@ -40,24 +45,31 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
     vae = train_autoencoder(drawn_pictures, recipe, run)
     clip = train_contrastive(scenes, drawn_pictures, clip_words, recipe, run)
 
+    t5 = train_reading(scenes, t5_words, recipe, run)
+
     run.console.stage("encoding pictures and texts")
+    tokens_per_side = recipe.side // PIXELS_PER_TOKEN
 
-    def examples(of: list[str], of_pictures: object, reference: object | None = None) -> Examples:
-        return Examples(
-            tokens=pack(encode(vae, of_pictures, recipe.side, run)),  # type: ignore[arg-type]
-            conditions=conditions(of, clip, clip_words, t5_words, run),
-            reference=None if reference is None else pack(encode(vae, reference, recipe.side, run)),  # type: ignore[arg-type]
-        )
+    def tokens(of: Pictures) -> Tensor:
+        return pack(encode(vae, of, recipe.side, run))
 
-    drawn = examples(captions, drawn_pictures)
-    edited = examples(
-        instructions,
-        pictures([edit.after for edit in edits], run.device),
-        pictures([edit.before for edit in edits], run.device),
+    drawn = Examples(
+        tokens=tokens(drawn_pictures),
+        conditions=conditions(captions, clip, clip_words, t5_words, run),
+        labels=label(drawn_pictures, told_places(scenes), tokens_per_side),
+    )
+    before = pictures([edit.before for edit in edits], run.device)
+    after = pictures([edit.after for edit in edits], run.device)
+    seen = seen_places(before)
+    edited = Examples(
+        tokens=tokens(after),
+        conditions=conditions(instructions, clip, clip_words, t5_words, run),
+        labels=label(after, seen, tokens_per_side).before(label(before, seen, tokens_per_side)),
+        reference=tokens(before),
     )
     empty = conditions([""], clip, clip_words, t5_words, run)
 
-    base, t5 = train_base(drawn, edited, empty, len(t5_words), recipe, run)
+    base = train_base(t5, drawn, edited, empty, recipe, run)
     dev = distil_guidance(base, t5, drawn, edited, empty, recipe, run)
     schnell = distil_steps(dev, t5, drawn, recipe, run)
     family = Family(

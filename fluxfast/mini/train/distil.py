@@ -22,6 +22,7 @@ from fluxfast.mini.train.flow import (
     noise_levels,
     noised,
     velocity,
+    weighted_error,
 )
 from fluxfast.mini.train.loop import Run, fit
 from fluxfast.mini.train.recipe import Recipe
@@ -71,7 +72,7 @@ def distil_guidance(
         target = without.float() + scale[:, None, None] * (with_text.float() - without.float())
         with run.autocast():
             predicted = velocity(student, tokens, sigma, states, texts.pooled, scale, reference)
-        return (predicted.float() - target).square().mean()
+        return weighted_error(predicted, target, examples.labels.rows(rows).weight)
 
     fit("dev", {"transformer": student}, loss, stage, run)
     return student
@@ -94,7 +95,7 @@ def distil_steps(dev: Any, t5: Any, examples: Examples, recipe: Recipe, run: Run
         with run.autocast():
             states = t5(texts.t5_ids).last_hidden_state
             predicted = velocity(student, here, levels[step], states, texts.pooled, None)
-        return (predicted.float() - slope).square().mean()
+        return weighted_error(predicted, slope, examples.labels.rows(rows[picked]).weight)
 
     fit("schnell", {"transformer": student}, loss, stage, run)
     return student

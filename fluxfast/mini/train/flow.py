@@ -1,4 +1,4 @@
-"""The transformer and its T5 encoder: rectified flow on pictures and on edits of pictures.
+"""The transformer, with T5 going on to learn: rectified flow on pictures and on edits of them.
 
 Flux is trained on x(σ) = (1 − σ)·latents + σ·noise and predicts the velocity noise − latents
 (Esser et al. 2024, arXiv:2403.03206, equation 13). One base learns captions and edits together;
@@ -12,14 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fluxfast.architecture import LATENT_CHANNELS, MINI
 from fluxfast.mini.train.data import some, token_ids
+from fluxfast.mini.train.labels import LABELS, Labels
 from fluxfast.mini.train.loop import Run, fit
 from fluxfast.mini.train.recipe import Recipe
 
 NO_CAPTION_SHARE = 0.1  # of the batch: what classifier-free guidance starts from
+# CLIP's one vector tells which words a caption has, not which belong together. A base that always
+# has it paints from it and never learns to read T5, so most of the batch goes without.
+NO_POOLED_SHARE = 0.7
+LABEL_WEIGHT = 0.1
 UNGUIDED = 1.0
 EDIT_EVERY = 3  # of three batches one holds edits, whose sequences are twice as long
 # Timesteps are drawn logit-normal, shifted towards noise, where the layout is decided.
@@ -28,7 +33,7 @@ LOGIT_MEAN, LOGIT_STD = 0.6, 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Texts as the pipelines encode them: T5 ids [N, 64] and CLIP's pooled vectors [N, 96]."""
+    """Texts as the pipelines encode them: T5 ids [N, 32] and CLIP's pooled vectors [N, 96]."""
 
     t5_ids: Tensor
     pooled: Tensor
@@ -36,21 +41,22 @@ class Conditions:
     def rows(self, rows: Tensor) -> Conditions:
         return Conditions(t5_ids=self.t5_ids[rows], pooled=self.pooled[rows])
 
-    def blanked(self, blank: Tensor, empty: Conditions) -> Conditions:
-        """With the rows where `blank` [N] is true replaced by the empty text."""
-        where = blank[:, None]
+    def without(self, empty: Conditions, *, text: Tensor, pooled: Tensor) -> Conditions:
+        """With the empty text's T5 ids and pooled vectors in the rows where these [N] are true."""
         return Conditions(
-            t5_ids=torch.where(where, empty.t5_ids, self.t5_ids),
-            pooled=torch.where(where, empty.pooled, self.pooled),
+            t5_ids=torch.where(text[:, None], empty.t5_ids, self.t5_ids),
+            pooled=torch.where(pooled[:, None], empty.pooled, self.pooled),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Tokens [N, T, 64] of pictures, what they were asked for with, and what they are edits of."""
+    """Tokens [N, T, 64] of pictures, what they were asked for with, and what they are edits of;
+    labels of the tokens and then of those of `reference`."""
 
     tokens: Tensor
     conditions: Conditions
+    labels: Labels
     reference: Tensor | None = None
 
     def __len__(self) -> int:
@@ -132,32 +138,51 @@ def noised(tokens: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[T
 
 
 def train_base(
-    drawn: Examples, edited: Examples, empty: Conditions, vocabulary: int, recipe: Recipe, run: Run
-) -> tuple[Any, Any]:
-    """A FluxTransformer2DModel and a T5EncoderModel, trained together at guidance 1."""
-    transformer, t5 = new_transformer(run), _new_t5(vocabulary, run)
-    stage = recipe.base
+    t5: Any, drawn: Examples, edited: Examples, empty: Conditions, recipe: Recipe, run: Run
+) -> Any:
+    """A FluxTransformer2DModel, trained together with T5 at guidance 1."""
+    transformer, stage = new_transformer(run), recipe.base
     assert drawn.tokens.shape[2] == 4 * LATENT_CHANNELS
+    tell = nn.Linear(transformer.inner_dim, LABELS).to(run.device)
+    last: list[Tensor] = []
+    hook = transformer.norm_out.register_forward_pre_hook(lambda _, args: last.append(args[0]))
 
     def loss(iteration: int, generator: torch.Generator) -> Tensor:
         examples = edited if is_edit(iteration) else drawn
         count = stage.batch_size
         rows = some(len(examples), count, generator)
-        blank = torch.rand(count, generator=generator, device=run.device) < NO_CAPTION_SHARE
-        texts = examples.conditions.rows(rows).blanked(blank, empty)
+        blank, alone = torch.rand(2, count, generator=generator, device=run.device)
+        no_text = blank < NO_CAPTION_SHARE
+        texts = examples.conditions.rows(rows).without(
+            empty, text=no_text, pooled=no_text | (alone < NO_POOLED_SHARE)
+        )
         sigma = noise_levels(count, generator)
         tokens, target = noised(examples.tokens[rows], sigma, generator)
         reference = None if examples.reference is None else examples.reference[rows].float()
+        last.clear()
         with run.autocast():
             states = t5(texts.t5_ids).last_hidden_state
             guidance = torch.full_like(sigma, UNGUIDED)
             predicted = velocity(
                 transformer, tokens, sigma, states, texts.pooled, guidance, reference
             )
-        return (predicted.float() - target).square().mean()
+            told = tell(last[0])
+        labels = examples.labels.rows(rows)
+        weight = torch.where(no_text[:, None], 1.0, labels.weight)
+        error = weighted_error(predicted, target, weight)
+        missed = (labels.loss(told) * weight * ~no_text[:, None]).mean()
+        return error.add(missed, alpha=LABEL_WEIGHT)
 
-    fit("base", {"transformer": transformer, "t5": t5}, loss, stage, run)
-    return transformer, t5
+    fit("base", {"transformer": transformer, "t5": t5, "tell": tell}, loss, stage, run)
+    hook.remove()
+    return transformer
+
+
+def weighted_error(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean square over [N, T, 64] with a weight of each token, the first T of `weight`'s."""
+    error = (predicted.float() - target).square().mean(dim=2)
+    mean: Tensor = (error * weight[:, : error.shape[1]]).mean()
+    return mean
 
 
 def is_edit(iteration: int) -> bool:
@@ -188,12 +213,3 @@ def zero_start(transformer: Any) -> None:
         ):
             torch.nn.init.zeros_(module.weight)
             torch.nn.init.zeros_(module.bias)
-
-
-def _new_t5(vocabulary: int, run: Run) -> Any:
-    from transformers import T5Config, T5EncoderModel
-
-    torch.manual_seed(run.seed)
-    shape = MINI.t5 | dict(vocab_size=vocabulary)
-    config = T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, **shape)
-    return T5EncoderModel(config).to(run.device)

@@ -39,6 +39,7 @@ class Recipe:
     trajectories: int
     autoencoder: Stage
     contrastive: Stage
+    reading: Stage
     base: Stage
     dev: Stage
     schnell: Stage
@@ -48,12 +49,13 @@ FULL = Recipe(
     side=256,
     scenes=49_152,
     edits=24_576,
-    trajectories=16_384,
+    trajectories=24_576,
     autoencoder=Stage(iterations=1_100, batch_size=64, learning_rate=1e-3, warmup=200),
     contrastive=Stage(iterations=1_000, batch_size=512, learning_rate=1e-3, warmup=300),
-    base=Stage(iterations=7_500, batch_size=256, learning_rate=1e-3, warmup=500),
-    dev=Stage(iterations=1_100, batch_size=256, learning_rate=3e-4, warmup=100),
-    schnell=Stage(iterations=1_500, batch_size=256, learning_rate=5e-4, warmup=200),
+    reading=Stage(iterations=1_200, batch_size=256, learning_rate=2e-3, warmup=50),
+    base=Stage(iterations=15_000, batch_size=128, learning_rate=1e-3, warmup=300),
+    dev=Stage(iterations=1_300, batch_size=256, learning_rate=3e-4, warmup=100),
+    schnell=Stage(iterations=3_000, batch_size=256, learning_rate=5e-4, warmup=200),
 )
 
 _INSTANT = Stage(iterations=2, batch_size=2, learning_rate=1e-4, warmup=1)
@@ -64,6 +66,7 @@ TINY = Recipe(
     trajectories=2,
     autoencoder=_INSTANT,
     contrastive=_INSTANT,
+    reading=_INSTANT,
     base=_INSTANT,
     dev=_INSTANT,
     schnell=_INSTANT,
