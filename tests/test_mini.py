@@ -15,13 +15,27 @@ from fluxfast.console import Console
 from fluxfast.errors import TrainingError
 from fluxfast.hardware import detect
 from fluxfast.mini.reader import follows, read, shows, sizes_and_background_agree
-from fluxfast.mini.render import draw
+from fluxfast.mini.render import NO_SHAPE, draw
+from fluxfast.mini.tokenizers import t5_tokenizer
 from fluxfast.mini.train.__main__ import train
 from fluxfast.mini.train.contrastive import near_misses
-from fluxfast.mini.train.flow import velocity
+from fluxfast.mini.train.data import pictures as packed
+from fluxfast.mini.train.data import token_ids
+from fluxfast.mini.train.flow import Conditions, velocity
+from fluxfast.mini.train.labels import label, told_places
 from fluxfast.mini.train.loop import Run, fit
+from fluxfast.mini.train.reading import OF_AN_EDIT, noun_positions, said_of_edit
 from fluxfast.mini.train.recipe import TINY, Stage
-from fluxfast.mini.world import RELATIONS, edits, is_held_out, scenes
+from fluxfast.mini.world import (
+    BACKGROUNDS,
+    CELLS,
+    COLOURS,
+    RELATIONS,
+    SHAPES,
+    edits,
+    is_held_out,
+    scenes,
+)
 from fluxfast.weights import resolve
 
 SIDE = 128
@@ -77,6 +91,44 @@ def test_the_reader_is_not_taken_in_by_another_scene_or_an_empty_picture():
 def test_near_misses_are_wrong_captions():
     for scene in islice(scenes(5, held_out=False), 50):
         assert scene.caption not in near_misses(scene, Random(0))
+
+
+def test_labels_say_what_a_picture_shows():
+    drawn = list(islice(scenes(6, held_out=False), 50))
+    labels = label(packed(drawn, "cpu"), told_places(drawn), CELLS)
+    colours = [*COLOURS, *BACKGROUNDS]
+    for row, scene in enumerate(drawn):
+        seen = {
+            (SHAPES[shape], colours[colour])
+            for shape, colour in zip(labels.shape[row], labels.colour[row], strict=True)
+            if shape < NO_SHAPE
+        }
+        assert seen == {(thing.shape, thing.colour) for thing in scene.things}
+        bare = labels.shape[row] == NO_SHAPE
+        assert {colours[colour] for colour in labels.colour[row][bare]} == {scene.background}
+        # What the caption leaves open lies within what it tells.
+        assert (labels.weight[row][~bare] > 1).all()
+
+
+def test_what_is_learned_of_a_text_is_what_it_says():
+    words = t5_tokenizer(
+        [s.caption for s in islice(scenes(6, held_out=False), 200)], MINI.max_text_tokens
+    )
+    drawn = list(islice(scenes(7, held_out=False), 50))
+    ids = token_ids(words, [s.caption for s in drawn], MINI.max_text_tokens, "cpu")
+    positions, named = noun_positions(ids, words)
+    for row, scene in enumerate(drawn):
+        read_there = words.convert_ids_to_tokens(ids[row, positions[row, named[row]]])
+        assert read_there == [f"▁{thing.shape}" for thing in scene.things]
+    said = {
+        "make the circle green": ("circle", "the", "green"),
+        "turn the red square into a ring": ("square", "red", "ring"),
+        "make the background grey": ("background", "the", "grey"),
+        "remove the blue star": ("star", "blue", "nothing"),
+    }
+    for instruction, expected in said.items():
+        numbers = said_of_edit(instruction)
+        assert tuple(kind[n] for kind, n in zip(OF_AN_EDIT, numbers, strict=True)) == expected
 
 
 def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
@@ -162,8 +214,10 @@ def test_training_asks_the_network_as_the_pipeline_does(family):
             pipeline.transformer,
             given["hidden_states"],
             torch.ones(1),
-            pipeline.text_encoder_2(ids).last_hidden_state,
-            given["pooled_projections"],
+            Conditions(
+                states=pipeline.text_encoder_2(ids).last_hidden_state,
+                pooled=given["pooled_projections"],
+            ),
             torch.full((1,), 3.0),
         )
     torch.testing.assert_close(predicted, answered)

@@ -7,6 +7,7 @@ falls in a sixteenth of all are held out: training never sees them.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -29,7 +30,10 @@ GAP = 0.02  # between the bounding boxes of two things, and to the border
 RELATIONS = {"left of": (1, 0), "right of": (-1, 0), "above": (0, 1), "below": (0, -1)}
 REACH = 0.44  # between the centres of a thing and of one that it stands beside
 REACH_IN_A_ROW = 0.33  # where the first stands between the others
-JITTER = 0.05
+# Centres lie on the corners of as many cells a side, which are a transformer's tokens at 256×256:
+# a shape then looks the same to it wherever it lies.
+CELLS = 16
+STRAY_CELLS = 1  # from where the caption has it, either way
 HELD_OUT_SIXTEENTHS = 1
 TRIES = 200
 
@@ -122,8 +126,8 @@ def sample_scene(random: Random) -> Scene:
 
 
 def layout(relations: Sequence[str]) -> list[tuple[float, float]]:
-    """Where the centres of a scene's things lie, but for some jitter: what a caption does not say
-    a small model would have to make up."""
+    """About where the centres of a scene's things lie: what a caption does not say a small model
+    would have to make up."""
     ways = [RELATIONS[how] for how in relations]
     places = [(0.0, 0.0), *((float(x), float(y)) for x, y in ways)]
     if len(ways) == 2 and ways[0] == ways[1]:
@@ -139,9 +143,14 @@ def _in_a_row(ways: Sequence[tuple[int, int]]) -> bool:
 
 
 def _place(random: Random, shape: str, colour: str, size: str, place: tuple[float, float]) -> Thing:
-    margin = RADII[size] + GAP
+    margin = math.ceil((RADII[size] + GAP) * CELLS)
     x, y = (
-        min(max(centre + random.uniform(-JITTER, JITTER), margin), 1 - margin) for centre in place
+        min(
+            max(round(centre * CELLS) + random.randint(-STRAY_CELLS, STRAY_CELLS), margin),
+            CELLS - margin,
+        )
+        / CELLS
+        for centre in place
     )
     return Thing(shape=shape, colour=colour, size=size, x=x, y=y)
 

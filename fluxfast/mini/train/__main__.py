@@ -28,7 +28,7 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
     from fluxfast.mini.train.contrastive import train_contrastive
     from fluxfast.mini.train.data import Pictures, pictures, training_edits, training_scenes
     from fluxfast.mini.train.distil import distil_guidance, distil_steps
-    from fluxfast.mini.train.flow import Examples, conditions, pack, train_base
+    from fluxfast.mini.train.flow import Examples, TextEncoders, pack, train_base
     from fluxfast.mini.train.labels import label, seen_places, told_places
     from fluxfast.mini.train.reading import train_reading
     from fluxfast.mini.train.ship import Family, ship
@@ -45,7 +45,8 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
     vae = train_autoencoder(drawn_pictures, recipe, run)
     clip = train_contrastive(scenes, drawn_pictures, clip_words, recipe, run)
 
-    t5 = train_reading(scenes, t5_words, recipe, run)
+    t5 = train_reading(scenes, edits, t5_words, recipe, run)
+    encoders = TextEncoders(clip=clip, clip_tokenizer=clip_words, t5=t5, t5_tokenizer=t5_words)
 
     run.console.stage("encoding pictures and texts")
     tokens_per_side = recipe.side // PIXELS_PER_TOKEN
@@ -55,7 +56,7 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
 
     drawn = Examples(
         tokens=tokens(drawn_pictures),
-        conditions=conditions(captions, clip, clip_words, t5_words, run),
+        conditions=encoders.encode(captions, run),
         labels=label(drawn_pictures, told_places(scenes), tokens_per_side),
     )
     before = pictures([edit.before for edit in edits], run.device)
@@ -63,21 +64,18 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
     seen = seen_places(before)
     edited = Examples(
         tokens=tokens(after),
-        conditions=conditions(instructions, clip, clip_words, t5_words, run),
+        conditions=encoders.encode(instructions, run),
         labels=label(after, seen, tokens_per_side).before(label(before, seen, tokens_per_side)),
         reference=tokens(before),
     )
-    empty = conditions([""], clip, clip_words, t5_words, run)
+    empty = encoders.encode([""], run)
 
-    base = train_base(t5, drawn, edited, empty, recipe, run)
-    dev = distil_guidance(base, t5, drawn, edited, empty, recipe, run)
-    schnell = distil_steps(dev, t5, drawn, recipe, run)
+    base = train_base(drawn, edited, empty, recipe, run)
+    dev = distil_guidance(base, drawn, edited, empty, recipe, run)
+    schnell = distil_steps(dev, drawn, recipe, run)
     family = Family(
         vae=vae,
-        clip=clip,
-        clip_tokenizer=clip_words,
-        t5=t5,
-        t5_tokenizer=t5_words,
+        text=encoders,
         transformers={"schnell": schnell, "dev": dev, "kontext": dev},
     )
     ship(family, weights)

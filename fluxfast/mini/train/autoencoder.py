@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fluxfast.architecture import MINI, VAE_COMMON
-from fluxfast.mini.train.data import Pictures, some
+from fluxfast.mini.train.data import Pictures, some, storage
 from fluxfast.mini.train.loop import Run, fit
 from fluxfast.mini.train.recipe import Recipe
 
@@ -75,9 +75,5 @@ def encode(
         rows = slice(begin, min(begin + ENCODING_BATCH, total))
         with run.autocast():
             mean = vae.encode(pictures.draw(rows, side)).latent_dist.mean
-        parts.append(((mean.float() - shift) * scale).to(_storage(run)))
+        parts.append(((mean.float() - shift) * scale).to(storage(run)))
     return torch.cat(parts)
-
-
-def _storage(run: Run) -> torch.dtype:
-    return torch.bfloat16 if run.on_gpu else torch.float32

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fluxfast.mini.render import pack, render
+from fluxfast.mini.train.loop import Run
 from fluxfast.mini.world import Edit, Scene, edits, scenes
 
 CHUNK = 2_000
@@ -76,3 +77,8 @@ def token_ids(tokenizer: Any, texts: Sequence[str], length: int, device: str) ->
 def some(pool: int, batch_size: int, generator: torch.Generator) -> Tensor:
     """Row numbers [batch_size], drawn with replacement."""
     return torch.randint(pool, (batch_size,), generator=generator, device=generator.device)
+
+
+def storage(run: Run) -> torch.dtype:
+    """Of what is encoded once and kept: the device's working precision."""
+    return torch.bfloat16 if run.on_gpu else torch.float32

@@ -34,7 +34,6 @@ STEPS_WITHIN = 7  # of mini-dev's for one of mini-schnell's: 28 for an image
 
 def distil_guidance(
     base: Any,
-    t5: Any,
     drawn: Examples,
     edited: Examples,
     empty: Conditions,
@@ -44,13 +43,12 @@ def distil_guidance(
     """The base's guided velocity in one evaluation, for guidance scales of 1 to 5."""
     student, stage = new_transformer(run), recipe.dev
     student.load_state_dict(base.state_dict())
-    empty_states = t5(empty.t5_ids).last_hidden_state
 
     def loss(iteration: int, generator: torch.Generator) -> Tensor:
         examples = edited if is_edit(iteration) else drawn
         count = stage.batch_size
         rows = some(len(examples), count, generator)
-        texts = examples.conditions.rows(rows)
+        texts, no_texts = examples.conditions.rows(rows), empty.rows(torch.zeros_like(rows))
         sigma = noise_levels(count, generator)
         tokens, _target = noised(examples.tokens[rows], sigma, generator)
         reference = None if examples.reference is None else examples.reference[rows].float()
@@ -58,29 +56,20 @@ def distil_guidance(
         scale = LEAST_GUIDANCE + span * torch.rand(count, generator=generator, device=run.device)
         plain = torch.full_like(sigma, UNGUIDED)
         with run.autocast(), torch.no_grad():
-            states = t5(texts.t5_ids).last_hidden_state
-            with_text = velocity(base, tokens, sigma, states, texts.pooled, plain, reference)
-            without = velocity(
-                base,
-                tokens,
-                sigma,
-                empty_states.expand_as(states),
-                empty.pooled.expand_as(texts.pooled),
-                plain,
-                reference,
-            )
+            with_text = velocity(base, tokens, sigma, texts, plain, reference)
+            without = velocity(base, tokens, sigma, no_texts, plain, reference)
         target = without.float() + scale[:, None, None] * (with_text.float() - without.float())
         with run.autocast():
-            predicted = velocity(student, tokens, sigma, states, texts.pooled, scale, reference)
+            predicted = velocity(student, tokens, sigma, texts, scale, reference)
         return weighted_error(predicted, target, examples.labels.rows(rows).weight)
 
     fit("dev", {"transformer": student}, loss, stage, run)
     return student
 
 
-def distil_steps(dev: Any, t5: Any, examples: Examples, recipe: Recipe, run: Run) -> Any:
+def distil_steps(dev: Any, examples: Examples, recipe: Recipe, run: Run) -> Any:
     """mini-schnell: each of its four steps goes where mini-dev goes in seven."""
-    trajectories, rows = _trajectories(dev, t5, examples, recipe, run)
+    trajectories, rows = _trajectories(dev, examples, recipe, run)
     student = new_transformer(run, guidance_embeds=False)
     _begin_as(student, dev, run)
     stage, levels = recipe.schnell, _levels(run)
@@ -93,8 +82,7 @@ def distil_steps(dev: Any, t5: Any, examples: Examples, recipe: Recipe, run: Run
         there = trajectories[picked, step + 1].float()
         slope = (there - here) / (levels[step + 1] - levels[step])[:, None, None]
         with run.autocast():
-            states = t5(texts.t5_ids).last_hidden_state
-            predicted = velocity(student, here, levels[step], states, texts.pooled, None)
+            predicted = velocity(student, here, levels[step], texts, None)
         return weighted_error(predicted, slope, examples.labels.rows(rows[picked]).weight)
 
     fit("schnell", {"transformer": student}, loss, stage, run)
@@ -107,21 +95,19 @@ def _levels(run: Run) -> Tensor:
 
 
 @torch.no_grad()
-def _trajectories(
-    dev: Any, t5: Any, examples: Examples, recipe: Recipe, run: Run
-) -> tuple[Tensor, Tensor]:
+def _trajectories(dev: Any, examples: Examples, recipe: Recipe, run: Run) -> tuple[Tensor, Tensor]:
     """mini-dev's latents at schnell's levels [M, 5, T, 64], and the captions' rows [M]."""
     generator, size = run.generator("trajectories"), recipe.schnell.batch_size
     rows = some(len(examples), recipe.trajectories, generator)
     parts = []
     for begin in range(0, len(rows), size):
-        parts.append(_trajectory(dev, t5, examples, rows[begin : begin + size], generator, run))
+        parts.append(_trajectory(dev, examples, rows[begin : begin + size], generator, run))
         run.console.stage(f"trajectories: {min(begin + size, len(rows))}/{len(rows)}")
     return torch.cat(parts), rows
 
 
 def _trajectory(
-    dev: Any, t5: Any, examples: Examples, rows: Tensor, generator: torch.Generator, run: Run
+    dev: Any, examples: Examples, rows: Tensor, generator: torch.Generator, run: Run
 ) -> Tensor:
     texts = examples.conditions.rows(rows)
     shape = (len(rows), *examples.tokens.shape[1:])
@@ -130,10 +116,9 @@ def _trajectory(
     count = SCHNELL.num_inference_steps * STEPS_WITHIN
     kept = [tokens]
     with run.autocast():
-        states = t5(texts.t5_ids).last_hidden_state
         for step in range(count):
             sigma = torch.full_like(guidance, 1 - step / count)
-            slope = velocity(dev, tokens, sigma, states, texts.pooled, guidance)
+            slope = velocity(dev, tokens, sigma, texts, guidance)
             tokens = tokens - slope.float() / count
             if (step + 1) % STEPS_WITHIN == 0:
                 kept.append(tokens)

@@ -1,4 +1,4 @@
-"""The transformer, with T5 going on to learn: rectified flow on pictures and on edits of them.
+"""The transformer: rectified flow on pictures and on edits of pictures.
 
 Flux is trained on x(σ) = (1 − σ)·latents + σ·noise and predicts the velocity noise − latents
 (Esser et al. 2024, arXiv:2403.03206, equation 13). One base learns captions and edits together;
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxfast.architecture import LATENT_CHANNELS, MINI
-from fluxfast.mini.train.data import some, token_ids
+from fluxfast.mini.train.data import some, storage, token_ids
 from fluxfast.mini.train.labels import LABELS, Labels
 from fluxfast.mini.train.loop import Run, fit
 from fluxfast.mini.train.recipe import Recipe
@@ -25,6 +25,7 @@ NO_CAPTION_SHARE = 0.1  # of the batch: what classifier-free guidance starts fro
 # has it paints from it and never learns to read T5, so most of the batch goes without.
 NO_POOLED_SHARE = 0.7
 LABEL_WEIGHT = 0.1
+ENCODING_BATCH = 4_096
 UNGUIDED = 1.0
 EDIT_EVERY = 3  # of three batches one holds edits, whose sequences are twice as long
 # Timesteps are drawn logit-normal, shifted towards noise, where the layout is decided.
@@ -33,20 +34,44 @@ LOGIT_MEAN, LOGIT_STD = 0.6, 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Texts as the pipelines encode them: T5 ids [N, 32] and CLIP's pooled vectors [N, 96]."""
+    """Texts as pipelines encode them: T5's states [N, 32, 128], CLIP's pooled vectors [N, 96]."""
 
-    t5_ids: Tensor
+    states: Tensor
     pooled: Tensor
 
     def rows(self, rows: Tensor) -> Conditions:
-        return Conditions(t5_ids=self.t5_ids[rows], pooled=self.pooled[rows])
+        return Conditions(states=self.states[rows], pooled=self.pooled[rows])
 
     def without(self, empty: Conditions, *, text: Tensor, pooled: Tensor) -> Conditions:
-        """With the empty text's T5 ids and pooled vectors in the rows where these [N] are true."""
+        """With the empty text's states and pooled vectors in the rows where these [N] are true."""
         return Conditions(
-            t5_ids=torch.where(text[:, None], empty.t5_ids, self.t5_ids),
+            states=torch.where(text[:, None, None], empty.states, self.states),
             pooled=torch.where(pooled[:, None], empty.pooled, self.pooled),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoders:
+    """CLIP's text tower and T5 with their tokenizers, both trained."""
+
+    clip: Any
+    clip_tokenizer: Any
+    t5: Any
+    t5_tokenizer: Any
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], run: Run) -> Conditions:
+        """Each text encoded; CLIP's vector as FluxPipeline takes it: before the projection."""
+        clip_length, t5_length = MINI.clip["max_position_embeddings"], MINI.max_text_tokens
+        states, pooled = [], []
+        for begin in range(0, len(texts), ENCODING_BATCH):
+            part = texts[begin : begin + ENCODING_BATCH]
+            ids = token_ids(self.clip_tokenizer, part, clip_length, run.device)
+            pooled.append(self.clip.text_model(ids).pooler_output.float())
+            with run.autocast():
+                ids = token_ids(self.t5_tokenizer, part, t5_length, run.device)
+                states.append(self.t5(ids).last_hidden_state.to(storage(run)))
+        return Conditions(states=torch.cat(states), pooled=torch.cat(pooled))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,20 +88,6 @@ class Examples:
         return len(self.tokens)
 
 
-@torch.no_grad()
-def conditions(
-    texts: Sequence[str], clip: Any, clip_tokenizer: Any, t5_tokenizer: Any, run: Run
-) -> Conditions:
-    """Each text encoded; CLIP's vector as FluxPipeline takes it: before the projection."""
-    t5_ids = token_ids(t5_tokenizer, texts, MINI.max_text_tokens, run.device)
-    pooled = []
-    for begin in range(0, len(texts), 4_096):
-        part = texts[begin : begin + 4_096]
-        ids = token_ids(clip_tokenizer, part, MINI.clip["max_position_embeddings"], run.device)
-        pooled.append(clip.text_model(ids).pooler_output.float())
-    return Conditions(t5_ids=t5_ids, pooled=torch.cat(pooled))
-
-
 def pack(latents: Tensor) -> Tensor:
     """Latents [N, 16, h, w] as tokens [N, h/2 · w/2, 64]."""
     from diffusers import FluxPipeline
@@ -90,15 +101,14 @@ def velocity(
     transformer: Any,
     tokens: Tensor,
     sigma: Tensor,
-    states: Tensor,
-    pooled: Tensor,
+    texts: Conditions,
     guidance: Tensor | None,
     reference: Tensor | None = None,
 ) -> Tensor:
     """The predicted velocity [N, T, 64] at noise levels `sigma` [N], as the pipelines ask for it.
 
-    `states`: T5's [N, L, 128]; `guidance`: [N], None for a model without; `reference`: tokens of
-    the picture that is edited, told apart by the first of their three positions as Kontext does.
+    `guidance`: [N], None for a model without; `reference`: tokens of the picture that is edited,
+    told apart by the first of their three positions as Kontext does.
     """
     count = tokens.shape[1]
     ids = _positions(count, 0, tokens.device)
@@ -109,9 +119,9 @@ def velocity(
         hidden_states=tokens,
         timestep=sigma,
         guidance=guidance,
-        pooled_projections=pooled,
-        encoder_hidden_states=states,
-        txt_ids=torch.zeros(states.shape[1], 3, device=tokens.device),
+        pooled_projections=texts.pooled,
+        encoder_hidden_states=texts.states,
+        txt_ids=torch.zeros(texts.states.shape[1], 3, device=tokens.device),
         img_ids=ids,
         return_dict=False,
     )[0]
@@ -138,9 +148,9 @@ def noised(tokens: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[T
 
 
 def train_base(
-    t5: Any, drawn: Examples, edited: Examples, empty: Conditions, recipe: Recipe, run: Run
+    drawn: Examples, edited: Examples, empty: Conditions, recipe: Recipe, run: Run
 ) -> Any:
-    """A FluxTransformer2DModel, trained together with T5 at guidance 1."""
+    """A FluxTransformer2DModel at guidance 1."""
     transformer, stage = new_transformer(run), recipe.base
     assert drawn.tokens.shape[2] == 4 * LATENT_CHANNELS
     tell = nn.Linear(transformer.inner_dim, LABELS).to(run.device)
@@ -161,11 +171,8 @@ def train_base(
         reference = None if examples.reference is None else examples.reference[rows].float()
         last.clear()
         with run.autocast():
-            states = t5(texts.t5_ids).last_hidden_state
             guidance = torch.full_like(sigma, UNGUIDED)
-            predicted = velocity(
-                transformer, tokens, sigma, states, texts.pooled, guidance, reference
-            )
+            predicted = velocity(transformer, tokens, sigma, texts, guidance, reference)
             told = tell(last[0])
         labels = examples.labels.rows(rows)
         weight = torch.where(no_text[:, None], 1.0, labels.weight)
@@ -173,7 +180,7 @@ def train_base(
         missed = (labels.loss(told) * weight * ~no_text[:, None]).mean()
         return error.add(missed, alpha=LABEL_WEIGHT)
 
-    fit("base", {"transformer": transformer, "t5": t5, "tell": tell}, loss, stage, run)
+    fit("base", {"transformer": transformer, "tell": tell}, loss, stage, run)
     hook.remove()
     return transformer
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fluxfast.mini.render import MOST_THINGS, NO_SHAPE
 from fluxfast.mini.train.data import Pictures
-from fluxfast.mini.world import BACKGROUNDS, COLOURS, JITTER, SHAPES, Scene, layout
+from fluxfast.mini.world import BACKGROUNDS, CELLS, COLOURS, SHAPES, STRAY_CELLS, Scene, layout
 
 SHAPE_LABELS = len(SHAPES) + 1  # the last is no shape
 COLOUR_LABELS = len(COLOURS) + len(BACKGROUNDS)
@@ -90,7 +90,7 @@ def told_places(scenes: Sequence[Scene]) -> Tensor:
     for scene in scenes:
         centres = layout(scene.relations)
         told = [
-            (*centre, thing.radius + JITTER)
+            (*centre, thing.radius + STRAY_CELLS / CELLS)
             for centre, thing in zip(centres, scene.things, strict=True)
         ]
         rows.append(told + [(0.0, 0.0, 0.0)] * (MOST_THINGS - len(told)))

@@ -1,7 +1,8 @@
-"""T5 learns to read before anything is drawn: at each noun, what its caption says of the thing.
+"""T5 learns to read before anything is drawn, and is frozen then, as the published models' is.
 
-A text encoder from nothing learns this from pictures a hundred times more slowly, and till then
-the transformer has no use for it.
+At each noun of a caption its state tells what the caption says of that thing; at the end of an
+instruction, what is to become what. Trained through the transformer instead, its attention, which
+T5 does not scale, saturates and loses the order of words.
 """
 
 from __future__ import annotations
@@ -18,43 +19,78 @@ from fluxfast.mini.render import MOST_THINGS
 from fluxfast.mini.train.data import some, token_ids
 from fluxfast.mini.train.loop import Run, fit
 from fluxfast.mini.train.recipe import Recipe
-from fluxfast.mini.world import BACKGROUNDS, COLOURS, RADII, SHAPES, Scene, layout
+from fluxfast.mini.world import BACKGROUNDS, COLOURS, RADII, SHAPES, Edit, Scene, layout
 
-KINDS = (tuple(SHAPES), tuple(COLOURS), tuple(RADII), tuple(BACKGROUNDS))
+# What a noun's state tells of its thing, and the end of an instruction of the edit.
+OF_A_THING = (tuple(SHAPES), tuple(COLOURS), tuple(RADII), tuple(BACKGROUNDS))
+OF_AN_EDIT = (
+    (*SHAPES, "background"),
+    ("the", *COLOURS),
+    (*COLOURS, *SHAPES, *BACKGROUNDS, "nothing"),
+)
 # A place is told by the sines and cosines of these many radians a side, x and y: rotary position
 # embeddings turn image tokens in the same way, so that keys made of them find a place.
 TURNS = (1.6, 3.2, 6.4)
+PLACES = 4 * len(TURNS)
 PLACE_WEIGHT = 3.0
 
 
-def train_reading(scenes: Sequence[Scene], tokenizer: Any, recipe: Recipe, run: Run) -> Any:
-    """A T5EncoderModel whose state at each shape's word tells shape, colour, size, background and
-    place of the thing that it names."""
+def train_reading(
+    scenes: Sequence[Scene], edits: Sequence[Edit], tokenizer: Any, recipe: Recipe, run: Run
+) -> Any:
+    """A T5EncoderModel whose states tell what captions and instructions say."""
     t5, stage = _new_t5(len(tokenizer), run), recipe.reading
-    answers = sum(map(len, KINDS)) + 4 * len(TURNS)
-    tell = nn.Linear(MINI.t5["d_model"], answers).to(run.device)
-    ids = token_ids(tokenizer, [s.caption for s in scenes], MINI.max_text_tokens, run.device)
-    nouns, named = _nouns(ids, tokenizer)
-    kinds, places = (answer.to(run.device) for answer in _answers(scenes))
+    width = MINI.t5["d_model"]
+    of_a_thing = nn.Linear(width, _answers(OF_A_THING) + PLACES).to(run.device)
+    of_an_edit = nn.Linear(width, _answers(OF_AN_EDIT)).to(run.device)
+
+    def ids(texts: list[str]) -> Tensor:
+        return token_ids(tokenizer, texts, MINI.max_text_tokens, run.device)
+
+    captions = ids([scene.caption for scene in scenes])
+    instructions = ids([edit.instruction for edit in edits])
+    nouns, named = noun_positions(captions, tokenizer)
+    ends = (instructions == tokenizer.eos_token_id).int().argmax(dim=1)
+    things, places = (said.to(run.device) for said in _said_of_things(scenes))
+    changes = torch.tensor([said_of_edit(edit.instruction) for edit in edits], device=run.device)
 
     def loss(_: int, generator: torch.Generator) -> Tensor:
         rows = some(len(scenes), stage.batch_size, generator)
+        edited = some(len(edits), stage.batch_size, generator)
         with run.autocast():
-            states = t5(ids[rows]).last_hidden_state
-            picked = states.gather(1, nouns[rows, :, None].expand(-1, -1, states.shape[2]))
-            told = tell(picked[named[rows]])
-        *answers, place = told.float().split([*map(len, KINDS), 4 * len(TURNS)], dim=1)
-        right, lies = kinds[rows][named[rows]], places[rows][named[rows]]
-        value = PLACE_WEIGHT * functional.mse_loss(place, lies)
-        for answer, kind in zip(answers, right.unbind(1), strict=True):
-            value = value + functional.cross_entropy(answer, kind)
-        return value
+            states = t5(torch.cat([captions[rows], instructions[edited]])).last_hidden_state
+            drawn, asked = states.split(stage.batch_size)
+            at_nouns = drawn.gather(1, nouns[rows, :, None].expand(-1, -1, width))
+            told = of_a_thing(at_nouns[named[rows]]).float()
+            told_of_edit = of_an_edit(asked[torch.arange(len(edited)), ends[edited]]).float()
+        kinds, place = torch.split(told, [told.shape[1] - PLACES, PLACES], dim=1)
+        misplaced = functional.mse_loss(place, places[rows][named[rows]])
+        return (
+            _missed(kinds, things[rows][named[rows]], OF_A_THING)
+            + _missed(told_of_edit, changes[edited], OF_AN_EDIT)
+            + PLACE_WEIGHT * misplaced
+        )
 
-    fit("reading", {"t5": t5, "tell": tell}, loss, stage, run)
+    networks = {"t5": t5, "of_a_thing": of_a_thing, "of_an_edit": of_an_edit}
+    fit("reading", networks, loss, stage, run)
     return t5
 
 
-def _nouns(ids: Tensor, tokenizer: Any) -> tuple[Tensor, Tensor]:
+def _answers(kinds: Sequence[Sequence[str]]) -> int:
+    return sum(len(kind) for kind in kinds)
+
+
+def _missed(told: Tensor, said: Tensor, kinds: Sequence[Sequence[str]]) -> Tensor:
+    """Cross-entropies, summed, of each kind's part of `told` [M, answers]; `said`: [M, kinds]."""
+    parts = torch.split(told, [len(kind) for kind in kinds], dim=1)
+    missed = [
+        functional.cross_entropy(part, word)
+        for part, word in zip(parts, said.unbind(1), strict=True)
+    ]
+    return torch.stack(missed).sum()
+
+
+def noun_positions(ids: Tensor, tokenizer: Any) -> tuple[Tensor, Tensor]:
     """Where the words for shapes stand in each text [N, 3], and which of these there are [N, 3]."""
     words = tokenizer.convert_tokens_to_ids([f"▁{shape}" for shape in SHAPES])
     is_noun = torch.isin(ids, torch.tensor(words, device=ids.device))
@@ -63,19 +99,29 @@ def _nouns(ids: Tensor, tokenizer: Any) -> tuple[Tensor, Tensor]:
     return positions, first > 0
 
 
-def _answers(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """Of each scene's things: the numbers of its kinds [N, 3, 4] and its place [N, 3, 12]."""
-    kinds = torch.zeros(len(scenes), MOST_THINGS, len(KINDS), dtype=torch.long)
+def _said_of_things(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+    """Of each scene's things: the numbers of its words [N, 3, 4] and its place [N, 3, 12]."""
+    said = torch.zeros(len(scenes), MOST_THINGS, len(OF_A_THING), dtype=torch.long)
     centres = torch.zeros(len(scenes), MOST_THINGS, 2)
     for row, scene in enumerate(scenes):
         for column, thing in enumerate(scene.things):
-            said = (thing.shape, thing.colour, thing.size, scene.background)
-            kinds[row, column] = torch.tensor(
-                [kind.index(word) for kind, word in zip(KINDS, said, strict=True)]
-            )
+            words = (thing.shape, thing.colour, thing.size, scene.background)
+            said[row, column] = torch.tensor(_numbers(words, OF_A_THING))
         centres[row, : len(scene.things)] = torch.tensor(layout(scene.relations))
     turned = (centres[..., None] * torch.tensor(TURNS)).flatten(2)
-    return kinds, torch.cat([turned.cos(), turned.sin()], dim=2)
+    return said, torch.cat([turned.cos(), turned.sin()], dim=2)
+
+
+def said_of_edit(instruction: str) -> list[int]:
+    """The numbers of what is changed, of the word before it, and of what it becomes."""
+    words = instruction.split()
+    changed = next(i for i, word in enumerate(words) if word in OF_AN_EDIT[0])
+    becomes = "nothing" if changed == len(words) - 1 else words[-1]
+    return _numbers((words[changed], words[changed - 1], becomes), OF_AN_EDIT)
+
+
+def _numbers(words: Sequence[str], kinds: Sequence[Sequence[str]]) -> list[int]:
+    return [kind.index(word) for kind, word in zip(kinds, words, strict=True)]
 
 
 def _new_t5(vocabulary: int, run: Run) -> Any:

@@ -53,7 +53,7 @@ FULL = Recipe(
     autoencoder=Stage(iterations=1_100, batch_size=64, learning_rate=1e-3, warmup=200),
     contrastive=Stage(iterations=1_000, batch_size=512, learning_rate=1e-3, warmup=300),
     reading=Stage(iterations=1_200, batch_size=256, learning_rate=2e-3, warmup=50),
-    base=Stage(iterations=15_000, batch_size=128, learning_rate=1e-3, warmup=300),
+    base=Stage(iterations=10_000, batch_size=256, learning_rate=1e-3, warmup=300),
     dev=Stage(iterations=1_300, batch_size=256, learning_rate=3e-4, warmup=100),
     schnell=Stage(iterations=3_000, batch_size=256, learning_rate=5e-4, warmup=200),
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fluxfast.mini.train.flow import TextEncoders
 from fluxfast.mini.train.recipe import CLIP_VISION
 from fluxfast.model import MODELS
 from fluxfast.synthetic import scheduler_of
@@ -24,10 +25,7 @@ class Family:
     """The trained networks and tokenizers; `transformers` by model name."""
 
     vae: Any
-    clip: Any
-    clip_tokenizer: Any
-    t5: Any
-    t5_tokenizer: Any
+    text: TextEncoders
     transformers: Mapping[str, Any]
 
 
@@ -53,9 +51,9 @@ def _pipeline(name: str, family: Family, text_encoder: Any) -> Any:
     parts = dict(
         vae=family.vae,
         text_encoder=text_encoder,
-        tokenizer=family.clip_tokenizer,
-        text_encoder_2=family.t5,
-        tokenizer_2=family.t5_tokenizer,
+        tokenizer=family.text.clip_tokenizer,
+        text_encoder_2=family.text.t5,
+        tokenizer_2=family.text.t5_tokenizer,
         transformer=family.transformers[name],
     )
     for network in ("vae", "text_encoder", "text_encoder_2", "transformer"):
@@ -67,8 +65,8 @@ def _text_encoder(family: Family) -> Any:
     """mini-clip's text tower by itself, as the published pipelines have CLIP's."""
     from transformers import CLIPTextModel
 
-    encoder = CLIPTextModel(family.clip.config.text_config)
-    encoder.load_state_dict(family.clip.text_model.state_dict())
+    encoder = CLIPTextModel(family.text.clip.config.text_config)
+    encoder.load_state_dict(family.text.clip.text_model.state_dict())
     return encoder
 
 
@@ -82,5 +80,5 @@ def _save_clip(family: Family, folder: Path) -> None:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    family.clip.to("cpu", torch.bfloat16).save_pretrained(folder)
-    CLIPProcessor(processor, family.clip_tokenizer).save_pretrained(folder)
+    family.text.clip.to("cpu", torch.bfloat16).save_pretrained(folder)
+    CLIPProcessor(processor, family.text.clip_tokenizer).save_pretrained(folder)
