@@ -100,7 +100,13 @@ def test_a_baseline_and_a_folder_are_both_read_and_extras_are_shown(tmp_path):
     (folder, *_) = write(ablation(), tmp_path)
     write_extras(folder)
     page = tmp_path / "page.html"
-    assert main(["report", str(folder), "baselines/nvidia-h100.json", "--html", str(page)]) == 0
+    summary = tmp_path / "summary.md"
+    files = ["--html", str(page), "--markdown", str(summary)]
+    assert main(["report", str(folder), "baselines/nvidia-h100.json", *files]) == 0
+    folded = summary.read_text().split("All 18 cases")[1]
+    _, head, _, *lines = (line for line in folded.splitlines() if line)
+    assert head.endswith("| GiB | PSNR dB |")
+    assert sum(line.endswith("| same |") for line in lines) == 2  # the eager pictures themselves
     text = page.read_text()
     for section in ("quality", "kernels", "roofline", "pictures", "steps", "stages", "staircase"):
         assert f'<section id="{section}"' in text, section

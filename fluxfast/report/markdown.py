@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fluxfast.bench.beside import told
 from fluxfast.report.charts import steps_of
 from fluxfast.report.report import Machine, Report
 from fluxfast.report.rows import RECORDED, Row
@@ -33,10 +34,13 @@ def markdown(report: Report) -> str:
 
 
 def _table(rows: Sequence[Row], *, reasons: bool) -> str:
+    qualities = [told(row.measured.extras.get("quality")) for row in rows]
+    has_quality = any(quality != "–" for quality in qualities)
     head = ["verdict", "case", "image", "change", "step ms", "compile s", "GiB"]
+    head += ["PSNR dB"] if has_quality else []
     head += ["reason"] if reasons else []
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for row in rows:
+    for row, quality in zip(rows, qualities, strict=True):
         s, change = row.summary, row.judgement.change
         cells = [
             row.judgement.outcome.upper() if not row.judgement.passes else row.judgement.outcome,
@@ -47,6 +51,7 @@ def _table(rows: Sequence[Row], *, reasons: bool) -> str:
             "–" if s.compile_s is None else f"{s.compile_s:.0f}",
             "–" if s.peak_memory_gib is None else f"{s.peak_memory_gib:.1f}",
         ]
+        cells += [quality] if has_quality else []
         cells += [_short(row.judgement.reason)] if reasons else []
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
