@@ -287,6 +287,19 @@ def test_the_table_fits_a_hundred_columns_and_loses_nothing():
     assert "PSNR" not in verdict_table(rows)
 
 
+def test_the_table_names_the_stage_that_is_slower_and_its_change():
+    before = result()
+    image = before.images[0]
+    slow_steps = tuple(2 * step for step in image.step_ms)
+    steps = dataclasses.replace(
+        before, images=(dataclasses.replace(image, step_ms=slow_steps),) * 3
+    )  # and the image as long as it was, as where the eager one is slower too
+    verdict = settle([compare([steps], [before], noises([]))])[0]
+    table = verdict_table([("bf16", summarize([steps]), verdict)])
+    assert "+100.0%" in table and "SLOWER:" in table
+    assert " ".join(table.split()).endswith("denoising step")
+
+
 def test_judging_and_reporting_need_no_torch():
     code = (
         "import sys, fluxfast.bench.compare, fluxfast.bench.report, fluxfast.bench.baseline;"

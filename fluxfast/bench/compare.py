@@ -97,11 +97,15 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The outcome, why, and each metric that was compared."""
+    """The outcome, why, and each metric that was compared.
+
+    `decided_by`: the change that makes it slower or faster, the largest where there are several.
+    """
 
     outcome: Outcome
     reason: str
     changes: tuple[Change, ...] = ()
+    decided_by: Change | None = None
 
     @property
     def passes(self) -> bool:
@@ -170,7 +174,16 @@ def _verdict(comparison: Comparison, surely: Mapping[int, int]) -> Verdict:
     unseen = [c for c in changes if c.estimate and not c.is_excluded]
 
     def verdict(outcome: Outcome, *reasons: object) -> Verdict:
-        return Verdict(outcome=outcome, reason="; ".join(map(str, reasons)), changes=changes)
+        return Verdict(
+            outcome=outcome,
+            reason="; ".join(map(str, reasons)),
+            changes=changes,
+            decided_by=max(
+                (r for r in reasons if isinstance(r, Change)),
+                key=lambda change: abs(change.worse),
+                default=None,
+            ),
+        )
 
     if broken:
         return verdict(Outcome.BROKEN, *broken, *(f"which goes with {c}" for c in slower))

@@ -15,6 +15,7 @@ from fluxfast.bench.compare import Outcome, Verdict
 from fluxfast.bench.summary import CaseSummary
 
 WIDTH = 100
+WHOLE_IMAGE = "whole image"  # the stage that a verdict is about where none is named
 
 
 def render(table: Table, width: int = WIDTH) -> str:
@@ -56,14 +57,15 @@ def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
 
 
 def against(verdict: Verdict) -> str:
-    """The change of the whole image's time, with its 95% interval, in per cent."""
-    changes = [c for c in verdict.changes if c.metric.name in ("e2e_s", "eager_ratio")]
-    if not changes:
+    """The change that decided, else that of the whole image, with its 95% interval, in per cent."""
+    of_image = (c for c in verdict.changes if c.metric.stage == WHOLE_IMAGE)
+    change = verdict.decided_by or next(of_image, None)
+    if change is None:
         return "–"
-    text = f"{changes[0].relative:+.1%}"
-    if changes[0].estimate is None:
+    text = f"{change.relative:+.1%}"
+    if change.estimate is None:
         return text
-    low, high = changes[0].estimate.interval()
+    low, high = change.estimate.interval()
     return f"{text} ({100 * low:+.0f}…{100 * high:+.0f})"
 
 
@@ -113,7 +115,11 @@ def _broken(text: str, width: int) -> str:
 def _word(verdict: Verdict | None) -> str:
     if verdict is None:
         return "recorded"
-    return verdict.outcome.value if verdict.passes else verdict.outcome.value.upper()
+    word = verdict.outcome.value if verdict.passes else verdict.outcome.value.upper()
+    decided_by = verdict.decided_by
+    if decided_by is None or decided_by.metric.stage == WHOLE_IMAGE:
+        return word
+    return f"{word}: {decided_by.metric.stage}"
 
 
 def _figures(summary: CaseSummary) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluxfast.mini.train.data import some
+from fluxfast.mini.train.data import some, storage
 from fluxfast.mini.train.flow import (
     UNGUIDED,
     Conditions,
@@ -131,6 +131,7 @@ def _begin_as(student: Any, dev: Any, run: Run) -> None:
     weights = {k: v for k, v in dev.state_dict().items() if "guidance_embedder" not in k}
     student.load_state_dict(weights)
     embed = dev.time_text_embed
-    scale = torch.full((1,), DEV.guidance_scale * 1000, device=run.device)
-    constant = embed.guidance_embedder(embed.time_proj(scale))[0]
+    # As the transformer has it, which scales in the precision that it works in.
+    scale = torch.full((1,), DEV.guidance_scale, device=run.device, dtype=storage(run)) * 1000
+    constant = embed.guidance_embedder(embed.time_proj(scale.float()))[0]
     student.time_text_embed.timestep_embedder.linear_2.bias += constant

@@ -56,9 +56,6 @@ def fit(name: str, networks: Mapping[str, nn.Module], loss: Loss, stage: Stage, 
     generator = run.generator(name)
     path = run.folder / f"{name}.pt"
     begin = _restore(path, networks, optimizer, schedule, generator)
-    if begin == stage.iterations:
-        run.console.stage(f"{name}: trained already")
-        return
     for network in networks.values():
         network.train().requires_grad_(True)
     started = said = saved = time.monotonic()
@@ -85,6 +82,8 @@ def fit(name: str, networks: Mapping[str, nn.Module], loss: Loss, stage: Stage, 
         if saving:
             _save(path, networks, optimizer, schedule, generator, done)
             saved = now
+    if begin == stage.iterations:
+        run.console.stage(f"{name}: trained already")
     for network in networks.values():
         network.eval().requires_grad_(False)
 

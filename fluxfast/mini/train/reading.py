@@ -33,6 +33,7 @@ OF_AN_EDIT = (
 TURNS = (1.6, 3.2, 6.4)
 PLACES = 4 * len(TURNS)
 PLACE_WEIGHT = 3.0
+CHECKED = 1_000
 
 
 def train_reading(
@@ -62,7 +63,8 @@ def train_reading(
             drawn, asked = states.split(stage.batch_size)
             at_nouns = drawn.gather(1, nouns[rows, :, None].expand(-1, -1, width))
             told = of_a_thing(at_nouns[named[rows]]).float()
-            told_of_edit = of_an_edit(asked[torch.arange(len(edited)), ends[edited]]).float()
+            at_ends = asked.gather(1, ends[edited, None, None].expand(-1, -1, width))[:, 0]
+            told_of_edit = of_an_edit(at_ends).float()
         kinds, place = torch.split(told, [told.shape[1] - PLACES, PLACES], dim=1)
         misplaced = functional.mse_loss(place, places[rows][named[rows]])
         return (
@@ -73,6 +75,12 @@ def train_reading(
 
     networks = {"t5": t5, "of_a_thing": of_a_thing, "of_an_edit": of_an_edit}
     fit("reading", networks, loss, stage, run)
+    first = torch.arange(min(len(scenes), CHECKED), device=run.device)
+    with torch.no_grad(), run.autocast():
+        states = t5(captions[first]).last_hidden_state
+        told = of_a_thing(states.gather(1, nouns[first, :, None].expand(-1, -1, width)))
+    share = _right(told[named[first]].float(), things[first][named[first]], OF_A_THING)
+    run.console.stage(f"reading: {share:.1%} of {len(first)} captions' things told right")
     return t5
 
 
@@ -88,6 +96,13 @@ def _missed(told: Tensor, said: Tensor, kinds: Sequence[Sequence[str]]) -> Tenso
         for part, word in zip(parts, said.unbind(1), strict=True)
     ]
     return torch.stack(missed).sum()
+
+
+def _right(told: Tensor, said: Tensor, kinds: Sequence[Sequence[str]]) -> float:
+    """The share of the rows in which every kind's most likely word is the one that is said."""
+    parts = torch.split(told[:, : _answers(kinds)], [len(kind) for kind in kinds], dim=1)
+    words = torch.stack([part.argmax(dim=1) for part in parts], dim=1)
+    return (words == said).all(dim=1).float().mean().item()
 
 
 def noun_positions(ids: Tensor, tokenizer: Any) -> tuple[Tensor, Tensor]:
