@@ -15,12 +15,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Whole or not at all: written beside its place, then moved over it.
+    """Whole or not at all: written beside its place, then moved over it. A link stays one; what
+    is no file, as /dev/stdout, is written to.
 
     Raises FluxFastError if the disk is full or the folder cannot be written; what was there stays.
     """
-    temporary = None
+    temporary, path = None, path.resolve()
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", delete=False

@@ -25,18 +25,18 @@ LONGEST_COMMENT = 65_000  # characters; GitHub takes 65,536
 GATING_LABEL = "perf"
 ISSUE_LABEL = "perf-regression"
 BASELINE_BRANCH = "baselines/nightly"
+SKIPPED = ("undecided", "invalid runner")  # as pytest has them: neither passed nor failed
 WORTH_PROPOSING = ("faster", "new", "wrong stack")
 # A pull request that touches one of these is timed without being asked.
-GATED_PATHS = (
-    "fluxfast/optimizations/",
-    "fluxfast/kernels/",
-    "fluxfast/attention.py",
-    "fluxfast/compiler.py",
-    "fluxfast/cuda_graph.py",
-    "fluxfast/flash_attention_3.py",
-    "fluxfast/pipeline.py",
-    "fluxfast/quantize.py",
-    "constraints-h200.txt",
+GATED_PATHS = ("fluxfast/", "constraints-h200.txt", "pyproject.toml")
+# But for these, which no image is drawn or timed with.
+UNTIMED_PATHS = (
+    "fluxfast/github.py",
+    "fluxfast/history/",
+    "fluxfast/mini/",
+    "fluxfast/quality/",
+    "fluxfast/report/",
+    "fluxfast/slowdowns.py",
 )
 PASSED, FAILED = 0, 1
 NOT_JUDGED = 6  # as `pytest perf_tests` ends on an invalid runner
@@ -58,7 +58,8 @@ def say(text: str) -> None:
 
 
 def is_wanted(labels: Sequence[str], paths: Sequence[str]) -> bool:
-    return GATING_LABEL in labels or any(path.startswith(GATED_PATHS) for path in paths)
+    timed = (p for p in paths if p.startswith(GATED_PATHS) and not p.startswith(UNTIMED_PATHS))
+    return GATING_LABEL in labels or any(timed)
 
 
 def wanted(options: argparse.Namespace) -> int:
@@ -69,6 +70,15 @@ def wanted(options: argparse.Namespace) -> int:
         file.write(f"run={str(answer).lower()}\n")
     say(f"timed: {answer} ({len(paths)} files changed; labels: {options.labels or 'none'})")
     return PASSED
+
+
+def measured(options: argparse.Namespace) -> int:
+    """Fail unless the job that measures has ended well."""
+    if options.result == "success":
+        return PASSED
+    ended = options.result or "nothing"
+    say(f"nothing was measured: the job `measure` ended as {ended}; read its log, run it again")
+    return FAILED
 
 
 def comment(options: argparse.Namespace) -> int:
@@ -100,14 +110,16 @@ class Gate:
 def gate_of(report: Mapping[str, Any], failed_tests: int, reason: str | None) -> Gate:
     """Judge a report; `reason` is why a slowdown is accepted, None where nobody accepts it."""
     failing = [case for case in report["cases"] if not case["passes"]]
-    if failed_tests > len(failing):
-        untold = failed_tests - len(failing)
+    worse = [c for c in failing if c["outcome"] not in SKIPPED]
+    if not report["cases"]:
+        return Gate(status=FAILED, why="no case was measured: see the log")
+    if failed_tests > len(worse):
+        untold = failed_tests - len(worse)
         return Gate(status=FAILED, why=f"{untold} tests failed without a verdict: see the log")
     if report["status"] == "pass":
         return Gate(status=PASSED, why=report["verdict_line"])
     if report["status"] == "not judged":
         return Gate(status=NOT_JUDGED, why=f"{report['verdict_line']}: run it again")
-    worse = [c for c in failing if c["outcome"] not in ("undecided", "invalid runner")]
     if reason and all(case["outcome"] == "slower" for case in worse):
         return Gate(status=PASSED, why=f"{len(worse)} slowdowns accepted: {reason}")
     return Gate(status=FAILED, why=report["verdict_line"])
@@ -227,6 +239,7 @@ def parser() -> argparse.ArgumentParser:
 
     path = {"type": Path}
     command(wanted, base={}, labels={"default": "", "required": False}, output={})
+    command(measured, result={})
     command(comment, pull={}, body=path)
     command(gate, report=path, junit=path, pull={"required": False})
     command(accepted, database=path)

@@ -159,7 +159,9 @@ class Suite:
         if self.records_by_itself and not self.sides and self._adds_to_baseline(case_id, verdict):
             self.recorded.add(case_id)
         is_first = verdict.outcome is Outcome.NEW and case_id in self.recorded
-        said = {"outcome": verdict.outcome.value, "reason": verdict.reason}
+        said: dict[str, Any] = {"outcome": verdict.outcome.value, "reason": verdict.reason}
+        if verdict.decided_by:
+            said |= {"change": verdict.decided_by.relative}
         if is_first:
             said = {"outcome": "recorded", "reason": "the first of this CPU's own baseline"}
         write_figures(self.results_folder, "verdicts", planned.case, said)

@@ -128,8 +128,10 @@ def test_a_verdict_of_the_run_itself_goes_before_one_made_again(tmp_path, baseli
     (folder / "verdicts").mkdir()
     told = {"outcome": "invalid runner", "reason": "GEMM canary 0.8 of its band"}
     (folder / "verdicts" / next(folder.glob("*.json")).name).write_text(json.dumps(told))
-    report = report_of([folder], [baseline_file])
+    report = report_of([folder])
     assert report.rows[0].judgement.outcome == "invalid runner" and report.status == "not judged"
+    # But not where it is asked how the results compare with others.
+    assert report_of([folder], [baseline_file]).rows[0].judgement.outcome == "same"
 
 
 def test_clocks_and_temperature_are_shown_where_the_gpu_told_them():
@@ -227,3 +229,22 @@ def test_what_cannot_be_reported_on_is_told(tmp_path, capsys):
         assert main(["report", str(path), "--html", str(tmp_path / "page.html")]) == 2
         assert told in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_commits_are_not_joined_silently_nor_is_half_a_picture_a_traceback(tmp_path, capsys):
+    one, other = ablation()[:1], ablation()[:1]
+    folders = [write(one, tmp_path / "one")[0], write(other, tmp_path / "other")[0]]
+    changed = next(folders[1].glob("*.json"))
+    data = json.loads(changed.read_text())
+    data["provenance"]["commit"] = "another"
+    changed.write_text(json.dumps(data))
+    assert main(["report", *map(str, folders)]) != 0
+    told = capsys.readouterr().err
+    assert "commit another: 1 results in" in told and "--against" in told
+    assert main(["report", str(folders[0]), "--against", str(folders[1])]) == 0
+    (whole, *_) = write(ablation(), tmp_path / "whole")
+    write_extras(whole)
+    for picture in whole.glob("*.png"):
+        picture.write_bytes(picture.read_bytes()[:100])
+    assert main(["report", str(whole), "--html", str(tmp_path / "page.html")]) != 0
+    assert "this picture cannot be read" in capsys.readouterr().err

@@ -150,6 +150,7 @@ class Rehearsal:
             "BASE": "origin/main",
             "LABELS": "",
             "PULL": "12",
+            "MEASURED": "success",
             "GPU": "h200",
             "SHARD": "1/1",
             **variables,
@@ -202,9 +203,8 @@ def test_nothing_of_a_fork_reaches_a_gpu_or_a_token_that_writes():
     jobs = WORKFLOWS["perf-gate"]["jobs"]
     same_repository = "github.event.pull_request.head.repo.full_name == github.repository"
     for job, body in jobs.items():
-        needed = jobs.get(body.get("needs"), {})
-        assert same_repository in body.get("if", "") + needed.get("if", ""), job
-    assert same_repository in jobs["measure"]["if"]
+        assert same_repository in body["if"], job
+    assert "!cancelled()" in jobs["gate"]["if"]  # and not skipped where `measure` has failed
     checkout = jobs["gate"]["steps"][0]["with"]["ref"]
     assert checkout == "${{ github.event.pull_request.base.sha }}"
     for name, _, step in STEPS:  # what others can name is never pasted into a command
@@ -235,6 +235,10 @@ def test_the_gate_from_end_to_end(rehearsal):
     assert rehearsal.job("perf-gate", "gate")[gate] == 1
     (comment,) = rehearsal.github()["comments"]
     assert "fp8_per_row 1.43× → 1.10×" in comment and "```mermaid" in comment
+
+    measured = next(line for _, job, line in LINES if ".github measured" in line)
+    for result in ("failure", "cancelled", "skipped", ""):
+        assert rehearsal.run(measured, MEASURED=result).returncode == 1
 
     comments = rehearsal.github()["comments"]
     for body, status in (("text", 1), ("Why:\nperf-ok: float32 norms, see #9\n", 0)):
@@ -312,6 +316,14 @@ def test_an_issue_is_opened_once_and_closed_when_the_level_is_back():
     assert github.issue_actions([slowdown], [closed]) == ([], [])
 
 
+def test_what_an_image_is_drawn_with_is_timed_unasked():
+    for path in ("fused_blocks.py", "kernels/norm.py", "model.py", "bench/measure.py"):
+        assert github.is_wanted([], ["README.md", f"fluxfast/{path}"]), path
+    for path in ("fluxfast/report/page.css", "fluxfast/mini/world.py", "tests/test_cli.py"):
+        assert not github.is_wanted([], [path])
+        assert github.is_wanted(["perf"], [path])
+
+
 def case(outcome):
     return {"outcome": outcome, "passes": outcome in ("same", "faster")}
 
@@ -324,8 +336,11 @@ def case(outcome):
         (["same", "slower"], 1, None, 1),
         (["same", "slower"], 1, "a reason", 0),
         (["slower", "broken"], 2, "a reason", 1),
-        (["undecided"], 1, None, 6),
-        (["invalid runner", "slower"], 2, None, 1),
+        (["undecided"], 0, None, 6),
+        (["undecided"], 1, None, 1),  # it is skipped: another test failed
+        (["slower", "undecided"], 2, "a reason", 1),
+        (["invalid runner", "slower"], 1, None, 1),
+        ([], 0, None, 1),  # nothing was measured
         (["new"], 1, "a reason", 1),
     ],
 )

@@ -260,14 +260,15 @@ def cpu_baseline(hardware: Hardware, folder: Path = SHIPPED, local: Path = LOCAL
     for path in (folder / f"{slug}.json", local / f"{slug}.json"):
         if path.exists():
             return read_baseline(path)
-    return Baseline(
-        gpu=Gpu(
-            slug=slug,
-            device_names=(hardware.name,),
-            platform=Platform.CPU,
-            architecture=hardware.architecture,
-            memory_gib=hardware.memory_gib,
-        ),
-        results={},
-        path=local / f"{slug}.json",
+    return Baseline(gpu=gpu_as_it_is(hardware, slug), results={}, path=local / f"{slug}.json")
+
+
+def gpu_as_it_is(hardware: Hardware, slug: str) -> Gpu:
+    """A machine that no baseline file describes."""
+    return Gpu(
+        slug=slug,
+        device_names=(hardware.name,),
+        platform=hardware.platform,
+        architecture=hardware.architecture,
+        memory_gib=hardware.memory_gib,
     )

@@ -209,9 +209,15 @@ def provenance() -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD") or os.environ.get("FLUXFAST_COMMIT"),
         "dirty": None if changes is None else bool(changes),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "process": os.getpid(),
     }
+
+
+def _program() -> list[str]:
+    """As it can be called again: `python -m pytest` has the path of a module for its name."""
+    path = Path(sys.argv[0])
+    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
 
 
 def _git(*arguments: str) -> str | None:

@@ -104,11 +104,18 @@ def staircase(rows: Sequence[Row]) -> Chart | None:
     chart = (bars + ranges + text).properties(width="container", height=BAR_PX * len(data) + 10)
     return chart_of(
         rows[0].workload,
-        f"From {steps[0][0]} to {steps[-1][0]}, each with all above it on; thin lines are ranges.",
+        _told(data),
         chart,
         ("step", axis_title(unit), "lowest", "highest", "speed"),
         [(d["step"], d["value"], d["low"], d["high"], d["speed"]) for d in data],
     )
+
+
+def _told(data: Sequence[Mapping[str, Any]]) -> str:
+    stairs = [d["step"] for d in data if d["kind"] == "cumulative"]
+    on_top = "; the last bars are each alone on top of that" if len(stairs) < len(data) else ""
+    told = f"From {stairs[0]} to {stairs[-1]}, each with all above it on{on_top}"
+    return f"{told}. Thin lines are ranges."
 
 
 def axis_title(unit: str) -> str:

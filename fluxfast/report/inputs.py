@@ -9,7 +9,8 @@ A results folder holds more than results. `pytest perf_tests` writes all but the
 - `kernels/CASE.json`: milliseconds of one step by kind of kernel, as {"GEMM": 40.0}
 - `roofline/CASE.json`: {"ceilings": {"tflops": 1300, "attention_tflops": 900, "tb_per_s": 4.29},
   "kernels": [{"name": "…", "tflop": 0.9, "gb": 1.2, "ms": 1.1}]}
-- `verdicts/CASE.json`: what the run itself said, as {"outcome": "slower", "reason": "…"}
+- `verdicts/CASE.json`: what the run itself said, as {"outcome": "slower", "reason": "…"}, with
+  the "change" that decided where one did
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from fluxfast.bench.baseline import Baseline, read_baseline
 from fluxfast.bench.beside import figures_path, picture_path
 from fluxfast.bench.result import CaseResult, read_json, read_results
 from fluxfast.errors import BaselineError
+from fluxfast.report.same import check_same
 
 EXTRAS = ("quality", "kernels", "roofline", "verdicts")
 
@@ -38,13 +40,21 @@ class Measured:
 
 
 def read_inputs(paths: Sequence[Path]) -> list[Measured]:
-    """Every case in the folders and baseline files, each once for each machine."""
+    """Every case in the folders and baseline files, each once for each machine.
+
+    Raises BaselineError where one case was measured on two stacks or commits.
+    """
     found: dict[tuple[str, str], Measured] = {}
+    places: dict[tuple[str, str], list[tuple[Path, CaseResult]]] = {}
     for path in paths:
         for measured in _read(path):
             result = measured.results[0]
             key = (result.environment["hardware"]["name"], result.case.id)
             found[key] = _joined(found[key], measured) if key in found else measured
+            if not measured.accepted:
+                places.setdefault(key, []).append((path / f"{result.case.id}.json", result))
+    for of_a_case in places.values():
+        check_same(of_a_case)
     return list(found.values())
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.baseline import (
@@ -13,6 +14,7 @@ from fluxfast.bench.baseline import (
     Baseline,
     baseline_for,
     cpu_slug,
+    gpu_as_it_is,
     known_baselines,
 )
 from fluxfast.bench.case import Case
@@ -25,6 +27,7 @@ from fluxfast.hardware import Hardware
 from fluxfast.report.inputs import Measured
 from fluxfast.report.labels import Names, label, staircase_of
 
+AGAINST = Path("--against")  # where a verdict's figures come from, in place of a baseline's file
 RECORDED = "recorded"
 PASSING = ("same", "faster", RECORDED)
 NOT_JUDGED = ("undecided", "invalid runner")
@@ -32,7 +35,8 @@ NOT_JUDGED = ("undecided", "invalid runner")
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A verdict as it is shown. `change`: relative, of the figure that the case is judged by."""
+    """A verdict as it is shown. `change`: relative, of the figure that decided, else of the one
+    that the case is judged by."""
 
     outcome: str
     reason: str
@@ -96,8 +100,9 @@ def _rows_of_machine(gpu: str, found: Sequence[Measured], against: Sequence[Meas
     baseline = _baseline(hardware)
     gpu_option = _gpu_option(hardware, baseline)
     others = {m.results[0].case.id: m.results for m in against if gpu_of(m.results[0]) == gpu}
-    if against and baseline:
-        baseline = replace(baseline, results=others)
+    if against:
+        one = baseline.gpu if baseline else gpu_as_it_is(hardware, gpu)
+        baseline = Baseline(gpu=one, results=others, path=AGAINST)
     summaries = {m.results[0].case.id: summarize(m.results) for m in found}
     speed = speedups(summaries.values())
     all_on = _all_on([m.results[0].case for m in found])
@@ -112,7 +117,7 @@ def _rows_of_machine(gpu: str, found: Sequence[Measured], against: Sequence[Meas
                 label=label(case.optimizations, all_on[case.workload]),
                 summary=summaries[case.id],
                 before=_before(baseline, measured),
-                judgement=_judgement(baseline, measured),
+                judgement=_judgement(baseline, measured, against=bool(against)),
                 low=low,
                 high=high,
                 speed=speed.get(case.id),
@@ -150,22 +155,26 @@ def _before(baseline: Baseline | None, measured: Measured) -> CaseSummary | None
     return summarize(baseline.results[case_id])
 
 
-def _judgement(baseline: Baseline | None, measured: Measured) -> Judgement:
+def _judgement(baseline: Baseline | None, measured: Measured, *, against: bool) -> Judgement:
     if measured.accepted:
         return Judgement(outcome=RECORDED, reason="an accepted baseline")
     before = _before(baseline, measured)
     change = (
         judged_value(summarize(measured.results)) / judged_value(before) - 1 if before else None
     )
-    if told := measured.extras.get("verdicts"):
-        return Judgement(outcome=told["outcome"], reason=told["reason"], change=change)
+    told = measured.extras.get("verdicts")
+    if told and len(measured.results) == 1 and not against:
+        return Judgement(
+            outcome=told["outcome"], reason=told["reason"], change=told.get("change", change)
+        )
     if baseline is None:
         return Judgement(outcome="new", reason="no baseline describes this machine")
     verdict = baseline.judge(list(measured.results))
+    decided_by = verdict.decided_by
     return Judgement(
         outcome=verdict.outcome.value,
         reason=verdict.reason,
-        change=change,
+        change=decided_by.relative if decided_by else change,
         lines=tuple(map(str, verdict.changes)),
     )
 
