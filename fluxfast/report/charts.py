@@ -14,6 +14,7 @@ from fluxfast.report.labels import joined, staircase_of
 from fluxfast.report.rows import Row
 
 BAR_PX = 26
+SPEED_TICKS = [0.5, 0.7, 1, 1.4, 2, 3, 4, 6, 8]
 SAME = "same"  # a picture that is no other than the eager one
 BETTER_LOW = (
     "lpips",
@@ -142,7 +143,12 @@ def effects_chart(found: Sequence[Effect]) -> Chart | None:
         yOffset="with:N",
         color=alt.Color("with:N", title=None, legend=alt.Legend(orient="top")),
     )
-    x = alt.X("speed:Q", title="times faster with it on", scale=alt.Scale(type="log", nice=False))
+    x = alt.X(
+        "speed:Q",
+        title="times faster with it on",
+        scale=alt.Scale(type="log", nice=False),
+        axis=alt.Axis(values=SPEED_TICKS, format="~g"),
+    )
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=x,
         tooltip=["name:N", "with:N", "speed:Q", "low:Q", "high:Q"],
@@ -179,8 +185,9 @@ def pareto(rows: Sequence[Row]) -> Chart | None:
         if figure and name in figure
     ]
     front = _front([(v, -q if less_is_better else q) for _, v, q in points])
-    best = max((q for *_, q in points if q < math.inf), default=0.0)
-    top = 1.1 * best or 1.0
+    bounded = [q for *_, q in points if q < math.inf] or [0.0]
+    best = max(bounded)
+    top = best + ((best - min(bounded)) / 5 or best / 10 or 1.0)
     data = [
         {
             "case": c,
@@ -208,12 +215,20 @@ def pareto(rows: Sequence[Row]) -> Chart | None:
         shape=alt.Shape("where:N", title=None, legend=alt.Legend(orient="top")),
         tooltip=["case:N", "value:Q", "told:N"],
     )
-    words = base.transform_filter(f"datum.told == '{SAME}'").mark_text(dy=-12).encode(text="told:N")
+    middle = (min(v for _, v, _ in points) + max(v for _, v, _ in points)) / 2
+    named = base.transform_calculate(name="datum.case + ' (' + datum.told + ')'").encode(
+        text="name:N"
+    )
+    named = named.transform_filter("datum.where == 'best for its time'")
+    words = [
+        named.transform_filter(f"datum.value {side} {middle}").mark_text(align=align, dx=dx, dy=-10)
+        for side, align, dx in (("<=", "left", 8), (">", "right", -8))
+    ]
     return chart_of(
         rows[0].workload,
         f"{name} against the eager picture: {'less' if less_is_better else 'more'} is better. "
         "No case is better in both than those on the line.",
-        (line + marks + words).properties(width="container", height=280),
+        alt.layer(line, marks, *words).properties(width="container", height=280),
         ("case", axis_title(rows[0].unit), name, ""),
         [(d["case"], d["value"], d["told"], d["where"]) for d in data],
     )
