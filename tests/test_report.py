@@ -248,3 +248,16 @@ def test_commits_are_not_joined_silently_nor_is_half_a_picture_a_traceback(tmp_p
         picture.write_bytes(picture.read_bytes()[:100])
     assert main(["report", str(whole), "--html", str(tmp_path / "page.html")]) != 0
     assert "this picture cannot be read" in capsys.readouterr().err
+
+
+def test_against_judges_on_a_gpu_that_has_no_baseline(tmp_path):
+    sides = {}
+    for side, slower in (("a", {}), ("b", {"fp8_per_row": 1.3})):
+        sides[side] = write(ablation(slower), tmp_path / side)
+        for path in (path for folder in sides[side] for path in folder.glob("*.json")):
+            data = json.loads(path.read_text())
+            data["environment"]["hardware"]["name"] = "NVIDIA B300"
+            path.write_text(json.dumps(data))
+    outcomes = report_of(sides["b"]).outcomes
+    assert set(outcomes) == {"new"}
+    assert "slower" in report_of(sides["b"], sides["a"]).outcomes

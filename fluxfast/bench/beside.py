@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluxfast.bench.case import Case
 from fluxfast.bench.result import CaseResult, read_json
+from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically, write_bytes_atomically
 from fluxfast.kernel_profile import Category, category_of
 from fluxfast.optimization import ProfiledStep
@@ -52,7 +53,7 @@ def write_beside(
 
 def write_quality(folder: Path, case: Case, drawn: Iterable[Case]) -> None:
     """Of the pictures in the folder, if the eager one is among those `drawn` in this run."""
-    picture, eager = _read_picture(folder, case), eager_picture(folder, case, drawn)
+    picture, eager = _read_beside(folder, case), eager_picture(folder, case, drawn)
     if picture and eager:
         write_figures(folder, "quality", case, quality(picture, eager))
 
@@ -60,17 +61,28 @@ def write_quality(folder: Path, case: Case, drawn: Iterable[Case]) -> None:
 def eager_picture(folder: Path, case: Case, drawn: Iterable[Case]) -> Image | None:
     """Of the unoptimized case of the same workload, another one, if it is among those `drawn`."""
     eager = case.eager_among(drawn)
-    return _read_picture(folder, eager) if eager and eager != case else None
+    return _read_beside(folder, eager) if eager and eager != case else None
 
 
-def _read_picture(folder: Path, case: Case) -> Image | None:
+def _read_beside(folder: Path, case: Case) -> Image | None:
+    path = picture_path(folder, case)
+    return read_picture(path) if path.exists() else None
+
+
+def read_picture(path: Path) -> Image:
+    """Raises BaselineError if it is no whole picture."""
     from PIL import Image
 
-    path = picture_path(folder, case)
-    if not path.exists():
-        return None
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except OSError as error:
+        raise BaselineError(
+            "this picture cannot be read",
+            got=f"{path}: {error}",
+            allowed="a whole PNG file",
+            remedy="measure the case again, or remove the file",
+        ) from error
 
 
 def write_figures(folder: Path, kind: str, case: Case, figures: Mapping[str, Any] | None) -> None:

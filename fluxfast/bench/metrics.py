@@ -69,12 +69,14 @@ def _one(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult], 
     return samples
 
 
+WHOLE_IMAGE = "whole image"  # the stage that a verdict is about where none is named
+
 # GPU noise: the H200's baseline, six cases of three processes. CPU noise: of tests/replay/cpu.json,
 # six cases of ten processes: 6% between processes in decoding, else 1% or less.
 METRICS = (
     Metric(
         name="e2e_s",
-        stage="whole image",
+        stage=WHOLE_IMAGE,
         unit="s",
         samples=_on_a_gpu(lambda image: image.e2e_s),
         tolerance=0.08,
@@ -103,7 +105,7 @@ METRICS = (
     ),
     Metric(
         name="eager_ratio",
-        stage="whole image",
+        stage=WHOLE_IMAGE,
         unit="× eager",
         samples=lambda result: result.eager_ratios,
         tolerance=0.15,

@@ -12,10 +12,10 @@ from rich.table import Table
 from fluxfast.bench.beside import Figures, told
 from fluxfast.bench.case import Case
 from fluxfast.bench.compare import Outcome, Verdict
+from fluxfast.bench.metrics import WHOLE_IMAGE
 from fluxfast.bench.summary import CaseSummary
 
 WIDTH = 100
-WHOLE_IMAGE = "whole image"  # the stage that a verdict is about where none is named
 
 
 def render(table: Table, width: int = WIDTH) -> str:

@@ -207,19 +207,17 @@ def pareto(rows: Sequence[Row]) -> Chart | None:
             axis=alt.Axis(labelExpr=f"datum.value > {best} ? '' : datum.label"),
         ),
     )
-    line = base.transform_filter("datum.where == 'best for its time'").mark_line(
-        interpolate="step-after", strokeDash=[5, 3]
-    )
+    on_front = base.transform_filter("datum.where == 'best for its time'")
+    line = on_front.mark_line(interpolate="step-after", strokeDash=[5, 3])
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(
         color=alt.Color("where:N", title=None, legend=alt.Legend(orient="top")),
         shape=alt.Shape("where:N", title=None, legend=alt.Legend(orient="top")),
         tooltip=["case:N", "value:Q", "told:N"],
     )
     middle = (min(v for _, v, _ in points) + max(v for _, v, _ in points)) / 2
-    named = base.transform_calculate(name="datum.case + ' (' + datum.told + ')'").encode(
+    named = on_front.transform_calculate(name="datum.case + ' (' + datum.told + ')'").encode(
         text="name:N"
     )
-    named = named.transform_filter("datum.where == 'best for its time'")
     words = [
         named.transform_filter(f"datum.value {side} {middle}").mark_text(align=align, dx=dx, dy=-10)
         for side, align, dx in (("<=", "left", 8), (">", "right", -8))

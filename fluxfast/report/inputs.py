@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.baseline import Baseline, read_baseline
 from fluxfast.bench.beside import figures_path, picture_path
-from fluxfast.bench.result import CaseResult, read_json, read_results
+from fluxfast.bench.result import CaseResult, read_json, read_results, result_path
 from fluxfast.errors import BaselineError
 from fluxfast.report.same import check_same
 
@@ -44,18 +45,21 @@ def read_inputs(paths: Sequence[Path]) -> list[Measured]:
 
     Raises BaselineError where one case was measured on two stacks or commits.
     """
-    found: dict[tuple[str, str], Measured] = {}
-    places: dict[tuple[str, str], list[tuple[Path, CaseResult]]] = {}
+    found: dict[tuple[str, str], list[tuple[Path, Measured]]] = {}
     for path in paths:
         for measured in _read(path):
             result = measured.results[0]
             key = (result.environment["hardware"]["name"], result.case.id)
-            found[key] = _joined(found[key], measured) if key in found else measured
-            if not measured.accepted:
-                places.setdefault(key, []).append((path / f"{result.case.id}.json", result))
-    for of_a_case in places.values():
-        check_same(of_a_case)
-    return list(found.values())
+            found.setdefault(key, []).append((path, measured))
+    for of_a_case in found.values():
+        check_same(
+            [
+                (result_path(folder, measured.results[0].case), measured.results[0])
+                for folder, measured in of_a_case
+                if not measured.accepted
+            ]
+        )
+    return [reduce(_joined, (m for _, m in of_a_case)) for of_a_case in found.values()]
 
 
 def _joined(first: Measured, second: Measured) -> Measured:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-from fluxfast.errors import BaselineError
+from fluxfast.bench.beside import read_picture
 from fluxfast.report.rows import Row
 
 AMPLIFIED = 8
@@ -51,16 +51,7 @@ def _trio(eager: Row, optimized: Row) -> Trio:
 
 def _opened(path: Path | None) -> Image.Image:
     assert path is not None
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise BaselineError(
-            "this picture cannot be read",
-            got=f"{path}: {error}",
-            allowed="a whole PNG file",
-            remedy="measure the case again, or remove the file",
-        ) from error
+    return read_picture(path)
 
 
 def _uri(image: Image.Image) -> str:

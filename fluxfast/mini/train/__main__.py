@@ -16,8 +16,7 @@ from fluxfast.errors import TrainingError
 from fluxfast.files import write_atomically
 from fluxfast.mini.train.loop import Run
 from fluxfast.mini.train.recipe import FULL, Recipe
-
-PIXELS_PER_TOKEN = 16  # of a side: 8 in a latent, two latents in a token
+from fluxfast.model import PIXELS_PER_TOKEN_SIDE
 
 
 def train(recipe: Recipe, run: Run, weights: Path) -> None:
@@ -49,7 +48,7 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
     encoders = TextEncoders(clip=clip, clip_tokenizer=clip_words, t5=t5, t5_tokenizer=t5_words)
 
     run.console.stage("encoding pictures and texts")
-    tokens_per_side = recipe.side // PIXELS_PER_TOKEN
+    tokens_per_side = recipe.side // PIXELS_PER_TOKEN_SIDE
 
     def tokens(of: Pictures) -> Tensor:
         return pack(encode(vae, of, recipe.side, run))

@@ -55,20 +55,23 @@ def train_reading(
     things, places = (said.to(run.device) for said in _said_of_things(scenes))
     changes = torch.tensor([said_of_edit(edit.instruction) for edit in edits], device=run.device)
 
+    def told_at_nouns(states: Tensor, rows: Tensor) -> Tensor:
+        at_nouns = states.gather(1, nouns[rows, :, None].expand(-1, -1, width))
+        told: Tensor = of_a_thing(at_nouns[named[rows]]).float()
+        return told
+
     def loss(_: int, generator: torch.Generator) -> Tensor:
         rows = some(len(scenes), stage.batch_size, generator)
         edited = some(len(edits), stage.batch_size, generator)
         with run.autocast():
             states = t5(torch.cat([captions[rows], instructions[edited]])).last_hidden_state
             drawn, asked = states.split(stage.batch_size)
-            at_nouns = drawn.gather(1, nouns[rows, :, None].expand(-1, -1, width))
-            told = of_a_thing(at_nouns[named[rows]]).float()
+            told = told_at_nouns(drawn, rows)
             at_ends = asked.gather(1, ends[edited, None, None].expand(-1, -1, width))[:, 0]
             told_of_edit = of_an_edit(at_ends).float()
-        kinds, place = torch.split(told, [told.shape[1] - PLACES, PLACES], dim=1)
-        misplaced = functional.mse_loss(place, places[rows][named[rows]])
+        misplaced = functional.mse_loss(told[:, -PLACES:], places[rows][named[rows]])
         return (
-            _missed(kinds, things[rows][named[rows]], OF_A_THING)
+            _missed(told, things[rows][named[rows]], OF_A_THING)
             + _missed(told_of_edit, changes[edited], OF_AN_EDIT)
             + PLACE_WEIGHT * misplaced
         )
@@ -77,9 +80,8 @@ def train_reading(
     fit("reading", networks, loss, stage, run)
     first = torch.arange(min(len(scenes), CHECKED), device=run.device)
     with torch.no_grad(), run.autocast():
-        states = t5(captions[first]).last_hidden_state
-        told = of_a_thing(states.gather(1, nouns[first, :, None].expand(-1, -1, width)))
-    share = _right(told[named[first]].float(), things[first][named[first]], OF_A_THING)
+        told = told_at_nouns(t5(captions[first]).last_hidden_state, first)
+    share = _right(told, things[first][named[first]], OF_A_THING)
     run.console.stage(f"reading: {share:.1%} of {len(first)} captions' things told right")
     return t5
 
@@ -88,20 +90,23 @@ def _answers(kinds: Sequence[Sequence[str]]) -> int:
     return sum(len(kind) for kind in kinds)
 
 
+def _parts(told: Tensor, kinds: Sequence[Sequence[str]]) -> tuple[Tensor, ...]:
+    """Each kind's answers, in the order of `told` [M, answers, and what comes after them]."""
+    return torch.split(told[:, : _answers(kinds)], [len(kind) for kind in kinds], dim=1)
+
+
 def _missed(told: Tensor, said: Tensor, kinds: Sequence[Sequence[str]]) -> Tensor:
-    """Cross-entropies, summed, of each kind's part of `told` [M, answers]; `said`: [M, kinds]."""
-    parts = torch.split(told, [len(kind) for kind in kinds], dim=1)
+    """Cross-entropies, summed, of each kind's part of `told`; `said`: [M, kinds]."""
     missed = [
         functional.cross_entropy(part, word)
-        for part, word in zip(parts, said.unbind(1), strict=True)
+        for part, word in zip(_parts(told, kinds), said.unbind(1), strict=True)
     ]
     return torch.stack(missed).sum()
 
 
 def _right(told: Tensor, said: Tensor, kinds: Sequence[Sequence[str]]) -> float:
     """The share of the rows in which every kind's most likely word is the one that is said."""
-    parts = torch.split(told[:, : _answers(kinds)], [len(kind) for kind in kinds], dim=1)
-    words = torch.stack([part.argmax(dim=1) for part in parts], dim=1)
+    words = torch.stack([part.argmax(dim=1) for part in _parts(told, kinds)], dim=1)
     return (words == said).all(dim=1).float().mean().item()
 
 
