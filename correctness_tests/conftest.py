@@ -13,7 +13,6 @@ import pytest
 from fluxfast.bench.beside import write_figures
 from fluxfast.bench.matrix import eager_names
 from fluxfast.bench.planned import PlannedCase, planned_case
-from fluxfast.bench.report import plain_table, render
 from fluxfast.errors import FluxFastError
 from fluxfast.mini import WEIGHTS, is_trained
 from fluxfast.pipeline import BuiltPipeline, build
@@ -23,6 +22,7 @@ from fluxfast.quality.budget import Budgets, read_budgets
 from fluxfast.quality.clip import OPENAI, Clip, mini_clip, openai_clip
 from fluxfast.quality.metrics import METRICS, Quality, compare
 from fluxfast.quality.sheet import write_sheet
+from fluxfast.table import plain_table, render
 from fluxfast.weights import WeightsKind
 
 FOLDER = Path(__file__).parent

@@ -159,13 +159,28 @@ class Suite:
         if self.records_by_itself and not self.sides and self._adds_to_baseline(case_id, verdict):
             self.recorded.add(case_id)
         is_first = verdict.outcome is Outcome.NEW and case_id in self.recorded
-        said: dict[str, Any] = {"outcome": verdict.outcome.value, "reason": verdict.reason}
-        if verdict.decided_by:
-            said |= {"change": verdict.decided_by.relative}
         if is_first:
             said = {"outcome": "recorded", "reason": "the first of this CPU's own baseline"}
-        write_figures(self.results_folder, "verdicts", planned.case, said)
+        else:
+            said = self._said(case_id, verdict)
+        write_figures(self._judged_in(case_id), "verdicts", planned.case, said)
         return None if is_first else verdict
+
+    def _said(self, case_id: str, verdict: Verdict) -> dict[str, Any]:
+        """A verdict as `fluxfast report` reads it."""
+        said: dict[str, Any] = {"outcome": verdict.outcome.value, "reason": verdict.reason}
+        said["changes"] = [str(change) for change in verdict.changes]
+        if verdict.decided_by:
+            said["change"] = verdict.decided_by.relative
+        if sides := self.sides.get(case_id):
+            said["processes"] = len(sides.ours)
+            said["against"] = str(sides.theirs[-1].provenance["commit"])
+        return said
+
+    def _judged_in(self, case_id: str) -> Path:
+        """With --against, the folder of the last process of this revision."""
+        sides = self.sides.get(case_id)
+        return self.results_folder / f"B{len(sides.ours)}" if sides else self.results_folder
 
     def _adds_to_baseline(self, case_id: str, verdict: Verdict) -> bool:
         """A CPU's own baseline grows to three processes, of those that were not slower."""

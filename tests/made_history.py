@@ -78,5 +78,5 @@ def made_result(made_case, image_s: float, night: int, process: int) -> CaseResu
 
 
 if __name__ == "__main__":
-    with opened(Path(sys.argv[1])) as connection:
+    with opened(Path(sys.argv[1]), new=True) as connection:
         append(connection, map(measurement_of, made()))

@@ -47,7 +47,7 @@ def take(folder: Path, page: Path) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
         page, database = Path(temporary) / "page.html", Path(temporary) / "history.sqlite3"
-        with opened(database) as connection:
+        with opened(database, new=True) as connection:
             append(connection, map(measurement_of, made()))
         results = ["baselines/nvidia-h200.json", "--history", str(database)]
         main(["report", *results, "--html", str(page)])

@@ -1,13 +1,16 @@
 """The documentation: it builds without a warning, and its commands are commands.
 
-Cheap ones are run for real, on made results. The others (GPUs, real checkpoints, minutes of
-compiling) are read by the same parsers that would read them, and run no further.
+What needs no GPU and no published checkpoint is run for real, on made results where it reads some;
+`pytest perf_tests` and `correctness_tests` on a CPU have tests of their own. The others are read by
+the parsers that would read them, and run no further.
 """
 
 import argparse
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -36,7 +39,9 @@ REAL = (
     "fluxfast history ",
     "fluxfast merge ",
     "python -m tests.made_history ",
+    "git diff --stat baselines/",
 )
+DRAWING = ("fluxfast generate --ckpt mini-schnell", "fluxfast roofline schnell-mini")
 
 
 def commands():
@@ -115,20 +120,55 @@ def test_the_cheap_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("fluxfast.commands.report.page", lambda report: "<!doctype html>")
     ran = 0
     for line in COMMANDS:
-        if not line.startswith(REAL) or line.endswith("--model dev"):
+        if not line.startswith(REAL):
             continue
         if "merged" in line and Path("merged").exists():
             continue
         words = [str(p) for word in shlex.split(line) for p in sorted(Path().glob(word)) or [word]]
         if words[0] == "python":
-            done = subprocess.run(
-                [sys.executable, *words[1:]], env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
-            )
-            assert done.returncode == 0, line
+            run([sys.executable, *words[1:]], REPOSITORY)
+        elif words[0] == "git":
+            subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True)
         else:
             assert main(words[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
         ran += 1
-    assert ran >= 12 and Path("page.html").exists() and Path("made.sqlite3").exists()
+    assert ran >= 17 and Path("page.html").exists() and Path("made.sqlite3").exists()
+
+
+def run(words, package, folder=None):
+    environment = os.environ | {"PYTHONPATH": str(package)}
+    done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{words}\n{done.stderr}"
+
+
+def test_the_commands_that_accept_run_on_a_copy_of_the_project(tmp_path):
+    for name in ("fluxfast", "baselines"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    folders = write(ablation(), tmp_path / "made")
+    assert main(["merge", *map(str, folders), "--output", str(tmp_path / "merged")]) == 0
+    for name in ("results", "r"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            (tmp_path / name / str(number + 1)).symlink_to(folders[number % len(folders)])
+    accepting = [line for line in COMMANDS if line.startswith("fluxfast baseline accept")]
+    for line in accepting:
+        words = shlex.split(line)[1:]
+        run([sys.executable, "-m", "fluxfast.cli", *words], tmp_path, tmp_path)
+        known = json.loads((tmp_path / "baselines" / "nvidia-h200.json").read_text())["cases"]
+        assert ablation()[0].case.to_json() in [case["case"] for case in known], line
+        shutil.copyfile(REPOSITORY / "baselines" / "nvidia-h200.json",
+                        tmp_path / "baselines" / "nvidia-h200.json")  # fmt: skip
+    assert len(accepting) >= 4
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(DRAWING)])
+def test_a_command_that_draws_or_times_runs_on_a_cpu(line, tmp_path):
+    times = tmp_path / "results" / "kernels" / "schnell-mini-256x256-b1-s4-eager.json"
+    times.parent.mkdir(parents=True)
+    times.write_text('{"GEMM": 10.0, "attention": 2.0}')  # made: what a run leaves there
+    run([sys.executable, "-m", "fluxfast.cli", *shlex.split(line)[1:]], REPOSITORY, tmp_path)
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file() and path != times}
+    assert left == ({"cat.png"} if "generate" in line else {times.name})
 
 
 def test_every_option_is_described(whole_parser):

@@ -48,7 +48,7 @@ import sys
 from pathlib import Path
 from fluxfast.history.store import Measurement, append, opened
 name = sys.argv[2]
-with opened(Path(sys.argv[1])) as connection:
+with opened(Path(sys.argv[1]), new=True) as connection:
     for batch in range(200):
         append(connection, [
             Measurement(gpu="G", case_id=f"case {row}", measured_at=f"2026-01-01T{batch:05}",
@@ -82,7 +82,7 @@ def series(values, **changes):
 @pytest.fixture(scope="module")
 def made_database(tmp_path_factory):
     path = tmp_path_factory.mktemp("history") / "history.sqlite3"
-    with opened(path) as connection:
+    with opened(path, new=True) as connection:
         assert append(connection, map(measurement_of, made())) == NIGHTS * 3 * 3
     return path
 
@@ -167,7 +167,7 @@ def test_a_slowdown_is_open_until_it_recovers_or_is_accepted():
         pull="12", merged_at=slower.nights[10].measured_at, who="kim", reason="needs float32"
     )
     (point,) = change_points(slower, [reason])
-    assert point.accepted == reason and still_slower([point]) == []
+    assert point.accepted == (reason,) and still_slower([point]) == []
 
 
 def test_a_result_is_filed_by_gpu_case_stack_and_commit_once(tmp_path, capsys):
@@ -256,7 +256,7 @@ def test_a_hundred_thousand_rows_answer_in_under_a_second(tmp_path, capsys):
         )
     ]
     database = tmp_path / "history.sqlite3"
-    with opened(database) as connection:
+    with opened(database, new=True) as connection:
         assert append(connection, rows) == 66 * 1522
     started = time.process_time()
     assert main(["history", "--database", str(database)]) == 0
@@ -271,8 +271,21 @@ def test_what_is_no_history_is_told_and_left_alone(tmp_path):
     with pytest.raises(FluxFastError, match="the history cannot be used"), opened(path):
         pass
     assert path.read_text().startswith("not a database")
+    missing = tmp_path / "mistyped.sqlite3"
+    with pytest.raises(FluxFastError, match="no history yet"), opened(missing):
+        pass
+    assert not missing.exists()
     newer = tmp_path / "newer"
     with sqlite3.connect(newer) as connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(FluxFastError, match="newer"), opened(newer):
         pass
+    for version in (0, 1):
+        foreign = tmp_path / f"foreign{version}"
+        with sqlite3.connect(foreign) as connection:
+            connection.execute("CREATE TABLE bookmarks (url TEXT)")
+            connection.execute(f"PRAGMA user_version = {version}")
+        before = foreign.read_bytes()
+        with pytest.raises(FluxFastError, match="another program"), opened(foreign, new=True):
+            pass
+        assert foreign.read_bytes() == before

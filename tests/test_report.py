@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -134,6 +135,66 @@ def test_a_verdict_of_the_run_itself_goes_before_one_made_again(tmp_path, baseli
     assert report_of([folder], [baseline_file]).rows[0].judgement.outcome == "same"
 
 
+def test_a_sequential_verdict_is_taken_over_and_only_for_the_processes_it_was_of(tmp_path):
+    """Judged again without its looks, 13 of 360 unchanged cases came out otherwise."""
+    ours = write(ablation()[:3], tmp_path / "ours")
+    theirs = write([replace_commit(one, "old") for one in ablation()[:3]], tmp_path / "theirs")
+    told = {"outcome": "undecided", "reason": "…", "changes": ["denoising step: +1.4%"]}
+    told |= {"processes": 3, "against": "old"}
+    (ours[-1] / "verdicts").mkdir()
+    (ours[-1] / "verdicts" / next(ours[-1].glob("*.json")).name).write_text(json.dumps(told))
+
+    def outcome(*asked):
+        return report_of(*asked).rows[0].judgement.outcome
+
+    assert outcome(ours, theirs) == "undecided"
+    assert report_of(ours, theirs).rows[0].judgement.lines == ("denoising step: +1.4%",)
+    assert outcome(ours[1:], theirs) == "same"  # one process is missing
+    other = write([replace_commit(one, "older") for one in ablation()[:3]], tmp_path / "older")
+    assert outcome(ours, other) == "same"
+
+
+def replace_commit(one, commit):
+    return replace(one, provenance=one.provenance | {"commit": commit})
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("quality", "[1]"),
+        ("quality", '{"psnr_db": "41"}'),
+        ("quality", "null"),
+        ("kernels", '{"GEMM": null}'),
+        ("verdicts", '{"outcome": "same"}'),
+        ("roofline", '{"ceilings": {"tflops": 1, "tb_per_s": 1}, "kernels": [{"name": "a"}]}'),
+        ("roofline", '{"kernels": []}'),
+    ],
+)
+def test_what_lies_beside_a_result_and_is_none_of_it_is_told(tmp_path, kind, text, capsys):
+    (folder, *_) = write(ablation()[:1], tmp_path)
+    write_extras(folder)
+    (path,) = folder.glob("*.json")
+    (folder / "verdicts").mkdir(exist_ok=True)
+    (folder / kind / path.name).write_text(text)
+    assert main(["report", str(folder), "--html", str(tmp_path / "page.html")]) == 2
+    assert f"no figures of {kind}" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_two_models_of_cpu_with_as_many_cores_are_two_machines(tmp_path):
+    folders = []
+    for name, image_s in (("CPU A", 1.0), ("CPU B", 2.0)):
+        hardware = machine(Platform.CPU, name, "x86_64-avx2", cores=2)
+        one = result(image_s, case=case(), hardware=hardware, compiles=False)
+        one = replace(one, provenance={"commit": "abc", "dirty": False, "process": 0})
+        folders += write([one], tmp_path / name)
+    report = report_of(folders)
+    assert [row.summary.e2e_s for row in report.rows] == pytest.approx([1.0, 2.0], rel=0.05)
+    assert [m.gpu for m in report.machines] == [
+        f"{name} (cpu-x86_64-avx2-2cores)" for name in ("CPU A", "CPU B")
+    ]
+
+
 def test_clocks_and_temperature_are_shown_where_the_gpu_told_them():
     one = ablation()[0]
     (row,) = rows_of([Measured(results=(one,))])
@@ -175,10 +236,13 @@ class NoTorch(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, NoTorch())
 from fluxfast.cli import main
-sys.exit(main(sys.argv[1:]) or main(["history", "--database", sys.argv[-1] + ".db"]))
+baseline, results, database = sys.argv[1:]
+history = ["history", "--database", database]
+sys.exit(main(["report", baseline]) or main([*history, "--add", results]) or main(history))
 """
-    command = [sys.executable, "-c", program, "report", str(baseline_file), "--json"]
-    done = subprocess.run([*command, str(tmp_path / "x.json")], capture_output=True, text=True)
+    (folder, *_) = write(ablation()[:1], tmp_path)
+    words = [sys.executable, "-c", program, baseline_file, folder, tmp_path / "history.sqlite3"]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -39,7 +39,7 @@ def page(tmp_path_factory):
     write_baseline(ablation(seed=1), folder / "nvidia-h200.json")
     folders = write(ablation({"fp8_per_row": 1.3}), folder / "results")
     write_extras(folders[0])
-    with opened(folder / "history.sqlite3") as connection:
+    with opened(folder / "history.sqlite3", new=True) as connection:
         append(connection, map(measurement_of, made()))
     against = ["--against", str(folder / "nvidia-h200.json")]
     history = ["--history", str(folder / "history.sqlite3")]

@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fluxfast import github
+from fluxfast.github.labels import GATING_LABEL
+from fluxfast.github.nights import BASELINE_BRANCH, worth_proposing
+from fluxfast.github.pulls import gate_of, is_wanted
+from fluxfast.github.slowdowns import issue_actions, slowdowns
 
 REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / ".github" / "workflows"
@@ -63,7 +66,11 @@ state, words = json.loads(state_file.read_text()), sys.argv[1:]
 def after(name): return words[words.index(name) + 1]
 def body(): return pathlib.Path(after("-F").removeprefix("body=@")).read_text()
 state["calls"].append(words)
-if words[:2] == ["pr", "view"]:
+if words[:2] == ["run", "list"]:
+    print(json.dumps([{{"databaseId": 5}}] if state["jobs"] else []))
+elif words[:2] == ["run", "view"]:
+    print(json.dumps({{"jobs": state["jobs"]}}))
+elif words[:2] == ["pr", "view"]:
     print(json.dumps(state["pull"]))
 elif words[:2] == ["pr", "list"]:
     print(json.dumps(state["merged"] if "merged" in words else state["pulls"]))
@@ -83,7 +90,7 @@ elif words[0] == "api" and "PATCH" in words:
 elif words[0] == "api":
     marked = after("--jq").split('"')[1]
     print(*[n for n, text in enumerate(state["comments"]) if text.startswith(marked)])
-elif words[:2] not in (["pr", "edit"], ["auth", "setup-git"]):
+elif words[:2] not in (["pr", "edit"], ["auth", "setup-git"], ["run", "rerun"]):
     sys.exit(f"gh {{words}} is not known here")
 state_file.write_text(json.dumps(state))
 """
@@ -132,7 +139,7 @@ class Rehearsal:
 
     def set_github(self, **changes) -> None:
         start = {"pull": {"labels": [], "body": ""}, "merged": [], "pulls": [], "issues": [],
-                 "comments": [], "calls": []}  # fmt: skip
+                 "comments": [], "calls": [], "jobs": []}  # fmt: skip
         self.state.write_text(json.dumps(start | changes))
 
     def github(self) -> dict:
@@ -151,6 +158,7 @@ class Rehearsal:
             "LABELS": "",
             "PULL": "12",
             "MEASURED": "success",
+            "COMMIT": "abc",
             "GPU": "h200",
             "SHARD": "1/1",
             **variables,
@@ -188,7 +196,8 @@ def test_actions_are_pinned_and_rights_are_few():
             rights = body.get("permissions", workflow["permissions"])
             writes = [right for right, level in rights.items() if level == "write"]
             assert not writes or (name, job) in {
-                ("perf-gate", "gate"), ("nightly", "publish"), ("nightly", "pages")
+                ("perf-gate", "gate"), ("perf-label", "again"), ("nightly", "publish"),
+                ("nightly", "pages"),
             }  # fmt: skip
             assert not (writes and "self-hosted" in body["runs-on"])
             assert body["timeout-minutes"]
@@ -200,13 +209,14 @@ def test_actions_are_pinned_and_rights_are_few():
 
 
 def test_nothing_of_a_fork_reaches_a_gpu_or_a_token_that_writes():
-    jobs = WORKFLOWS["perf-gate"]["jobs"]
+    jobs = WORKFLOWS["perf-gate"]["jobs"] | WORKFLOWS["perf-label"]["jobs"]
     same_repository = "github.event.pull_request.head.repo.full_name == github.repository"
     for job, body in jobs.items():
         assert same_repository in body["if"], job
+        if "write" in body["permissions"].values():
+            checkout = body["steps"][0]["with"]["ref"]
+            assert checkout == "${{ github.event.pull_request.base.sha }}"
     assert "!cancelled()" in jobs["gate"]["if"]  # and not skipped where `measure` has failed
-    checkout = jobs["gate"]["steps"][0]["with"]["ref"]
-    assert checkout == "${{ github.event.pull_request.base.sha }}"
     for name, _, step in STEPS:  # what others can name is never pasted into a command
         assert "${{" not in step.get("run", ""), (name, step)
 
@@ -224,8 +234,13 @@ def test_the_gate_from_end_to_end(rehearsal):
     (rehearsal.folder / "fluxfast" / "quantize.py").write_text("# slower\n")
     rehearsal.git("commit", "--quiet", "--all", "--message", "slower")
     rehearsal.job("perf-gate", "wanted")
+    rehearsal.git("switch", "--quiet", "main")
+    rehearsal.set_github(pull={"labels": [{"name": GATING_LABEL}], "body": ""})
+    rehearsal.job("perf-gate", "wanted")
     asked = (rehearsal.folder / "output.txt").read_text()
-    assert asked == "run=false\nrun=true\n"
+    assert asked == "run=false\nrun=true\nrun=true\n"
+    rehearsal.set_github()
+    rehearsal.git("switch", "--quiet", "topic")
 
     gate = next(line for _, job, line in LINES if job == "gate" and ".github gate" in line)
     (pytest_line,) = (line for _, _, line in LINES if '--against "$(git merge-base' in line)
@@ -255,6 +270,60 @@ def test_the_gate_from_end_to_end(rehearsal):
     assert "✅" in comment and "Nothing changed." in comment
 
 
+@pytest.mark.parametrize(
+    ("labels", "measured", "asked_for"),
+    [
+        ("perf", "skipped", ["run", "rerun", "5"]),  # timed, since it was not
+        ("perf,perf-ok", "success", ["run", "rerun", "--job", "8"]),
+        ("", "success", ["run", "rerun", "--job", "8"]),  # perf-ok was taken away
+        ("perf-ok", "skipped", None),
+        ("perf", "in_progress", None),
+        ("perf", None, None),  # no run yet
+    ],
+)
+def test_a_label_that_comes_later_runs_the_part_again_that_it_concerns(
+    rehearsal, labels, measured, asked_for
+):
+    done = measured != "in_progress"
+    jobs = [
+        {"name": name, "databaseId": number, "conclusion": conclusion if done else "",
+         "status": "completed" if done else measured}
+        for name, number, conclusion in (
+            ("wanted", 6, "success"), ("measure", 7, measured), ("gate", 8, "failure")
+        )
+    ] if measured else []  # fmt: skip
+    rehearsal.set_github(jobs=jobs)
+    rehearsal.job("perf-label", "again", LABELS=labels)
+    rerun = [call for call in rehearsal.github()["calls"] if call[:2] == ["run", "rerun"]]
+    assert rerun == ([asked_for] if asked_for else [])
+
+
+def test_what_is_slower_is_proposed_once_it_was_accepted_and_nothing_else_with_it():
+    def one(name, outcome, gpu="NVIDIA H200"):
+        return {"gpu": gpu, "case": name, "outcome": outcome}
+
+    def changed(name, *changes):
+        return {"gpu": "NVIDIA H200", "case": name, "changes": [
+            {"relative": relative, "still_slower": still, "accepted": [{"pull": p} for p in pulls]}
+            for relative, still, pulls in changes
+        ]}  # fmt: skip
+
+    report = {"cases": [
+        one("a", "slower"), one("b", "slower"), one("c", "slower"), one("d", "same"),
+        one("e", "faster"), one("a", "slower", gpu="NVIDIA H100"), one("f", "broken"),
+    ]}  # fmt: skip
+    history = [
+        changed("a", (-0.1, False, ["#1"]), (0.05, False, ["#2", "#3"])),
+        changed("b", (0.05, True, [])),
+        changed("c", (0.05, False, ["#2"]), (0.04, True, [])),  # and by something else
+        changed("d", (0.05, False, ["#2"])),
+    ]
+    assert worth_proposing(report, history) == {
+        ("NVIDIA H200", "a"): "slower as accepted in #2, #3",
+        ("NVIDIA H200", "e"): "faster",
+    }
+
+
 def test_the_nightly_from_end_to_end(rehearsal):
     """Three nights on, the history is pushed, the page is there, and baselines are proposed."""
     rehearsal.git("switch", "--quiet", "--orphan", "perf-history")
@@ -281,7 +350,7 @@ def test_the_nightly_from_end_to_end(rehearsal):
     (proposed,) = rehearsal.github()["pulls"]
     assert proposed["title"] == "New baselines: new, wrong stack"
     changed = subprocess.run(["git", "-C", origin, "diff", "--name-only", "main",
-                              github.BASELINE_BRANCH], capture_output=True, text=True)  # fmt: skip
+                              BASELINE_BRANCH], capture_output=True, text=True)  # fmt: skip
     assert changed.stdout.split() == ["baselines/nvidia-h200.json"]
 
 
@@ -304,24 +373,24 @@ def test_an_issue_is_opened_once_and_closed_when_the_level_is_back():
                   "first_changed_commit": commits[1]}  # fmt: skip
         return [{"gpu": "NVIDIA H200", "case": f"case {n}", "changes": [change]} for n in (1, 2)]
 
-    (slowdown,), to_close = github.issue_actions(github.slowdowns(history(True)), [])
+    (slowdown,), to_close = issue_actions(slowdowns(history(True)), [])
     assert slowdown.title == "NVIDIA H200: 2 cases slower since 2026-10-19" and not to_close
     issue = {"number": 5, "state": "OPEN", "body": slowdown.body}
     for commits in (("a", "b"), ("b", "c")):  # its place moved by a night
-        found = github.slowdowns(history(True, commits))
-        assert github.issue_actions(found, [issue]) == ([], [])
-    assert github.issue_actions([], [issue]) == ([], [5])
+        found = slowdowns(history(True, commits))
+        assert issue_actions(found, [issue]) == ([], [])
+    assert issue_actions([], [issue]) == ([], [5])
     closed = issue | {"state": "CLOSED"}
-    assert github.issue_actions([], [closed]) == ([], [])
-    assert github.issue_actions([slowdown], [closed]) == ([], [])
+    assert issue_actions([], [closed]) == ([], [])
+    assert issue_actions([slowdown], [closed]) == ([], [])
 
 
 def test_what_an_image_is_drawn_with_is_timed_unasked():
     for path in ("fused_blocks.py", "kernels/norm.py", "model.py", "bench/measure.py"):
-        assert github.is_wanted([], ["README.md", f"fluxfast/{path}"]), path
+        assert is_wanted([], ["README.md", f"fluxfast/{path}"]), path
     for path in ("fluxfast/report/page.css", "fluxfast/mini/world.py", "tests/test_cli.py"):
-        assert not github.is_wanted([], [path])
-        assert github.is_wanted(["perf"], [path])
+        assert not is_wanted([], [path])
+        assert is_wanted(["perf"], [path])
 
 
 def case(outcome):
@@ -349,7 +418,7 @@ def test_the_status_of_the_gate_is_that_of_its_verdicts(outcomes, failed, reason
     failing = {c["outcome"] for c in cases if not c["passes"]}
     judged = "fail" if failing - {"undecided", "invalid runner"} else "not judged"
     report = {"cases": cases, "status": judged if failing else "pass", "verdict_line": "…"}
-    assert github.gate_of(report, failed, reason).status == status
+    assert gate_of(report, failed, reason).status == status
 
 
 def test_zizmor_finds_nothing():

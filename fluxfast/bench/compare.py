@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import exp
 
-from scipy.stats import false_discovery_control
-
 from fluxfast.bench.metrics import METRICS, MISS_RISK, Metric, typical
 from fluxfast.bench.noise import Estimate, Noise, estimate
 from fluxfast.bench.result import CaseResult
@@ -162,7 +160,11 @@ def _risk(change: Change) -> float:
 
 
 def _corrected(p_values: Sequence[float]) -> Sequence[float]:
-    return [float(p) for p in false_discovery_control(p_values)] if p_values else []
+    if not p_values:
+        return []
+    from scipy.stats import false_discovery_control  # takes a second to import
+
+    return [float(p) for p in false_discovery_control(p_values)]
 
 
 def _verdict(comparison: Comparison, surely: Mapping[int, int]) -> Verdict:

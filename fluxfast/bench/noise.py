@@ -25,8 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.distance import pdist
-from scipy.special import stdtr, stdtrit
-from scipy.stats import norm
+from scipy.special import ndtri, stdtr, stdtrit
 
 from fluxfast.bench.metrics import METRICS, MISS_RISK, Metric
 from fluxfast.bench.result import CaseResult
@@ -37,7 +36,7 @@ PACE_NOISE = 0.002  # of one reading of the canaries: a baseline that moves no m
 PACE_MIN_DOF = 6
 MEDIAN_VARIANCE = math.pi / 2
 # Of a normal distribution's standard deviation to the median difference of two of its samples.
-SHAMOS = 1 / (math.sqrt(2) * norm.ppf(0.75))
+SHAMOS = 1 / (math.sqrt(2) * float(ndtri(0.75)))
 
 
 @dataclass(frozen=True, kw_only=True)

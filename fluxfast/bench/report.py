@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from fluxfast.bench.beside import Figures, told
 from fluxfast.bench.case import Case
 from fluxfast.bench.compare import Outcome, Verdict
 from fluxfast.bench.metrics import WHOLE_IMAGE
 from fluxfast.bench.summary import CaseSummary
-
-WIDTH = 100
-
-
-def render(table: Table, width: int = WIDTH) -> str:
-    """As plain text, for a terminal or a log without colours."""
-    out = io.StringIO()
-    Console(file=out, width=width, color_system=None, legacy_windows=False).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-
-
-def plain_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    for column in columns:
-        table.add_column(
-            column,
-            justify="right" if column in numbers else "left",
-            no_wrap=column in numbers,
-            overflow="fold",
-        )
-    return table
+from fluxfast.table import plain_table, render
 
 
 def figure(value: float | None, digits: int) -> str:

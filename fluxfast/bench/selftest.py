@@ -14,8 +14,8 @@ from scipy.stats import binomtest
 
 from fluxfast.bench.compare import Outcome, Verdict, compare, settle
 from fluxfast.bench.noise import noises
-from fluxfast.bench.report import plain_table, render
 from fluxfast.bench.result import CaseResult
+from fluxfast.table import plain_table, render
 
 UNCHANGED = "unchanged (A/A)"
 # The figure that a case has to be able to gate on.

@@ -15,10 +15,12 @@ from fluxfast.bench.baseline import (
     find_baseline,
 )
 from fluxfast.bench.machine import hardware_of
-from fluxfast.bench.report import baseline_rows, baseline_table, plain_table, render
+from fluxfast.bench.report import baseline_rows, baseline_table
 from fluxfast.bench.result import CaseResult, read_results
 from fluxfast.console import out
+from fluxfast.errors import BaselineError
 from fluxfast.hardware import detect
+from fluxfast.table import plain_table, render, wrapping
 
 SHOWN = ("case", "figure", "before", "after", "change", "processes")
 
@@ -35,6 +37,9 @@ def add_parser(commands: Any) -> None:
     accepted = actions.add_parser("accept", help="make results the new baseline of their GPU")
     accepted.add_argument(
         "results", type=Path, nargs="+", help="a folder of results of each process"
+    )
+    accepted.add_argument(
+        "--case", action="append", metavar="ID", help="of the results only this (repeat for more)"
     )
     accepted.add_argument("--gpu", help="the baseline file (found from the results)")
     accepted.add_argument(
@@ -59,7 +64,7 @@ def show(options: argparse.Namespace) -> None:
 
 
 def accept(options: argparse.Namespace) -> None:
-    results = read_results(options.results)
+    results = _chosen(read_results(options.results), options.case)
     baseline = find_baseline(options.gpu) if options.gpu else _baseline_of(results)
     updated = baseline.accept(results)
     check_acceptable(baseline, results, options.processes)
@@ -68,9 +73,23 @@ def accept(options: argparse.Namespace) -> None:
     append_history(history_path(updated), rows)
     table = plain_table(*SHOWN)
     for row in rows:
-        table.add_row(*(row[column] for column in SHOWN))
+        table.add_row(wrapping(row["case"]), *(row[column] for column in SHOWN[1:]))
     out(render(table))
     out(f"wrote {updated.path} and {history_path(updated).name}")
+
+
+def _chosen(results: list[CaseResult], case_ids: list[str] | None) -> list[CaseResult]:
+    if not case_ids:
+        return results
+    known = dict.fromkeys(result.case.id for result in results)
+    if missing := [case_id for case_id in case_ids if case_id not in known]:
+        raise BaselineError(
+            "the results lack a case that is to be accepted",
+            got=", ".join(missing),
+            allowed=", ".join(known),
+            remedy="name a case that was measured, or leave --case out to accept all",
+        )
+    return [result for result in results if result.case.id in case_ids]
 
 
 def _baseline_of(results: list[CaseResult]) -> Baseline:

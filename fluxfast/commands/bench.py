@@ -9,11 +9,11 @@ import time
 from typing import Any
 
 from fluxfast.bench.measure import peak_memory_gib, reset_peak_memory, time_image
-from fluxfast.bench.report import plain_table, render
 from fluxfast.bench.result import ImageTiming
 from fluxfast.commands.drawing import add_options, build_from, planned_from, save
 from fluxfast.console import Console, out
 from fluxfast.pipeline import BuiltPipeline
+from fluxfast.table import plain_table, render
 
 WARMUP_IMAGES = 3
 TIMED_IMAGES = 10

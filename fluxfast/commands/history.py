@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.report import plain_table, render
 from fluxfast.bench.result import read_results
 from fluxfast.console import out
 from fluxfast.history.changes import ChangePoint, change_points, still_slower
@@ -21,6 +20,7 @@ from fluxfast.history.store import (
     measurement_of,
     opened,
 )
+from fluxfast.table import plain_table, render, wrapping
 
 
 def add_parser(commands: Any) -> None:
@@ -40,9 +40,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    with opened(options.database) as connection:
-        if options.add:
-            results = read_results(options.add)
+    results = read_results(options.add) if options.add else []
+    with opened(options.database, new=bool(results)) as connection:
+        if results:
             added = append(connection, map(measurement_of, results))
             out(
                 f"{added} of {len(results)} results added to {options.database}, "
@@ -83,7 +83,7 @@ def point_row(point: ChangePoint) -> dict[str, Any]:
         "detail": point.detail,
         "last_good_commit": point.last_good.commit_id,
         "first_changed_commit": point.first_changed.commit_id,
-        "accepted": vars(point.accepted) if point.accepted else None,
+        "accepted": [vars(acceptance) for acceptance in point.accepted],
     }
 
 
@@ -95,7 +95,7 @@ def _text(found: list[tuple[Series, list[ChangePoint]]]) -> str:
     for series, points in found:
         nights = series.nights
         table.add_row(
-            *(series.gpu, series.case_id, series.metric, str(len(nights))),
+            *(series.gpu, wrapping(series.case_id), series.metric, str(len(nights))),
             *(f"{nights[0].value:.4g}", f"{nights[-1].value:.4g}", str(len(points) or "")),
         )
     points = [point for _, of_series in found for point in of_series]
@@ -104,11 +104,10 @@ def _text(found: list[tuple[Series, list[ChangePoint]]]) -> str:
 
 
 def _lines(point: ChangePoint) -> list[str]:
-    accepted = point.accepted
     return [
         f"{point.first_changed.measured_at[:10]}  {point.relative:+.1%}  {point.series.gpu}, "
         f"{point.series.metric} {point.before:.4g} → {point.after:.4g}",
         f"            {point.series.case_id}",
         f"            {point.cause.value}: {point.detail}",
-        *([f"            accepted in {accepted.pull}: {accepted.reason}"] if accepted else []),
+        *(f"            accepted in {a.pull}: {a.reason}" for a in point.accepted),
     ]

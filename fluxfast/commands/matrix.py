@@ -9,11 +9,11 @@ from typing import Any
 from fluxfast.bench.baseline import find_baseline
 from fluxfast.bench.matrix import MATRICES, Excluded, Names, invalid
 from fluxfast.bench.planned import PlannedCase, planned_cases, situation_of
-from fluxfast.bench.report import plain_table, render
 from fluxfast.console import out
 from fluxfast.hardware import Hardware, detect
 from fluxfast.model import MODELS
 from fluxfast.optimization import optimizations
+from fluxfast.table import plain_table, render
 from fluxfast.weights import resolve
 
 MOST_INVALID_SHOWN = 40

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.planned import planned_from_id
-from fluxfast.bench.report import plain_table, render
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
@@ -21,6 +20,7 @@ from fluxfast.kernel_profile import (
     read_profile,
 )
 from fluxfast.pipeline import build
+from fluxfast.table import plain_table, render
 from fluxfast.trace import write_trace
 
 MOST_SHOWN = 25

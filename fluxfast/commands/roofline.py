@@ -15,7 +15,6 @@ from fluxfast.bench.beside import Figures, figures_path, read_figures, write_fig
 from fluxfast.bench.case import Case
 from fluxfast.bench.measure import time_image
 from fluxfast.bench.planned import PlannedCase, planned_case, planned_from_id, situation_of
-from fluxfast.bench.report import plain_table, render
 from fluxfast.ceilings import measured_ceilings
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
@@ -31,6 +30,7 @@ from fluxfast.roofline import (
     shape_of,
     step_work,
 )
+from fluxfast.table import plain_table, render
 from fluxfast.weights import WeightsKind, resolve
 
 QUANTIZED = ("fp8_per_row", "fp8_per_tensor")

@@ -37,7 +37,11 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ChangePoint:
-    """`before` and `after` are the levels (medians); `night` is the first at the new level."""
+    """`before` and `after` are the levels (medians); `night` is the first at the new level.
+
+    `accepted`: what was merged in between with its slowdown accepted, oldest first. Which of them
+    moved which case is not known.
+    """
 
     series: Series
     night: int
@@ -45,7 +49,7 @@ class ChangePoint:
     after: float
     cause: Cause
     detail: str
-    accepted: Acceptance | None = None
+    accepted: tuple[Acceptance, ...] = ()
 
     @property
     def relative(self) -> float:
@@ -77,7 +81,7 @@ def change_points(
                 after=math.exp(np.median(logs[at:end])),
                 cause=cause,
                 detail=detail,
-                accepted=_acceptance(series.nights[at - 1], series.nights[at], accepted),
+                accepted=_between(series.nights[at - 1], series.nights[at], accepted),
             )
         )
     return found
@@ -88,9 +92,7 @@ def still_slower(points: Sequence[ChangePoint], floor: float = FLOOR) -> list[Ch
     if not points:
         return []
     now = points[-1].after
-    return [
-        p for p in points if p.relative > 0 and p.accepted is None and now > p.before * (1 + floor)
-    ]
+    return [p for p in points if p.relative > 0 and not p.accepted and now > p.before * (1 + floor)]
 
 
 def _levels(logs: np.ndarray, floor: float) -> list[int]:
@@ -183,7 +185,5 @@ def _stack_change(before: dict[str, str], after: dict[str, str]) -> str:
     )
 
 
-def _acceptance(before: Night, after: Night, accepted: Sequence[Acceptance]) -> Acceptance | None:
-    """The one that was merged between the two nights."""
-    between = [a for a in accepted if before.measured_at < a.merged_at <= after.measured_at]
-    return between[-1] if between else None
+def _between(before: Night, after: Night, accepted: Sequence[Acceptance]) -> tuple[Acceptance, ...]:
+    return tuple(a for a in accepted if before.measured_at < a.merged_at <= after.measured_at)

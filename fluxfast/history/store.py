@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS accepted (
 ) WITHOUT ROWID;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
+TABLES = {"result", "accepted"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,16 @@ class Acceptance:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """The database, made if absent. Raises FluxFastError where it cannot be used."""
+def opened(path: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
+    """The database; where there is none it is made if `new`. Raises FluxFastError where it cannot
+    be used, and leaves alone what is another program's."""
+    if not new and not path.exists():
+        raise FluxFastError(
+            "there is no history yet",
+            got=path,
+            allowed="a database that `fluxfast history --add` has made",
+            remedy="append the first results with `fluxfast history --add DIR`, or check the path",
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=WAIT_FOR_WRITERS_S)
@@ -83,7 +92,16 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    # In this order: another process may be making the tables just now.
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
     version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if tables and (version == 0 or not tables >= TABLES):
+        raise FluxFastError(
+            "this database is another program's",
+            got=f"{path}, with {', '.join(sorted(tables))}",
+            allowed="a history written by fluxfast, or a new file",
+            remedy="name another with --database",
+        )
     if version > SCHEMA_VERSION:
         raise FluxFastError(
             "this history was written by a newer fluxfast",

@@ -10,7 +10,8 @@ A results folder holds more than results. `pytest perf_tests` writes all but the
 - `roofline/CASE.json`: {"ceilings": {"tflops": 1300, "attention_tflops": 900, "tb_per_s": 4.29},
   "kernels": [{"name": "…", "tflop": 0.9, "gb": 1.2, "ms": 1.1}]}
 - `verdicts/CASE.json`: what the run itself said, as {"outcome": "slower", "reason": "…"}, with
-  the "change" that decided where one did
+  the "change" that decided where one did and the "changes" as lines; of more than one process
+  their number as "processes", and with --against the commit as "against"
 """
 
 from __future__ import annotations
@@ -94,5 +95,35 @@ def _with_extras(folder: Path, result: CaseResult) -> Measured:
     return Measured(
         results=(result,),
         picture=picture if picture.exists() else None,
-        extras={kind: read_json(file) for kind, file in files.items() if file.exists()},
+        extras={kind: _read_extra(kind, file) for kind, file in files.items() if file.exists()},
     )
+
+
+def _read_extra(kind: str, path: Path) -> Any:
+    data = read_json(path)
+    if not _is_well_formed(kind, data):
+        raise BaselineError(
+            f"these are no figures of {kind}",
+            got=f"{path}: {str(data)[:80]}",
+            allowed="what docs/reports.md says lies beside a result",
+            remedy="measure the case again, or remove the file",
+        )
+    return data
+
+
+def _is_well_formed(kind: str, data: Any) -> bool:
+    match kind, data:
+        case "quality", dict():
+            return all(value is None or _is_number(value) for value in data.values())
+        case "kernels", dict():
+            return all(map(_is_number, data.values()))
+        case "verdicts", {"outcome": str(), "reason": str()}:
+            return True
+        case "roofline", {"ceilings": {"tflops": _, "tb_per_s": _} as ceilings, "kernels": [*of]}:
+            figures = [k.get(key) for k in of for key in ("tflop", "gb", "ms")]
+            return all(map(_is_number, [*ceilings.values(), *figures]))
+    return False
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

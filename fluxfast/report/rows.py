@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def rows_of(found: Sequence[Measured], against: Sequence[Measured] = ()) -> list
     """The rows, machine by machine, judged by `against` or by the baseline of the machine."""
     by_gpu: dict[str, list[Measured]] = {}
     for measured in found:
-        by_gpu.setdefault(gpu_of(measured.results[0]), []).append(measured)
+        by_gpu.setdefault(machine_of(measured.results[0]), []).append(measured)
     return [row for gpu, of_gpu in by_gpu.items() for row in _rows_of_machine(gpu, of_gpu, against)]
 
 
@@ -99,7 +99,7 @@ def _rows_of_machine(gpu: str, found: Sequence[Measured], against: Sequence[Meas
     hardware = hardware_of(found[0].results[0])
     baseline = _baseline(hardware)
     gpu_option = _gpu_option(hardware, baseline)
-    others = {m.results[0].case.id: m.results for m in against if gpu_of(m.results[0]) == gpu}
+    others = {m.results[0].case.id: m.results for m in against if machine_of(m.results[0]) == gpu}
     if against:
         one = baseline.gpu if baseline else gpu_as_it_is(hardware, gpu)
         baseline = Baseline(gpu=one, results=others, path=AGAINST)
@@ -136,9 +136,10 @@ def _all_on(cases: Sequence[Case]) -> dict[tuple[Any, ...], Names]:
     return {workload: staircase_of(names)[-1] for workload, names in combinations.items()}
 
 
-def gpu_of(result: CaseResult) -> str:
+def machine_of(result: CaseResult) -> str:
+    """A GPU by its name; a CPU's tells neither its instruction set nor its cores."""
     hardware = hardware_of(result)
-    return hardware.name if hardware.is_gpu else cpu_slug(hardware)
+    return hardware.name if hardware.is_gpu else f"{hardware.name} ({cpu_slug(hardware)})"
 
 
 def _baseline(hardware: Hardware) -> Baseline | None:
@@ -163,9 +164,12 @@ def _judgement(baseline: Baseline | None, measured: Measured, *, against: bool) 
         judged_value(summarize(measured.results)) / judged_value(before) - 1 if before else None
     )
     told = measured.extras.get("verdicts")
-    if told and len(measured.results) == 1 and not against:
+    if told and _is_of(told, measured.results, _commit(baseline, measured) if against else None):
         return Judgement(
-            outcome=told["outcome"], reason=told["reason"], change=told.get("change", change)
+            outcome=told["outcome"],
+            reason=told["reason"],
+            change=told.get("change", change),
+            lines=tuple(told.get("changes", ())),
         )
     if baseline is None:
         return Judgement(outcome="new", reason="no baseline describes this machine")
@@ -177,6 +181,20 @@ def _judgement(baseline: Baseline | None, measured: Measured, *, against: bool) 
         change=decided_by.relative if decided_by else change,
         lines=tuple(map(str, verdict.changes)),
     )
+
+
+def _is_of(told: Mapping[str, Any], results: Sequence[CaseResult], commit: str | None) -> bool:
+    """Whether a run said it of just these results, against this commit (None: a baseline).
+
+    What it said goes before what would be said now: it knew the whole run, and how often it looked.
+    """
+    return told.get("processes", 1) == len(results) and told.get("against") == commit
+
+
+def _commit(baseline: Baseline | None, measured: Measured) -> str | None:
+    """Of the results that this case is compared with."""
+    others = baseline.results.get(measured.results[0].case.id) if baseline else None
+    return str(others[-1].provenance.get("commit")) if others else ""
 
 
 def _range(results: Sequence[CaseResult]) -> tuple[float, float]:

@@ -34,7 +34,7 @@ def trend(series: Series, points: Sequence[ChangePoint]) -> Chart:
             "night": p.first_changed.measured_at,
             "label": f"{p.relative:+.1%} {p.cause.value}".replace("-", "−"),
             "cause": p.cause.value,
-            "detail": p.detail,
+            "detail": "; ".join([p.detail, *(f"accepted in {a.pull}" for a in p.accepted)]),
         }
         for p in points
     ]

@@ -49,13 +49,13 @@ FULL = Recipe(
     side=256,
     scenes=49_152,
     edits=24_576,
-    trajectories=12_288,
+    trajectories=24_576,
     autoencoder=Stage(iterations=1_100, batch_size=64, learning_rate=1e-3, warmup=200),
     contrastive=Stage(iterations=1_000, batch_size=512, learning_rate=1e-3, warmup=300),
     reading=Stage(iterations=1_200, batch_size=256, learning_rate=2e-3, warmup=50),
-    base=Stage(iterations=6_500, batch_size=256, learning_rate=1e-3, warmup=300),
-    dev=Stage(iterations=1_000, batch_size=256, learning_rate=3e-4, warmup=100),
-    schnell=Stage(iterations=2_000, batch_size=256, learning_rate=5e-4, warmup=200),
+    base=Stage(iterations=13_000, batch_size=256, learning_rate=1e-3, warmup=300),
+    dev=Stage(iterations=1_300, batch_size=256, learning_rate=3e-4, warmup=100),
+    schnell=Stage(iterations=3_000, batch_size=256, learning_rate=5e-4, warmup=200),
 )
 
 _INSTANT = Stage(iterations=2, batch_size=2, learning_rate=1e-4, warmup=1)

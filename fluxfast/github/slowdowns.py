@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-ACCEPTING_LABEL = "perf-ok"
+from fluxfast.github.labels import ACCEPTING_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,20 @@ def slowdowns(history: Sequence[Mapping[str, Any]]) -> list[Slowdown]:
         Slowdown(gpu=gpu, since=cases[0][0], commits=commits, lines=tuple(c[1] for c in cases))
         for (gpu, commits), cases in found.items()
     ]
+
+
+def accepted_slowdowns(history: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """The pull requests that made a case slower and were accepted, by GPU and case.
+
+    A case that is slower for another reason as well is not among them.
+    """
+    found = {}
+    for series in history:
+        slower = [change for change in series["changes"] if change["relative"] > 0]
+        pulls = dict.fromkeys(one["pull"] for change in slower for one in change["accepted"])
+        if pulls and not any(change["still_slower"] for change in slower):
+            found[series["gpu"], series["case"]] = ", ".join(pulls)
+    return found
 
 
 def issue_actions(

@@ -1,0 +1,148 @@
+"""The gate of a pull request: whether it is timed, its comment, its status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fluxfast.github.client import FAILED, NOT_JUDGED, PASSED, gh, run, say
+from fluxfast.github.labels import ACCEPTING_LABEL, GATING_LABEL, accepting_reason, labels_of
+
+COMMENT_MARK = "<!-- fluxfast: the verdict on this pull request -->"
+LONGEST_COMMENT = 65_000  # characters; GitHub takes 65,536
+GATE = "perf-gate.yml"
+SKIPPED = ("undecided", "invalid runner")  # as pytest has them: neither passed nor failed
+# A pull request that touches one of these is timed without being asked.
+GATED_PATHS = ("fluxfast/", "constraints-h200.txt", "pyproject.toml")
+# But for these, which no image is drawn or timed with.
+UNTIMED_PATHS = (
+    "fluxfast/github/",
+    "fluxfast/history/",
+    "fluxfast/mini/",
+    "fluxfast/quality/",
+    "fluxfast/report/",
+)
+
+
+def is_wanted(labels: Sequence[str], paths: Sequence[str]) -> bool:
+    timed = (p for p in paths if p.startswith(GATED_PATHS) and not p.startswith(UNTIMED_PATHS))
+    return GATING_LABEL in labels or any(timed)
+
+
+def wanted(options: argparse.Namespace) -> int:
+    """Write `run=true` or `run=false`: whether a pull request is timed."""
+    paths = run("git", "diff", "--name-only", f"{options.base}...HEAD").splitlines()
+    labels = labels_of(gh("pr", "view", options.pull, "--json", "labels"))
+    answer = is_wanted(labels, paths)
+    with Path(options.output).open("a", encoding="utf-8") as file:
+        file.write(f"run={str(answer).lower()}\n")
+    say(f"timed: {answer} ({len(paths)} files changed; labels: {', '.join(labels) or 'none'})")
+    return PASSED
+
+
+def again(options: argparse.Namespace) -> int:
+    """What a label or a description that came later asks of the run of a commit.
+
+    The label `perf` has it timed, if it was not. Else it is judged again, on what was measured.
+    """
+    found = gh("run", "list", "--workflow", GATE, "--commit", options.commit, "--limit", "1",
+               "--json", "databaseId")  # fmt: skip
+    if not found:
+        say(f"{options.commit} has no run of {GATE} yet: it will see this by itself")
+        return PASSED
+    number = str(found[0]["databaseId"])
+    jobs = {job["name"]: job for job in gh("run", "view", number, "--json", "jobs")["jobs"]}
+    verb, why = again_of(jobs, GATING_LABEL in options.labels.split(","))
+    if verb is not None:
+        gh("run", "rerun", *verb, *([] if "--job" in verb else [number]))
+    say(f"run {number}: {why}")
+    return PASSED
+
+
+def again_of(
+    jobs: Mapping[str, Mapping[str, Any]], is_asked: bool
+) -> tuple[tuple[str, ...] | None, str]:
+    """What to run again of a run's jobs, as `gh run rerun` has it, and why; None for nothing."""
+    measure, judging = jobs.get("measure"), jobs.get("gate")
+    if any(job["status"] != "completed" for job in jobs.values()) or not (measure and judging):
+        return None, "still under way: its gate reads labels and description when it gets there"
+    if measure["conclusion"] == "skipped":
+        return ((), "timed now") if is_asked else (None, "nothing was timed, nothing to judge")
+    return ("--job", str(judging["databaseId"])), "judged again"
+
+
+def measured(options: argparse.Namespace) -> int:
+    """Fail unless the job that measures has ended well."""
+    if options.result == "success":
+        return PASSED
+    ended = options.result or "nothing"
+    say(f"nothing was measured: the job `measure` ended as {ended}; read its log, run it again")
+    return FAILED
+
+
+def comment(options: argparse.Namespace) -> int:
+    """Post the text, or update the comment that is there."""
+    text = options.body.read_text(encoding="utf-8")
+    if len(text) > LONGEST_COMMENT:
+        text = text[:LONGEST_COMMENT] + "\n\n… the rest is in the page, among the artifacts."
+    mine = f'.[] | select(.body | startswith("{COMMENT_MARK}")) | .id'
+    comments = f"repos/{{owner}}/{{repo}}/issues/{options.pull}/comments"
+    found = str(gh("api", comments, "--paginate", "--jq", mine)).split()
+    with tempfile.NamedTemporaryFile("w", suffix=".md", encoding="utf-8") as file:
+        file.write(f"{COMMENT_MARK}\n{text}")
+        file.flush()
+        at = f"repos/{{owner}}/{{repo}}/issues/comments/{found[0]}" if found else comments
+        method = "PATCH" if found else "POST"
+        gh("api", "--method", method, at, "--silent", "-F", f"body=@{file.name}")
+    say("updated the comment" if found else "commented")
+    return PASSED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """The exit status of a run, and why."""
+
+    status: int
+    why: str
+
+
+def gate_of(report: Mapping[str, Any], failed_tests: int, reason: str | None) -> Gate:
+    """Judge a report; `reason` is why a slowdown is accepted, None where nobody accepts it."""
+    failing = [case for case in report["cases"] if not case["passes"]]
+    worse = [c for c in failing if c["outcome"] not in SKIPPED]
+    if not report["cases"]:
+        return Gate(status=FAILED, why="no case was measured: see the log")
+    if failed_tests > len(worse):
+        untold = failed_tests - len(worse)
+        return Gate(status=FAILED, why=f"{untold} tests failed without a verdict: see the log")
+    if report["status"] == "pass":
+        return Gate(status=PASSED, why=report["verdict_line"])
+    if report["status"] == "not judged":
+        return Gate(status=NOT_JUDGED, why=f"{report['verdict_line']}: run it again")
+    if reason and all(case["outcome"] == "slower" for case in worse):
+        return Gate(status=PASSED, why=f"{len(worse)} slowdowns accepted: {reason}")
+    return Gate(status=FAILED, why=report["verdict_line"])
+
+
+def gate(options: argparse.Namespace) -> int:
+    """End with the status of a run: 0 passed, 1 failed, 6 not judged."""
+    report = json.loads(options.report.read_text(encoding="utf-8"))
+    pull = gh("pr", "view", options.pull, "--json", "labels,body") if options.pull else {}
+    labels = labels_of(pull) if pull else []
+    reason = accepting_reason(pull.get("body") or "") if ACCEPTING_LABEL in labels else None
+    judged = gate_of(report, failed_tests(options.junit), reason)
+    say(judged.why)
+    if judged.status == FAILED and ACCEPTING_LABEL in labels and not reason:
+        say(f"The label {ACCEPTING_LABEL} needs a line `{ACCEPTING_LABEL}: why` in the description")
+    return judged.status
+
+
+def failed_tests(junit: Path) -> int:
+    suites = ElementTree.parse(junit).getroot().iter("testsuite")
+    return sum(int(s.get("failures", 0)) + int(s.get("errors", 0)) for s in suites)
