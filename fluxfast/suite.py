@@ -170,8 +170,8 @@ class Suite:
         """A verdict as `fluxfast report` reads it."""
         said: dict[str, Any] = {"outcome": verdict.outcome.value, "reason": verdict.reason}
         said["changes"] = [str(change) for change in verdict.changes]
-        if verdict.decided_by:
-            said["change"] = verdict.decided_by.relative
+        if verdict.shown:
+            said["change"] = verdict.shown.relative
         if sides := self.sides.get(case_id):
             said["processes"] = len(sides.ours)
             said["against"] = str(sides.theirs[-1].provenance["commit"])

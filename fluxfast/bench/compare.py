@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import exp
 
-from fluxfast.bench.metrics import METRICS, MISS_RISK, Metric, typical
+from fluxfast.bench.metrics import METRICS, MISS_RISK, WHOLE_IMAGE, Metric, typical
 from fluxfast.bench.noise import Estimate, Noise, estimate
 from fluxfast.bench.result import CaseResult
 from fluxfast.bench.runner import why_invalid_runner
@@ -104,6 +104,12 @@ class Verdict:
     reason: str
     changes: tuple[Change, ...] = ()
     decided_by: Change | None = None
+
+    @property
+    def shown(self) -> Change | None:
+        """The change that a table has room for: what decided, else that of the whole image."""
+        of_image = (c for c in self.changes if c.metric.stage == WHOLE_IMAGE)
+        return self.decided_by or next(of_image, None)
 
     @property
     def passes(self) -> bool:

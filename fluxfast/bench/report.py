@@ -34,8 +34,7 @@ def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
 
 def against(verdict: Verdict) -> str:
     """The change that decided, else that of the whole image, with its 95% interval, in per cent."""
-    of_image = (c for c in verdict.changes if c.metric.stage == WHOLE_IMAGE)
-    change = verdict.decided_by or next(of_image, None)
+    change = verdict.shown
     if change is None:
         return "–"
     text = f"{change.relative:+.1%}"

@@ -10,7 +10,7 @@ A results folder holds more than results. `pytest perf_tests` writes all but the
 - `roofline/CASE.json`: {"ceilings": {"tflops": 1300, "attention_tflops": 900, "tb_per_s": 4.29},
   "kernels": [{"name": "…", "tflop": 0.9, "gb": 1.2, "ms": 1.1}]}
 - `verdicts/CASE.json`: what the run itself said, as {"outcome": "slower", "reason": "…"}, with
-  the "change" that decided where one did and the "changes" as lines; of more than one process
+  the "change" that is shown and all "changes" as lines; of more than one process
   their number as "processes", and with --against the commit as "against"
 """
 

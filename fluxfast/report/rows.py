@@ -159,26 +159,21 @@ def _before(baseline: Baseline | None, measured: Measured) -> CaseSummary | None
 def _judgement(baseline: Baseline | None, measured: Measured, *, against: bool) -> Judgement:
     if measured.accepted:
         return Judgement(outcome=RECORDED, reason="an accepted baseline")
-    before = _before(baseline, measured)
-    change = (
-        judged_value(summarize(measured.results)) / judged_value(before) - 1 if before else None
-    )
     told = measured.extras.get("verdicts")
     if told and _is_of(told, measured.results, _commit(baseline, measured) if against else None):
         return Judgement(
             outcome=told["outcome"],
             reason=told["reason"],
-            change=told.get("change", change),
+            change=told.get("change"),
             lines=tuple(told.get("changes", ())),
         )
     if baseline is None:
         return Judgement(outcome="new", reason="no baseline describes this machine")
     verdict = baseline.judge(list(measured.results))
-    decided_by = verdict.decided_by
     return Judgement(
         outcome=verdict.outcome.value,
         reason=verdict.reason,
-        change=decided_by.relative if decided_by else change,
+        change=verdict.shown.relative if verdict.shown else None,
         lines=tuple(map(str, verdict.changes)),
     )
 
