@@ -174,6 +174,7 @@ class Suite:
             said["change"] = verdict.shown.relative
         if sides := self.sides.get(case_id):
             said["processes"] = len(sides.ours)
+            said["processes_against"] = len(sides.theirs)
             said["against"] = str(sides.theirs[-1].provenance["commit"])
         return said
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fluxfast.bench.against import interleaved, measure_in
+from fluxfast.bench.against import forget, interleaved, measure_in
 from fluxfast.bench.baseline import REPOSITORY
 from fluxfast.bench.canary import canaries
 from fluxfast.bench.compare import Outcome
@@ -67,6 +67,7 @@ def result_of(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest
 def compared(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> CaseResult:
     """In processes of this revision and the other one, until the sequential test is sure."""
     suite.failed.add(planned.case.id)
+    forget(planned.case, suite.results_folder)
     other, options = request.getfixturevalue("other_tree"), suite.child_options()
 
     def measure(side: str, number: int) -> CaseResult:

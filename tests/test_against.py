@@ -5,10 +5,11 @@ import subprocess
 
 import pytest
 
-from fluxfast.bench.against import BLOCKS, interleaved, measure_in, worktree
+from fluxfast.bench.against import BLOCKS, forget, interleaved, measure_in, worktree
 from fluxfast.bench.compare import Outcome, settle
+from fluxfast.bench.result import write_result
 from fluxfast.errors import FluxFastError
-from tests.results import case
+from tests.results import case, result
 from tests.test_verdict import process
 
 
@@ -68,6 +69,16 @@ def test_the_other_revision_has_a_tree_of_its_own_and_leaves_nothing(repository,
         worktree("nowhere", repository, tmp_path / "trees"),
     ):
         pass
+
+
+def test_what_an_earlier_run_left_of_a_case_is_not_taken_for_this_ones(tmp_path):
+    other = case(model="schnell")
+    for folder in ("A1", "B1", "B3"):
+        for one in (case(), other):
+            write_result(tmp_path / folder, result(case=one))
+    forget(case(), tmp_path)
+    assert {path.name for path in tmp_path.glob("*/*.json")} == {f"{other.id}.json"}
+    assert len(list(tmp_path.glob("*/*.json"))) == 3
 
 
 def test_a_revision_that_measures_nothing_is_an_error_with_what_it_said(repository, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 
 from fluxfast.bench.result import read_results, write_result
 from fluxfast.cli import main
+from fluxfast.errors import BaselineError
 from fluxfast.hardware import Platform
 from fluxfast.report.effects import blames, effects
 from fluxfast.report.inputs import Measured, read_inputs
@@ -140,7 +142,7 @@ def test_a_sequential_verdict_is_taken_over_and_only_for_the_processes_it_was_of
     ours = write(ablation()[:3], tmp_path / "ours")
     theirs = write([replace_commit(one, "old") for one in ablation()[:3]], tmp_path / "theirs")
     told = {"outcome": "undecided", "reason": "…", "changes": ["denoising step: +1.4%"]}
-    told |= {"processes": 3, "against": "old"}
+    told |= {"processes": 3, "against": "old", "processes_against": 3}
     (ours[-1] / "verdicts").mkdir()
     (ours[-1] / "verdicts" / next(ours[-1].glob("*.json")).name).write_text(json.dumps(told))
 
@@ -150,6 +152,7 @@ def test_a_sequential_verdict_is_taken_over_and_only_for_the_processes_it_was_of
     assert outcome(ours, theirs) == "undecided"
     assert report_of(ours, theirs).rows[0].judgement.lines == ("denoising step: +1.4%",)
     assert outcome(ours[1:], theirs) == "same"  # one process is missing
+    assert outcome(ours, theirs[:2]) == "same"
     other = write([replace_commit(one, "older") for one in ablation()[:3]], tmp_path / "older")
     assert outcome(ours, other) == "same"
 
@@ -168,6 +171,13 @@ def replace_commit(one, commit):
         ("verdicts", '{"outcome": "same"}'),
         ("roofline", '{"ceilings": {"tflops": 1, "tb_per_s": 1}, "kernels": [{"name": "a"}]}'),
         ("roofline", '{"kernels": []}'),
+        ("roofline", '{"ceilings": {"tflops": 1, "tb_per_s": 1}, "kernels": [5]}'),
+        ("roofline", '{"ceilings": {"tflops": 1, "tb_per_s": 0}, "kernels": []}'),
+        ("verdicts", '{"outcome": "weird", "reason": ""}'),
+        ("verdicts", '{"outcome": "same", "reason": "", "change": "x"}'),
+        ("verdicts", '{"outcome": "same", "reason": "", "changes": null}'),
+        ("quality", '{"psnr_db": NaN}'),
+        ("kernels", '{"GEMM": -1}'),
     ],
 )
 def test_what_lies_beside_a_result_and_is_none_of_it_is_told(tmp_path, kind, text, capsys):
@@ -179,6 +189,39 @@ def test_what_lies_beside_a_result_and_is_none_of_it_is_told(tmp_path, kind, tex
     assert main(["report", str(folder), "--html", str(tmp_path / "page.html")]) == 2
     assert f"no figures of {kind}" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_folder_that_is_given_twice_is_no_second_process(tmp_path):
+    (folder, *_) = write(ablation()[:3], tmp_path / "made")
+    shutil.copytree(folder, tmp_path / "copy")
+    (row,) = report_of([folder, folder, tmp_path / "copy"]).rows
+    assert row.summary.processes == 1
+
+
+def test_a_machine_with_two_commits_is_told_even_if_no_case_has_both(tmp_path):
+    one, other = ablation()[0], replace_commit(ablation()[-1], "another")
+    folders = write([one], tmp_path / "one") + write([other], tmp_path / "other")
+    with pytest.raises(BaselineError, match="do not belong together"):
+        report_of(folders)
+
+
+def test_a_baseline_is_judged_where_it_is_asked_how_it_compares(tmp_path):
+    path = tmp_path / "slower.json"
+    write_baseline(ablation({"fp8_per_row": 1.3}), path)
+    folders = write(ablation(seed=1), tmp_path / "before")
+    outcomes = report_of([path], folders).outcomes
+    assert outcomes["slower"] == 10 and not outcomes["recorded"]
+
+
+def test_what_another_stack_measured_is_blamed_on_nothing(tmp_path, baseline_file):
+    packages = {**H200.packages, "torch": "2.99.0"}
+    other = replace(H200, packages=packages).to_json()
+    made = [
+        replace(one, environment=one.environment | {"hardware": other})
+        for one in ablation({"fp8_per_row": 1.3})
+    ]
+    report = report_of(write(made, tmp_path), [baseline_file])
+    assert set(report.outcomes) == {"wrong stack"} and report.machines[0].blames == ()
 
 
 def test_two_models_of_cpu_with_as_many_cores_are_two_machines(tmp_path):
@@ -236,6 +279,7 @@ class NoTorch(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, NoTorch())
 from fluxfast.cli import main
+from fluxfast.errors import BaselineError
 baseline, results, database = sys.argv[1:]
 history = ["history", "--database", database]
 sys.exit(main(["report", baseline]) or main([*history, "--add", results]) or main(history))

@@ -80,6 +80,17 @@ def browser(chromium, page):
     return chromium
 
 
+@pytest.fixture(params=[1200, 700])
+def narrow(request, browser, page):
+    """The page opened in a window of so many pixels."""
+    size = {"width": request.param, "height": 757, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    wait_until_drawn(browser)
+    yield browser
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def wait_until_drawn(browser):
     until = time.monotonic() + PATIENCE_S
     while browser.execute_script("return document.documentElement.dataset.drawn") != "yes":
@@ -217,3 +228,41 @@ def test_words_stand_out_from_their_ground(browser, theme):
         return lowest;
     """)
     assert lowest >= 4.5, where
+
+
+def test_a_link_jumps_to_a_heading_that_is_seen(narrow):
+    hidden = narrow.execute_script("""
+        document.documentElement.style.scrollBehavior = 'auto';
+        return [...document.querySelectorAll('nav a')].filter((link) => {
+            link.click();
+            const heading = document.querySelector(link.hash + ' h2');
+            const at = heading.getBoundingClientRect();
+            return document.elementFromPoint(at.left + 2, at.top + 1) !== heading;
+        }).map((link) => link.hash);
+    """)
+    assert hidden == []
+
+
+def test_the_whole_reason_is_read_without_scrolling_sideways(narrow):
+    reasons, page_scrolls = narrow.execute_script("""
+        const text = document.createRange();
+        const reasons = [...document.querySelectorAll('#cases .reason div')].map((reason) => {
+            text.selectNodeContents(reason);
+            return reason.closest('.scroll').getBoundingClientRect().right
+                - text.getBoundingClientRect().right;
+        });
+        return [reasons, document.documentElement.scrollWidth > innerWidth];
+    """)
+    assert len(reasons) == 10 and min(reasons) >= 0, reasons
+    assert not page_scrolls
+
+
+def test_the_words_of_a_chart_are_within_it(narrow):
+    clipped = narrow.execute_script("""
+        const within = (a, b) => a.left >= b.left && a.right <= b.right;
+        return [...document.querySelectorAll('.chart svg')].flatMap((svg) =>
+            [...svg.querySelectorAll('text')].filter((text) =>
+                !within(text.getBoundingClientRect(), svg.getBoundingClientRect())
+            ).map((text) => text.textContent));
+    """)
+    assert clipped == []

@@ -86,6 +86,12 @@ def _git(repository: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def forget(case: Case, results: Path) -> None:
+    """Remove what an earlier run has left of a case: this one may need fewer processes."""
+    for folder in results.glob("[AB][0-9]*"):
+        result_path(folder, case).unlink(missing_ok=True)
+
+
 def measure_in(tree: Path, case: Case, options: Sequence[str], results: Path) -> CaseResult:
     """One process of `pytest perf_tests` in `tree`, recording the case into `results`."""
     test = f"perf_tests/test_latency.py::test_latency[{case.id}]"
@@ -94,7 +100,7 @@ def measure_in(tree: Path, case: Case, options: Sequence[str], results: Path) ->
     environment = os.environ | {"PYTHONPATH": str(tree)}
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     path = result_path(results, case)
-    if not path.exists():
+    if done.returncode or not path.exists():
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
         raise FluxFastError(
             "a revision did not measure this case",

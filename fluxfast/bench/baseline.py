@@ -254,6 +254,11 @@ def cpu_slug(hardware: Hardware) -> str:
     return f"cpu-{hardware.architecture}-{hardware.cores}cores"
 
 
+def machine_name(hardware: Hardware) -> str:
+    """A GPU's own; a CPU's tells neither its instruction set nor its cores."""
+    return hardware.name if hardware.is_gpu else f"{hardware.name} ({cpu_slug(hardware)})"
+
+
 def cpu_baseline(hardware: Hardware, folder: Path = SHIPPED, local: Path = LOCAL) -> Baseline:
     """The project's baseline of this kind of CPU, else this machine's own, else an empty one."""
     slug = cpu_slug(hardware)

@@ -25,9 +25,9 @@ def parser() -> argparse.ArgumentParser:
 
     path = {"type": Path}
     command(wanted, base={}, pull={}, output={})
-    command(again, commit={}, labels={})
+    command(again, commit={}, branch={}, labels={})
     command(measured, result={})
-    command(comment, pull={}, body=path)
+    command(comment, pull={}, body=path, report=path, junit=path)
     command(gate, report=path, junit=path, pull={"required": False})
     command(accepted, database=path)
     command(issues, history=path)

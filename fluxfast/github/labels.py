@@ -16,5 +16,7 @@ def labels_of(pull: Mapping[str, Any]) -> list[str]:
 
 
 def accepting_reason(body: str) -> str | None:
-    found = re.search(rf"^\s*{ACCEPTING_LABEL}:\s*(\S.*?)\s*$", body, re.MULTILINE)
-    return found[1] if found else None
+    """What stands behind `perf-ok:` on a line of its own; not in a comment of the template."""
+    said = re.sub(r"<!--.*?(-->|\Z)", "", body, flags=re.DOTALL)
+    found = re.search(rf"^[ \t]*{ACCEPTING_LABEL}:[ \t]*(\S.*)$", said, re.MULTILINE)
+    return found[1].strip() if found else None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fluxfast.github.client import PASSED, gh, run, say
+from fluxfast.github.client import FAILED, PASSED, gh, run, say
 from fluxfast.github.labels import ACCEPTING_LABEL, ISSUE_LABEL, accepting_reason
 from fluxfast.github.slowdowns import accepted_slowdowns, issue_actions, slowdowns
 
@@ -18,25 +19,38 @@ AUTHOR = ("-c", "user.name=fluxfast", "-c", "user.email=fluxfast@users.noreply.g
 
 def accepted(options: argparse.Namespace) -> int:
     """Record in the history which merged pull requests had their slowdown accepted, and why."""
-    from fluxfast.history.store import Acceptance, accept, opened
+    from fluxfast.history.store import Acceptance, accept, commits, opened
 
-    fields = "number,body,mergedAt,mergedBy"
+    fields = "number,body,mergedAt,mergedBy,mergeCommit"
     merged = gh("pr", "list", "--state", "merged", "--label", ACCEPTING_LABEL, "--limit", "100",
                 "--json", fields)  # fmt: skip
-    found = [
-        Acceptance(
-            pull=f"#{pull['number']}",
-            merged_at=pull["mergedAt"].replace("Z", "+00:00"),
-            who=pull["mergedBy"]["login"],
-            reason=reason,
-        )
-        for pull in merged
-        if (reason := accepting_reason(pull["body"] or ""))
-    ]
     with opened(options.database) as connection:
+        known = commits(connection)
+        found = [
+            Acceptance(
+                pull=f"#{pull['number']}",
+                merged_at=(merged_at := pull["mergedAt"].replace("Z", "+00:00")),
+                measured_at=first_measured(
+                    (pull["mergeCommit"] or {}).get("oid", ""), merged_at, known
+                ),
+                who=(pull["mergedBy"] or {}).get("login", "unknown"),
+                reason=reason,
+            )
+            for pull in merged
+            if (reason := accepting_reason(pull["body"] or ""))
+        ]
         accept(connection, found)
     say(f"{len(found)} acceptances are in {options.database}")
     return PASSED
+
+
+def first_measured(merge: str, merged_at: str, commits: Sequence[tuple[str, str]]) -> str:
+    """When the first of `commits` (with their times) that holds `merge` was measured, or ""."""
+    for commit, measured_at in commits:
+        held = ("git", "merge-base", "--is-ancestor", merge, commit.removesuffix("+dirty"))
+        if measured_at >= merged_at and not subprocess.run(held, capture_output=True).returncode:
+            return measured_at
+    return ""
 
 
 def issues(options: argparse.Namespace) -> int:
@@ -97,11 +111,18 @@ def propose(options: argparse.Namespace) -> int:
     if not worth:
         say("no new baseline to propose")
         return PASSED
+    refused = []
     for folder in options.results:
         gpu = read_results([folder])[0].environment["hardware"]["name"]
-        cases = [f"--case={case}" for of_gpu, case in sorted(worth) if of_gpu == gpu]
-        if cases:
-            run("fluxfast", "baseline", "accept", str(folder), *cases)
+        for case in (case for of_gpu, case in sorted(worth) if of_gpu == gpu):
+            command = ("fluxfast", "baseline", "accept", str(folder), f"--case={case}")
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                refused.append(f"- `{case}` on {gpu}\n\n```\n{done.stderr.strip()}\n```\n")
+                del worth[gpu, case]
+    say("".join(refused) or "none was refused")
+    if not worth:
+        return FAILED
     run("gh", "auth", "setup-git")
     run("git", "switch", "--quiet", "--force-create", BASELINE_BRANCH)
     run("git", "add", "baselines")
@@ -112,6 +133,9 @@ def propose(options: argparse.Namespace) -> int:
     verb = ("edit", str(open_pulls[0]["number"])) if open_pulls else (
         "create", "--head", BASELINE_BRANCH, "--base", options.base
     )  # fmt: skip
+    if refused:
+        with options.body.open("a", encoding="utf-8") as file:
+            file.write("\n\nWorth a baseline, but refused:\n\n" + "\n".join(refused))
     gh("pr", *verb, "--title", title, "--body-file", str(options.body))
     say(f"proposed: {title}")
     return PASSED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fluxfast.github.labels import ACCEPTING_LABEL, GATING_LABEL, accepting_reas
 COMMENT_MARK = "<!-- fluxfast: the verdict on this pull request -->"
 LONGEST_COMMENT = 65_000  # characters; GitHub takes 65,536
 GATE = "perf-gate.yml"
+LOOKS, LOOK_EVERY_S = 24, 10.0  # at a run that is neither measuring nor done
 SKIPPED = ("undecided", "invalid runner")  # as pytest has them: neither passed nor failed
 # A pull request that touches one of these is timed without being asked.
 GATED_PATHS = ("fluxfast/", "constraints-h200.txt", "pyproject.toml")
@@ -51,30 +53,50 @@ def again(options: argparse.Namespace) -> int:
 
     The label `perf` has it timed, if it was not. Else it is judged again, on what was measured.
     """
-    found = gh("run", "list", "--workflow", GATE, "--commit", options.commit, "--limit", "1",
-               "--json", "databaseId")  # fmt: skip
+    for _ in range(LOOKS):
+        number, jobs = _latest_run(options.commit, options.branch)
+        asked = again_of(jobs, GATING_LABEL in options.labels.split(","))
+        if not asked.waits:
+            break
+        time.sleep(LOOK_EVERY_S)
+    if asked.rerun is not None:
+        gh("run", "rerun", *(asked.rerun or (number,)))
+    say(f"run {number or 'of this commit'}: {asked.why}")
+    return FAILED if asked.waits else PASSED
+
+
+def _latest_run(commit: str, branch: str) -> tuple[str, dict[str, Any]]:
+    """Its number, "" where there is none, and its jobs by name."""
+    found = gh("run", "list", "--workflow", GATE, "--commit", commit, "--branch", branch,
+               "--limit", "1", "--json", "databaseId")  # fmt: skip
     if not found:
-        say(f"{options.commit} has no run of {GATE} yet: it will see this by itself")
-        return PASSED
+        return "", {}
     number = str(found[0]["databaseId"])
-    jobs = {job["name"]: job for job in gh("run", "view", number, "--json", "jobs")["jobs"]}
-    verb, why = again_of(jobs, GATING_LABEL in options.labels.split(","))
-    if verb is not None:
-        gh("run", "rerun", *verb, *([] if "--job" in verb else [number]))
-    say(f"run {number}: {why}")
-    return PASSED
+    return number, {job["name"]: job for job in gh("run", "view", number, "--json", "jobs")["jobs"]}
 
 
-def again_of(
-    jobs: Mapping[str, Mapping[str, Any]], is_asked: bool
-) -> tuple[tuple[str, ...] | None, str]:
-    """What to run again of a run's jobs, as `gh run rerun` has it, and why; None for nothing."""
-    measure, judging = jobs.get("measure"), jobs.get("gate")
-    if any(job["status"] != "completed" for job in jobs.values()) or not (measure and judging):
-        return None, "still under way: its gate reads labels and description when it gets there"
-    if measure["conclusion"] == "skipped":
-        return ((), "timed now") if is_asked else (None, "nothing was timed, nothing to judge")
-    return ("--job", str(judging["databaseId"])), "judged again"
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """What to run again, as `gh run rerun` has it: None for nothing, () for all; or to wait."""
+
+    why: str
+    rerun: tuple[str, ...] | None = None
+    waits: bool = False
+
+
+def again_of(jobs: Mapping[str, Mapping[str, Any]], is_asked: bool) -> Again:
+    measure, judging = jobs.get("measure", {}), jobs.get("gate", {})
+    if measure and measure["status"] != "completed":
+        return Again(why="still measuring: its gate reads labels and description after that")
+    if not jobs:
+        return Again(why=f"{GATE} has not begun", waits=True)
+    if any(job["status"] != "completed" for job in jobs.values()):
+        return Again(why="still under way", waits=True)
+    if measure.get("conclusion") == "success":
+        return Again(rerun=("--job", str(judging["databaseId"])), why="judged again")
+    if is_asked:
+        return Again(rerun=(), why="timed, for it was not")
+    return Again(why="nothing was measured, nothing to judge")
 
 
 def measured(options: argparse.Namespace) -> int:
@@ -88,7 +110,10 @@ def measured(options: argparse.Namespace) -> int:
 
 def comment(options: argparse.Namespace) -> int:
     """Post the text, or update the comment that is there."""
+    judged, reason = _judged(options)
     text = options.body.read_text(encoding="utf-8")
+    if judged.status == PASSED and reason:
+        text = f"**{judged.why}**\n\n{text}"
     if len(text) > LONGEST_COMMENT:
         text = text[:LONGEST_COMMENT] + "\n\n… the rest is in the page, among the artifacts."
     mine = f'.[] | select(.body | startswith("{COMMENT_MARK}")) | .id'
@@ -132,15 +157,21 @@ def gate_of(report: Mapping[str, Any], failed_tests: int, reason: str | None) ->
 
 def gate(options: argparse.Namespace) -> int:
     """End with the status of a run: 0 passed, 1 failed, 6 not judged."""
+    judged, reason = _judged(options)
+    say(judged.why)
+    if judged.status == FAILED and not reason:
+        say(f"To accept what is slower, give it the label {ACCEPTING_LABEL} and write a line "
+            f"`{ACCEPTING_LABEL}: why` in the description")  # fmt: skip
+    return judged.status
+
+
+def _judged(options: argparse.Namespace) -> tuple[Gate, str | None]:
+    """With the reason that the pull request gives for a slowdown, if it is labelled so."""
     report = json.loads(options.report.read_text(encoding="utf-8"))
     pull = gh("pr", "view", options.pull, "--json", "labels,body") if options.pull else {}
-    labels = labels_of(pull) if pull else []
-    reason = accepting_reason(pull.get("body") or "") if ACCEPTING_LABEL in labels else None
-    judged = gate_of(report, failed_tests(options.junit), reason)
-    say(judged.why)
-    if judged.status == FAILED and ACCEPTING_LABEL in labels and not reason:
-        say(f"The label {ACCEPTING_LABEL} needs a line `{ACCEPTING_LABEL}: why` in the description")
-    return judged.status
+    is_accepted = pull and ACCEPTING_LABEL in labels_of(pull)
+    reason = accepting_reason(pull["body"] or "") if is_accepted else None
+    return gate_of(report, failed_tests(options.junit), reason), reason
 
 
 def failed_tests(junit: Path) -> int:

@@ -5,53 +5,62 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any
 
 from fluxfast.github.labels import ACCEPTING_LABEL
 
+NIGHTS_APART = 2  # a change point may move so far as more nights are known
+
 
 @dataclass(frozen=True, kw_only=True)
 class Slowdown:
-    """One change point, with every case on one GPU that moved with it."""
+    """One change point, with every case on one GPU that moved with it: what is said of each."""
 
     gpu: str
-    since: str
+    since: date
     commits: tuple[str, str]
-    lines: tuple[str, ...]
+    cases: Mapping[str, str]
 
     @property
     def title(self) -> str:
-        plural = "" if len(self.lines) == 1 else "s"
-        return f"{self.gpu}: {len(self.lines)} case{plural} slower since {self.since}"
+        plural = "" if len(self.cases) == 1 else "s"
+        return f"{self.gpu}: {len(self.cases)} case{plural} slower since {self.since}"
 
     @property
     def body(self) -> str:
-        cases = "\n".join(f"- {line}" for line in self.lines)
+        cases = "\n".join(f"- `{case}`: {said}" for case, said in self.cases.items())
         good, changed = self.commits
         return (
-            f"{mark(self.gpu, self.commits)}\n{cases}\n\nlast good `{good}`, first slower "
-            f"`{changed}`\n\nThis is closed by itself when the level is back, or accepted with a "
-            f"pull request that has the label `{ACCEPTING_LABEL}` and a reason."
+            f"<!-- fluxfast slowdown | {self.gpu} | {self.since} -->\n{cases}\n\nlast good "
+            f"`{good}`, first slower `{changed}`\n\nThis is closed by itself when the level is "
+            f"back, or accepted with a pull request that has the label `{ACCEPTING_LABEL}` and a "
+            "reason."
         )
 
-
-def mark(gpu: str, commits: tuple[str, str]) -> str:
-    return f"<!-- fluxfast slowdown | {gpu} | {' '.join(commits)} -->"
+    def is_of(self, body: str) -> bool:
+        """Whether an issue with this body is about this slowdown: one of its cases, about then."""
+        found = re.match(r"<!-- fluxfast slowdown \| (.+?) \| (\S+) -->", body)
+        if not found or found[1] != self.gpu:
+            return False
+        apart = abs(date.fromisoformat(found[2]) - self.since)
+        of_it = set(re.findall(r"^- `(.+?)`:", body, re.MULTILINE))
+        return apart <= timedelta(days=NIGHTS_APART) and bool(of_it & self.cases.keys())
 
 
 def slowdowns(history: Sequence[Mapping[str, Any]]) -> list[Slowdown]:
     """What `fluxfast history --json` says is still slower, by GPU and commits."""
-    found: dict[tuple[str, tuple[str, str]], list[tuple[str, str]]] = {}
+    found: dict[tuple[str, date, tuple[str, str]], dict[str, str]] = {}
     for series in history:
         for change in series["changes"]:
             if change["still_slower"]:
                 commits = change["last_good_commit"], change["first_changed_commit"]
-                line = f"{change['relative']:+.1%} `{series['case']}`, {change['cause']}: "
-                about = (change["date"][:10], line + change["detail"])
-                found.setdefault((series["gpu"], commits), []).append(about)
+                since = date.fromisoformat(change["date"][:10])
+                said = f"{change['relative']:+.1%}, {change['cause']}: {change['detail']}"
+                found.setdefault((series["gpu"], since, commits), {})[series["case"]] = said
     return [
-        Slowdown(gpu=gpu, since=cases[0][0], commits=commits, lines=tuple(c[1] for c in cases))
-        for (gpu, commits), cases in found.items()
+        Slowdown(gpu=gpu, since=since, commits=commits, cases=cases)
+        for (gpu, since, commits), cases in found.items()
     ]
 
 
@@ -74,27 +83,14 @@ def issue_actions(
 ) -> tuple[list[Slowdown], list[int]]:
     """What to open, and the numbers of what to close.
 
-    A slowdown is that of an issue, open or closed, if they share a commit: its place may move by
-    a night as more of them are known.
+    An issue that somebody closed stays closed; a slowdown of another night is another one.
     """
-    known = [(marked(issue["body"] or ""), issue) for issue in issues]
-
-    def same(slowdown: Slowdown, of_issue: tuple[str, set[str]] | None) -> bool:
-        return (
-            of_issue is not None
-            and of_issue[0] == slowdown.gpu
-            and bool(of_issue[1] & set(slowdown.commits))
-        )
-
-    to_open = [s for s in now if not any(same(s, of_issue) for of_issue, _ in known)]
+    bodies = [issue["body"] or "" for issue in issues]
+    to_open = [s for s in now if not any(s.is_of(body) for body in bodies)]
     to_close = [
         issue["number"]
-        for of_issue, issue in known
-        if of_issue and issue["state"] == "OPEN" and not any(same(s, of_issue) for s in now)
+        for issue, body in zip(issues, bodies, strict=True)
+        if issue["state"] == "OPEN" and body.startswith("<!-- fluxfast slowdown")
+        if not any(s.is_of(body) for s in now)
     ]
     return to_open, to_close
-
-
-def marked(body: str) -> tuple[str, set[str]] | None:
-    found = re.search(r"<!-- fluxfast slowdown \| (.+?) \| (.+?) -->", body)
-    return (found[1], set(found[2].split())) if found else None

@@ -39,7 +39,7 @@ class Cause(StrEnum):
 class ChangePoint:
     """`before` and `after` are the levels (medians); `night` is the first at the new level.
 
-    `accepted`: what was merged in between with its slowdown accepted, oldest first. Which of them
+    `accepted`: what is new in the night with its slowdown accepted, oldest first. Which of them
     moved which case is not known.
     """
 
@@ -88,11 +88,13 @@ def change_points(
 
 
 def still_slower(points: Sequence[ChangePoint], floor: float = FLOOR) -> list[ChangePoint]:
-    """The slowdowns of one series that nobody accepted and that the last level has not undone."""
-    if not points:
-        return []
-    now = points[-1].after
-    return [p for p in points if p.relative > 0 and not p.accepted and now > p.before * (1 + floor)]
+    """The slowdowns of one series that nobody accepted and that no level since has undone."""
+    return [
+        p
+        for i, p in enumerate(points)
+        if p.relative > 0 and not p.accepted
+        if min(later.after for later in points[i:]) > p.before * (1 + floor)
+    ]
 
 
 def _levels(logs: np.ndarray, floor: float) -> list[int]:
@@ -186,4 +188,4 @@ def _stack_change(before: dict[str, str], after: dict[str, str]) -> str:
 
 
 def _between(before: Night, after: Night, accepted: Sequence[Acceptance]) -> tuple[Acceptance, ...]:
-    return tuple(a for a in accepted if before.measured_at < a.merged_at <= after.measured_at)
+    return tuple(a for a in accepted if before.measured_at < a.measured_at <= after.measured_at)

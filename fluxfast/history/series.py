@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from fluxfast.history.store import rows_of
+from fluxfast.history.store import rows_of, stacks
+
+JUDGED_BY = ("eager_ratio", "e2e_s")  # the first that a case has: the ratio is a CPU's
+VALUES = 6  # the first column of a row's values
 
 
 class Night(NamedTuple):
@@ -44,28 +47,30 @@ def all_series(
     Without a `metric`, what the case is judged by: `eager_ratio` on a CPU, `e2e_s` elsewhere.
     """
 
-    def of(metric: str) -> list[Series]:
-        return _series(rows_of(connection, metric, gpu=gpu, case=case, since=since), metric)
-
-    if metric:
-        return of(metric)
-    ratios = of("eager_ratio")
-    judged = {(s.gpu, s.case_id) for s in ratios}
-    return ratios + [s for s in of("e2e_s") if (s.gpu, s.case_id) not in judged]
-
-
-def _series(rows: Iterable[Sequence[Any]], metric: str) -> list[Series]:
+    metrics = (metric,) if metric else JUDGED_BY
+    rows = rows_of(connection, metrics, gpu=gpu, case=case, since=since)
+    versions = stacks(connection)
     return [
-        Series(gpu=gpu, case_id=case_id, metric=metric, nights=_nights(of_case))
+        _series(gpu, case_id, list(of_case), metrics, versions)
         for (gpu, case_id), of_case in groupby(rows, key=itemgetter(0, 1))
     ]
 
 
-def _nights(rows: Iterable[Sequence[Any]]) -> tuple[Night, ...]:
+def _series(
+    gpu: str,
+    case_id: str,
+    rows: Sequence[Sequence[Any]],
+    metrics: Sequence[str],
+    versions: Mapping[int, str],
+) -> Series:
+    """By the first metric that the case has."""
+    column = next(i for i in range(VALUES, len(rows[0])) if any(r[i] is not None for r in rows))
     nights = []
     for (_, commit_id, stack), of_night in groupby(rows, key=itemgetter(2, 3, 4)):
-        processes = list(of_night)
-        values = [row[6] for row in processes]
-        value = values[0] if len(values) == 1 else statistics.median(values)
-        nights.append(Night(processes[0][5], commit_id, stack, value, len(values)))
-    return tuple(nights)
+        processes = [row for row in of_night if row[column] is not None]
+        if processes:
+            value = statistics.median(row[column] for row in processes)
+            began = processes[0][5]
+            nights.append(Night(began, commit_id, versions[stack], value, len(processes)))
+    metric = metrics[column - VALUES]
+    return Series(gpu=gpu, case_id=case_id, metric=metric, nights=tuple(nights))

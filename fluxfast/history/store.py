@@ -8,36 +8,38 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.baseline import REPOSITORY, cpu_slug
+from fluxfast.bench.baseline import REPOSITORY, machine_name
 from fluxfast.bench.machine import hardware_of
 from fluxfast.bench.result import CaseResult
 from fluxfast.bench.summary import summarize
 from fluxfast.errors import FluxFastError
 
 DATABASE = REPOSITORY / ".fluxfast" / "history.sqlite3"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 WAIT_FOR_WRITERS_S = 60.0
 METRICS = ("e2e_s", "step_ms", "decode_ms", "compile_s", "peak_memory_gib", "eager_ratio")
 
 SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS stack (id INTEGER PRIMARY KEY, versions TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS result (
   gpu TEXT NOT NULL, case_id TEXT NOT NULL, measured_at TEXT NOT NULL,
-  commit_id TEXT NOT NULL, stack TEXT NOT NULL, process TEXT NOT NULL,
+  commit_id TEXT NOT NULL, stack INTEGER NOT NULL REFERENCES stack (id), process TEXT NOT NULL,
   {", ".join(f"{name} REAL" for name in METRICS)},
   PRIMARY KEY (gpu, case_id, measured_at, commit_id, stack, process)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS accepted (
-  pull TEXT PRIMARY KEY, merged_at TEXT NOT NULL, who TEXT NOT NULL, reason TEXT NOT NULL
+  pull TEXT PRIMARY KEY, merged_at TEXT NOT NULL, measured_at TEXT NOT NULL,
+  who TEXT NOT NULL, reason TEXT NOT NULL
 ) WITHOUT ROWID;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-TABLES = {"result", "accepted"}
+COLUMNS = {"gpu", "case_id", "measured_at", "commit_id", "stack", "process", *METRICS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +57,15 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Acceptance:
-    """A pull request whose slowdown was accepted, by whom and why."""
+    """A pull request whose slowdown was accepted, by whom and why.
+
+    `measured_at`: of the first result whose commit holds it; "" while there is none. A night that
+    began before the merge measures without it, whenever it ends.
+    """
 
     pull: str
     merged_at: str
+    measured_at: str
     who: str
     reason: str
 
@@ -93,23 +100,25 @@ def opened(path: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     # In this order: another process may be making the tables just now.
-    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master ORDER BY name")]
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(result)")}
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if tables and (version == 0 or not tables >= TABLES):
+    if (tables or version) and not columns >= COLUMNS:
         raise FluxFastError(
             "this database is another program's",
-            got=f"{path}, with {', '.join(sorted(tables))}",
+            got=f"{path}, with {', '.join(tables) or f'version {version} of no table'}",
             allowed="a history written by fluxfast, or a new file",
             remedy="name another with --database",
         )
-    if version > SCHEMA_VERSION:
+    if version not in (0, SCHEMA_VERSION):
+        newer = version > SCHEMA_VERSION
         raise FluxFastError(
-            "this history was written by a newer fluxfast",
+            f"this history was written by {'a newer' if newer else 'an older'} fluxfast",
             got=f"{path}: schema {version}",
             allowed=f"schema {SCHEMA_VERSION}",
-            remedy="use the fluxfast that wrote it",
+            remedy="use the fluxfast that wrote it, or append the results to a new history",
         )
-    if version < SCHEMA_VERSION:
+    if version == 0:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA}COMMIT;")
     connection.execute("PRAGMA synchronous = FULL")
@@ -121,7 +130,7 @@ def measurement_of(result: CaseResult) -> Measurement:
     extra = result.environment.get("gpu", {})
     drivers = {n: str(extra[n]) for n in ("driver", "cuda", "hip") if extra.get(n)}
     return Measurement(
-        gpu=hardware.name if hardware.is_gpu else cpu_slug(hardware),
+        gpu=machine_name(hardware),
         case_id=result.case.id,
         measured_at=str(origin.get("date") or ""),
         commit_id=str(origin.get("commit") or "unknown")
@@ -136,49 +145,79 @@ def append(connection: sqlite3.Connection, measurements: Iterable[Measurement]) 
     """Add them all in one transaction; those that are there already are not added again."""
     rows = [
         (
-            *(m.gpu, m.case_id, m.measured_at, m.commit_id),
-            *(json.dumps(dict(m.stack), sort_keys=True), m.process),
+            *(m.gpu, m.case_id, m.measured_at, m.commit_id, _versions(m), m.process),
             *(m.figures.get(name) for name in METRICS),
         )
         for m in measurements
     ]
-    marks = ", ".join("?" * (6 + len(METRICS)))
-    before = connection.total_changes
+    stack = "(SELECT id FROM stack WHERE versions = ?)"
+    values = ", ".join(["?", "?", "?", "?", stack, "?", *("?" for _ in METRICS)])
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(f"INSERT OR IGNORE INTO result VALUES ({marks})", rows)
-    return connection.total_changes - before
+        stacks = {(row[4],): None for row in rows}
+        connection.executemany("INSERT OR IGNORE INTO stack (versions) VALUES (?)", stacks)
+        before = connection.total_changes
+        connection.executemany(f"INSERT OR IGNORE INTO result VALUES ({values})", rows)
+        return connection.total_changes - before
+
+
+def _versions(measurement: Measurement) -> str:
+    return json.dumps(dict(measurement.stack), sort_keys=True)
 
 
 def accept(connection: sqlite3.Connection, acceptances: Iterable[Acceptance]) -> None:
     with connection:
         connection.executemany(
-            "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?)",
-            [(a.pull, a.merged_at, a.who, a.reason) for a in acceptances],
+            "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?, ?)",
+            [(a.pull, a.merged_at, a.measured_at, a.who, a.reason) for a in acceptances],
         )
 
 
 def acceptances(connection: sqlite3.Connection) -> list[Acceptance]:
     rows = connection.execute(
-        "SELECT pull, merged_at, who, reason FROM accepted ORDER BY merged_at"
+        "SELECT pull, merged_at, measured_at, who, reason FROM accepted ORDER BY merged_at"
     )
-    return [Acceptance(pull=p, merged_at=m, who=w, reason=r) for p, m, w, r in rows]
+    return [
+        Acceptance(pull=pull, merged_at=merged_at, measured_at=measured_at, who=who, reason=reason)
+        for pull, merged_at, measured_at, who, reason in rows
+    ]
+
+
+def commits(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Each commit with when it was first measured, oldest first."""
+    query = "SELECT commit_id, min(measured_at) FROM result GROUP BY commit_id ORDER BY 2"
+    return connection.execute(query).fetchall()
+
+
+def stacks(connection: sqlite3.Connection) -> dict[int, str]:
+    """Versions by package as JSON, by the number that rows have."""
+    return dict(connection.execute("SELECT id, versions FROM stack").fetchall())
 
 
 def rows_of(
-    connection: sqlite3.Connection, metric: str, *, gpu: str = "", case: str = "", since: str = ""
+    connection: sqlite3.Connection,
+    metrics: Sequence[str],
+    *,
+    gpu: str = "",
+    case: str = "",
+    since: str = "",
 ) -> list[tuple[Any, ...]]:
-    """(gpu, case_id, day, commit_id, stack, measured_at, value), oldest first within a case.
+    """(gpu, case_id, day, commit_id, stack, measured_at, a value of each metric), oldest first
+    within a case; rows without any value are left out.
 
     `gpu` and `case` are parts of a name, `since` is a date; "" is any.
     """
-    if metric not in METRICS:
+    if unknown := [metric for metric in metrics if metric not in METRICS]:
         raise FluxFastError(
-            "no such metric", got=metric, allowed=", ".join(METRICS), remedy="leave --metric out"
+            "no such metric",
+            got=", ".join(unknown),
+            allowed=", ".join(METRICS),
+            remedy="leave --metric out",
         )
+    known = " OR ".join(f"{metric} IS NOT NULL" for metric in metrics)
     return connection.execute(
         "SELECT gpu, case_id, substr(measured_at, 1, 10), commit_id, stack, measured_at, "
-        f"{metric} FROM result WHERE {metric} IS NOT NULL AND measured_at >= ? "
+        f"{', '.join(metrics)} FROM result WHERE ({known}) AND measured_at >= ? "
         "AND instr(lower(gpu), lower(?)) AND instr(case_id, ?) "
         "ORDER BY gpu, case_id, measured_at",
         (since, gpu, case),

@@ -19,7 +19,8 @@ from fluxfast.report.rows import Row, judged_value
 
 COMPILERS = ("regional", "compile", "export_aoti")
 NOTICED = 0.02  # a smaller change of an effect gets no line
-AGREES = 0.5  # a case bears a line out if it changed by at least this share of it
+AGREES = 0.5  # a case bears a line out if it changed by at least this share of it; so many do
+COMPARABLE = ("same", "faster", "slower", "broken")  # the others say nothing of the code
 EFFECT_CONFIDENCE = 0.95
 BLAME_CONFIDENCE = 0.99  # several optimizations are asked at once
 
@@ -90,7 +91,7 @@ def blames(rows: Sequence[Row]) -> list[Blame]:
         (row, math.log(judged_value(summarize([result])) / judged_value(row.before)))
         for row in rows
         for result in row.measured.results
-        if row.before is not None
+        if row.before is not None and row.judgement.outcome in COMPARABLE
     ]
     change = [value for _, value in compared]
     columns = _grouped(_workloads([r for r, _ in compared]) | _shares([r for r, _ in compared]))
@@ -104,13 +105,16 @@ def blames(rows: Sequence[Row]) -> list[Blame]:
             for (row, _), x in zip(compared, columns[key], strict=True)
             if x and row.before
         }
+        bearing_out = sum(v / c.value >= AGREES for v in of_it.values())
+        if bearing_out < AGREES * len(of_it):
+            continue
         now = None if key.is_workload else speed_now.get(key.name)
         found.append(
             Blame(
                 name=f"every case of {key.name}" if key.is_workload else key.name,
                 before=now * math.exp(c.value) if now else None,
                 after=math.exp(-c.value),
-                bearing_out=sum(v / c.value >= AGREES for v in of_it.values()),
+                bearing_out=bearing_out,
                 cases=len(of_it),
             )
         )

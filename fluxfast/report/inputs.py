@@ -11,7 +11,8 @@ A results folder holds more than results. `pytest perf_tests` writes all but the
   "kernels": [{"name": "…", "tflop": 0.9, "gb": 1.2, "ms": 1.1}]}
 - `verdicts/CASE.json`: what the run itself said, as {"outcome": "slower", "reason": "…"}, with
   the "change" that is shown and all "changes" as lines; of more than one process
-  their number as "processes", and with --against the commit as "against"
+  their number as "processes", and with --against those of the other revision as
+  "processes_against" and its commit as "against"
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.baseline import Baseline, read_baseline
+from fluxfast.bench.baseline import Baseline, machine_name, read_baseline
 from fluxfast.bench.beside import figures_path, picture_path
+from fluxfast.bench.compare import Outcome
+from fluxfast.bench.machine import hardware_of
 from fluxfast.bench.result import CaseResult, read_json, read_results, result_path
 from fluxfast.errors import BaselineError
 from fluxfast.report.same import check_same
 
+RECORDED = "recorded"
 EXTRAS = ("quality", "kernels", "roofline", "verdicts")
 
 
@@ -42,25 +47,26 @@ class Measured:
 
 
 def read_inputs(paths: Sequence[Path]) -> list[Measured]:
-    """Every case in the folders and baseline files, each once for each machine.
+    """Every case in the folders and baseline files, each once for each machine; a result that is
+    found twice counts once.
 
-    Raises BaselineError where one case was measured on two stacks or commits.
+    Raises BaselineError where a machine measured on two stacks or commits.
     """
-    found: dict[tuple[str, str], list[tuple[Path, Measured]]] = {}
-    for path in paths:
+    by_machine: dict[str, list[tuple[Path, CaseResult]]] = {}
+    by_case: dict[tuple[str, str], list[Measured]] = {}
+    for path in dict.fromkeys(p.resolve() for p in paths):
         for measured in _read(path):
             result = measured.results[0]
-            key = (result.environment["hardware"]["name"], result.case.id)
-            found.setdefault(key, []).append((path, measured))
-    for of_a_case in found.values():
-        check_same(
-            [
-                (result_path(folder, measured.results[0].case), measured.results[0])
-                for folder, measured in of_a_case
-                if not measured.accepted
-            ]
-        )
-    return [reduce(_joined, (m for _, m in of_a_case)) for of_a_case in found.values()]
+            machine = machine_name(hardware_of(result))
+            of_case = by_case.setdefault((machine, result.case.id), [])
+            if not any(measured.results == known.results for known in of_case):
+                of_case.append(measured)
+            if not measured.accepted:
+                at = result_path(path, result.case)
+                by_machine.setdefault(machine, []).append((at, result))
+    for of_machine in by_machine.values():
+        check_same(of_machine)
+    return [reduce(_joined, of_case) for of_case in by_case.values()]
 
 
 def _joined(first: Measured, second: Measured) -> Measured:
@@ -116,14 +122,25 @@ def _is_well_formed(kind: str, data: Any) -> bool:
         case "quality", dict():
             return all(value is None or _is_number(value) for value in data.values())
         case "kernels", dict():
-            return all(map(_is_number, data.values()))
-        case "verdicts", {"outcome": str(), "reason": str()}:
-            return True
+            return all(_is_number(ms) and ms >= 0 for ms in data.values())
+        case "verdicts", {"outcome": str(outcome), "reason": str()}:
+            lines, change = data.get("changes", []), data.get("change", 0.0)
+            is_known = outcome in (*Outcome, RECORDED)
+            return is_known and isinstance(lines, list) and _is_number(change)
         case "roofline", {"ceilings": {"tflops": _, "tb_per_s": _} as ceilings, "kernels": [*of]}:
-            figures = [k.get(key) for k in of for key in ("tflop", "gb", "ms")]
-            return all(map(_is_number, [*ceilings.values(), *figures]))
+            return all(map(_is_positive, ceilings.values())) and all(map(_is_kernel, of))
     return False
 
 
+def _is_kernel(kernel: Any) -> bool:
+    if not isinstance(kernel, dict) or not isinstance(kernel.get("name"), str):
+        return False
+    return all(_is_positive(kernel.get(figure)) for figure in ("tflop", "gb", "ms"))
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

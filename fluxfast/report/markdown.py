@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from fluxfast.bench.beside import told
 from fluxfast.report.charts import steps_of
+from fluxfast.report.inputs import RECORDED
 from fluxfast.report.report import Machine, Report
-from fluxfast.report.rows import RECORDED, Row
+from fluxfast.report.rows import Row
 
 SIGNS = {"pass": "✅", "fail": "❌", "not judged": "⚠️"}
 MOST_STEPS = 12

@@ -16,7 +16,8 @@ function chartColours() {
     axis: { labelColor: ink, titleColor: muted, gridColor: line, domainColor: line, tickColor: line,
             labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal",
             tickCount: 6, labelOverlap: true },
-    legend: { labelColor: ink, titleColor: muted, labelFontSize: 12, titleFontWeight: "normal", symbolBaseFillColor: muted, symbolBaseStrokeColor: muted },
+    legend: { layout: { top: { anchor: "end" } }, // a long one reaches over the names of the bars
+              labelColor: ink, titleColor: muted, labelFontSize: 12, titleFontWeight: "normal", symbolBaseFillColor: muted, symbolBaseStrokeColor: muted },
     range: { category: kinds },
     bar: { color: kinds[0] }, line: { color: kinds[0] }, point: { color: kinds[0] },
     rule: { color: muted }, text: { color: ink, fontSize: 12 },

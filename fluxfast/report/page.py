@@ -12,10 +12,11 @@ from typing import Any
 
 from fluxfast.extras import extra
 from fluxfast.report.charts import SAME, Chart, effects_chart, pareto, staircase
+from fluxfast.report.inputs import RECORDED
 from fluxfast.report.pictures import trios
 from fluxfast.report.profiles import kernels, roofline, stages, steps, telemetry
 from fluxfast.report.report import Report
-from fluxfast.report.rows import RECORDED, Row, environments
+from fluxfast.report.rows import Row, environments
 from fluxfast.report.trends import trend
 
 HERE = Path(__file__).parent

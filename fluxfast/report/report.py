@@ -12,8 +12,8 @@ from fluxfast.history.changes import ChangePoint, change_points
 from fluxfast.history.series import Series, all_series
 from fluxfast.history.store import a_year_before_the_newest, acceptances, opened
 from fluxfast.report.effects import Blame, Effect, blames, effects
-from fluxfast.report.inputs import read_inputs
-from fluxfast.report.rows import NOT_JUDGED, RECORDED, Row, environments, rows_of
+from fluxfast.report.inputs import RECORDED, read_inputs
+from fluxfast.report.rows import NOT_JUDGED, Row, environments, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)

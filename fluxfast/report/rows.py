@@ -13,9 +13,9 @@ from fluxfast.bench.baseline import (
     SHIPPED,
     Baseline,
     baseline_for,
-    cpu_slug,
     gpu_as_it_is,
     known_baselines,
+    machine_name,
 )
 from fluxfast.bench.case import Case
 from fluxfast.bench.machine import hardware_of
@@ -24,11 +24,10 @@ from fluxfast.bench.result import CaseResult, ImageTiming
 from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Hardware
-from fluxfast.report.inputs import Measured
+from fluxfast.report.inputs import RECORDED, Measured
 from fluxfast.report.labels import Names, label, staircase_of
 
 AGAINST = Path("--against")  # where a verdict's figures come from, in place of a baseline's file
-RECORDED = "recorded"
 PASSING = ("same", "faster", RECORDED)
 NOT_JUDGED = ("undecided", "invalid runner")
 
@@ -91,7 +90,7 @@ def rows_of(found: Sequence[Measured], against: Sequence[Measured] = ()) -> list
     """The rows, machine by machine, judged by `against` or by the baseline of the machine."""
     by_gpu: dict[str, list[Measured]] = {}
     for measured in found:
-        by_gpu.setdefault(machine_of(measured.results[0]), []).append(measured)
+        by_gpu.setdefault(_machine(measured), []).append(measured)
     return [row for gpu, of_gpu in by_gpu.items() for row in _rows_of_machine(gpu, of_gpu, against)]
 
 
@@ -99,7 +98,11 @@ def _rows_of_machine(gpu: str, found: Sequence[Measured], against: Sequence[Meas
     hardware = hardware_of(found[0].results[0])
     baseline = _baseline(hardware)
     gpu_option = _gpu_option(hardware, baseline)
-    others = {m.results[0].case.id: m.results for m in against if machine_of(m.results[0]) == gpu}
+    others = {
+        m.results[0].case.id: m.results
+        for m in against
+        if machine_name(hardware_of(m.results[0])) == gpu
+    }
     if against:
         one = baseline.gpu if baseline else gpu_as_it_is(hardware, gpu)
         baseline = Baseline(gpu=one, results=others, path=AGAINST)
@@ -128,18 +131,16 @@ def _rows_of_machine(gpu: str, found: Sequence[Measured], against: Sequence[Meas
     return sorted(rows, key=lambda r: (r.case.workload, len(r.case.optimizations), r.case.id))
 
 
+def _machine(measured: Measured) -> str:
+    return machine_name(hardware_of(measured.results[0]))
+
+
 def _all_on(cases: Sequence[Case]) -> dict[tuple[Any, ...], Names]:
     """The top of the staircase of each workload."""
     combinations: dict[tuple[Any, ...], list[Names]] = {}
     for case in cases:
         combinations.setdefault(case.workload, []).append(case.optimizations)
     return {workload: staircase_of(names)[-1] for workload, names in combinations.items()}
-
-
-def machine_of(result: CaseResult) -> str:
-    """A GPU by its name; a CPU's tells neither its instruction set nor its cores."""
-    hardware = hardware_of(result)
-    return hardware.name if hardware.is_gpu else f"{hardware.name} ({cpu_slug(hardware)})"
 
 
 def _baseline(hardware: Hardware) -> Baseline | None:
@@ -151,16 +152,18 @@ def _baseline(hardware: Hardware) -> Baseline | None:
 
 def _before(baseline: Baseline | None, measured: Measured) -> CaseSummary | None:
     case_id = measured.results[0].case.id
-    if baseline is None or measured.accepted or case_id not in baseline.results:
+    is_itself = measured.accepted and baseline is not None and baseline.path != AGAINST
+    if baseline is None or is_itself or case_id not in baseline.results:
         return None
     return summarize(baseline.results[case_id])
 
 
 def _judgement(baseline: Baseline | None, measured: Measured, *, against: bool) -> Judgement:
-    if measured.accepted:
+    if measured.accepted and not against:
         return Judgement(outcome=RECORDED, reason="an accepted baseline")
     told = measured.extras.get("verdicts")
-    if told and _is_of(told, measured.results, _commit(baseline, measured) if against else None):
+    others = baseline.results.get(measured.results[0].case.id, ()) if baseline and against else ()
+    if told and (others or not against) and _is_of(told, measured.results, others):
         return Judgement(
             outcome=told["outcome"],
             reason=told["reason"],
@@ -178,18 +181,16 @@ def _judgement(baseline: Baseline | None, measured: Measured, *, against: bool) 
     )
 
 
-def _is_of(told: Mapping[str, Any], results: Sequence[CaseResult], commit: str | None) -> bool:
-    """Whether a run said it of just these results, against this commit (None: a baseline).
+def _is_of(
+    told: Mapping[str, Any], results: Sequence[CaseResult], others: Sequence[CaseResult]
+) -> bool:
+    """Whether a run said it of just these results, beside just these others (none: a baseline).
 
     What it said goes before what would be said now: it knew the whole run, and how often it looked.
     """
-    return told.get("processes", 1) == len(results) and told.get("against") == commit
-
-
-def _commit(baseline: Baseline | None, measured: Measured) -> str | None:
-    """Of the results that this case is compared with."""
-    others = baseline.results.get(measured.results[0].case.id) if baseline else None
-    return str(others[-1].provenance.get("commit")) if others else ""
+    commit = str(others[-1].provenance.get("commit")) if others else None
+    beside = told.get("against"), told.get("processes_against", 0)
+    return told.get("processes", 1) == len(results) and beside == (commit, len(others))
 
 
 def _range(results: Sequence[CaseResult]) -> tuple[float, float]:
