@@ -4,12 +4,13 @@ import shutil
 import tempfile
 import time
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 
 from fluxfast.cli import main
-from fluxfast.history.store import append, measurement_of, opened
-from tests.made_history import made
+from fluxfast.history.store import Acceptance, accept, append, measurement_of, opened
+from tests.made_history import FIRST, SLOWER, made
 from tests.made_results import ablation, write, write_baseline, write_extras
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -41,6 +42,9 @@ def page(tmp_path_factory):
     write_extras(folders[0])
     with opened(folder / "history.sqlite3", new=True) as connection:
         append(connection, map(measurement_of, made()))
+        slower = (FIRST + timedelta(days=SLOWER)).isoformat(timespec="seconds")
+        merged = dict(pull="#7", merged_at=slower, who="kim", reason="needs float32")
+        accept(connection, [Acceptance(**merged, measured_at=slower)])
     against = ["--against", str(folder / "nvidia-h200.json")]
     history = ["--history", str(folder / "history.sqlite3")]
     path = folder / "page.html"
@@ -138,6 +142,11 @@ def test_every_chart_is_drawn_and_nothing_is_said_or_fetched(browser, page):
         if 'Network.requestWillBeSent"' in entry["message"]
     ]
     assert fetched and not any('"url":"http' in m or '"url":"ws' in m for m in fetched)
+
+
+def test_an_accepted_slowdown_is_named_where_it_began(page):
+    """At the change point of both cases that moved, and at no other."""
+    assert page.read_text().count("accepted in #7 by kim: needs float32") == 2
 
 
 def test_a_click_or_a_key_sorts_numbers_as_numbers(browser):

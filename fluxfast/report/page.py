@@ -61,7 +61,11 @@ def page(report: Report) -> str:
     """The HTML. Raises FluxFastError where the extra `report` is not installed."""
     jinja2 = extra("jinja2", name="report")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(HERE),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "slug": lambda text: text.replace(" ", "-"),
