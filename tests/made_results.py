@@ -48,7 +48,12 @@ def ablation(slower: dict[str, float] | None = None, seed: int = 0) -> list[Case
                         case=case(model=model, optimizations=names, num_inference_steps=4),
                         hardware=H200,
                         compiles="regional" in names,
-                        provenance={"commit": "abc", "dirty": False, "process": process},
+                        provenance={
+                            "commit": "abc",
+                            "dirty": False,
+                            "date": "2026-11-02T02:17:00+00:00",
+                            "process": process,
+                        },
                     )
                 )
     return found

@@ -279,7 +279,6 @@ class NoTorch(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, NoTorch())
 from fluxfast.cli import main
-from fluxfast.errors import BaselineError
 baseline, results, database = sys.argv[1:]
 history = ["history", "--database", database]
 sys.exit(main(["report", baseline]) or main([*history, "--add", results]) or main(history))

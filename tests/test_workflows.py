@@ -11,15 +11,17 @@ import re
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from fluxfast.github import pulls
 from fluxfast.github.labels import GATING_LABEL, accepting_reason
-from fluxfast.github.nights import BASELINE_BRANCH, worth_proposing
+from fluxfast.github.nights import BASELINE_BRANCH, first_measured, worth_proposing
 from fluxfast.github.pulls import again_of, gate_of, is_wanted
-from fluxfast.github.slowdowns import issue_actions, slowdowns
+from fluxfast.github.slowdowns import issue_actions
 
 REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / ".github" / "workflows"
@@ -75,7 +77,8 @@ elif words[:2] == ["pr", "view"]:
 elif words[:2] == ["pr", "list"]:
     print(json.dumps(state["merged"] if "merged" in words else state["pulls"]))
 elif words[:2] == ["pr", "create"]:
-    state["pulls"].append({{"number": 77, "title": after("--title")}})
+    text = pathlib.Path(after("--body-file")).read_text()
+    state["pulls"].append({{"number": 77, "title": after("--title"), "body": text}})
 elif words[:2] == ["issue", "list"]:
     print(json.dumps(state["issues"]))
 elif words[:2] == ["issue", "create"]:
@@ -155,11 +158,9 @@ class Rehearsal:
             "GITHUB_OUTPUT": str(self.folder / "output.txt"),
             "GITHUB_STEP_SUMMARY": str(self.folder / "step-summary.md"),
             "BASE": "origin/main",
-            "LABELS": "",
             "PULL": "12",
             "MEASURED": "success",
             "COMMIT": "abc",
-            "BRANCH": "topic",
             "GPU": "h200",
             "SHARD": "1/1",
             **variables,
@@ -301,10 +302,59 @@ def test_a_label_that_comes_later_runs_the_part_again_that_it_concerns(
             ("wanted", 6, "success"), ("measure", 7, measured), ("gate", 8, "failure")
         )
     ]  # fmt: skip
-    rehearsal.set_github(jobs=jobs)
-    rehearsal.job("perf-label", "again", LABELS=labels)
+    named = [{"name": label} for label in labels.split(",") if label]
+    pull = {"labels": named, "body": "", "headRefOid": "abc", "headRefName": "topic"}
+    rehearsal.set_github(jobs=jobs, pull=pull)
+    rehearsal.job("perf-label", "again")
     rerun = [call for call in rehearsal.github()["calls"] if call[:2] == ["run", "rerun"]]
     assert rerun == ([asked_for] if asked_for else [])
+
+
+def test_a_label_of_a_commit_that_is_no_longer_the_newest_does_nothing(rehearsal):
+    pull = {"labels": [{"name": "perf"}], "body": "", "headRefOid": "def", "headRefName": "topic"}
+    rehearsal.set_github(pull=pull)
+    rehearsal.job("perf-label", "again")
+    assert {call[0] for call in rehearsal.github()["calls"]} == {"pr"}
+
+
+def test_a_run_that_has_not_begun_is_looked_for_again(monkeypatch):
+    answers = [[], [{"databaseId": 5}]]
+    done = [{"name": name, "databaseId": 8, "status": "completed", "conclusion": "skipped"}
+            for name in ("measure", "gate")]  # fmt: skip
+    calls = []
+
+    def gh(*words):
+        calls.append(words[:2])
+        if words[0] == "pr":
+            return {"labels": [{"name": "perf"}], "headRefOid": "abc", "headRefName": "topic"}
+        return answers.pop(0) if words[1] == "list" else {"jobs": done}
+
+    monkeypatch.setattr(pulls, "gh", gh)
+    monkeypatch.setattr(pulls, "LOOK_EVERY_S", 0.0)
+    assert pulls.again(Namespace(pull="12", commit="abc")) == 0 and calls[-1] == ("run", "rerun")
+    answers += [[]] * pulls.LOOKS
+    assert pulls.again(Namespace(pull="12", commit="abc")) == 1
+
+
+def test_an_accepted_merge_is_first_measured_with_the_commit_that_holds_it(tmp_path, monkeypatch):
+    def git(*words):
+        done = subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *words],
+                              cwd=tmp_path, check=True, capture_output=True, text=True)  # fmt: skip
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    found = []
+    for number in range(4):
+        git("commit", "--quiet", "--allow-empty", "--message", str(number))
+        found.append(git("rev-parse", "HEAD"))
+    monkeypatch.chdir(tmp_path)
+    # The second night began before the merge, and ended after it.
+    nights = [(found[0], "2026-11-01T02"), (found[0], "2026-11-02T03"), ("0" * 40, "2026-11-02T04"),
+              (found[3] + "+dirty", "2026-11-03T02")]  # fmt: skip
+    assert first_measured(found[2], "2026-11-02T02", nights) == "2026-11-03T02"
+    assert first_measured(found[2], "2026-11-02T02", nights[:3]) == ""
+    with pytest.raises(subprocess.CalledProcessError):  # a clone without the past
+        first_measured("1" * 40, "2026-11-02T02", nights)
 
 
 def test_a_run_that_has_not_come_to_measuring_is_waited_for():
@@ -369,7 +419,8 @@ def test_the_nightly_from_end_to_end(rehearsal):
     assert log.splitlines() == ["Results of the night", "history"]
     (proposed,) = rehearsal.github()["pulls"]
     assert proposed["title"] == "New baselines: new, wrong stack"
-    assert "too few processes" in (rehearsal.folder / "summary.md").read_text()  # of one case
+    assert proposed["body"].startswith("- ") and "too few processes" in proposed["body"]
+    assert "too few processes" in (rehearsal.folder / "step-summary.md").read_text()
     changed = subprocess.run(["git", "-C", origin, "diff", "--name-only", "main",
                               BASELINE_BRANCH], capture_output=True, text=True)  # fmt: skip
     assert changed.stdout.split() == ["baselines/nvidia-h200.json"]
@@ -390,28 +441,37 @@ else:
 
 
 def test_an_issue_is_opened_once_and_closed_when_the_level_is_back():
-    def history(still_slower, commits=("a", "b"), day=19):
-        change = {"date": f"2026-10-{day}T02:00", "relative": 0.06, "cause": "code",
-                  "detail": "a → b", "still_slower": still_slower, "last_good_commit": commits[0],
-                  "first_changed_commit": commits[1]}  # fmt: skip
-        return [{"gpu": "NVIDIA H200", "case": f"case {n}", "changes": [change]} for n in (1, 2)]
+    days = [day for day in range(1, 31) if day not in (20, 21, 22)]  # a runner was down
 
-    (slowdown,), to_close = issue_actions(slowdowns(history(True)), [])
-    assert slowdown.title == "NVIDIA H200: 2 cases slower since 2026-10-19" and not to_close
+    def history(still_slower, commits=("a", "b"), day=19, cases=(1, 2), begins=1):
+        change = {"date": f"2026-10-{day:02}T02:00", "relative": 0.06, "cause": "code",
+                  "detail": "a → b", "still_slower": still_slower,
+                  "last_good_commit": commits[0], "first_changed_commit": commits[1]}  # fmt: skip
+        nights = [{"measured_at": f"2026-10-{day:02}T02:00"} for day in days if day >= begins]
+        return [{"gpu": "NVIDIA H200", "case": f"case {n}", "changes": [change], "nights": nights}
+                for n in cases]  # fmt: skip
+
+    (slowdown,) = issue_actions(history(True), []).to_open
+    assert slowdown.title == "NVIDIA H200: 2 cases slower since 2026-10-19"
     issue = {"number": 5, "state": "OPEN", "body": slowdown.body}
-    for commits, day in ((("a", "b"), 19), (("b", "c"), 20)):  # its place moved by a night
-        found = slowdowns(history(True, commits, day))
-        assert issue_actions(found, [issue]) == ([], [])
-    for state in ("OPEN", "CLOSED"):  # another one, that begins where that one was first seen
-        found = slowdowns(history(True, ("b", "c"), 27))
-        closes = [5] if state == "OPEN" else []
-        assert issue_actions(found, [issue | {"state": state}]) == (found, closes)
-    elsewhere = [series | {"case": "case 3"} for series in history(True)[:1]]
-    assert issue_actions(slowdowns(elsewhere), [issue])[0]
-    assert issue_actions([], [issue]) == ([], [5])
     closed = issue | {"state": "CLOSED"}
-    assert issue_actions([], [closed]) == ([], [])
-    assert issue_actions([slowdown], [closed]) == ([], [])
+
+    same = issue_actions(history(True), [issue])
+    assert (same.to_open, same.to_close, same.to_edit) == ([], [], {})
+    # Its place moved by a night; another case was found to have moved with it.
+    for moved in (history(True, ("b", "c"), 23), history(True, cases=(1, 2, 3))):
+        done = issue_actions(moved, [issue])
+        assert (done.to_open, done.to_close) == ([], []) and list(done.to_edit) == [5]
+    # Another one, that begins where that one was first seen.
+    other = issue_actions(history(True, ("b", "c"), 27), [issue])
+    assert len(other.to_open) == 1 and other.to_close == [5]
+    assert issue_actions(history(True, cases=(3,)), [issue]).to_open
+    # The level is back; the history no longer says how it went on; somebody closed it.
+    assert issue_actions(history(False), [issue]).to_close == [5]
+    assert issue_actions(history(False, begins=25), [issue]).to_close == []
+    for now in (True, False):
+        done = issue_actions(history(now), [closed])
+        assert (done.to_open, done.to_close, done.to_edit) == ([], [], {})
 
 
 def test_what_an_image_is_drawn_with_is_timed_unasked():

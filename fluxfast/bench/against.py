@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fluxfast.bench.beside import paths_beside
 from fluxfast.bench.case import Case
 from fluxfast.bench.compare import Comparison, Outcome, compare, settle
 from fluxfast.bench.noise import noises
@@ -89,7 +90,10 @@ def _git(repository: Path, *arguments: str) -> str:
 def forget(case: Case, results: Path) -> None:
     """Remove what an earlier run has left of a case: this one may need fewer processes."""
     for folder in results.glob("[AB][0-9]*"):
-        result_path(folder, case).unlink(missing_ok=True)
+        for path in (result_path(folder, case), *paths_beside(folder, case)):
+            path.unlink(missing_ok=True)
+        if not any(path.is_file() for path in folder.rglob("*")):
+            shutil.rmtree(folder)
 
 
 def measure_in(tree: Path, case: Case, options: Sequence[str], results: Path) -> CaseResult:

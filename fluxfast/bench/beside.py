@@ -26,6 +26,14 @@ Figures = Mapping[str, float | None]
 SHORTEST_MS = 1e-4  # what is less is left out
 
 
+KINDS = ("quality", "kernels", "roofline", "verdicts")
+
+
+def paths_beside(folder: Path, case: Case) -> list[Path]:
+    """Where a result of the case has its picture and figures, if it has them."""
+    return [picture_path(folder, case), *(figures_path(folder, kind, case) for kind in KINDS)]
+
+
 def picture_path(folder: Path, case: Case) -> Path:
     return folder / f"{case.id}.png"
 

@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
 
     path = {"type": Path}
     command(wanted, base={}, pull={}, output={})
-    command(again, commit={}, branch={}, labels={})
+    command(again, pull={}, commit={})
     command(measured, result={})
     command(comment, pull={}, body=path, report=path, junit=path)
     command(gate, report=path, junit=path, pull={"required": False})

@@ -6,11 +6,12 @@ import argparse
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from fluxfast.github.client import FAILED, PASSED, gh, run, say
+from fluxfast.github.client import PASSED, gh, note, run, say, with_body
 from fluxfast.github.labels import ACCEPTING_LABEL, ISSUE_LABEL, accepting_reason
-from fluxfast.github.slowdowns import accepted_slowdowns, issue_actions, slowdowns
+from fluxfast.github.slowdowns import accepted_slowdowns, issue_actions
 
 BASELINE_BRANCH = "baselines/nightly"
 WORTH_PROPOSING = ("faster", "new", "wrong stack")
@@ -30,9 +31,7 @@ def accepted(options: argparse.Namespace) -> int:
             Acceptance(
                 pull=f"#{pull['number']}",
                 merged_at=(merged_at := pull["mergedAt"].replace("Z", "+00:00")),
-                measured_at=first_measured(
-                    (pull["mergeCommit"] or {}).get("oid", ""), merged_at, known
-                ),
+                measured_at=first_measured(pull["mergeCommit"]["oid"], merged_at, known),
                 who=(pull["mergedBy"] or {}).get("login", "unknown"),
                 reason=reason,
             )
@@ -45,7 +44,12 @@ def accepted(options: argparse.Namespace) -> int:
 
 
 def first_measured(merge: str, merged_at: str, commits: Sequence[tuple[str, str]]) -> str:
-    """When the first of `commits` (with their times) that holds `merge` was measured, or ""."""
+    """When the first of `commits` (with their times) that holds `merge` was measured, or "".
+
+    Raises CalledProcessError in a clone that lacks `merge`; a commit that it lacks holds nothing.
+    """
+    run("git", "cat-file", "-e", f"{merge}^{{commit}}")
+    run("git", "cat-file", "-e", f"{merge}^{{commit}}")  # an error in a clone without the past
     for commit, measured_at in commits:
         held = ("git", "merge-base", "--is-ancestor", merge, commit.removesuffix("+dirty"))
         if measured_at >= merged_at and not subprocess.run(held, capture_output=True).returncode:
@@ -58,13 +62,14 @@ def issues(options: argparse.Namespace) -> int:
     history = json.loads(options.history.read_text(encoding="utf-8"))
     known = gh("issue", "list", "--label", ISSUE_LABEL, "--state", "all", "--limit", "200",
                "--json", "number,body,state")  # fmt: skip
-    to_open, to_close = issue_actions(slowdowns(history), known or [])
-    for slowdown in to_open:
-        gh("issue", "create", "--title", slowdown.title, "--body", slowdown.body, "--label",
-           ISSUE_LABEL)  # fmt: skip
-    for number in to_close:
+    do = issue_actions(history, known or [])
+    for new in do.to_open:
+        gh("issue", "create", "--title", new.title, "--body", new.body, "--label", ISSUE_LABEL)
+    for number in do.to_close:
         gh("issue", "close", str(number), "--comment", "The level is back, or accepted.")
-    say(f"opened {len(to_open)}, closed {len(to_close)}")
+    for number, seen in do.to_edit.items():
+        gh("issue", "edit", str(number), "--title", seen.title, "--body", seen.body)
+    say(f"opened {len(do.to_open)}, closed {len(do.to_close)}, edited {len(do.to_edit)}")
     return PASSED
 
 
@@ -102,8 +107,6 @@ def worth_proposing(
 
 def propose(options: argparse.Namespace) -> int:
     """A pull request with new baselines, of the cases that are worth one."""
-    from fluxfast.bench.result import read_results
-
     report, history = (
         json.loads(path.read_text(encoding="utf-8")) for path in (options.report, options.history)
     )
@@ -111,31 +114,44 @@ def propose(options: argparse.Namespace) -> int:
     if not worth:
         say("no new baseline to propose")
         return PASSED
-    refused = []
-    for folder in options.results:
-        gpu = read_results([folder])[0].environment["hardware"]["name"]
-        for case in (case for of_gpu, case in sorted(worth) if of_gpu == gpu):
-            command = ("fluxfast", "baseline", "accept", str(folder), f"--case={case}")
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                refused.append(f"- `{case}` on {gpu}\n\n```\n{done.stderr.strip()}\n```\n")
-                del worth[gpu, case]
-    say("".join(refused) or "none was refused")
+    refused = _accept(options.results, list(worth))
+    told = [f"- `{case}` on {gpu}\n\n```\n{why}\n```\n" for (gpu, case), why in refused.items()]
+    if told:
+        note("Worth a baseline, but refused:\n\n" + "\n".join(told))
+    worth = {where: why for where, why in worth.items() if where not in refused}
     if not worth:
-        return FAILED
+        return PASSED
     run("gh", "auth", "setup-git")
     run("git", "switch", "--quiet", "--force-create", BASELINE_BRANCH)
     run("git", "add", "baselines")
-    title = f"New baselines: {', '.join(sorted(set(worth.values())))}"
+    kinds = sorted({why.partition(" as ")[0] for why in worth.values()})
+    title = f"New baselines: {', '.join(kinds)}"
     run("git", *AUTHOR, "commit", "--quiet", "--message", title)
     run("git", "push", "--quiet", "--force", "origin", BASELINE_BRANCH)
     open_pulls = gh("pr", "list", "--head", BASELINE_BRANCH, "--json", "number")
     verb = ("edit", str(open_pulls[0]["number"])) if open_pulls else (
         "create", "--head", BASELINE_BRANCH, "--base", options.base
     )  # fmt: skip
-    if refused:
-        with options.body.open("a", encoding="utf-8") as file:
-            file.write("\n\nWorth a baseline, but refused:\n\n" + "\n".join(refused))
-    gh("pr", *verb, "--title", title, "--body-file", str(options.body))
+    body = [f"- {why}: `{case}` on {gpu}" for (gpu, case), why in worth.items()]
+    body += ["", "Refused:", "", *told] if told else []
+    text = "\n".join([*body, "", options.body.read_text(encoding="utf-8")])
+    with_body(text, "pr", *verb, "--title", title, "--body-file", "")
     say(f"proposed: {title}")
     return PASSED
+
+
+def _accept(
+    folders: Sequence[Path], worth: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], str]:
+    """Make each case's figures its baseline; why it was refused of those that were."""
+    from fluxfast.bench.result import read_results
+
+    refused = {}
+    for folder in folders:
+        gpu = read_results([folder])[0].environment["hardware"]["name"]
+        for case in (case for of_gpu, case in worth if of_gpu == gpu):
+            command = ("fluxfast", "baseline", "accept", str(folder), f"--case={case}")
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                refused[gpu, case] = done.stderr.strip()
+    return refused

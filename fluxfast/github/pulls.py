@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxfast.github.client import FAILED, NOT_JUDGED, PASSED, gh, run, say
+from fluxfast.github.client import FAILED, NOT_JUDGED, PASSED, gh, run, say, with_body
 from fluxfast.github.labels import ACCEPTING_LABEL, GATING_LABEL, accepting_reason, labels_of
 
 COMMENT_MARK = "<!-- fluxfast: the verdict on this pull request -->"
-LONGEST_COMMENT = 65_000  # characters; GitHub takes 65,536
 GATE = "perf-gate.yml"
-LOOKS, LOOK_EVERY_S = 24, 10.0  # at a run that is neither measuring nor done
+LOOKS, LOOK_EVERY_S = 50, 10.0  # at a run that is neither measuring nor done
 SKIPPED = ("undecided", "invalid runner")  # as pytest has them: neither passed nor failed
 # A pull request that touches one of these is timed without being asked.
 GATED_PATHS = ("fluxfast/", "constraints-h200.txt", "pyproject.toml")
@@ -53,22 +51,27 @@ def again(options: argparse.Namespace) -> int:
 
     The label `perf` has it timed, if it was not. Else it is judged again, on what was measured.
     """
+    asked = Again(why="still under way", waits=True)
     for _ in range(LOOKS):
-        number, jobs = _latest_run(options.commit, options.branch)
-        asked = again_of(jobs, GATING_LABEL in options.labels.split(","))
+        pull = gh("pr", "view", options.pull, "--json", "labels,headRefOid,headRefName")
+        if pull["headRefOid"] != options.commit:
+            say("another commit has come: its own run sees labels and description")
+            return PASSED
+        number, jobs = _latest_run(pull)
+        asked = again_of(jobs, GATING_LABEL in labels_of(pull))
         if not asked.waits:
             break
         time.sleep(LOOK_EVERY_S)
     if asked.rerun is not None:
         gh("run", "rerun", *(asked.rerun or (number,)))
-    say(f"run {number or 'of this commit'}: {asked.why}")
+    say(asked.why)
     return FAILED if asked.waits else PASSED
 
 
-def _latest_run(commit: str, branch: str) -> tuple[str, dict[str, Any]]:
-    """Its number, "" where there is none, and its jobs by name."""
-    found = gh("run", "list", "--workflow", GATE, "--commit", commit, "--branch", branch,
-               "--limit", "1", "--json", "databaseId")  # fmt: skip
+def _latest_run(pull: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Of its newest commit: the number, "" where there is none, and the jobs by name."""
+    found = gh("run", "list", "--workflow", GATE, "--commit", pull["headRefOid"], "--branch",
+               pull["headRefName"], "--limit", "1", "--json", "databaseId")  # fmt: skip
     if not found:
         return "", {}
     number = str(found[0]["databaseId"])
@@ -110,21 +113,17 @@ def measured(options: argparse.Namespace) -> int:
 
 def comment(options: argparse.Namespace) -> int:
     """Post the text, or update the comment that is there."""
-    judged, reason = _judged(options)
+    judged, report = _judged(options)
     text = options.body.read_text(encoding="utf-8")
-    if judged.status == PASSED and reason:
+    if judged.status == PASSED and report["status"] != "pass":
         text = f"**{judged.why}**\n\n{text}"
-    if len(text) > LONGEST_COMMENT:
-        text = text[:LONGEST_COMMENT] + "\n\n… the rest is in the page, among the artifacts."
     mine = f'.[] | select(.body | startswith("{COMMENT_MARK}")) | .id'
     comments = f"repos/{{owner}}/{{repo}}/issues/{options.pull}/comments"
     found = str(gh("api", comments, "--paginate", "--jq", mine)).split()
-    with tempfile.NamedTemporaryFile("w", suffix=".md", encoding="utf-8") as file:
-        file.write(f"{COMMENT_MARK}\n{text}")
-        file.flush()
-        at = f"repos/{{owner}}/{{repo}}/issues/comments/{found[0]}" if found else comments
-        method = "PATCH" if found else "POST"
-        gh("api", "--method", method, at, "--silent", "-F", f"body=@{file.name}")
+    at = f"repos/{{owner}}/{{repo}}/issues/comments/{found[0]}" if found else comments
+    method = "PATCH" if found else "POST"
+    marked = f"{COMMENT_MARK}\n{text}"
+    with_body(marked, "api", "--method", method, at, "--silent", "-F", "body=@")
     say("updated the comment" if found else "commented")
     return PASSED
 
@@ -157,21 +156,21 @@ def gate_of(report: Mapping[str, Any], failed_tests: int, reason: str | None) ->
 
 def gate(options: argparse.Namespace) -> int:
     """End with the status of a run: 0 passed, 1 failed, 6 not judged."""
-    judged, reason = _judged(options)
+    judged, _ = _judged(options)
     say(judged.why)
-    if judged.status == FAILED and not reason:
+    if judged.status == FAILED:
         say(f"To accept what is slower, give it the label {ACCEPTING_LABEL} and write a line "
             f"`{ACCEPTING_LABEL}: why` in the description")  # fmt: skip
     return judged.status
 
 
-def _judged(options: argparse.Namespace) -> tuple[Gate, str | None]:
-    """With the reason that the pull request gives for a slowdown, if it is labelled so."""
+def _judged(options: argparse.Namespace) -> tuple[Gate, dict[str, Any]]:
+    """And the report that is judged, with what the pull request says for it."""
     report = json.loads(options.report.read_text(encoding="utf-8"))
     pull = gh("pr", "view", options.pull, "--json", "labels,body") if options.pull else {}
     is_accepted = pull and ACCEPTING_LABEL in labels_of(pull)
     reason = accepting_reason(pull["body"] or "") if is_accepted else None
-    return gate_of(report, failed_tests(options.junit), reason), reason
+    return gate_of(report, failed_tests(options.junit), reason), report
 
 
 def failed_tests(junit: Path) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +25,7 @@ FLOOR = 0.02  # a smaller change of level is not reported
 SHORTEST_LEVEL = 3  # nights: one or two that stick out are a spike
 SCATTERS = 2.5  # and the level has to move by so many standard deviations of a night,
 SHORT_SCATTERS = 6.0  # plus so many divided by the nights of the shorter level
+NIGHTS_OFF = 2  # that a change may seem to be from where it is
 SPIKE_WINDOW = 2 * (SHORTEST_LEVEL - 1) + 1  # a median over it takes out spikes of two nights
 
 
@@ -39,8 +41,8 @@ class Cause(StrEnum):
 class ChangePoint:
     """`before` and `after` are the levels (medians); `night` is the first at the new level.
 
-    `accepted`: what is new in the night with its slowdown accepted, oldest first. Which of them
-    moved which case is not known.
+    `accepted`: what was first measured in that night, or in one or two beside it, with its
+    slowdown accepted, oldest first. Which of several moved which case is not known.
     """
 
     series: Series
@@ -70,6 +72,7 @@ def change_points(
     """The steps of a series, oldest first; `floor` is relative."""
     logs = np.log([night.value for night in series.nights])
     bounds = _levels(logs, math.log1p(floor))
+    held_by = _nearest(accepted, series.nights, bounds[1:-1])
     found = []
     for begin, at, end in zip(bounds, bounds[1:], bounds[2:], strict=False):
         cause, detail = _cause(series.nights[at - 1], series.nights[at])
@@ -81,9 +84,22 @@ def change_points(
                 after=math.exp(np.median(logs[at:end])),
                 cause=cause,
                 detail=detail,
-                accepted=_between(series.nights[at - 1], series.nights[at], accepted),
+                accepted=tuple(held_by.get(at, ())),
             )
         )
+    return found
+
+
+def _nearest(
+    accepted: Sequence[Acceptance], nights: Sequence[Night], changes: Sequence[int]
+) -> dict[int, list[Acceptance]]:
+    """By change, the acceptances that were first measured in its night or a night or two off."""
+    began, found = [night.measured_at for night in nights], dict[int, list[Acceptance]]()
+    for acceptance in accepted:
+        first = bisect_left(began, acceptance.measured_at)
+        nearest = min(changes, key=lambda change: abs(change - first), default=None)
+        if acceptance.measured_at and nearest is not None and abs(nearest - first) <= NIGHTS_OFF:
+            found.setdefault(nearest, []).append(acceptance)
     return found
 
 
@@ -185,7 +201,3 @@ def _stack_change(before: dict[str, str], after: dict[str, str]) -> str:
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     )
-
-
-def _between(before: Night, after: Night, accepted: Sequence[Acceptance]) -> tuple[Acceptance, ...]:
-    return tuple(a for a in accepted if before.measured_at < a.measured_at <= after.measured_at)

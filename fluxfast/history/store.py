@@ -100,9 +100,9 @@ def opened(path: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     # In this order: another process may be making the tables just now.
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master ORDER BY name")]
     columns = {row[1] for row in connection.execute("PRAGMA table_info(result)")}
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
     if (tables or version) and not columns >= COLUMNS:
         raise FluxFastError(
             "this database is another program's",

@@ -19,7 +19,8 @@ from fluxfast.report.rows import Row, judged_value
 
 COMPILERS = ("regional", "compile", "export_aoti")
 NOTICED = 0.02  # a smaller change of an effect gets no line
-AGREES = 0.5  # a case bears a line out if it changed by at least this share of it; so many do
+AGREES = 0.5  # a case bears a line out if it changed by at least this share of it
+BEARING_OUT = 0.5  # a line that a smaller share of its cases bears out is left out
 COMPARABLE = ("same", "faster", "slower", "broken")  # the others say nothing of the code
 EFFECT_CONFIDENCE = 0.95
 BLAME_CONFIDENCE = 0.99  # several optimizations are asked at once
@@ -106,7 +107,7 @@ def blames(rows: Sequence[Row]) -> list[Blame]:
             if x and row.before
         }
         bearing_out = sum(v / c.value >= AGREES for v in of_it.values())
-        if bearing_out < AGREES * len(of_it):
+        if bearing_out < BEARING_OUT * len(of_it):
             continue
         now = None if key.is_workload else speed_now.get(key.name)
         found.append(

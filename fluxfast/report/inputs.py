@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.baseline import Baseline, machine_name, read_baseline
-from fluxfast.bench.beside import figures_path, picture_path
+from fluxfast.bench.beside import KINDS, figures_path, picture_path
 from fluxfast.bench.compare import Outcome
 from fluxfast.bench.machine import hardware_of
 from fluxfast.bench.result import CaseResult, read_json, read_results, result_path
@@ -33,7 +33,6 @@ from fluxfast.errors import BaselineError
 from fluxfast.report.same import check_same
 
 RECORDED = "recorded"
-EXTRAS = ("quality", "kernels", "roofline", "verdicts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +57,7 @@ def read_inputs(paths: Sequence[Path]) -> list[Measured]:
         for measured in _read(path):
             result = measured.results[0]
             machine = machine_name(hardware_of(result))
-            of_case = by_case.setdefault((machine, result.case.id), [])
-            if not any(measured.results == known.results for known in of_case):
-                of_case.append(measured)
+            by_case.setdefault((machine, result.case.id), []).append(measured)
             if not measured.accepted:
                 at = result_path(path, result.case)
                 by_machine.setdefault(machine, []).append((at, result))
@@ -71,7 +68,7 @@ def read_inputs(paths: Sequence[Path]) -> list[Measured]:
 
 def _joined(first: Measured, second: Measured) -> Measured:
     return Measured(
-        results=first.results + second.results,
+        results=(*first.results, *(r for r in second.results if r not in first.results)),
         picture=first.picture or second.picture,
         extras=first.extras | second.extras,
         accepted=first.accepted and second.accepted,
@@ -97,7 +94,7 @@ def _of_baseline(baseline: Baseline) -> list[Measured]:
 
 def _with_extras(folder: Path, result: CaseResult) -> Measured:
     picture = picture_path(folder, result.case)
-    files = {kind: figures_path(folder, kind, result.case) for kind in EXTRAS}
+    files = {kind: figures_path(folder, kind, result.case) for kind in KINDS}
     return Measured(
         results=(result,),
         picture=picture if picture.exists() else None,

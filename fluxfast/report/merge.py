@@ -8,10 +8,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fluxfast.bench.beside import figures_path, picture_path
+from fluxfast.bench.beside import paths_beside
 from fluxfast.bench.result import CaseResult, read_result, read_results
 from fluxfast.errors import BaselineError
-from fluxfast.report.inputs import EXTRAS
 from fluxfast.report.same import check_same
 
 
@@ -61,12 +60,9 @@ def _copy(path: Path, result: CaseResult, whole: Path) -> None:
         target = whole / f"{result.case.id}.{number}.json"
     whole.mkdir(exist_ok=True)
     shutil.copyfile(path, target)
-    for source, copy in zip(_beside(path.parent, result), _beside(whole, result), strict=True):
+    for source, copy in zip(
+        paths_beside(path.parent, result.case), paths_beside(whole, result.case), strict=True
+    ):
         if source.exists():
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(source, copy)
-
-
-def _beside(folder: Path, result: CaseResult) -> list[Path]:
-    kinds = [figures_path(folder, kind, result.case) for kind in EXTRAS]
-    return [picture_path(folder, result.case), *kinds]
