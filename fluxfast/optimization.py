@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 
 class Axis(StrEnum):
-    """What an optimization decides, in the order of application; a plan has at most one of each."""
+    """What an optimization decides, in the order in which people add them; a plan has at most one
+    of each. A staircase climbs in this order, and names of cases list it.
+    """
 
     DTYPE = "dtype"
     PROJECTIONS = "projections"
@@ -35,12 +37,12 @@ class Axis(StrEnum):
     MEMORY_FORMAT = "memory_format"
     CACHE = "cache"
     QUANTIZATION = "quantization"
+    COMPILER_FLAGS = "compiler_flags"
+    COMPILE = "compile"
     NORMS = "norms"
     ROTARY = "rotary"
     ACTIVATION = "activation"
     MODULATION = "modulation"
-    COMPILER_FLAGS = "compiler_flags"
-    COMPILE = "compile"
     DECODER = "decoder"
     IMAGES = "images"
     ENCODER = "encoder"
@@ -180,7 +182,7 @@ class Optimization:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Optimizations in order of application, checked against each other and the situation."""
+    """Optimizations in the order of their axes, checked against each other and the situation."""
 
     optimizations: tuple[Optimization, ...]
     situation: Situation
@@ -188,6 +190,11 @@ class Plan:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(o.name for o in self.optimizations)
+
+    @property
+    def in_order_of_application(self) -> tuple[Optimization, ...]:
+        """What compiles comes last: it compiles what the others made of the pipeline."""
+        return tuple(sorted(self.optimizations, key=lambda o: o.axis is Axis.COMPILE))
 
     @property
     def compiles(self) -> bool:
@@ -199,7 +206,7 @@ class Plan:
 
 @cache
 def optimizations() -> dict[str, Optimization]:
-    """Every optimization there is, in order of application; a file that does not load raises."""
+    """Every optimization there is, in the order of their axes; a file that does not load raises."""
     import fluxfast.optimizations as folder
 
     found: dict[str, Optimization] = {}
@@ -324,7 +331,7 @@ def _misfits(names: list[str], situation: Situation, keep: list[str]) -> list[st
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """The names in order of application."""
+    """The names in the order of their axes."""
     order = list(optimizations())
     return tuple(sorted(names, key=lambda name: order.index(optimization_named(name).name)))
 

@@ -99,7 +99,7 @@ def build(
     working = Build(pipeline=pipeline, plan=plan, artifacts=artifacts)
     try:
         with torch.no_grad():
-            for optimization in plan.optimizations:
+            for optimization in plan.in_order_of_application:
                 progress(f"applying {optimization.name}")
                 optimization.apply(working)
     except BaseException:

@@ -47,22 +47,27 @@ def test_every_optimization_is_found_in_order_of_its_axis():
     }
 
 
-def test_a_plan_is_applied_in_order_of_phases_however_it_was_asked_for():
+def test_a_plan_is_in_the_order_of_its_axes_however_it_was_asked_for():
     names = ["regional", "fp8_per_row", "fa3_fp8", "fused_projections", "bf16"]
     assert plan(names, situation(H200)).names == tuple(reversed(names))
+
+
+ON_NVIDIA = (
+    "fused_norms fused_rotary fused_gelu modulation_table compiled_decoder device_images cuda_graph"
+)
 
 
 @pytest.mark.parametrize(
     ("hardware", "expected"),
     [
         (CPU, "fused_projections channels_last inductor_flags regional"),
-        (A100, "bf16 fused_projections cudnn int8 regional"),
-        (L20, "bf16 fused_projections cudnn fp8_per_row regional"),
-        (H100, "bf16 fused_projections fa3_fp8 fp8_per_row regional"),
-        (H200, "bf16 fused_projections fa3_fp8 fp8_per_row regional"),
-        (B200, "bf16 fused_projections cudnn fp8_per_row regional"),
-        (MI300X, "bf16 fused_projections aiter_fp8 fp8_per_row regional"),
-        (MI250, "bf16 fused_projections int8 regional"),
+        (A100, "bf16 fused_projections cudnn int8 regional " + ON_NVIDIA),
+        (L20, "bf16 fused_projections cudnn fp8_per_row regional " + ON_NVIDIA),
+        (H100, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_NVIDIA),
+        (H200, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_NVIDIA),
+        (B200, "bf16 fused_projections cudnn fp8_per_row regional " + ON_NVIDIA),
+        (MI300X, "bf16 fused_projections aiter_fp8 fp8_per_row regional device_images"),
+        (MI250, "bf16 fused_projections int8 regional device_images"),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -78,7 +83,9 @@ def test_without_the_package_the_next_best_default_is_taken():
 
 def test_a_default_gives_way_to_a_choice():
     chosen = {Axis.DTYPE: None}
-    assert default_names(situation(H200), chosen) == ("fused_projections", "regional")
+    assert default_names(situation(H200), chosen)[:2] == ("fused_projections", "regional")
+    asked = default_names(situation(H200), {Axis.CACHE: "dbcache"})
+    assert "dbcache" in asked and "cuda_graph" not in asked and "fused_norms" in asked
     chosen = {Axis.COMPILE: None}
     assert "inductor_flags" not in default_names(situation(CPU), chosen)
 
@@ -94,11 +101,12 @@ AROUND = ("compiled_decoder", "device_images", "encoder_graph", "cuda_graph")
 
 
 @pytest.mark.parametrize("hardware", [A100, L20, H200, B200], ids=lambda h: h.name)
-def test_what_is_off_by_default_goes_on_top(hardware):
-    on = default_names(situation(hardware))
-    names = plan([*reversed(AROUND), *FUSIONS, *on], situation(hardware)).names
-    first_fusion = names.index("fused_norms")
-    assert names[first_fusion:] == (*FUSIONS, "regional", *AROUND)
+def test_what_compiles_is_applied_last(hardware):
+    asked = {*AROUND, *FUSIONS, *default_names(situation(hardware))}
+    found = plan(asked, situation(hardware))
+    assert found.names[found.names.index("regional") :] == ("regional", *FUSIONS, *AROUND)
+    applied = [o.name for o in found.in_order_of_application]
+    assert applied[-1] == "regional" and sorted(applied) == sorted(asked)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def ablation(situation: Situation) -> list[Names]:
     steps: list[Names] = [all_on[:count] for count in range(all_off, len(all_on) + 1)]
     decided = {optimizations()[name].axis for name in all_on}
     on_top = [
-        in_order((*all_on, o.name))
+        default_names(situation, {o.axis: o.name})
         for o in optimizations().values()
         if o.axis not in decided and o.slow_to_build(situation.hardware) is None
     ]

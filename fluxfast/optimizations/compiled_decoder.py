@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fluxfast.compiler import dynamic_shapes
-from fluxfast.hardware import Hardware
+from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
 
@@ -20,10 +20,6 @@ def proof(evidence: Evidence) -> Proof:
     return Proof(in_force=is_compiled, seen=f"decode is {'' if is_compiled else 'not '}compiled")
 
 
-def slow_to_build(hardware: Hardware) -> str | None:
-    return "17 s of compiling for 50 ms an image (one H200)"
-
-
 ITSELF = "it compiles the decoder itself"
 
 OPTIMIZATION = Optimization(
@@ -33,6 +29,5 @@ OPTIMIZATION = Optimization(
     apply=apply,
     proof=proof,
     conflicts={"compile": ITSELF, "export_aoti": ITSELF},
-    on_by_default=lambda hardware: False,
-    slow_to_build=slow_to_build,
+    on_by_default=lambda hardware: hardware.platform is Platform.CUDA,
 )

@@ -27,6 +27,5 @@ OPTIMIZATION = Optimization(
         "compile": "max-autotune has CUDA graphs of its own",
         "export_aoti": "its package is replayed as CUDA graphs already",
     },
-    # Until a baseline with it is recorded on a GPU.
-    on_by_default=lambda hardware: False,
+    on_by_default=lambda hardware: True,
 )

@@ -54,6 +54,5 @@ OPTIMIZATION = Optimization(
     apply=apply,
     proof=proof,
     unsupported=unsupported,
-    # Until a baseline with it is recorded on a GPU.
-    on_by_default=lambda hardware: False,
+    on_by_default=lambda hardware: True,
 )

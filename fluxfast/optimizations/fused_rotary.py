@@ -20,6 +20,5 @@ OPTIMIZATION = Optimization(
     packages=TRITON,
     needs=FUSION_NEEDS,
     conflicts=FUSION_CONFLICTS,
-    # Until a baseline with it is recorded on a GPU.
-    on_by_default=lambda hardware: False,
+    on_by_default=lambda hardware: True,
 )

@@ -35,6 +35,5 @@ OPTIMIZATION = Optimization(
     proof=proof,
     needs={"fused_norms": "its blocks take their modulation from outside"},
     conflicts={"compile": WHOLE, "export_aoti": WHOLE},
-    # Until a baseline with it is recorded on a GPU.
-    on_by_default=lambda hardware: False,
+    on_by_default=lambda hardware: True,
 )
