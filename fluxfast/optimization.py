@@ -152,7 +152,7 @@ class Optimization:
     both return None where there is nothing to say. `needs` and `conflicts` map the name of another
     optimization (or, for `needs`, of an axis) to the reason. Of several defaults of one axis the
     one with the lowest `preference` is taken. `slow_to_build` says why the default matrices leave
-    it out.
+    it out. `is_lossy`: it changes the image by more than the order of sums does.
     """
 
     name: str
@@ -162,6 +162,7 @@ class Optimization:
     proof: Callable[[Evidence], Proof]
     on_by_default: Callable[[Hardware], bool]
     preference: int = 0
+    is_lossy: bool = False
     unsupported: Callable[[Hardware], str | None] = always
     objection: Callable[[Situation], str | None] = always
     packages: tuple[Package, ...] = ()
@@ -319,9 +320,10 @@ def default_names(
     return in_order(names)
 
 
-def default_choice(axis: Axis, hardware: Hardware) -> str | None:
-    """The preferred optimization of an axis that this machine has, or None."""
+def default_choice(axis: Axis, hardware: Hardware, *, lossless: bool = False) -> str | None:
+    """What this machine prefers of an axis (among what is lossless), or None."""
     able = [o for o in choices(axis) if o.on_by_default(hardware) and o.why_not(hardware) is None]
+    able = [o for o in able if not (lossless and o.is_lossy)]
     return min(able, key=lambda o: o.preference).name if able else None
 
 

@@ -26,6 +26,16 @@ def test_smoke_is_the_unoptimized_pipeline_and_all_on():
     assert matrix("smoke", situation(CPU))[0] == ()
 
 
+def test_tiers_go_from_unoptimized_over_lossless_and_all_on_to_the_cache():
+    eager, lossless, all_on, cached = matrix("tiers", situation(H200))
+    assert [eager, all_on] == matrix("smoke", situation(H200))
+    assert not any(optimizations()[name].is_lossy for name in lossless)
+    assert set(lossless) == set(all_on) - {"fa3_fp8", "fp8_per_row"} | {"fa3"}
+    assert set(cached) == set(all_on) - {"cuda_graph"} | {"dbcache"}
+    assert len(matrix("tiers", situation(H200, SCHNELL))) == 3  # no cache
+    assert len(matrix("tiers", situation(CPU))) == 3  # all on is lossless
+
+
 def test_the_ablation_has_the_staircase_each_one_off_and_what_goes_on_top():
     names = matrix("ablation", situation(H200))
     all_on = default_names(situation(H200))

@@ -79,6 +79,17 @@ def smoke(situation: Situation) -> list[Names]:
     return [eager_names(situation), default_names(situation)]
 
 
+def tiers(situation: Situation) -> list[Names]:
+    """The unoptimized pipeline, all on that is lossless, all on, and the cache on top of that."""
+    lossless = {axis: default_choice(axis, situation.hardware, lossless=True) for axis in Axis}
+    return [
+        *smoke(situation)[:1],
+        default_names(situation, lossless),
+        *smoke(situation)[1:],
+        default_names(situation, {Axis.CACHE: "dbcache"}),
+    ]
+
+
 def ablation(situation: Situation) -> list[Names]:
     """The staircase of flux-fast's plot (all off to all on), each one off, and what can go on top.
 
@@ -147,6 +158,7 @@ def pairwise(situation: Situation) -> list[Names]:
 
 MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
     "smoke": smoke,
+    "tiers": tiers,
     "ablation": ablation,
     "alone": alone,
     "pairwise": pairwise,

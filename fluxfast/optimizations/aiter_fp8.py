@@ -49,5 +49,6 @@ OPTIMIZATION = Optimization(
     unsupported=unsupported,
     packages=(Package(name="amd-aiter", install="pip install amd-aiter"),),
     needs={"bf16": "AITER has no float32 attention"},
+    is_lossy=True,
     on_by_default=lambda hardware: unsupported(hardware) is None,
 )

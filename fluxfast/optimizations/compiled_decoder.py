@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fluxfast.compiler import dynamic_shapes
-from fluxfast.hardware import Hardware, Platform
+from fluxfast.hardware import Platform
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
 

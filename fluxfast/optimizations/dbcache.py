@@ -102,5 +102,6 @@ OPTIMIZATION = Optimization(
     objection=objection,
     packages=(Package(name="cache-dit", install='pip install "cache-dit>=1.5"'),),
     conflicts={"export_aoti": "an exported graph cannot decide from step to step what to compute"},
+    is_lossy=True,
     on_by_default=lambda hardware: False,
 )

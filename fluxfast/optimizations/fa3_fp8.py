@@ -28,5 +28,6 @@ OPTIMIZATION = Optimization(
     unsupported=hopper_only,
     packages=FA3_PACKAGES,
     needs={"bf16": "its output is bfloat16"},
+    is_lossy=True,
     on_by_default=lambda hardware: hopper_only(hardware) is None,
 )

@@ -22,5 +22,6 @@ OPTIMIZATION = Optimization(
     unsupported=fp8_unsupported,
     packages=(TORCHAO,),
     needs={"bf16": "torchao's scale by row takes bfloat16 alone"},
+    is_lossy=True,
     on_by_default=has_fp8,
 )

@@ -28,6 +28,7 @@ OPTIMIZATION = Optimization(
     unsupported=unsupported,
     packages=(TORCHAO,),
     # PyTorch's int8 matrix product on a CPU is slower than float32's.
+    is_lossy=True,
     on_by_default=lambda hardware: hardware.is_gpu and not has_fp8(hardware),
     preference=1,
 )
