@@ -1,12 +1,15 @@
 """What is faster outside of the denoising steps, as far as a CPU can tell."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
+from cache_dit.caching.cache_blocks.pattern_base import CachedBlocks_Pattern_Base as Blocks
 from torch.utils import _pytree as pytree
 
 from fluxfast.bench.planned import situation_of
+from fluxfast.cuda_graph import GraphReplay
 from fluxfast.hardware import detect
 from fluxfast.observe import Region, observed
 from fluxfast.optimization import Plan, optimizations
@@ -17,10 +20,11 @@ from tests.test_pipeline import Log
 HERE = detect("cpu")
 
 
-def built(*names):
+def built(*names, model="schnell", num_inference_steps=1):
     """Not checked: what a CPU has no use for is refused there."""
-    checkpoint = resolve("schnell", "mini", HERE)
-    situation = situation_of(checkpoint, HERE, height=32, width=16, num_inference_steps=1)
+    checkpoint = resolve(model, "mini", HERE)
+    steps = num_inference_steps
+    situation = situation_of(checkpoint, HERE, height=32, width=16, num_inference_steps=steps)
     chosen = tuple(o for o in optimizations().values() if o.name in names)
     return build(checkpoint, Plan(optimizations=chosen, situation=situation))
 
@@ -67,3 +71,33 @@ def test_what_a_graph_replays_has_tensors_alone_for_inputs_and_outputs(name):
     copied = pytree.tree_map_only(torch.Tensor, torch.clone, out)
     assert type(copied) is type(out) and torch.equal(copied[0], out[0])
     assert all(torch.is_tensor(leaf) for leaf in pytree.tree_leaves(out) if leaf is not None)
+
+
+def record_for_a_cpu(replay, arguments, keywords):
+    """A stand-in for a CUDA graph: it reads and writes the same memory, and runs Python again."""
+    held, named = pytree.tree_map_only(torch.Tensor, torch.clone, (arguments, keywords))
+    outputs = replay.function(*held, **named)
+
+    def run_again():
+        again = pytree.tree_leaves(replay.function(*held, **named))
+        for output, value in zip(pytree.tree_leaves(outputs), again, strict=True):
+            output.copy_(value)
+
+    inputs = pytree.tree_leaves((held, named))
+    graph = SimpleNamespace(replay=run_again)
+    return SimpleNamespace(graph=graph, inputs=inputs, outputs=outputs)
+
+
+def test_with_a_cache_the_blocks_that_it_may_leave_out_are_replayed(monkeypatch):
+    monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
+    shape = dict(model="dev", num_inference_steps=12)
+    with built("dbcache", **shape) as cached:
+        expected, untouched = cached.draw(output_type="pt"), Blocks.call_Mn_blocks
+    with built("dbcache", "cuda_graph", **shape) as pipeline:
+        assert torch.equal(pipeline.draw(output_type="pt"), expected)
+        evidence = gather_evidence(pipeline)
+        assert all(proof.in_force for proof in proofs(evidence).values())
+        replayed = pipeline.pipeline.transformer.replayed
+        assert len(replayed.graphs) == 1
+        assert replayed.replays == 2 * (12 - evidence.cached_steps)  # of two images
+    assert Blocks.call_Mn_blocks is untouched
