@@ -69,6 +69,11 @@ def test_people_call_a_combination_by_what_is_off_or_on_top():
     assert chain == [("bf16",), ALL_ON[:2], ALL_ON]
     ablation_of_cpu = [(), ("a",), ("a", "c"), ("c",), ("a", "b", "c"), ("a", "x"), ("z", "a", "c")]
     assert staircase_of(ablation_of_cpu) == [(), ("a",), ("a", "c")]  # not what is on top of it
+    assert staircase_of([(), ("a",), ("a", "c"), ("c",), ("a", "c", "d"), ("a", "b", "c")])[-1] == (
+        "a",
+        "c",
+    )
+    assert staircase_of([(), ("a",), ("a", "c"), ("a", "c", "d")])[-1] == ("a", "c", "d")
     assert label(ALL_ON, ALL_ON) == "all on"
     assert label(ALL_ON[:3] + ALL_ON[4:], ALL_ON) == "all on − fp8_per_row"
     assert label((*ALL_ON, "dbcache"), ALL_ON) == "all on + dbcache"

@@ -202,11 +202,13 @@ def read_results(folders: Iterable[Path]) -> list[CaseResult]:
 def provenance() -> dict[str, Any]:
     """Commit, date, command and process behind a figure.
 
-    Where the code travelled without its repository, FLUXFAST_COMMIT says which commit it is.
+    Where the code travelled without its repository, or into another, FLUXFAST_COMMIT says which
+    commit it is.
     """
-    changes = _git("status", "--porcelain", "--untracked-files=no")
+    named = os.environ.get("FLUXFAST_COMMIT")
+    changes = None if named else _git("status", "--porcelain", "--untracked-files=no")
     return {
-        "commit": _git("rev-parse", "HEAD") or os.environ.get("FLUXFAST_COMMIT"),
+        "commit": named or _git("rev-parse", "HEAD"),
         "dirty": None if changes is None else bool(changes),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([*_program(), *sys.argv[1:]]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fluxfast.compiler import dynamic_shapes
-from fluxfast.hardware import Platform
+from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
 
@@ -20,6 +20,12 @@ def proof(evidence: Evidence) -> Proof:
     return Proof(in_force=is_compiled, seen=f"decode is {'' if is_compiled else 'not '}compiled")
 
 
+def slow_to_build(hardware: Hardware) -> str | None:
+    if hardware.platform is Platform.CUDA:
+        return None
+    return "30 s of compiling for nothing that shows (two CPU cores)"
+
+
 ITSELF = "it compiles the decoder itself"
 
 OPTIMIZATION = Optimization(
@@ -30,4 +36,5 @@ OPTIMIZATION = Optimization(
     proof=proof,
     conflicts={"compile": ITSELF, "export_aoti": ITSELF},
     on_by_default=lambda hardware: hardware.platform is Platform.CUDA,
+    slow_to_build=slow_to_build,
 )

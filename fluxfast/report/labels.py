@@ -21,6 +21,15 @@ def staircase_of(combinations: Collection[Names]) -> list[Names]:
         key=lambda chain: (len(chain), _neighbours(chain[-1], known), len(chain[-1]), chain[-1]),
         default=[],
     )
+    # What was tried on top may be the chain's last step, too: then it is the one before that most
+    # others differ from by one. (In a bare staircase it has one such more than the last.)
+    around = [_neighbours(names, known) for names in longest[-2:]]
+    if (
+        len(around) == 2
+        and len(set(longest[-1]) ^ set(longest[-2])) == 1
+        and around[0] > around[1] + 1
+    ):
+        longest = longest[:-1]
     return longest[1:] if ("bf16",) in longest[1:] and longest[0] == () else longest
 
 
@@ -34,7 +43,7 @@ def label(names: Names, all_on: Names) -> str:
     added = [name for name in names if name not in all_on]
     if not names or len(all_on) < 2:
         return joined(names)
-    if len(missing) + len(added) <= 2 and 2 * len(missing) < len(all_on):
+    if len(missing) <= 2 and len(added) <= 1 and 2 * len(missing) < len(all_on):
         signs = [f"− {name}" for name in missing] + [f"+ {name}" for name in added]
         return " ".join(["all on", *signs])
     return joined(names)
