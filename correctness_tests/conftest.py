@@ -14,7 +14,7 @@ from fluxfast.bench.beside import write_figures
 from fluxfast.bench.matrix import eager_names
 from fluxfast.bench.planned import PlannedCase, planned_case
 from fluxfast.errors import FluxFastError
-from fluxfast.mini import WEIGHTS, is_trained
+from fluxfast.mini import WEIGHTS
 from fluxfast.pipeline import BuiltPipeline, build
 from fluxfast.pytest_plugin import SUITE, Suite
 from fluxfast.quality.asks import Ask, Drawing, asks_of, draw
@@ -84,13 +84,12 @@ def clips() -> dict[WeightsKind, Clip | None]:
 def clip(planned: PlannedCase, suite: Suite, clips: dict[WeightsKind, Clip | None]) -> Clip | None:
     """The family's own, or OpenAI's for other weights; None where there is none, which is told."""
     kind = planned.checkpoint.kind
-    if kind not in clips and kind is WeightsKind.MINI:
-        clips[kind] = mini_clip(WEIGHTS / "mini-clip") if is_trained() else None
-    elif kind not in clips:
-        clips[kind] = openai_clip()
+    if kind not in clips:
+        is_mini = kind is WeightsKind.MINI
+        clips[kind] = mini_clip(WEIGHTS / "mini-clip") if is_mini else openai_clip()
     if clips[kind] is None:
-        why = "its weights are random" if kind is WeightsKind.MINI else f"{OPENAI} is not cached"
-        suite.config.stash.setdefault(NOT_MEASURED, {})[f"CLIP on {kind} weights"] = why
+        told = suite.config.stash.setdefault(NOT_MEASURED, {})
+        told[f"CLIP on {kind} weights"] = f"{OPENAI} is not cached"
     return clips[kind]
 
 
@@ -170,7 +169,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     rows = config.stash.get(MEASURED, {})
     if not rows:
         return
-    known = [name for name in METRICS if any(name in q.values for _, q in rows.values())]
+    known = [name for name in METRICS if any(q.has(name) for _, q in rows.values())]
     titles = [METRICS[name].title for name in known]
     table = plain_table("case", *titles, numbers=titles)
     for label, measured in rows.values():

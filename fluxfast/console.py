@@ -7,6 +7,8 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # What the libraries say at every start and nobody can act on.
 VERBOSITY = {
@@ -23,6 +25,26 @@ def quiet_libraries() -> None:
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
+
+
+@contextmanager
+def without_loading_bars() -> Iterator[None]:
+    """For what loads in a second: the bars of diffusers and transformers say nothing there."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    shown = [
+        logs
+        for logs in (diffusers.utils.logging, transformers.utils.logging)
+        if logs.is_progress_bar_enabled()
+    ]
+    for logs in shown:
+        logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logs in shown:
+            logs.enable_progress_bar()
 
 
 class Console:

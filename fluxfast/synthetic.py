@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +29,12 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-Initializer = Callable[[torch.nn.Module, torch.Generator], None]
-
-
 def assemble(
-    model: ModelSpec, shape: Architecture, initialize: Initializer, dtype: torch.dtype, device: str
+    model: ModelSpec, shape: Architecture, dtype: torch.dtype, device: str
 ) -> FluxPipeline:
-    """The pipeline of `model`, built in place on `device` and filled from one seeded generator."""
+    """The pipeline of `model`, built in place on `device` and filled from one seeded generator:
+    matrices from N(0, 0.02²), norms 1, biases 0.
+    """
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
@@ -65,7 +64,7 @@ def assemble(
     generator = torch.Generator(device).manual_seed(SEED)
     for network in (transformer, vae, clip, t5):
         network.eval().requires_grad_(False)
-        initialize(network, generator)
+        _fill(network, generator)
     return getattr(diffusers, model.pipeline_class)(
         scheduler=scheduler_of(model),
         vae=vae,
@@ -111,33 +110,10 @@ def byte_tokenizer(*, max_length: int, begins: bool) -> Any:
     )
 
 
-def normal_(network: torch.nn.Module, generator: torch.Generator) -> None:
-    """Matrices from N(0, 0.02²), norms 1, biases 0."""
-    for parameter, name in _parameters(network):
+@torch.no_grad()
+def _fill(network: torch.nn.Module, generator: torch.Generator) -> None:
+    for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
             parameter.normal_(0.0, SYNTHETIC_STD, generator=generator)
         else:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-
-
-def sensitive_(network: torch.nn.Module, generator: torch.Generator) -> None:
-    """Values that let the prompt, the seed and each block show in the image.
-
-    Variance-preserving matrices with a gain above one in the transformer's blocks and small
-    embedders: with the default initialization a small Flux is nearly blind to its prompt.
-    """
-    is_transformer = hasattr(network, "single_transformer_blocks")
-    for parameter, name in _parameters(network):
-        if parameter.ndim == 1:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-            continue
-        fan_in = parameter[0].numel()
-        gain = 1.0
-        if is_transformer:
-            gain = 3.0 if "transformer_blocks" in name else 0.5
-        parameter.normal_(0.0, gain * fan_in**-0.5, generator=generator)
-
-
-@torch.no_grad()
-def _parameters(network: torch.nn.Module) -> list[tuple[torch.Tensor, str]]:
-    return [(parameter.data, name) for name, parameter in network.named_parameters()]

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fluxfast.architecture import MINI, PUBLISHED
+from fluxfast.console import without_loading_bars
 from fluxfast.errors import CheckpointError, FluxFastError
 from fluxfast.hardware import GIB, Hardware, Platform
-from fluxfast.mini import WEIGHTS, is_trained
+from fluxfast.mini import WEIGHTS
 from fluxfast.model import MODELS, ModelSpec, recognise
-from fluxfast.synthetic import assemble, normal_, sensitive_
+from fluxfast.synthetic import assemble
 
 if TYPE_CHECKING:
     from diffusers import FluxPipeline
@@ -169,11 +170,13 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
     """A fresh pipeline on the device: nothing in it is shared with another that was loaded."""
     if checkpoint.kind is WeightsKind.HUB:
         pipeline = _load_hub(checkpoint.location, dtype).to(hardware.device)
-    elif checkpoint.kind is WeightsKind.MINI and is_trained():
+    elif checkpoint.kind is WeightsKind.MINI:
         folder = WEIGHTS / f"mini-{checkpoint.model.name}"
-        pipeline = _load_hub(str(folder), dtype).to(hardware.device)
+        with without_loading_bars():
+            pipeline = _load_hub(str(folder), dtype).to(hardware.device)
     else:
-        pipeline = _generate(checkpoint, dtype, hardware)
+        _check_memory(dtype, hardware)
+        pipeline = assemble(checkpoint.model, PUBLISHED, dtype, hardware.device)
     found = recognise(type(pipeline).__name__, bool(pipeline.transformer.config.guidance_embeds))
     if found != checkpoint.model:
         raise CheckpointError(
@@ -200,14 +203,6 @@ def _load_hub(location: str, dtype: torch.dtype) -> Any:
             remedy="a truncated file is the usual cause: delete it and download it again; "
             "for a gated model run `hf auth login` first",
         ) from error
-
-
-def _generate(checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware) -> FluxPipeline:
-    is_mini = checkpoint.kind is WeightsKind.MINI
-    if not is_mini:
-        _check_memory(dtype, hardware)
-    shape, initialize = (MINI, sensitive_) if is_mini else (PUBLISHED, normal_)
-    return assemble(checkpoint.model, shape, initialize, dtype, hardware.device)
 
 
 # Parameters of transformer, T5 encoder, CLIP and VAE together (11.90 + 4.76 + 0.12 + 0.08 billion).

@@ -115,14 +115,15 @@ def test_a_budget_that_cannot_be_used_says_why(tmp_path, text, hardware, told):
         read_budgets(path, hardware)
 
 
-def test_a_sheet_is_a_row_of_pictures_and_two_for_each_optimization(tmp_path, drawing):
+def test_a_sheet_has_a_line_of_pictures_and_differences_for_each_optimization(tmp_path, drawing):
     from PIL import Image
 
     darker = replace(drawing, images=drawing.images * 0.9)
     write_sheet(tmp_path / "sheet.png", {"int8": darker}, drawing)
     with Image.open(tmp_path / "sheet.png") as image:
-        assert image.size == (4 * 128, 3 * 128)
-        assert image.getpixel((300, 2 * 128 + 100)) != image.getpixel((300, 100))
+        assert image.size == (2 * 4 * 128, 2 * 128)
+        same, changed = ((4 * 128 + 300, top + 100) for top in (0, 128))
+        assert image.getpixel(same) == (128, 128, 128) != image.getpixel(changed)
 
 
 def test_a_golden_holds_a_case_to_what_it_drew(tmp_path, drawing):

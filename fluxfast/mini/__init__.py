@@ -3,8 +3,3 @@
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-
-
-def is_trained() -> bool:
-    """Whether the trained weights are here; until they are, the family has random ones."""
-    return WEIGHTS.is_dir()

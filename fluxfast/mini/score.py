@@ -9,7 +9,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -69,26 +69,25 @@ class Score:
         )
 
 
-def score(weights: Path, device: str, say: Callable[[str], None]) -> list[Score]:
+def score(weights: Path, device: str, console: Console) -> list[Score]:
     """Every score of the family in `weights`."""
     drawn = list(islice(scenes(SEED, held_out=True), COUNT))
     changed = list(islice(edits(SEED, held_out=True), COUNT))
-    say("the reader, on true pictures")
+    console.stage("the reader, on true pictures")
     truth = [shows(read(p), s) for p, s in zip(_pictures(drawn), drawn, strict=True)]
     scores = [Score(name="the reader, on true pictures", goal=0.99, right=sum(truth), total=COUNT)]
-    say("the autoencoder")
+    console.stage("the autoencoder")
     scores.append(_autoencoder(weights, drawn, device))
-    say("mini-clip")
+    console.stage("mini-clip")
     scores.append(_clip(weights, drawn))
     for model, goal in ((DEV, 0.9), (SCHNELL, 0.8)):
-        say(f"mini-{model.name}")
-        scores += _text_to_image(weights, model, drawn, goal, device)
-    say("mini-kontext")
+        scores += _text_to_image(weights, model, drawn, goal, device, console)
     pictures = _draw_all(
         weights,
         KONTEXT,
         [edit.instruction for edit in changed],
         device,
+        console,
         images=_pictures([edit.before for edit in changed]),
     )
     done = [follows(read(p), edit) for p, edit in zip(pictures, changed, strict=True)]
@@ -137,9 +136,15 @@ def _clip(weights: Path, of: Sequence[Scene]) -> Score:
 
 
 def _text_to_image(
-    weights: Path, model: ModelSpec, of: Sequence[Scene], goal: float, device: str
+    weights: Path,
+    model: ModelSpec,
+    of: Sequence[Scene],
+    goal: float,
+    device: str,
+    console: Console,
 ) -> list[Score]:
-    readings = [read(p) for p in _draw_all(weights, model, [s.caption for s in of], device)]
+    pictures = _draw_all(weights, model, [scene.caption for scene in of], device, console)
+    readings = [read(picture) for picture in pictures]
     right = [shows(reading, scene) for reading, scene in zip(readings, of, strict=True)]
     besides = [
         ok and sizes_and_background_agree(reading, scene)
@@ -159,6 +164,7 @@ def _draw_all(
     model: ModelSpec,
     prompts: Sequence[str],
     device: str,
+    console: Console,
     images: Sequence[Any] | None = None,
 ) -> Iterator[Any]:
     """Pictures [H, W, 3] of the prompts at the model's own settings, each from its own seed."""
@@ -169,7 +175,9 @@ def _draw_all(
     folder = weights / f"mini-{model.name}"
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=dtype).to(device)
     pipeline.set_progress_bar_config(disable=True)
+    since = time.monotonic()
     for begin in range(0, len(prompts), BATCH):
+        console.progress(f"mini-{model.name}: pictures", begin, len(prompts), since)
         part = slice(begin, begin + BATCH)
         more: dict[str, Any] = {}
         if images is not None:
@@ -210,7 +218,7 @@ def main() -> None:
     quiet_libraries()
     console, started = Console(), time.monotonic()
     with torch.no_grad():
-        scores = score(arguments.weights, arguments.device, console.stage)
+        scores = score(arguments.weights, arguments.device, console)
     on_gpu = arguments.device.startswith("cuda")
     machine = torch.cuda.get_device_name() if on_gpu else f"a CPU ({platform.machine()})"
     record = arguments.weights / "training.json"

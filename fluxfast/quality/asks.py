@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fluxfast.call import call_arguments, input_image
-from fluxfast.mini import is_trained
 from fluxfast.mini.render import draw as draw_scenes
 from fluxfast.mini.world import Edit, Scene, edits, scenes
 from fluxfast.pipeline import BuiltPipeline
@@ -63,21 +62,21 @@ class Drawing:
 def asks_of(checkpoint: Checkpoint, count: int, height: int, width: int) -> list[Ask]:
     """`count` asks: held-out scenes and edits for the mini family, plain prompts for the others."""
     takes_image, is_mini = checkpoint.model.takes_image, checkpoint.kind is WeightsKind.MINI
-    seeds, readable = range(SEED, SEED + count), is_trained()
+    seeds = range(SEED, SEED + count)
     if is_mini and takes_image:
         return [
             Ask(
                 prompt=edit.instruction,
                 seed=seed,
                 image=_picture(edit.before, height, width),
-                expected=edit if readable else None,
+                expected=edit,
             )
             for seed, edit in zip(seeds, islice(edits(SEED, held_out=True), count), strict=True)
         ]
     if is_mini:
         drawn = islice(scenes(SEED, held_out=True), count)
         return [
-            Ask(prompt=s.caption, seed=seed, expected=s if readable else None)
+            Ask(prompt=s.caption, seed=seed, expected=s)
             for seed, s in zip(seeds, drawn, strict=True)
         ]
     prompts = INSTRUCTIONS if takes_image else PROMPTS

@@ -52,7 +52,7 @@ def violations(quality: Quality, bounds: Mapping[str, float]) -> list[str]:
     broken = []
     for name, bound in bounds.items():
         metric = METRICS[name]
-        if name in quality.values and not metric.is_within(quality.figure(name), bound):
+        if quality.has(name) and not metric.is_within(quality.figure(name), bound):
             sign = "at least" if metric.at_least else "at most"
             broken.append(f"{name} {quality.figure(name):.4g} {metric.unit}, {sign} {bound:g}")
     return broken

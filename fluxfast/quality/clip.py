@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fluxfast.console import without_loading_bars
+
 OPENAI = "openai/clip-vit-large-patch14"
 
 
@@ -46,7 +48,8 @@ def _pooled(features: Any) -> Tensor:
 
 
 def mini_clip(folder: Path) -> Clip:
-    return _load("mini-clip", str(folder))
+    with without_loading_bars():
+        return _load("mini-clip", str(folder))
 
 
 def openai_clip() -> Clip | None:
