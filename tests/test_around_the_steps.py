@@ -101,3 +101,14 @@ def test_with_a_cache_the_blocks_that_it_may_leave_out_are_replayed(monkeypatch)
         assert len(replayed.graphs) == 1
         assert replayed.replays == 2 * (12 - evidence.cached_steps)  # of two images
     assert Blocks.call_Mn_blocks is untouched
+
+
+def test_the_compiled_encoder_says_the_same_and_is_seen(monkeypatch):
+    monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    with built() as eager, built("compiled_encoder") as pipeline:
+        image = pipeline.draw(output_type="pt")
+        assert (image - eager.draw(output_type="pt")).abs().max() < 1e-4
+        assert proofs(gather_evidence(pipeline))["compiled_encoder"].in_force
+        pipeline.pipeline.text_encoder_2.encoder.block[1]._compiled_call_impl = None
+        assert not proofs(gather_evidence(pipeline))["compiled_encoder"].in_force

@@ -42,6 +42,7 @@ def test_every_optimization_is_found_in_order_of_its_axis():
         "export_aoti",
         "compiled_decoder",
         "device_images",
+        "compiled_encoder",
         "encoder_graph",
         "cuda_graph",
     }
