@@ -19,16 +19,15 @@ BLACK = 0.02  # mean
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A figure with a bound. `of_all` makes one of all asks' values, which are those under `values`
-    (its own name, if that is empty); `at_least`: more is better; `title` and `digits` are for
-    tables.
+    """A figure with a bound. `summarize` makes it of all asks' values, which go by the name `of`
+    (its own, if that is empty); `at_least`: more is better; `title` and `digits` are for tables.
     """
 
     name: str
     title: str
     digits: int
-    of_all: Callable[[Sequence[float]], float]
-    values: str = ""
+    summarize: Callable[[Sequence[float]], float]
+    of: str = ""
     unit: str = ""
     at_least: bool = False
 
@@ -43,23 +42,23 @@ def _mean(values: Sequence[float]) -> float:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric(name="latent_relative_error", title="rel. error", of_all=max, digits=5),
-        Metric(name="latent_cosine", title="cosine", of_all=min, digits=5, at_least=True),
-        Metric(name="psnr_db", title="PSNR", of_all=min, unit="dB", digits=1, at_least=True),
+        Metric(name="latent_relative_error", title="rel. error", summarize=max, digits=5),
+        Metric(name="latent_cosine", title="cosine", summarize=min, digits=5, at_least=True),
+        Metric(name="psnr_db", title="PSNR", summarize=min, unit="dB", digits=1, at_least=True),
         # Published thresholds are of one picture or of a mean.
         Metric(
             name="psnr_mean_db",
             title="mean",
-            values="psnr_db",
-            of_all=_mean,
+            of="psnr_db",
+            summarize=_mean,
             unit="dB",
             digits=1,
             at_least=True,
         ),
-        Metric(name="ssim", title="SSIM", of_all=min, digits=4, at_least=True),
-        Metric(name="clip_similarity", title="CLIP", of_all=min, digits=4, at_least=True),
-        Metric(name="clip_score_drop", title="CLIP drop", of_all=_mean, digits=2),
-        Metric(name="scenes_lost", title="lost", of_all=sum, digits=0),
+        Metric(name="ssim", title="SSIM", summarize=min, digits=4, at_least=True),
+        Metric(name="clip_similarity", title="CLIP", summarize=min, digits=4, at_least=True),
+        Metric(name="clip_score_drop", title="CLIP drop", summarize=_mean, digits=2),
+        Metric(name="scenes_lost", title="lost", summarize=sum, digits=0),
     )
 }
 
@@ -71,10 +70,10 @@ class Quality:
     values: Mapping[str, tuple[float, ...]]
 
     def has(self, name: str) -> bool:
-        return (METRICS[name].values or name) in self.values
+        return (METRICS[name].of or name) in self.values
 
     def figure(self, name: str) -> float:
-        return METRICS[name].of_all(self.values[METRICS[name].values or name])
+        return METRICS[name].summarize(self.values[METRICS[name].of or name])
 
     @property
     def figures(self) -> dict[str, float]:
