@@ -168,7 +168,7 @@ def test_a_command_that_draws_or_times_runs_on_a_cpu(line, tmp_path):
     times.write_text('{"GEMM": 10.0, "attention": 2.0}')  # made: what a run leaves there
     run([sys.executable, "-m", "fluxfast.cli", *shlex.split(line)[1:]], REPOSITORY, tmp_path)
     left = {path.name for path in tmp_path.rglob("*") if path.is_file() and path != times}
-    assert left == ({"cat.png"} if "generate" in line else {times.name})
+    assert left == ({"circle.png"} if "generate" in line else {times.name})
 
 
 def test_every_option_is_described(whole_parser):

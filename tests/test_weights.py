@@ -51,14 +51,15 @@ def test_a_mini_model_is_what_it_is_called_and_the_same_each_time(name, here):
 
 def test_the_prompt_and_the_seed_show_in_a_mini_image(here):
     pipeline = load(resolve("mini-dev", "auto", here), dtype=torch.float32, hardware=here)
-    arguments = dict(height=64, width=64, num_inference_steps=4, output_type="pt")
+    arguments = dict(height=256, width=256, num_inference_steps=4, output_type="pt")
 
     def image(prompt, seed):
         return pipeline(prompt, generator=torch.Generator().manual_seed(seed), **arguments).images
 
-    reference = image("a boat", 0)
+    told = "a large red circle left of a small blue square on a white background"
+    reference = image(told, 0)
     assert reference.isfinite().all() and reference.std() > 0.05
-    for other in (image("a house by the sea", 0), image("a boat", 1)):
+    for other in (image("a large green star on a black background", 0), image(told, 1)):
         assert (other - reference).abs().mean() > 0.02
 
 

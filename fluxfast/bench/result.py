@@ -19,8 +19,6 @@ from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically
 
 SCHEMA = 2
-# Schema 1 had no canaries, pace, telemetry or kernels: what is absent there is not compared.
-READABLE_SCHEMAS = (1, 2)
 DEVICE_BOUND = 0.9  # of a step; below, the device waits for the host at least a tenth of the time
 
 
@@ -108,8 +106,7 @@ class CaseResult:
         """Raises BaselineError for another schema or for missing parts."""
         check_schema(data, where)
         try:
-            told = [f.name for f in fields(cls) if data["schema"] == SCHEMA or f.name in data]
-            values = {name: data[name] for name in told}
+            values = {field.name: data[field.name] for field in fields(cls)}
             values["case"] = Case.from_json(data["case"])
             values["images"] = tuple(
                 ImageTiming(**{**image, "step_ms": tuple(image["step_ms"])})
@@ -117,9 +114,9 @@ class CaseResult:
             )
             values["reference_e2e_s"] = tuple(data["reference_e2e_s"])
             for name in ("pace_ms", "telemetry"):
-                values[name] = tuple(values.get(name, ()))
+                values[name] = tuple(values[name])
             for name in ("canaries", "kernels"):
-                values[name] = {k: tuple(v) for k, v in values.get(name, {}).items()}
+                values[name] = {k: tuple(v) for k, v in values[name].items()}
             if not values["images"]:
                 raise ValueError("no images")
             for beside in (values["reference_e2e_s"], values["pace_ms"]):
@@ -144,12 +141,12 @@ def eager_ratios(images: Sequence[ImageTiming], reference_e2e_s: Sequence[float]
 
 def check_schema(data: Any, where: str) -> None:
     found = data.get("schema") if isinstance(data, dict) else None
-    if found not in READABLE_SCHEMAS:
+    if found != SCHEMA:
         age = "newer than" if isinstance(found, int) and found > SCHEMA else "not"
         raise BaselineError(
             f"this file is {age} what this version of fluxfast reads",
             got=f"{where}: schema {found!r}",
-            allowed=f"schema {' or '.join(map(str, READABLE_SCHEMAS))}",
+            allowed=f"schema {SCHEMA}",
             remedy="use the fluxfast that wrote it, or record it again",
         )
 
