@@ -67,7 +67,7 @@ SCHEMES: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tens
         rounded(k - k.mean(dim=2, keepdim=True)),
         rounded(v),
     ),
-    "query and key alone in fp8": lambda q, k, v: (rounded(q), rounded(k), v),
+    "all but the value in fp8": lambda q, k, v: (rounded(q), rounded(k), v),
 }
 
 

@@ -165,6 +165,7 @@ def _product(tokens: int, inner: int, outer: int, hardware: Hardware) -> dict[st
 def _step_cases(rehearse: bool, hardware: Hardware) -> dict[str, tuple[str, list[str], int]]:
     """Model, optimizations and steps of each whole-step measurement, the most telling first."""
     on = ["fused_projections", "sdpa"] if rehearse else list(_defaults(hardware))
+    on = [name for name in on if name not in (*ADDED, "compiled_decoder")]
     added = [n for n in ADDED if not rehearse or n not in GPU_ALONE]
     steps = 2 if rehearse else STEPS
     eager = [] if rehearse else ["bf16"]

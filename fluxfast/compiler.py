@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 
@@ -23,6 +24,15 @@ def compile_proof(evidence: Evidence) -> Proof:
     """In force if Dynamo compiled graphs for this pipeline."""
     seen = f"{evidence.compiled_graphs} graphs compiled"
     return Proof(in_force=evidence.compiled_graphs > 0, seen=seen)
+
+
+def compiled_blocks_proof(evidence: Evidence, blocks: Sequence[torch.nn.Module]) -> Proof:
+    """In force if each block calls what was compiled of it, and something was."""
+    compiled = sum(block._compiled_call_impl is not None for block in blocks)
+    return Proof(
+        in_force=compiled == len(blocks) and evidence.compiled_graphs > 0,
+        seen=f"{compiled} of {len(blocks)} blocks and {evidence.compiled_graphs} graphs compiled",
+    )
 
 
 def empty_compile_cache() -> AbstractContextManager[None]:

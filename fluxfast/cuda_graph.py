@@ -72,6 +72,10 @@ class GraphReplay:
         self.replays += 1
         return pytree.tree_map_only(torch.Tensor, torch.clone, recorded.outputs)
 
+    def forget(self) -> None:
+        """What was recorded; the next call records again."""
+        self.graphs.clear()
+
     def _record(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> _Recorded:
         held_arguments, held_keywords = pytree.tree_map_only(
             torch.Tensor, torch.clone, (arguments, keywords)

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cache_dit.caching.cache_blocks.pattern_base import CachedBlocks_Pattern_Base as Blocks
 from torch.utils import _pytree as pytree
 
+from fluxfast.bench.faults import block_twice
 from fluxfast.bench.planned import situation_of
 from fluxfast.cuda_graph import GraphReplay
 from fluxfast.hardware import detect
@@ -91,16 +91,38 @@ def record_for_a_cpu(replay, arguments, keywords):
 def test_with_a_cache_the_blocks_that_it_may_leave_out_are_replayed(monkeypatch):
     monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
     shape = dict(model="dev", num_inference_steps=12)
-    with built("dbcache", **shape) as cached:
-        expected, untouched = cached.draw(output_type="pt"), Blocks.call_Mn_blocks
-    with built("dbcache", "cuda_graph", **shape) as pipeline:
+    with built("dbcache", **shape) as cached, built("dbcache", "cuda_graph", **shape) as pipeline:
+        expected = cached.draw(output_type="pt")
+        replayed = pipeline.pipeline.transformer.replayed
+        assert not replayed.graphs  # another pipeline's blocks are not its own
         assert torch.equal(pipeline.draw(output_type="pt"), expected)
         evidence = gather_evidence(pipeline)
         assert all(proof.in_force for proof in proofs(evidence).values())
-        replayed = pipeline.pipeline.transformer.replayed
         assert len(replayed.graphs) == 1
         assert replayed.replays == 2 * (12 - evidence.cached_steps)  # of two images
-    assert Blocks.call_Mn_blocks is untouched
+
+
+def test_a_block_that_runs_twice_is_not_hidden_by_a_graph(monkeypatch):
+    monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
+    with built("cuda_graph") as pipeline:
+        pipeline.draw()
+        before = pipeline.pipeline.transformer.replayed.graphs.copy()
+        with block_twice(pipeline.pipeline):
+            pipeline.draw()
+            changed = pipeline.pipeline.transformer.replayed.graphs.copy()
+        pipeline.draw()
+        after = pipeline.pipeline.transformer.replayed.graphs
+    assert len({id(graph) for graphs in (before, changed, after) for graph in graphs.values()}) == 3
+
+
+def test_a_compiled_decoder_does_not_stand_for_compiled_blocks(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    regional = optimizations()["regional"]
+    with built("compiled_decoder") as pipeline:
+        pipeline.draw()
+        assert not regional.proof(gather_evidence(pipeline)).in_force
+    with built("compiled_decoder", "regional") as pipeline:
+        assert regional.proof(gather_evidence(pipeline)).in_force
 
 
 def test_the_compiled_encoder_says_the_same_and_is_seen(monkeypatch):

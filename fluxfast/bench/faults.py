@@ -75,10 +75,18 @@ def block_twice(pipeline: Any) -> Iterator[None]:
     blocks = pipeline.transformer.transformer_blocks
     first = blocks[0]
     blocks[0] = _Twice(first)
+    _forget_graphs(pipeline)
     try:
         yield
     finally:
         blocks[0] = first
+        _forget_graphs(pipeline)
+
+
+def _forget_graphs(pipeline: Any) -> None:
+    """A step that was recorded before a change goes on without it."""
+    if replayed := getattr(pipeline.transformer, "replayed", None):
+        replayed.forget()
 
 
 def without_applying(plan: Plan, name: str) -> Plan:

@@ -105,11 +105,24 @@ def ablation(situation: Situation) -> list[Names]:
         if o.axis not in decided and o.slow_to_build(situation.hardware) is None
     ]
     each_off = [
-        without(all_on, axis, situation)
+        _one_off(all_on, axis, situation)
         for axis in Axis
         if axis is not Axis.DTYPE  # what else needs bfloat16 would go with it and hide its share
     ]
     return [*steps, *each_off, *on_top]
+
+
+def _one_off(all_on: Names, axis: Axis, situation: Situation) -> Names:
+    """All on less the choice of an axis; where others need one, with the next best in its place."""
+    names, hardware = without(all_on, axis, situation), situation.hardware
+    next_best = [
+        o
+        for o in choices(axis)
+        if o.name not in all_on and o.on_by_default(hardware) and o.why_not(hardware) is None
+    ]
+    if len(names) == len(all_on) - 1 or not next_best:
+        return names
+    return default_names(situation, {axis: min(next_best, key=lambda o: o.preference).name})
 
 
 def alone(situation: Situation) -> list[Names]:

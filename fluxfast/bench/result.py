@@ -199,13 +199,17 @@ def read_results(folders: Iterable[Path]) -> list[CaseResult]:
 def provenance() -> dict[str, Any]:
     """Commit, date, command and process behind a figure.
 
-    Where the code travelled without its repository, or into another, FLUXFAST_COMMIT says which
-    commit it is.
+    Where the code travelled without its repository, or into one that has not got its commit,
+    FLUXFAST_COMMIT says which it is.
     """
-    named = os.environ.get("FLUXFAST_COMMIT")
-    changes = None if named else _git("status", "--porcelain", "--untracked-files=no")
+    named = os.environ.get("FLUXFAST_COMMIT", "")
+    if named and _git("cat-file", "-e", f"{named}^{{commit}}") is None:
+        changes = None
+    else:
+        named = _git("rev-parse", "HEAD") or ""
+        changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
-        "commit": named or _git("rev-parse", "HEAD"),
+        "commit": named or None,
         "dirty": None if changes is None else bool(changes),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([*_program(), *sys.argv[1:]]),

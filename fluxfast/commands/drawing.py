@@ -216,7 +216,7 @@ def build_from(
     hardware, checkpoint = planned.plan.situation.hardware, planned.checkpoint
     console.say(f"{hardware.name} ({hardware.architecture}), torch {hardware.packages['torch']}")
     console.say(f"{checkpoint.model.name}, {checkpoint.kind} weights ({checkpoint.why})")
-    if checkpoint.kind is not WeightsKind.HUB:
+    if checkpoint.kind is WeightsKind.SYNTHETIC:
         console.say("these weights are generated: timings are real, pictures are not")
     console.say(f"optimizations: {' + '.join(planned.plan.names) or 'none'}")
     artifacts = Artifacts(folder=options.cache_dir, use_cached=options.use_cached_model)

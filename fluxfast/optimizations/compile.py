@@ -12,7 +12,7 @@ from fluxfast.optimization import Axis, Build, Optimization
 def apply(build: Build) -> None:
     is_cached = build.plan.choice(Axis.CACHE) is not None
     # A cache decides in Python from step to step: graph breaks are allowed, and no CUDA graph can
-    # hold it.
+    # hold the whole of it.
     options: dict[str, Any] = dict(
         mode="max-autotune-no-cudagraphs" if is_cached else "max-autotune",
         dynamic=dynamic_shapes(build.situation.hardware),

@@ -6,6 +6,7 @@ Eager, its norms, its bias and its activation are kernels of their own, between 
 
 from __future__ import annotations
 
+from fluxfast.compiler import compiled_blocks_proof
 from fluxfast.cuda_graph import GraphReplay, graphs_unsupported, replay_proof
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
@@ -19,11 +20,11 @@ def apply(build: Build) -> None:
 
 def proof(evidence: Evidence) -> Proof:
     encoder = evidence.pipeline.text_encoder_2
-    compiled = [block._compiled_call_impl is not None for block in encoder.encoder.block]
+    compiled = compiled_blocks_proof(evidence, list(encoder.encoder.block))
     replayed = replay_proof(encoder.forward)
     return Proof(
-        in_force=all(compiled) and replayed.in_force,
-        seen=f"{sum(compiled)} of {len(compiled)} blocks compiled, {replayed.seen}",
+        in_force=compiled.in_force and replayed.in_force,
+        seen=f"{compiled.seen}, {replayed.seen}",
     )
 
 

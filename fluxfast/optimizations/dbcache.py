@@ -5,7 +5,10 @@ It changes the image, so it is on only where it is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from fluxfast.cache_config import DEFAULT_CACHE_CONFIG, CacheConfig
 from fluxfast.errors import PlanError
@@ -60,16 +63,34 @@ def apply(build: Build) -> None:
     calibrator: Any = (
         cache_dit.TaylorSeerCalibratorConfig(**config.taylorseer) if config.taylorseer else None
     )
-    cache_dit.enable_cache(
-        pipeline,
-        cache_config=cache_dit.DBCacheConfig(
-            **config.dbcache,
-            num_inference_steps=build.situation.request.num_inference_steps,
-            steps_computation_mask=steps_mask(build.situation),
-        ),
-        calibrator_config=calibrator,
-    )
+    with _made_blocks() as made:
+        cache_dit.enable_cache(
+            pipeline,
+            cache_config=cache_dit.DBCacheConfig(
+                **config.dbcache,
+                num_inference_steps=build.situation.request.num_inference_steps,
+                steps_computation_mask=steps_mask(build.situation),
+            ),
+            calibrator_config=calibrator,
+        )
     build.undo.callback(cache_dit.disable_cache, pipeline)
+    # Not a submodule: it holds all the blocks, which the transformer has already.
+    (pipeline.transformer.__dict__["cached_blocks"],) = made
+
+
+@contextmanager
+def _made_blocks() -> Iterator[list[Any]]:
+    """What stands for the blocks in a call of the transformer, which cache-dit keeps to itself."""
+    from cache_dit.caching.cache_adapters import cache_adapter
+
+    make, made = cache_adapter.UnifiedBlocks, list[Any]()
+
+    def keep(*arguments: Any, **keywords: Any) -> Any:
+        made.append(make(*arguments, **keywords))
+        return made[-1]
+
+    with patch.object(cache_adapter, "UnifiedBlocks", keep):
+        yield made
 
 
 def _check_blocks(config: CacheConfig, transformer: Any) -> None:

@@ -1,7 +1,7 @@
 """torch.compile of the repeated transformer blocks: two classes are compiled, not 57 blocks."""
 
-from fluxfast.compiler import compile_proof, dynamic_shapes
-from fluxfast.optimization import Axis, Build, Optimization
+from fluxfast.compiler import compiled_blocks_proof, dynamic_shapes
+from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
 
 def apply(build: Build) -> None:
@@ -9,11 +9,17 @@ def apply(build: Build) -> None:
     build.pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=dynamic)
 
 
+def proof(evidence: Evidence) -> Proof:
+    transformer = evidence.pipeline.transformer
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    return compiled_blocks_proof(evidence, blocks)
+
+
 OPTIMIZATION = Optimization(
     name="regional",
     axis=Axis.COMPILE,
     summary="torch.compile of the repeated blocks",
     apply=apply,
-    proof=compile_proof,
+    proof=proof,
     on_by_default=lambda hardware: True,
 )

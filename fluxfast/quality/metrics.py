@@ -15,6 +15,7 @@ from fluxfast.quality.clip import Clip, clip_scores, image_features
 
 FLAT = 0.02  # standard deviation of a picture that shows nothing
 BLACK = 0.02  # mean
+SAME_DB = 100.0  # PSNR beyond which pictures are as good as the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,11 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def _mean_up_to_same(values: Sequence[float]) -> float:
+    """One picture that is the same, whose PSNR is infinite, does not stand for all."""
+    return _mean([min(value, SAME_DB) for value in values])
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -50,7 +56,7 @@ METRICS = {
             name="psnr_mean_db",
             title="mean",
             of="psnr_db",
-            summarize=_mean,
+            summarize=_mean_up_to_same,
             unit="dB",
             digits=1,
             at_least=True,

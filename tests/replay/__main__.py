@@ -30,7 +30,7 @@ def h200():
 
 
 def h200_with_canaries():
-    """The eager case of the same process stands in for the canaries, which H200 runs lack yet."""
+    """The eager case of the same process stands in for the canaries, which most H200 runs lack."""
     step = metric_named("step_ms")
     eager = {
         session(result): statistics.median(step.samples(result))
