@@ -36,8 +36,9 @@ from fluxfast.device_clock import median_ms
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.kernel_profile import read_profile
 from fluxfast.model import DEV, default_request
-from fluxfast.optimization import Plan, Situation, default_names, in_order, optimization_named
+from fluxfast.optimization import Situation
 from fluxfast.pipeline import BuiltPipeline, build, gather_evidence, proofs
+from fluxfast.plan import Plan, default_names, in_order, optimization_named
 from fluxfast.roofline import Shape, shape_of
 from fluxfast.trace import write_trace
 from fluxfast.weights import resolve

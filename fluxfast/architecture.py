@@ -16,7 +16,8 @@ LATENT_CHANNELS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Keyword arguments of the four networks; `guidance_embeds` is added by the model."""
+    """Keyword arguments of the four networks; `guidance_embeds` is added by the model, and a mini
+    one's `vocab_size` by its tokenizers, which are trained."""
 
     transformer: dict[str, Any]
     vae: dict[str, Any]
@@ -64,7 +65,6 @@ MINI = Architecture(
     ),
     vae=dict(block_out_channels=(32, 32, 64, 64), layers_per_block=1, norm_num_groups=8),
     clip=dict(
-        vocab_size=512,
         hidden_size=96,
         intermediate_size=192,
         num_hidden_layers=2,
@@ -72,7 +72,6 @@ MINI = Architecture(
         max_position_embeddings=77,
     ),
     t5=dict(
-        vocab_size=512,
         d_model=128,
         d_kv=64,
         d_ff=256,

@@ -19,15 +19,8 @@ from fluxfast.call import call_arguments
 from fluxfast.kernel_profile import self_times
 from fluxfast.model import ImageRequest
 from fluxfast.observe import Observer, Region, observed
-from fluxfast.optimization import (
-    Artifacts,
-    Axis,
-    Build,
-    Evidence,
-    Plan,
-    ProfiledStep,
-    Proof,
-)
+from fluxfast.optimization import Artifacts, Axis, Build, Evidence, ProfiledStep, Proof
+from fluxfast.plan import Plan
 from fluxfast.weights import Checkpoint, load
 
 if TYPE_CHECKING:

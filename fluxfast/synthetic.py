@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fluxfast import architecture
-from fluxfast.architecture import Architecture
+from fluxfast.architecture import PUBLISHED
 from fluxfast.model import ModelSpec
 
 if TYPE_CHECKING:
@@ -29,15 +29,14 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def assemble(
-    model: ModelSpec, shape: Architecture, dtype: torch.dtype, device: str
-) -> FluxPipeline:
-    """The pipeline of `model`, built in place on `device` and filled from one seeded generator:
-    matrices from N(0, 0.02²), norms 1, biases 0.
+def assemble(model: ModelSpec, dtype: torch.dtype, device: str) -> FluxPipeline:
+    """The pipeline of `model` in its published shape, built in place on `device` and filled from
+    one seeded generator: matrices from N(0, 0.02²), norms 1, biases 0.
     """
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
+    shape = PUBLISHED
     clip_tokenizer = byte_tokenizer(max_length=shape.clip["max_position_embeddings"], begins=True)
     t5_tokenizer = byte_tokenizer(max_length=shape.max_text_tokens, begins=False)
     specials = dict(

@@ -176,7 +176,7 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
             pipeline = _load_hub(str(folder), dtype).to(hardware.device)
     else:
         _check_memory(dtype, hardware)
-        pipeline = assemble(checkpoint.model, PUBLISHED, dtype, hardware.device)
+        pipeline = assemble(checkpoint.model, dtype, hardware.device)
     found = recognise(type(pipeline).__name__, bool(pipeline.transformer.config.guidance_embeds))
     if found != checkpoint.model:
         raise CheckpointError(

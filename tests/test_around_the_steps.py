@@ -12,8 +12,8 @@ from fluxfast.bench.planned import situation_of
 from fluxfast.cuda_graph import GraphReplay
 from fluxfast.hardware import detect
 from fluxfast.observe import Region, observed
-from fluxfast.optimization import Plan, optimizations
 from fluxfast.pipeline import build, gather_evidence, proofs
+from fluxfast.plan import Plan, optimizations
 from fluxfast.weights import resolve
 from tests.test_pipeline import Log
 

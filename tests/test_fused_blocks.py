@@ -12,8 +12,9 @@ from fluxfast import fused_blocks, weights  # isort: skip
 from fluxfast.architecture import MINI
 from fluxfast.bench.planned import situation_of
 from fluxfast.hardware import detect
-from fluxfast.optimization import Artifacts, Axis, Build, Plan, optimizations
+from fluxfast.optimization import Artifacts, Axis, Build
 from fluxfast.pipeline import build, gather_evidence, proofs
+from fluxfast.plan import Plan, optimizations
 from fluxfast.weights import load, resolve
 from tests.test_attention import fake_kernels  # noqa: F401
 

@@ -8,7 +8,8 @@ from fluxfast.bench.matrix import MATRICES, excluded, label, matrix
 from fluxfast.bench.planned import parse_resolution, planned_cases, shard
 from fluxfast.errors import FluxFastError
 from fluxfast.model import SCHNELL
-from fluxfast.optimization import Axis, default_names, is_valid, optimizations, without
+from fluxfast.optimization import Axis
+from fluxfast.plan import default_names, is_valid, optimizations, without
 from tests.machines import CPU, H200, MI300X
 from tests.test_plan import situation
 

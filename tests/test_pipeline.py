@@ -9,8 +9,8 @@ from fluxfast.bench.measure import time_image
 from fluxfast.bench.planned import planned_case, situation_of
 from fluxfast.hardware import detect
 from fluxfast.observe import Region, observed
-from fluxfast.optimization import optimizations
 from fluxfast.pipeline import build, cached_steps, gather_evidence, proofs
+from fluxfast.plan import optimizations
 from fluxfast.trace import write_trace
 from fluxfast.weights import resolve
 

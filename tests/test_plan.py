@@ -7,7 +7,8 @@ import pytest
 from fluxfast.cache_config import cache_config_of
 from fluxfast.errors import PlanError
 from fluxfast.model import DEV, KONTEXT, SCHNELL, default_request
-from fluxfast.optimization import Axis, Situation, default_names, optimizations, plan, without
+from fluxfast.optimization import Axis, Situation
+from fluxfast.plan import default_names, optimizations, plan, without
 from tests.machines import A100, B200, CPU, H100, H200, L20, MI250, MI300X
 
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from fluxfast.hardware import Hardware
 from fluxfast.observe import Observer, Region
-from fluxfast.optimization import Plan, always
+from fluxfast.optimization import always
+from fluxfast.plan import Plan
 
 
 @dataclass(kw_only=True)

@@ -8,10 +8,8 @@ from itertools import combinations, product
 
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
-from fluxfast.optimization import (
-    Axis,
-    Optimization,
-    Situation,
+from fluxfast.optimization import Axis, Optimization, Situation
+from fluxfast.plan import (
     choices,
     default_choice,
     default_names,

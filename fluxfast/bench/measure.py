@@ -18,8 +18,9 @@ from fluxfast.bench.sampling import STEADY_ON_CPU, STEADY_ON_GPU, Limits, why_en
 from fluxfast.hardware import GIB, environment, momentary
 from fluxfast.manifest import described, folder_name
 from fluxfast.observe import Observer, Region, Together, observed
-from fluxfast.optimization import Artifacts, Evidence, Plan, ProfiledStep, Proof
+from fluxfast.optimization import Artifacts, Evidence, ProfiledStep, Proof
 from fluxfast.pipeline import BuiltPipeline, dynamo_counters
+from fluxfast.plan import Plan
 from fluxfast.telemetry import Reader, Reading, during
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from fluxfast.bench.matrix import Excluded, excluded, label, matrix
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.model import default_request, model_named
-from fluxfast.optimization import Plan, Situation, plan
+from fluxfast.optimization import Situation
+from fluxfast.plan import Plan, plan
 from fluxfast.weights import Checkpoint, resolve
 
 

@@ -12,7 +12,8 @@ from fluxfast.console import out
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.model import DEV, default_request
-from fluxfast.optimization import Situation, default_names, optimizations
+from fluxfast.optimization import Situation
+from fluxfast.plan import default_names, optimizations
 from fluxfast.table import WIDTH, plain_table, render
 from fluxfast.weights import is_cached
 

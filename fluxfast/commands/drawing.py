@@ -15,15 +15,9 @@ from fluxfast.console import Console
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
 from fluxfast.observe import Observer, Region
-from fluxfast.optimization import (
-    Artifacts,
-    Axis,
-    Situation,
-    choices,
-    default_names,
-    optimization_named,
-)
+from fluxfast.optimization import Artifacts, Axis, Situation
 from fluxfast.pipeline import DEFAULT_ARTIFACTS, BuiltPipeline, build
+from fluxfast.plan import choices, default_names, optimization_named
 from fluxfast.trace import write_trace
 from fluxfast.weights import Checkpoint, WeightsKind, resolve
 

@@ -12,7 +12,7 @@ from fluxfast.bench.planned import PlannedCase, planned_cases, situation_of
 from fluxfast.console import out
 from fluxfast.hardware import Hardware, detect
 from fluxfast.model import MODELS
-from fluxfast.optimization import optimizations
+from fluxfast.plan import optimizations
 from fluxfast.table import plain_table, render
 from fluxfast.weights import resolve
 

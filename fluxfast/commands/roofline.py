@@ -19,8 +19,9 @@ from fluxfast.ceilings import measured_ceilings
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
-from fluxfast.optimization import Axis, Plan, default_names
+from fluxfast.optimization import Axis
 from fluxfast.pipeline import build
+from fluxfast.plan import Plan, default_names
 from fluxfast.roofline import (
     Category,
     Ceilings,
