@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ from fluxfast.architecture import MINI
 from fluxfast.console import Console
 from fluxfast.errors import TrainingError
 from fluxfast.hardware import detect
+from fluxfast.mini import WEIGHTS
 from fluxfast.mini.reader import follows, read, shows, sizes_and_background_agree
 from fluxfast.mini.render import NO_SHAPE, draw
 from fluxfast.mini.tokenizers import t5_tokenizer
@@ -184,6 +186,10 @@ def test_the_program_ships_checkpoints_in_the_published_layout(family, model):
     assert pipeline.transformer.config.attention_head_dim == 128
     assert len(pipeline.tokenizer("a small red circle").input_ids) == 6
     assert len(pipeline.tokenizer_2("a small red circle").input_ids) == 5
+    for part in ("scheduler/scheduler_config.json", "transformer/config.json"):
+        files = (folder / part, WEIGHTS / folder.name / part)
+        made, shipped = (json.loads(f.read_text()) | {"_diffusers_version": "any"} for f in files)
+        assert made == shipped, part
 
 
 def test_training_asks_the_network_as_the_pipeline_does(family):

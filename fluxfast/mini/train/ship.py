@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fluxfast.mini.train.flow import TextEncoders
-from fluxfast.mini.train.recipe import CLIP_VISION
+from fluxfast.mini.train.recipe import CLIP_VISION, FEW_STEP_SHIFT
 from fluxfast.model import MODELS
 from fluxfast.synthetic import scheduler_of
 
@@ -58,7 +58,10 @@ def _pipeline(name: str, family: Family, text_encoder: Any) -> Any:
     )
     for network in ("vae", "text_encoder", "text_encoder_2", "transformer"):
         parts[network].to("cpu", torch.bfloat16)
-    return getattr(diffusers, model.pipeline_class)(scheduler=scheduler_of(model), **parts)
+    scheduler = scheduler_of(model)
+    if model.is_few_step:
+        scheduler = scheduler.from_config({**scheduler.config, "shift": FEW_STEP_SHIFT})
+    return getattr(diffusers, model.pipeline_class)(scheduler=scheduler, **parts)
 
 
 def _text_encoder(family: Family) -> Any:
