@@ -124,7 +124,7 @@ def _one_off(all_on: Names, axis: Axis, situation: Situation) -> Names:
 
 
 def alone(situation: Situation) -> list[Names]:
-    """Each optimization by itself on the unoptimized pipeline, with what it needs, and all on."""
+    """Each optimization by itself on the unoptimized pipeline, with what it needs; the tiers."""
     eager, hardware = eager_names(situation), situation.hardware
     cases = [
         in_order({*eager, o.name, *_needed(o, hardware)})
@@ -132,7 +132,7 @@ def alone(situation: Situation) -> list[Names]:
         if o.axis is not Axis.DTYPE or o.name not in eager
         if o.why_not(hardware) is None and o.slow_to_build(hardware) is None
     ]
-    return [*cases, default_names(situation)]
+    return [*cases, *tiers(situation)[1:]]
 
 
 def _needed(optimization: Optimization, hardware: Hardware) -> set[str]:

@@ -6,6 +6,7 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from fluxfast.errors import TrainingError
 from fluxfast.files import write_atomically
 from fluxfast.mini.train.loop import Run
 from fluxfast.mini.train.recipe import FULL, Recipe
+from fluxfast.mini.world import Edit
 from fluxfast.model import PIXELS_PER_TOKEN_SIDE
 
 
@@ -27,6 +29,7 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
     from fluxfast.mini.train.contrastive import train_contrastive
     from fluxfast.mini.train.data import Pictures, pictures, training_edits, training_scenes
     from fluxfast.mini.train.distil import distil_guidance, distil_steps
+    from fluxfast.mini.train.editing import learn_edits
     from fluxfast.mini.train.flow import Examples, TextEncoders, pack, train_base
     from fluxfast.mini.train.labels import label, seen_places, told_places
     from fluxfast.mini.train.reading import train_reading
@@ -34,7 +37,8 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
 
     run.console.stage("sampling scenes and edits")
     scenes = training_scenes(recipe.scenes, run.seed)
-    edits = training_edits(recipe.edits, run.seed)
+    more_edits = training_edits(recipe.more_edits, run.seed)
+    edits = more_edits[: recipe.edits]
     captions = [scene.caption for scene in scenes]
     instructions = [edit.instruction for edit in edits]
     clip_words = clip_tokenizer(captions + instructions)
@@ -58,20 +62,25 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
         conditions=encoders.encode(captions, run),
         labels=label(drawn_pictures, told_places(scenes), tokens_per_side),
     )
-    before = pictures([edit.before for edit in edits], run.device)
-    after = pictures([edit.after for edit in edits], run.device)
-    seen = seen_places(before)
-    edited = Examples(
-        tokens=tokens(after),
-        conditions=encoders.encode(instructions, run),
-        labels=label(after, seen, tokens_per_side).before(label(before, seen, tokens_per_side)),
-        reference=tokens(before),
-    )
+
+    def edited_pictures(of: Sequence[Edit]) -> Examples:
+        before = pictures([edit.before for edit in of], run.device)
+        after = pictures([edit.after for edit in of], run.device)
+        seen = seen_places(before)
+        return Examples(
+            tokens=tokens(after),
+            conditions=encoders.encode([edit.instruction for edit in of], run),
+            labels=label(after, seen, tokens_per_side).before(label(before, seen, tokens_per_side)),
+            reference=tokens(before),
+        )
+
+    edited = edited_pictures(edits)
     empty = encoders.encode([""], run)
 
     base = train_base(drawn, edited, empty, recipe, run)
     dev = distil_guidance(base, drawn, edited, empty, recipe, run)
     schnell = distil_steps(dev, drawn, recipe, run)
+    dev = learn_edits(dev, drawn, edited_pictures(more_edits), recipe, run)
     family = Family(
         vae=vae,
         text=encoders,

@@ -52,8 +52,7 @@ def distil_guidance(
         sigma = noise_levels(count, generator)
         tokens, _target = noised(examples.tokens[rows], sigma, generator)
         reference = None if examples.reference is None else examples.reference[rows].float()
-        span = MOST_GUIDANCE - LEAST_GUIDANCE
-        scale = LEAST_GUIDANCE + span * torch.rand(count, generator=generator, device=run.device)
+        scale = any_scales(count, generator)
         plain = torch.full_like(sigma, UNGUIDED)
         with run.autocast(), torch.no_grad():
             with_text = velocity(base, tokens, sigma, texts, plain, reference)
@@ -65,6 +64,12 @@ def distil_guidance(
 
     fit("dev", {"transformer": student}, loss, stage, run)
     return student
+
+
+def any_scales(count: int, generator: torch.Generator) -> Tensor:
+    """Guidance scales [count] that mini-dev learns."""
+    span = MOST_GUIDANCE - LEAST_GUIDANCE
+    return LEAST_GUIDANCE + span * torch.rand(count, generator=generator, device=generator.device)
 
 
 def distil_steps(dev: Any, examples: Examples, recipe: Recipe, run: Run) -> Any:

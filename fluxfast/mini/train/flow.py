@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fluxfast.architecture import LATENT_CHANNELS, MINI
 from fluxfast.mini.train.data import some, storage, token_ids
-from fluxfast.mini.train.labels import LABELS, Labels
+from fluxfast.mini.train.labels import Labels, Teller
 from fluxfast.mini.train.loop import Run, fit
 from fluxfast.mini.train.recipe import Recipe
 
@@ -154,9 +154,7 @@ def train_base(
     """A FluxTransformer2DModel at guidance 1."""
     transformer, stage = new_transformer(run), recipe.base
     assert drawn.tokens.shape[2] == 4 * LATENT_CHANNELS
-    tell = nn.Linear(transformer.inner_dim, LABELS).to(run.device)
-    last: list[Tensor] = []
-    hook = transformer.norm_out.register_forward_pre_hook(lambda _, args: last.append(args[0]))
+    teller = Teller(transformer, run.device)
 
     def loss(iteration: int, generator: torch.Generator) -> Tensor:
         examples = edited if is_edit(iteration) else drawn
@@ -170,19 +168,18 @@ def train_base(
         sigma = noise_levels(count, generator)
         tokens, target = noised(examples.tokens[rows], sigma, generator)
         reference = None if examples.reference is None else examples.reference[rows].float()
-        last.clear()
+        labels = examples.labels.rows(rows)
         with run.autocast():
             guidance = torch.full_like(sigma, UNGUIDED)
             predicted = velocity(transformer, tokens, sigma, texts, guidance, reference)
-            told = tell(last[0])
-        labels = examples.labels.rows(rows)
+            missed = teller.missed(labels)
         weight = torch.where(no_text[:, None], 1.0, labels.weight)
         error = weighted_error(predicted, target, weight)
-        missed = (labels.loss(told) * weight * ~no_text[:, None]).mean()
-        return error.add(missed, alpha=LABEL_WEIGHT)
+        said = (missed * weight * ~no_text[:, None]).mean()
+        return error.add(said, alpha=LABEL_WEIGHT)
 
-    fit("base", {"transformer": transformer, "tell": tell}, loss, stage, run)
-    hook.remove()
+    fit("base", {"transformer": transformer, "tell": teller.head}, loss, stage, run)
+    teller.remove()
     return transformer
 
 

@@ -2,16 +2,17 @@
 
 A velocity says little of words: things cover a tenth of a picture, and most noise levels show them
 already. Telling each token's shape and colour from text and noise is learned much sooner, and
-binds the words to places; what tells is thrown away after the base.
+binds the words to places; what tells is thrown away after its stage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fluxfast.mini.render import MOST_THINGS, NO_SHAPE
@@ -52,6 +53,26 @@ class Labels:
         return functional.cross_entropy(
             shape, self.shape.long(), reduction="none"
         ) + functional.cross_entropy(colour, self.colour.long(), reduction="none")
+
+
+class Teller:
+    """Tells labels from the last hidden states of a transformer's latest call."""
+
+    def __init__(self, transformer: Any, device: str) -> None:
+        self.head = nn.Linear(transformer.inner_dim, LABELS).to(device)
+        self._states = torch.empty(0)
+        self._hook = transformer.norm_out.register_forward_pre_hook(self._keep)
+
+    def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._states = inputs[0]
+
+    def missed(self, labels: Labels) -> Tensor:
+        """Cross-entropy [N, T] of what it tells of the call's tokens."""
+        return labels.loss(self.head(self._states))
+
+    def remove(self) -> None:
+        self._hook.remove()
+        self._states = torch.empty(0)
 
 
 def label(pictures: Pictures, places: Tensor, tokens_per_side: int) -> Labels:

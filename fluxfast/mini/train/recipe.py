@@ -34,12 +34,14 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """`scenes` and `edits` are the pools that training draws from; `trajectories` are mini-dev's
-    own images on the way to mini-schnell; `side` is that of the pictures in pixels."""
+    """`scenes` and `edits` are the pools that training draws from, `more_edits` that of its last
+    stage; `trajectories` are mini-dev's own images on the way to mini-schnell; `side` is that of
+    the pictures in pixels."""
 
     side: int
     scenes: int
     edits: int
+    more_edits: int
     trajectories: int
     autoencoder: Stage
     contrastive: Stage
@@ -47,12 +49,14 @@ class Recipe:
     base: Stage
     dev: Stage
     schnell: Stage
+    editing: Stage
 
 
 FULL = Recipe(
     side=256,
     scenes=49_152,
     edits=24_576,
+    more_edits=65_536,
     trajectories=24_576,
     autoencoder=Stage(iterations=1_100, batch_size=64, learning_rate=1e-3, warmup=200),
     contrastive=Stage(iterations=1_000, batch_size=512, learning_rate=1e-3, warmup=300),
@@ -60,6 +64,7 @@ FULL = Recipe(
     base=Stage(iterations=13_000, batch_size=256, learning_rate=1e-3, warmup=300),
     dev=Stage(iterations=1_300, batch_size=256, learning_rate=3e-4, warmup=100),
     schnell=Stage(iterations=3_000, batch_size=256, learning_rate=5e-4, warmup=200),
+    editing=Stage(iterations=4_500, batch_size=256, learning_rate=5e-4, warmup=200),
 )
 
 _INSTANT = Stage(iterations=2, batch_size=2, learning_rate=1e-4, warmup=1)
@@ -67,6 +72,7 @@ TINY = Recipe(
     side=32,
     scenes=12,
     edits=6,
+    more_edits=8,
     trajectories=2,
     autoencoder=_INSTANT,
     contrastive=_INSTANT,
@@ -74,4 +80,5 @@ TINY = Recipe(
     base=_INSTANT,
     dev=_INSTANT,
     schnell=_INSTANT,
+    editing=_INSTANT,
 )
