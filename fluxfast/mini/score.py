@@ -239,11 +239,13 @@ def _card_of(scores: Sequence[Score], arguments: argparse.Namespace) -> str:
     return card(scores, training, f"{machine}, torch {torch.__version__}")
 
 
-def _training(record: dict[str, Any]) -> str:
-    return (
-        f"These weights took {record['minutes']:.1f} minutes on {record['machine']}, "
-        f"torch {record['torch']}, seed {record['seed']}."
+def _training(parts: Sequence[dict[str, Any]]) -> str:
+    """`parts`: of one training, in one run or in several that went on where the last stopped."""
+    told = (
+        f"{part['minutes']:.1f} minutes on one {part['machine']} (torch {part['torch']})"
+        for part in parts
     )
+    return f"These weights took {', then '.join(told)}, from seed {parts[0]['seed']}."
 
 
 if __name__ == "__main__":

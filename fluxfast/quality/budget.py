@@ -59,7 +59,7 @@ def violations(quality: Quality, bounds: Mapping[str, float]) -> list[str]:
 
 
 def read_budgets(path: Path, hardware: str) -> Budgets:
-    """The budgets that the file has for a hardware, by its baseline's name (`cpu` for any CPU).
+    """The budgets that the file has for a hardware: a GPU's architecture, or `cpu` for any CPU.
 
     Raises FluxFastError for an unknown metric or model, or where nothing was measured there.
     """

@@ -14,6 +14,7 @@ from fluxfast.quality.asks import Drawing
 
 AMPLIFIED = 8
 LABEL_HEIGHT = 18
+IN_THE_FONT = str.maketrans("×−", "x-")  # Pillow's own has neither sign
 
 
 def sheet(rows: Mapping[str, Drawing], reference: Drawing) -> Tensor:
@@ -40,7 +41,7 @@ def write_sheet(path: Path, rows: Mapping[str, Drawing], reference: Drawing) -> 
         top = number * height
         for left, text in ((0, name), (image.width // 2, f"difference × {AMPLIFIED}")):
             pen.rectangle((left, top, left + 8 * len(text), top + LABEL_HEIGHT), fill="white")
-            pen.text((left + 3, top + 3), text, fill="black")
+            pen.text((left + 3, top + 3), text.translate(IN_THE_FONT), fill="black")
     encoded = BytesIO()
     image.save(encoded, "PNG")
     write_bytes_atomically(path, encoded.getvalue())

@@ -117,10 +117,12 @@ def main() -> None:
 
 
 def _record(weights: Path, run: Run, minutes: float) -> None:
-    """For the model card. A run that was interrupted adds its last part to what was noted."""
+    """For the model card. A run that goes on where another stopped adds its part to that one's."""
+    path = weights / "training.json"
+    parts = json.loads(path.read_text()) if path.exists() else []
     machine = torch.cuda.get_device_name() if run.on_gpu else f"a CPU ({platform.machine()})"
-    record = dict(minutes=minutes, machine=machine, torch=torch.__version__, seed=run.seed)
-    write_atomically(weights / "training.json", json.dumps(record, indent=1) + "\n")
+    part = dict(minutes=minutes, machine=machine, torch=torch.__version__, seed=run.seed)
+    write_atomically(path, json.dumps([*parts, part], indent=1) + "\n")
 
 
 if __name__ == "__main__":
