@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fluxfast.cuda_graph import GraphReplay, graphs_unsupported, replay_proof
+from fluxfast.cuda_graph import graphs_unsupported, replay_proof
+from fluxfast.encoder import replay_encoder
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
 
 def apply(build: Build) -> None:
-    encoder = build.pipeline.text_encoder_2
-    encoder.forward = GraphReplay(encoder.forward)
+    replay_encoder(build.pipeline.text_encoder_2)
 
 
 def proof(evidence: Evidence) -> Proof:
