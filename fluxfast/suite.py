@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fluxfast.bench.against import BLOCKS, Sides
+from fluxfast.bench.against import PAIRS, Sides
 from fluxfast.bench.baseline import PROCESSES, Baseline, baseline_for, judged
 from fluxfast.bench.beside import (
     Figures,
@@ -27,7 +27,7 @@ from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_cases,
 from fluxfast.bench.progress import left_s, told
 from fluxfast.bench.report import failure_text
 from fluxfast.bench.result import CaseResult, provenance, read_result, result_path, write_result
-from fluxfast.bench.sampling import MIN_IMAGES_ON_CPU, Limits
+from fluxfast.bench.sampling import ON_CPU, Limits
 from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
@@ -102,10 +102,8 @@ class Suite:
 
     @property
     def limits(self) -> Limits:
-        least = Limits.min_images if self.hardware.is_gpu else MIN_IMAGES_ON_CPU
-        return Limits(
-            rounds=self.option("rounds"), sampling_s=self.option("seconds"), min_images=least
-        )
+        limits = Limits() if self.hardware.is_gpu else ON_CPU
+        return replace(limits, rounds=self.option("rounds"), sampling_s=self.option("seconds"))
 
     @property
     def is_recording(self) -> bool:
@@ -140,13 +138,20 @@ class Suite:
         return "the working tree has changes that are not committed" if now["dirty"] else None
 
     def outcome_of(self, result: CaseResult) -> Outcome | None:
-        """What the case would be by itself, while it can still be sampled on."""
-        return None if self.is_recording else self.baseline.judge([result]).outcome
+        """What the case would be among all of this run, while it can still be sampled on."""
+        if self.is_recording:
+            return None
+        return self.baseline.judge([result], to_come=self.others).outcome
+
+    @property
+    def others(self) -> int:
+        """How many cases there are beside one of them."""
+        return len(self.selected) - 1
 
     def verdicts(self) -> dict[str, Verdict]:
         """On every case that was measured, by its id."""
         if self.sides:
-            settled = settle([sides.comparison for sides in self.sides.values()], looks=BLOCKS)
+            settled = settle([sides.comparison for sides in self.sides.values()], looks=PAIRS)
             return dict(zip(self.sides, settled, strict=True))
         compared = [self.baseline.compare([result]) for result in self.measured.values()]
         return dict(zip(self.measured, judged(compared), strict=True))
@@ -186,7 +191,7 @@ class Suite:
     def _adds_to_baseline(self, case_id: str, verdict: Verdict) -> bool:
         """A CPU's own baseline grows to three processes, of those that were not slower."""
         known = self.baseline.results.get(case_id, ())
-        wanted = (Outcome.NEW, Outcome.SAME, Outcome.UNDECIDED)
+        wanted = (Outcome.NEW, Outcome.SAME, Outcome.FASTER, Outcome.UNDECIDED)
         return verdict.outcome in wanted and len(known) < PROCESSES
 
     def record(self) -> None:

@@ -75,7 +75,7 @@ def compared(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
         tree = other if side == "A" else REPOSITORY
         return measure_in(tree, planned.case, options, suite.results_folder / f"{side}{number + 1}")
 
-    suite.sides[planned.case.id] = sides = interleaved(measure)
+    suite.sides[planned.case.id] = sides = interleaved(measure, to_come=suite.others)
     suite.store_quality(planned)
     suite.failed.discard(planned.case.id)
     return sides.ours[-1]

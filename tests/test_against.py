@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from fluxfast.bench.against import BLOCKS, forget, interleaved, measure_in, worktree
+from fluxfast.bench.against import PAIRS, forget, interleaved, measure_in, worktree
 from fluxfast.bench.compare import Outcome, settle
 from fluxfast.bench.result import write_result
 from fluxfast.errors import FluxFastError
@@ -27,15 +27,21 @@ def measured(factor, between):
 def test_it_stops_when_it_is_sure_and_cancels_a_drift():
     order, measure = measured(1.05, 0.001)
     sides = interleaved(measure)
-    assert "".join(order) == "ABBA" * (len(sides.ours) // 2) and len(sides.ours) < 2 * BLOCKS
-    assert settle([sides.comparison], looks=BLOCKS)[0].outcome is Outcome.SLOWER
+    assert "".join(order) == ("ABBA" * PAIRS)[: len(order)] and 1 < len(sides.ours) < PAIRS
+    assert settle([sides.comparison], looks=PAIRS)[0].outcome is Outcome.SLOWER
+
+
+def test_one_process_of_each_is_enough_where_nothing_changed():
+    order, measure = measured(1.0, 0.0005)
+    assert settle([interleaved(measure).comparison], looks=PAIRS)[0].outcome is Outcome.SAME
+    assert order == ["A", "B"]
 
 
 def test_it_ends_undecided_rather_than_never():
     order, measure = measured(1.01, 0.08)
-    sides = interleaved(measure, blocks=3)
+    sides = interleaved(measure, pairs=6)
     assert len(order) == 12 and len(sides.theirs) == len(sides.ours) == 6
-    assert settle([sides.comparison], looks=3)[0].outcome is Outcome.UNDECIDED
+    assert settle([sides.comparison], looks=6)[0].outcome is Outcome.UNDECIDED
 
 
 @pytest.fixture

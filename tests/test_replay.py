@@ -2,20 +2,19 @@
 
 import pytest
 
-from fluxfast.bench.sampling import MIN_IMAGES_ON_CPU, Limits
-from tests.replay.__main__ import cpu, cpu_reduced, h200, h200_same_gpu
+from fluxfast.bench.sampling import ON_CPU, Limits
+from tests.replay.__main__ import cpu_reduced, h100, h200, h200_same_gpu
 from tests.replay.peers import PEERS
 from tests.replay.simulate import against_rates, stored_rates
-
-ON_CPU = Limits(min_images=MIN_IMAGES_ON_CPU)
 
 
 @pytest.mark.parametrize(
     ("recorded", "simulate", "limits", "slowdown", "seen"),
     [
         pytest.param(h200, stored_rates, Limits(), 1.10, 1.0, id="H200, stored"),
+        pytest.param(h100, stored_rates, Limits(), 1.02, 0.95, id="H100, stored"),
         pytest.param(h200_same_gpu, against_rates, Limits(), 1.02, 0.85, id="H200, --against"),
-        pytest.param(cpu, stored_rates, ON_CPU, 1.25, 0.9, id="CPU, stored"),
+        pytest.param(cpu_reduced, stored_rates, ON_CPU, 1.15, 0.9, id="CPU, stored"),
         pytest.param(cpu_reduced, against_rates, ON_CPU, 1.15, 0.95, id="CPU, --against"),
     ],
 )

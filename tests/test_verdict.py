@@ -8,7 +8,7 @@ import pytest
 
 from fluxfast.bench.compare import Change, Comparison, Outcome, compare, settle
 from fluxfast.bench.metrics import METRICS, metric_named
-from fluxfast.bench.noise import PRIOR_DOF, Estimate, Noise, estimate, noise_of, noises
+from fluxfast.bench.noise import PRIOR_DOF, Estimate, Noise, Process, estimate, noise_of, noises
 from fluxfast.bench.report import failure_text
 from fluxfast.bench.result import ImageTiming
 from tests.machines import CPU
@@ -113,6 +113,24 @@ def test_the_noise_between_processes_is_found_beside_that_within():
     assert same.between < 0.004
 
 
+def test_cards_differ_by_more_than_the_processes_of_one_do():
+    def on(card, step_ms, seed):
+        found = process(step_ms, seed=seed)
+        environment = {**found.environment, "gpu": {"uuid": card}}
+        return dataclasses.replace(found, environment=environment)
+
+    cases = [[on(c, 100 + (c == "b"), 10 * n + k) for k, c in enumerate("aab")] for n in range(6)]
+    noise = noise_of(STEP, cases)
+    assert noise.between < 0.003 < noise.cards == pytest.approx(0.007, rel=0.3)
+    accepted = [on("a", 100, seed) for seed in (81, 82, 83)]
+    same, other = (estimate(STEP, [on(c, 100, 84)], accepted, noise) for c in "ac")
+    assert same.smallest_visible(0.001) < 0.02 < other.smallest_visible(0.001)
+    half = noise.of_difference(
+        *([Process(samples=(1.0,), card=c) for c in s] for s in ("ac", "aa"))
+    )
+    assert half[0] == pytest.approx(math.hypot(noise.between, noise.cards / math.sqrt(2)))
+
+
 def test_a_baseline_of_one_process_is_judged_by_the_noise_of_its_kind():
     alone = noise_of(STEP, [[process()]])
     assert alone.between == pytest.approx(STEP.noise) and alone.dof == PRIOR_DOF
@@ -147,6 +165,7 @@ def test_many_cases_are_corrected_for():
     slow, same = comparison(0.005 * 3.16), comparison(0.0)
     assert settle([slow])[0].outcome is Outcome.SLOWER
     assert settle([slow] + [same] * 59)[0].outcome is not Outcome.SLOWER
+    assert settle([slow], to_come=59)[0].outcome is not Outcome.SLOWER
     assert {v.outcome for v in settle([slow] * 60)} == {Outcome.SLOWER}
 
 

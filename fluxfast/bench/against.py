@@ -1,7 +1,8 @@
 """Another revision beside this one: interleaved processes on the same machine, until sure.
 
 The two differ in nothing but the code, so what differs from GPU to GPU and from day to day cancels.
-Processes go ABBA, which cancels what drifts steadily too. No torch.
+Processes go ABBA, which cancels what drifts steadily too; where nothing changed, the first AB is
+mostly enough. No torch.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from fluxfast.bench.noise import noises
 from fluxfast.bench.result import CaseResult, read_result, result_path
 from fluxfast.errors import FluxFastError
 
-BLOCKS = 6  # of ABBA, at most: each is one look at the sequential test
-ORDER = "ABBA"
+PAIRS = 12  # of processes, at most: each is one look at the sequential test
+ORDER = ("AB", "BA")
 Measure = Callable[[str, int], CaseResult]
 
 
@@ -40,20 +41,31 @@ class Sides:
         return compare(self.ours, self.theirs, noise)
 
 
-def interleaved(measure: Measure, blocks: int = BLOCKS) -> Sides:
-    """Blocks of processes until the verdict is more than UNDECIDED, `blocks` at most.
+def interleaved(measure: Measure, pairs: int = PAIRS, to_come: int = 0) -> Sides:
+    """Pairs of processes until the verdict is more than UNDECIDED, `pairs` at most.
 
-    `measure(side, number)`: one process of side A or B. The risk of a false alarm is shared out
-    among the looks (Bonferroni), so looking again does not raise it.
+    `measure(side, number)`: one process of side A or B; `to_come`: the other cases of the run,
+    among which this one has to stand out. The risk of a false alarm is shared out among the looks
+    (Bonferroni), so looking again does not raise it.
     """
     found: dict[str, list[CaseResult]] = {"A": [], "B": []}
-    for _ in range(blocks):
-        for side in ORDER:
+    for pair in range(pairs):
+        for side in ORDER[pair % 2]:
             found[side].append(measure(side, len(found[side])))
         sides = Sides(theirs=tuple(found["A"]), ours=tuple(found["B"]))
-        if settle([sides.comparison], looks=blocks)[0].outcome is not Outcome.UNDECIDED:
+        if is_sure(settle([sides.comparison], pairs, to_come)[0].outcome, pair + 1):
             break
     return sides
+
+
+def is_sure(outcome: Outcome, pairs: int) -> bool:
+    """Whether to stop after so many pairs.
+
+    One process of each can say that nothing changed; that something did not, for how much processes
+    differ on this machine only two of a side tell.
+    """
+    changed = outcome in (Outcome.SLOWER, Outcome.FASTER)
+    return outcome is not Outcome.UNDECIDED and not (changed and pairs == 1)
 
 
 @contextmanager

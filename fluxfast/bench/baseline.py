@@ -90,17 +90,17 @@ class Baseline:
             )
         return comparison
 
-    def judge(self, results: Sequence[CaseResult]) -> Verdict:
-        """The verdict on one case that is a run by itself."""
-        return judged([self.compare(results)])[0]
+    def judge(self, results: Sequence[CaseResult], to_come: int = 0) -> Verdict:
+        """The verdict on one case, by itself or with `to_come` others of its run."""
+        return judged([self.compare(results)], to_come)[0]
 
     def write(self) -> None:
         write_atomically(self.path, _render(self))
 
 
-def judged(compared: Sequence[Comparison | Verdict]) -> list[Verdict]:
+def judged(compared: Sequence[Comparison | Verdict], to_come: int = 0) -> list[Verdict]:
     """The verdict on each case of a run."""
-    settled = iter(settle([c for c in compared if isinstance(c, Comparison)], LOOKS))
+    settled = iter(settle([c for c in compared if isinstance(c, Comparison)], LOOKS, to_come))
     return [c if isinstance(c, Verdict) else next(settled) for c in compared]
 
 

@@ -142,17 +142,20 @@ def compare(
     )
 
 
-def settle(comparisons: Sequence[Comparison], looks: int = 1) -> list[Verdict]:
+def settle(comparisons: Sequence[Comparison], looks: int = 1, to_come: int = 0) -> list[Verdict]:
     """The verdict on each case of a run.
 
     `looks`: how often a run that goes on until it is sure may be judged; the risk is shared out.
+    `to_come`: cases that the run has yet to compare, taken to be as they were. Whether a case is
+    sampled enough is asked before they are known.
 
     The more figures a run compares, the more of them look slower by chance: the p-values are those
     of Benjamini and Hochberg (1995) over all figures of the run, once for worse, once for better.
     """
     judged = [c for comparison in comparisons for c in comparison.changes if c.estimate]
-    worse = _corrected([c.estimate.p_worse for c in judged if c.estimate])
-    better = _corrected([c.estimate.p_better for c in judged if c.estimate])
+    others = to_come * len(judged) // max(1, len(comparisons))
+    worse = _corrected([c.estimate.p_worse for c in judged if c.estimate], others)
+    better = _corrected([c.estimate.p_better for c in judged if c.estimate], others)
     surely = {
         id(change): (change.worse >= change.metric.minimum and p <= _risk(change) / looks)
         - (change.better >= change.metric.minimum and q <= _risk(change) / looks)
@@ -165,12 +168,14 @@ def _risk(change: Change) -> float:
     return change.metric.risk or 0.0
 
 
-def _corrected(p_values: Sequence[float]) -> Sequence[float]:
+def _corrected(p_values: Sequence[float], others: int) -> Sequence[float]:
+    """Of these p-values among as many `others` of 1."""
     if not p_values:
         return []
     from scipy.stats import false_discovery_control  # takes a second to import
 
-    return [float(p) for p in false_discovery_control(p_values)]
+    corrected = false_discovery_control([*p_values, *[1.0] * others])
+    return [float(p) for p in corrected[: len(p_values)]]
 
 
 def _verdict(comparison: Comparison, surely: Mapping[int, int]) -> Verdict:

@@ -1,25 +1,32 @@
-"""How much a figure moves by itself: within a process, and between processes. Pure, no torch.
+"""How much a figure moves by itself: within a process, between processes and between cards.
 
-A process's figure is the median of its images. On a log scale, where effects are relative,
+A process's figure is the median of its images. On a log scale, where effects are relative, the
+variance of a difference of two sides is the sum of
 
-    variance of that median = between² + (π/2) · within² / images
+    processes² · (1/n₁ + 1/n₂)           of n₁ and n₂ processes
+    (π/2) · within² · (1/m₁ + 1/m₂)      of m₁ and m₂ images
+    cards² · Σ (share₁ − share₂)²        over cards, of each side's processes
 
-(π/2 is what a median of normal samples loses against their mean). The part within is a case's own,
-from the samples of both sides, and robust, as the median is (Rousseeuw and Croux, "Alternatives to
-the median absolute deviation", 1993, section 3). The part between is pooled over all cases of a
-baseline: three processes of one case say little, eighteen of six cases say enough. What
-`Metric.noise` says of its kind of machine counts like PRIOR_DOF further degrees of freedom, which
-is the shrinkage of Smyth, "Linear models and empirical Bayes methods" (2004), formula 5.
+(π/2 is what a median of normal samples loses against their mean.) Cards of one kind differ by more
+than the processes of one do, so a side that was measured on the other's card is known far better.
+The part within is a case's own, from the samples of both sides, and robust, as the median is
+(Rousseeuw and Croux, "Alternatives to the median absolute deviation", 1993, section 3). The other
+two are pooled over cases: three processes of one case say little. What `Metric.noise` and
+`Metric.card_noise` say of their kind of machine counts like PRIOR_DOF further degrees of freedom,
+which is the shrinkage of Smyth, "Linear models and empirical Bayes methods" (2004), formula 5. How
+sure the sum is, is Satterthwaite's ("An approximate distribution of estimates of variance
+components", 1946).
 
-On a GPU processes differ mostly because GPUs do: each finds another clock at its power limit. The
-canaries show it too, so the part of the noise that follows them is taken out (a control variate);
-its slope is fitted on the baseline, and is 0 where the baseline has no canaries.
+Each card finds another clock at its power limit. The canaries show it too, so what follows them is
+taken out (a control variate); its slope is fitted on the baseline, and is 0 where the baseline has
+no canaries. Pure, no torch.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,25 +47,62 @@ SHAMOS = 1 / (math.sqrt(2) * float(ndtri(0.75)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
-    """Relative standard deviation of a metric between processes, and how sure that is.
+class Process:
+    """The samples of one metric, and on which card."""
 
-    `slope`, `slope_error`: how the metric follows the canaries' pace.
+    samples: Sequence[float]
+    card: str
+
+    @property
+    def log_median(self) -> float:
+        return math.log(statistics.median(self.samples))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Relative standard deviations of a metric, each with its degrees of freedom.
+
+    `between` processes of one card, and between `cards`; `slope`, `slope_error`: how the metric
+    follows the canaries' pace.
     """
 
     between: float
     dof: float
+    cards: float = 0.0
+    cards_dof: float = PRIOR_DOF
     slope: float = 0.0
     slope_error: float = 0.0
 
-    def standard_error(self, *sides: Sequence[Sequence[float]]) -> float:
-        """Of the difference of two sides, each the samples of each of its processes."""
-        within = within_process([process for side in sides for process in side])
-        variance = 0.0
-        for side in sides:
-            images = sum(map(len, side))
-            variance += self.between**2 / len(side) + MEDIAN_VARIANCE * within**2 / images
-        return math.sqrt(variance)
+    def of_difference(
+        self, now: Sequence[Process], before: Sequence[Process], moved: float = 0.0
+    ) -> tuple[float, float]:
+        """Standard error of the difference of two sides, and its degrees of freedom.
+
+        `moved`: by how much the canaries' pace differs.
+        """
+        both = [*now, *before]
+        images = [sum(len(process.samples) for process in side) for side in (now, before)]
+        within = within_process(both)
+        parts = (
+            (self.between**2 * (1 / len(now) + 1 / len(before)), self.dof),
+            (
+                MEDIAN_VARIANCE * within**2 * (1 / images[0] + 1 / images[1]),
+                max(1, sum(images) - len(both)),
+            ),
+            (self.cards**2 * _apart(now, before), self.cards_dof),
+            ((self.slope_error * moved) ** 2, self.dof),
+        )
+        variance = sum(part for part, _ in parts)
+        return math.sqrt(variance), variance**2 / sum(part**2 / dof for part, dof in parts)
+
+
+def _apart(now: Sequence[Process], before: Sequence[Process]) -> float:
+    """Σ (share₁ − share₂)² over the cards that the processes ran on: 0 where they are the same."""
+    sides = [Counter(process.card for process in side) for side in (now, before)]
+    return sum(
+        (sides[0][card] / len(now) - sides[1][card] / len(before)) ** 2
+        for card in sides[0] | sides[1]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +153,8 @@ def estimate(
     if noise.slope and paces[0] is not None and paces[1] is not None:
         moved = paces[0] - paces[1]
     change -= noise.slope * moved
-    return Estimate(
-        effect=change if metric.lower_is_better else -change,
-        error=math.hypot(noise.standard_error(now, before), noise.slope_error * moved),
-        dof=noise.dof,
-    )
+    error, dof = noise.of_difference(now, before, moved)
+    return Estimate(effect=change if metric.lower_is_better else -change, error=error, dof=dof)
 
 
 def noises(cases: Iterable[Sequence[CaseResult]]) -> Mapping[str, Noise]:
@@ -126,55 +167,108 @@ def noise_of(metric: Metric, cases: Sequence[Sequence[CaseResult]]) -> Noise:
     known = [(_processes(metric, results), _paces(results)) for results in cases]
     samples = [processes for processes, _ in known if len(processes) > 1]
     paces = [pace for processes, pace in known if len(processes) > 1]
-    dof = sum(len(processes) - 1 for processes in samples)
-    residuals = [_residuals([_log_median(p) for p in processes]) for processes in samples]
-    slope, spread, unexplained = *_slope(residuals, paces, dof), 1.0
-    if slope:
-        dof -= 1
-        before = _squares(residuals)
-        residuals = [
-            [y - slope * x for y, x in zip(case, _residuals(beside), strict=True)]
-            for case, beside in zip(residuals, paces, strict=True)
-        ]
-        unexplained = min(1.0, _squares(residuals) / before)
-    seen = max(0.0, _squares(residuals) - sum(map(_squares_from_within, samples)))
-    prior = metric.noise**2 * unexplained
-    between = math.sqrt((PRIOR_DOF * prior + seen) / (PRIOR_DOF + dof))
-    error = between / math.sqrt(spread) if slope else 0.0
-    return Noise(between=between, dof=PRIOR_DOF + dof, slope=slope, slope_error=error)
+    levels = [[process.log_median for process in case] for case in samples]
+    slope, spread = _slope(levels, paces)
+    levels, unexplained = _without_pace(levels, paces, slope)
+    by_card = [_by_card(*case) for case in zip(samples, levels, strict=True)]
+    on_one = [group for case in by_card for group in case]
+    dof = max(0, sum(len(group) - 1 for group in on_one) - bool(slope))
+    squares = sum(map(_squares_between_processes, on_one))
+    between = _shrunk(metric.noise**2 * unexplained, squares, dof)
+    cards_dof = sum(len(case) - 1 for case in by_card)
+    squares = sum(_squares_between_cards(case, between) for case in by_card)
+    cards = _shrunk(metric.card_noise**2 * unexplained, squares, cards_dof)
+    return Noise(
+        between=math.sqrt(between),
+        dof=PRIOR_DOF + dof,
+        cards=math.sqrt(cards),
+        cards_dof=PRIOR_DOF + cards_dof,
+        slope=slope,
+        slope_error=math.sqrt(between / spread) if slope else 0.0,
+    )
 
 
-def _squares(residuals: Sequence[Sequence[float]]) -> float:
-    return sum(value**2 for case in residuals for value in case)
+def _without_pace(
+    levels: list[list[float]], paces: Sequence[Sequence[float]], slope: float
+) -> tuple[list[list[float]], float]:
+    """Levels without what follows the canaries, and the share of their squares that is left."""
+    if not slope:
+        return levels, 1.0
+    left = [
+        [level - slope * pace for level, pace in zip(case, beside, strict=True)]
+        for case, beside in zip(levels, paces, strict=True)
+    ]
+    return left, min(1.0, _squares(left) / _squares(levels))
 
 
-def _squares_from_within(processes: Sequence[Sequence[float]]) -> float:
-    """What the finite number of images alone adds to the squares of medians about their mean."""
+# Of one case, the processes of one card with their levels: log medians less what follows the pace.
+_Group = Sequence[tuple[Process, float]]
+
+
+def _by_card(processes: Sequence[Process], levels: Sequence[float]) -> list[_Group]:
+    groups: dict[str, list[tuple[Process, float]]] = {}
+    for process, level in zip(processes, levels, strict=True):
+        groups.setdefault(process.card, []).append((process, level))
+    return list(groups.values())
+
+
+def _shrunk(prior: float, squares: float, dof: int) -> float:
+    """A variance of `dof` degrees of freedom, towards what is known of its kind of machine."""
+    return (PRIOR_DOF * prior + max(0.0, squares)) / (PRIOR_DOF + dof)
+
+
+def _squares_between_processes(group: _Group) -> float:
+    """Of one card's processes about their mean, less what the finite number of images adds."""
+    processes = [process for process, _ in group]
+    added = (len(group) - 1) * _variance_from_within(processes)
+    return _squares([[level for _, level in group]]) - added
+
+
+def _squares_between_cards(groups: Sequence[_Group], between: float) -> float:
+    """Of one case's cards about their mean, less what their few processes and images add."""
+    means = [statistics.fmean(level for _, level in group) for group in groups]
+    added = statistics.fmean(
+        (between + _variance_from_within([process for process, _ in group])) / len(group)
+        for group in groups
+    )
+    return _squares([means]) - (len(groups) - 1) * added
+
+
+def _squares(cases: Iterable[Sequence[float]]) -> float:
+    """Of all values about the mean of their case."""
+    return sum(value**2 for case in cases for value in _residuals(case))
+
+
+def _variance_from_within(processes: Sequence[Process]) -> float:
+    """Of a process's median, from its images alone."""
     variance = MEDIAN_VARIANCE * within_process(processes) ** 2
-    each = statistics.fmean(variance / len(process) for process in processes)
-    return (len(processes) - 1) * each
+    return statistics.fmean(variance / len(process.samples) for process in processes)
 
 
-def within_process(processes: Sequence[Sequence[float]]) -> float:
+def within_process(processes: Sequence[Process]) -> float:
     """Standard deviation of log samples within their process; 0 where each has one.
 
     It is Shamos's estimate, from the median difference of two samples of one process: a few images
     that a neighbour held up make a standard deviation large, and move a median little.
     """
-    apart = [pdist([[math.log(x)] for x in process]) for process in processes if len(process) > 1]
+    apart = [
+        pdist([[math.log(x)] for x in process.samples])
+        for process in processes
+        if len(process.samples) > 1
+    ]
     return SHAMOS * float(np.median(np.concatenate(apart))) if apart else 0.0
 
 
-def _processes(metric: Metric, results: Sequence[CaseResult]) -> list[Sequence[float]]:
-    return [samples for result in results if (samples := metric.samples(result))]
+def _processes(metric: Metric, results: Sequence[CaseResult]) -> list[Process]:
+    return [
+        Process(samples=samples, card=result.card)
+        for result in results
+        if (samples := metric.samples(result))
+    ]
 
 
-def _log_median(samples: Sequence[float]) -> float:
-    return math.log(statistics.median(samples))
-
-
-def _centre(processes: Sequence[Sequence[float]]) -> float:
-    return statistics.fmean(map(_log_median, processes))
+def _centre(processes: Sequence[Process]) -> float:
+    return statistics.fmean(process.log_median for process in processes)
 
 
 def _residuals(values: Sequence[float]) -> list[float]:
@@ -198,19 +292,20 @@ def _mean_pace(results: Sequence[CaseResult]) -> float | None:
 
 
 def _slope(
-    residuals: Sequence[Sequence[float]], paces: Sequence[Sequence[float]], dof: int
+    levels: Sequence[Sequence[float]], paces: Sequence[Sequence[float]]
 ) -> tuple[float, float]:
     """Of a figure on the canaries, over all cases, drawn to 0 where the canaries hardly moved.
 
     With it the squares of the canaries about their means, which say how sure it is.
     """
-    complete = all(len(y) == len(x) for y, x in zip(residuals, paces, strict=True))
+    dof = sum(len(case) - 1 for case in levels)
+    complete = all(len(y) == len(x) for y, x in zip(levels, paces, strict=True))
     if dof < PACE_MIN_DOF or not complete:
         return 0.0, 0.0
     pairs = [
         (y, x)
-        for case, beside in zip(residuals, paces, strict=True)
-        for y, x in zip(case, _residuals(beside), strict=True)
+        for case, beside in zip(levels, paces, strict=True)
+        for y, x in zip(_residuals(case), _residuals(beside), strict=True)
     ]
     spread = sum(x * x for _, x in pairs) + dof * PACE_NOISE**2
     return min(1.0, max(0.0, sum(y * x for y, x in pairs) / spread)), spread

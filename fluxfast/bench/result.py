@@ -76,6 +76,11 @@ class CaseResult:
         return bool(self.environment["hardware"]["platform"] != "cpu")
 
     @property
+    def card(self) -> str:
+        """Which GPU of its kind, for cards differ; a CPU's figures are ratios, and have none."""
+        return str((self.environment.get("gpu") or {}).get("uuid", ""))
+
+    @property
     def eager_ratios(self) -> list[float]:
         """Of each image to the eager image timed just before it; empty where none was."""
         return eager_ratios(self.images, self.reference_e2e_s)

@@ -9,7 +9,6 @@ import numpy as np
 
 # A CPU shared with neighbours is never as steady as a GPU: an image there scatters by a tenth.
 STEADY_ON_GPU, STEADY_ON_CPU = 0.01, 0.10
-MIN_IMAGES_ON_CPU = 12
 LEAST_IMAGES = 3  # even where one takes ten seconds
 
 
@@ -19,13 +18,15 @@ class Limits:
 
     The noise rule is that of nvbench's stdrel criterion (nvbench/detail/stdrel_criterion.cxx): at
     least `min_images`, until the relative standard deviation is below `max_noise` or no longer
-    changes; or `sampling_s` and LEAST_IMAGES.
+    changes; or `sampling_s` and LEAST_IMAGES. A case that is undecided then is sampled on, to
+    `extension` times its images.
     """
 
     rounds: int | None = None
     sampling_s: float = 30.0
     warmup_s: float = 30.0
     min_images: int = 5
+    extension: int = 2
     max_warmup_images: int = 10
     max_discarded: int = 10
     max_noise: float = 0.005
@@ -39,8 +40,12 @@ class Limits:
         return f"{self.min_images} images or more, about {self.sampling_s:.0f} s at most"
 
     def extended(self, images: int) -> Limits:
-        """For an undecided case that has so many images: as many again, once."""
-        return replace(self, rounds=2 * images)
+        """For an undecided case that has so many images."""
+        return replace(self, rounds=self.extension * images)
+
+
+# Images of a CPU scatter by a tenth, and its processes differ by little more: images decide there.
+ON_CPU = Limits(min_images=12, extension=4)
 
 
 def is_steady(step_ms: Sequence[float], tolerance: float) -> bool:

@@ -39,7 +39,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseReport:
-    """`visible`: the smallest relative change of `figure` that is seen in 95% of runs."""
+    """`visible`: the smallest relative change of `figure` that is seen in 98% of runs."""
 
     label: str
     figure: str

@@ -1,12 +1,14 @@
 """Simulate at full size and write the tables of docs/verdict.md: `python -m tests.replay`."""
 
+import math
 import statistics
 import sys
 from pathlib import Path
 
 from fluxfast.bench.baseline import SHIPPED, read_baseline
 from fluxfast.bench.metrics import metric_named
-from fluxfast.bench.sampling import MIN_IMAGES_ON_CPU, Limits
+from fluxfast.bench.noise import pace
+from fluxfast.bench.sampling import ON_CPU, Limits
 from fluxfast.files import write_atomically
 from tests.replay.peers import PEERS
 from tests.replay.simulate import against_rates, interval, recording, stored_rates
@@ -14,6 +16,7 @@ from tests.replay.simulate import against_rates, interval, recording, stored_rat
 DOCUMENT = Path(__file__).parents[2] / "docs" / "verdict.md"
 BEGIN, END = "<!-- made by python -m tests.replay -->", "<!-- end -->"
 H200 = SHIPPED / "nvidia-h200.json"
+H100 = Path(__file__).with_name("h100.json")
 CPU = Path(__file__).with_name("cpu.json")
 
 
@@ -50,6 +53,17 @@ def h200_same_gpu():
     return recording(H200, "step_ms", group=gpu)
 
 
+def h100():
+    """Processes of one card, with the canaries that they measured. Other work on the host showed in
+    the few steps of schnell, not in those of dev."""
+    return recording(
+        H100,
+        "step_ms",
+        cases=lambda case: case.model == "dev",
+        pace=lambda result: math.exp(pace(result)),
+    )
+
+
 def cpu():
     return recording(CPU, "eager_ratio")
 
@@ -64,13 +78,12 @@ SCENARIOS = (
     ("H200, the same with canaries (the eager case in their place)", h200_with_canaries,
      stored_rates, (2, 5)),
     ("H200, a step with `--against`", h200_same_gpu, against_rates, (2, 5)),
+    ("H100, a step of dev against the stored baseline (canaries, one card)", h100, stored_rates,
+     (2, 5)),
     ("CPU, ratio to the eager image, against the stored baseline", cpu, stored_rates, (15, 25)),
     ("CPU, the same less what the scatter within explains", cpu_reduced, stored_rates, (15, 25)),
     ("CPU, the same ratio with `--against`", cpu_reduced, against_rates, (15, 25)),
 )  # fmt: skip
-
-
-CPU_LIMITS = Limits(min_images=MIN_IMAGES_ON_CPU)
 
 
 def table(name, recorded, simulate, percents, alarm_runs, runs):
@@ -79,7 +92,7 @@ def table(name, recorded, simulate, percents, alarm_runs, runs):
     columns, undecided = [], []
     for percent in (0, *percents):
         count = alarm_runs if percent == 0 else runs
-        limits = CPU_LIMITS if recorded.metric.name == "eager_ratio" else Limits()
+        limits = ON_CPU if recorded.metric.name == "eager_ratio" else Limits()
         called, outcomes = simulate(recorded, 1 + percent / 100, PEERS, count, limits)
         total = outcomes.total()
         columns.append({rule: _rate(times, total) for rule, times in called.items()})

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from scipy.stats import binomtest
 
-from fluxfast.bench.against import BLOCKS
+from fluxfast.bench.against import PAIRS, is_sure
 from fluxfast.bench.baseline import LOOKS, read_baseline
 from fluxfast.bench.compare import Change, Comparison, Outcome, settle
 from fluxfast.bench.metrics import Metric, metric_named
@@ -28,9 +28,19 @@ class Process:
     """As much of a CaseResult as the noise model looks at."""
 
     level: float
+    card: str = ""
     samples: tuple[float, ...] = ()
     canaries: dict = field(default_factory=dict)
     on_gpu: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """Of one recorded process, on a log scale: on its figure, and on its canaries."""
+
+    card: str
+    level: float
+    pace: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +50,8 @@ class Recording:
     metric: Metric
     image_s: list[float]
     scatter: list[list[float]]
-    effects: list[float]
-    pace_effects: list[float] | None = None
+    effects: list[Effect]
+    has_canaries: bool
 
 
 def recording(
@@ -58,7 +68,7 @@ def recording(
     scatter within explains of them; else that is in twice, and there is more noise than really.
     """
     metric = metric_named(name)
-    image_s, scatter, effects, paces = [], [], [], []
+    image_s, scatter, effects = [], [], []
     for results in read_baseline(path).results.values():
         if len(results) < 3 or not cases(results[0].case):
             continue
@@ -68,24 +78,36 @@ def recording(
         groups: dict = {}
         for process, result in zip(logs, results, strict=True):
             beside = math.log(pace(result)) if pace else 0.0
-            groups.setdefault(group(result), []).append((statistics.median(process), beside))
+            seen = (statistics.median(process), beside, result.card)
+            groups.setdefault(group(result), []).append(seen)
         for members in groups.values():
-            if len(members) > 1:
-                larger = math.sqrt(len(members) / (len(members) - 1))
-                means = [statistics.fmean(side) for side in zip(*members, strict=True)]
-                effects += [(y - means[0]) * larger for y, _ in members]
-                paces += [(x - means[1]) * larger for _, x in members]
+            effects += _effects(members, one_card=len(groups) > 1)
     if reduced:
         alone = _without_scatter(effects, scatter, read_baseline(path).results.values(), metric)
-        effects = [x * alone for x in effects]
+        effects = [replace(effect, level=effect.level * alone) for effect in effects]
     plain = Metric(**{**vars(metric), "samples": lambda process: process.samples})
     return Recording(
         metric=plain,
         image_s=image_s,
         scatter=scatter,
         effects=effects,
-        pace_effects=paces if pace else None,
+        has_canaries=pace is not None,
     )
+
+
+def _effects(members, one_card):
+    if len(members) < 2:
+        return []
+    larger = math.sqrt(len(members) / (len(members) - 1))
+    level, beside = (statistics.fmean(m[i] for m in members) for i in (0, 1))
+    return [
+        Effect(
+            card="" if one_card else card,
+            level=(y - level) * larger,
+            pace=(x - beside) * larger,
+        )
+        for y, x, card in members
+    ]
 
 
 def _without_scatter(effects, scatter, cases, metric):
@@ -93,17 +115,18 @@ def _without_scatter(effects, scatter, cases, metric):
     images = statistics.harmonic_mean([len(metric.samples(r)) for rs in cases for r in rs])
     within = statistics.fmean(x * x for case in scatter for x in case)
     added = MEDIAN_VARIANCE * within / images
-    return math.sqrt(max(0.0, 1 - added / statistics.fmean(x * x for x in effects)))
+    return math.sqrt(max(0.0, 1 - added / statistics.fmean(x.level**2 for x in effects)))
 
 
 def draw(recorded, case, factor, random_, limits):
     """One process of `case`, sampled until the stop rule ends it; `factor` slows it down."""
-    which = random_.randrange(len(recorded.effects))
-    level = 100.0 * factor * math.exp(recorded.effects[which])
-    canaries = {}
-    if recorded.pace_effects is not None:
-        canaries = {"gemm_ms": (10.0 * math.exp(recorded.pace_effects[which]),) * 2}
-    return sampled(Process(level=level, canaries=canaries), recorded, case, random_, limits)
+    effect = random_.choice(recorded.effects)
+    process = Process(
+        level=100.0 * factor * math.exp(effect.level),
+        card=effect.card,
+        canaries={"gemm_ms": (10.0 * math.exp(effect.pace),) * 2} if recorded.has_canaries else {},
+    )
+    return sampled(process, recorded, case, random_, limits)
 
 
 def sampled(process, recorded, case, random_, limits):
@@ -140,12 +163,13 @@ def stored_run(recorded, factor, random_, limits):
         return settle(
             [comparison(recorded.metric, [measured[c]], accepted[c], noise) for c in chosen],
             LOOKS,
+            to_come=len(cases) - len(chosen),
         )
 
     for c in asked:
         if verdicts([c])[0].outcome is Outcome.UNDECIDED:
-            twice = limits.extended(len(measured[c].samples))
-            measured[c] = sampled(measured[c], recorded, c, random_, twice)
+            more = limits.extended(len(measured[c].samples))
+            measured[c] = sampled(measured[c], recorded, c, random_, more)
     settled = verdicts(cases)
     return [
         ([x for p in accepted[c] for x in p.samples], measured[c].samples, settled[c].outcome)
@@ -165,15 +189,19 @@ def stored_rates(recorded, factor, peers, runs, limits, seed=0):
 
 
 def against_run(recorded, factor, random_, limits):
-    """`--against`: ABBA blocks on one machine until sure: both sides' processes, the outcome."""
-    case = random_.randrange(len(recorded.scatter))
+    """`--against`: pairs of processes on one machine until sure. Both sides, and the outcome.
+
+    Of one case, with as many others in its run as were recorded.
+    """
+    case, others = random_.randrange(len(recorded.scatter)), len(recorded.scatter) - 1
     old, new = [], []
-    for _ in range(BLOCKS):
-        old += [draw(recorded, case, 1.0, random_, limits) for _ in range(2)]
-        new += [draw(recorded, case, factor, random_, limits) for _ in range(2)]
+    for _ in range(PAIRS):
+        old.append(draw(recorded, case, 1.0, random_, limits))
+        new.append(draw(recorded, case, factor, random_, limits))
         noise = noise_of(recorded.metric, [old, new])
-        verdict = settle([comparison(recorded.metric, new, old, noise)], looks=BLOCKS)[0]
-        if verdict.outcome is not Outcome.UNDECIDED:
+        compared = [comparison(recorded.metric, new, old, noise)]
+        verdict = settle(compared, looks=PAIRS, to_come=others)[0]
+        if is_sure(verdict.outcome, len(new)):
             break
     return old, new, verdict.outcome
 
