@@ -4,7 +4,7 @@ BIN := .venv/bin
 GPU ?= auto
 SHARD ?= 1/1
 
-.PHONY: perf test check workflows site nightly reporting format clean
+.PHONY: perf test check workflows site nightly runner reporting format clean
 
 perf: .venv/installed
 	$(BIN)/pytest perf_tests --gpu cpu --matrix smoke
@@ -34,6 +34,10 @@ nightly:
 	  pytest perf_tests --gpu $(GPU) --matrix ablation --shard $(SHARD) --record \
 	    --results results/$$process --junitxml results/$$process/junit.xml || status=$$?; \
 	done; exit $$status
+
+# For a GPU machine that has a CUDA build of PyTorch.
+runner:
+	$(PYTHON) -m pip install --quiet -c constraints-h200.txt -e '.[cuda,fa3,report]'
 
 # For a machine that only gathers results: without PyTorch.
 reporting:

@@ -20,7 +20,7 @@ COLOURS = 128
 SHOTS = [
     ("verdicts", "verdicts", "light", 620),
     ("staircase", "staircase", "light", 700),
-    ("effects", "effects", "dark", 500),
+    ("effects", "effects", "dark", 680),
     ("history", "history", "light", 560),
 ]
 
@@ -34,7 +34,10 @@ def take(folder: Path, page: Path) -> None:
             browser.get(page.as_uri())
             wait_until_drawn(browser)
             element = browser.find_element("id", section)
-            browser.execute_script("document.querySelector('header').style.position = 'static'")
+            browser.execute_script(
+                "document.querySelector('header').style.position = 'static';"
+                "document.documentElement.style.scrollBehavior = 'auto';"  # it is there at once
+            )
             path = folder / f"{name}.png"
             element.screenshot(str(path))
             with Image.open(path) as image:

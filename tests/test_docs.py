@@ -1,8 +1,11 @@
-"""The documentation: it builds without a warning, and its commands are commands.
+"""The documentation: it builds without a warning, and each of its commands is run.
 
-What needs no GPU and no published checkpoint is run for real, on made results where it reads some;
-`pytest perf_tests` and `correctness_tests` on a CPU have tests of their own. The others are read by
-the parsers that would read them, and run no further.
+As it stands, on made results where it reads some, what needs neither a GPU nor minutes. What needs
+a GPU runs on one that is described, where all is real but the pipeline and the clock
+(`rehearsed.py`): whether the figures come out there is for a GPU to say. Of what takes a CPU
+minutes all is run but the drawing: cases are planned and collected (the fault that the tutorial
+puts in is put in whole by test_plugin.py), `make` calls stand-ins; cpu.yml calls it whole. Only
+`pip install` is read and not run.
 """
 
 import argparse
@@ -14,184 +17,284 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fluxfast.bench.matrix import MATRICES
 from fluxfast.cli import main, parser
+from fluxfast.mini import WEIGHTS
 from tests.made_results import ablation, write
+from tests.rehearsed import rehearse_commands, run_pytest
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
-LOOP = re.compile(r"^for \w+ in [\w ]+; do (.*); done$")
-FETCHED = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)')
-PASSED_ON = ("git", "source", "hf")  # other people's
+NEW_GPU = re.compile(r"^```json\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LOOP = re.compile(r"^for (\w+) in (\w+)[\w ]*; do (.*); done$")
+TINY = "dev-mini-32x32-b1-s1-eager"  # stands for CASE
 
-REAL = (
-    "fluxfast doctor",
-    "fluxfast matrix --gpu h200",
-    "fluxfast matrix --gpu mi300x",
-    "fluxfast baseline show --gpu h200",
-    "fluxfast report ",
-    "fluxfast history ",
-    "fluxfast merge ",
-    "python -m tests.made_history ",
-    "git diff --stat baselines/",
-)
-DRAWING = ("fluxfast generate --ckpt mini-schnell", "fluxfast roofline schnell-mini")
+# How a command is run, by how it begins; the first that fits.
+WAYS = {
+    "accepted": ("fluxfast baseline accept", "fluxfast matrix --gpu b200"),
+    "as it stands": (
+        "fluxfast doctor",
+        "fluxfast matrix",
+        "fluxfast baseline show",
+        "fluxfast report ",
+        "fluxfast history ",
+        "fluxfast merge ",
+        "fluxfast profile",
+        "python -m tests.made_history ",
+        "git diff --stat baselines/",
+        "source .venv/bin/activate",
+    ),
+    "drawn": ("fluxfast generate --ckpt mini-schnell", "fluxfast roofline schnell-mini"),
+    "rehearsed": (
+        "fluxfast generate",
+        "fluxfast bench",
+        "fluxfast roofline --time",
+        "fluxfast selftest --gpu h200",
+    ),
+    "rehearsed by pytest": ("pytest perf_tests",),
+    "collected": ("pytest correctness_tests --gpu cpu", "python -m pytest -p tests.sabotage."),
+    "made": ("make ",),
+    "refused without a GPU": ("python -m benchmarks.fusions",),
+    "read": ("pip install ",),
+}
 
 
 def commands():
+    """By line the page, of the console blocks; a loop is its first round."""
     found = {}
     for page in PAGES:
         for block in BLOCK.findall(page.read_text()):
             for line in block.splitlines():
                 line = line.partition("  #")[0].strip()
+                if loop := LOOP.match(line):
+                    line = loop[3].replace(f"${loop[1]}", loop[2])
                 if line:
-                    found[LOOP.sub(r"\1", line)] = page.name
+                    found[line] = page.name
     return found
 
 
 COMMANDS = commands()
 
 
-@pytest.fixture(scope="module")
-def whole_parser():
-    return parser()
+def way_of(line):
+    return next((way for way, begins in WAYS.items() if line.startswith(begins)), None)
 
 
-@pytest.mark.parametrize("line", COMMANDS, ids=lambda line: f"{COMMANDS[line]}: {line[:60]}")
-def test_a_command_is_read_by_what_would_run_it(line, whole_parser):
-    words = shlex.split(line)
-    if words[:3] == ["python", "-m", "pytest"]:
-        words = words[2:]
-    program, *arguments = words
-    if program == "fluxfast":
-        whole_parser.parse_args(arguments)
-    elif program == "pytest":
-        parse_as_pytest(arguments)
-    elif program == "make":
-        targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-        assert {a for a in arguments if "=" not in a} <= set(targets)
-    elif program == "pip":
-        extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-        asked = re.findall(r"\.\[(.*?)\]", line)
-        assert {e for a in asked for e in a.split(",")} <= set(extras["optional-dependencies"])
-        assert all((REPOSITORY / a).exists() for a in arguments if a.startswith("constraints"))
-    elif words[:2] == ["python", "-m"]:
-        assert find_spec(words[2]) is not None
-    else:
-        assert program in PASSED_ON, line
+def lines_of(way):
+    return [line for line in COMMANDS if way_of(line) == way]
 
 
-def parse_as_pytest(arguments):
-    """As pytest reads it, with the plugin's options; nothing is collected or run."""
-    from _pytest.config import _prepareconfig
-
-    with_plugin = [a for a in arguments if not a.startswith("tests.sabotage") and a != "-p"]
-    config = _prepareconfig([*with_plugin, f"--rootdir={REPOSITORY}"])
-    try:
-        assert config.getoption("--matrix") in (None, *MATRICES)
-        assert (REPOSITORY / with_plugin[0]).is_dir()
-    finally:
-        config._ensure_unconfigure()
+each_of = partial(pytest.mark.parametrize, "line", ids=lambda line: f"{COMMANDS[line]}: {line:.60}")
 
 
-def test_the_cheap_commands_run(tmp_path, monkeypatch, capsys):
+def test_there_is_a_way_to_run_every_command():
+    assert [line for line in COMMANDS if way_of(line) is None] == []
+    assert all(map(lines_of, WAYS)) and len(COMMANDS) > 50
+
+
+def run(words, package=REPOSITORY, folder=None, status=0):
+    environment = os.environ | {"PYTHONPATH": str(package)}
+    done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == status, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def test_what_needs_no_gpu_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     """In the order of the pages, in a folder with made results of three processes."""
     folders = write(ablation(), tmp_path / "made")
     results = tmp_path / "results"
     for number, folder in enumerate(folders, 1):
         for name in (str(number), f"A{number}", f"B{number}"):
-            (results / name).mkdir(parents=True)
-            for path in folder.glob("*.json"):
-                (results / name / path.name).write_text(path.read_text())
-    for path in folders[0].glob("*.json"):
-        (results / path.name).write_text(path.read_text())
-    for number in (1, 2):
+            shutil.copytree(folder, results / name)
         (tmp_path / "shards").mkdir(exist_ok=True)
-        (tmp_path / "shards" / str(number)).symlink_to(folders[number - 1])
+        (tmp_path / "shards" / str(number)).symlink_to(folder)
+    shutil.copytree(folders[0], results, dirs_exist_ok=True)
     (tmp_path / "baselines").symlink_to(REPOSITORY / "baselines")
+    run([sys.executable, "-m", "venv", "--without-pip", ".venv"], folder=tmp_path)
     monkeypatch.chdir(tmp_path)
     # The page itself has tests of its own: what it draws with takes seconds to put together.
     monkeypatch.setattr("fluxfast.commands.report.page", lambda report: "<!doctype html>")
-    ran = 0
-    for line in COMMANDS:
-        if not line.startswith(REAL):
-            continue
-        if "merged" in line and Path("merged").exists():
-            continue
+    for line in lines_of("as it stands"):
+        if line.startswith("fluxfast profile --diff"):
+            shutil.copyfile("b.json.gz", "a.json.gz")
         words = [str(p) for word in shlex.split(line) for p in sorted(Path().glob(word)) or [word]]
-        if words[0] == "python":
-            run([sys.executable, *words[1:]], REPOSITORY)
-        elif words[0] == "git":
-            subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True)
-        else:
-            assert main(words[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
-        ran += 1
-    assert ran >= 17 and Path("page.html").exists() and Path("made.sqlite3").exists()
+        words = [TINY if word == "CASE" else word for word in words]
+        match words:
+            case ["fluxfast", *arguments]:
+                assert main(arguments) == 0, f"{line}\n{capsys.readouterr().err}"
+            case ["python", *arguments]:
+                run([sys.executable, *arguments])
+            case ["git", *_]:
+                run(words, folder=REPOSITORY)
+            case ["source", *_]:
+                where = run(["bash", "-ec", f"{line}; command -v python"]).stdout.strip()
+                assert where == str(tmp_path / ".venv" / "bin" / "python")
+    left = ("page.html", "summary.md", "report.json", "made.sqlite3", "merged", "b.json.gz")
+    assert all(Path(name).exists() for name in left)
 
 
-def run(words, package, folder=None):
-    environment = os.environ | {"PYTHONPATH": str(package)}
-    done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, f"{words}\n{done.stderr}"
-
-
-def test_the_commands_that_accept_run_on_a_copy_of_the_project(tmp_path):
+def test_what_is_accepted_is_in_a_copy_of_the_project(tmp_path):
+    """With the new GPU of the pages in it, and made results of an H200."""
     for name in ("fluxfast", "baselines"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
+    new_gpu(tmp_path / "baselines")
     folders = write(ablation(), tmp_path / "made")
     assert main(["merge", *map(str, folders), "--output", str(tmp_path / "merged")]) == 0
     for name in ("results", "r"):
         (tmp_path / name).mkdir()
         for number in range(5):
             (tmp_path / name / str(number + 1)).symlink_to(folders[number % len(folders)])
-    accepting = [line for line in COMMANDS if line.startswith("fluxfast baseline accept")]
-    for line in accepting:
-        measured = ablation()[0].case.id
-        words = [measured if word == "ID" else word for word in shlex.split(line)[1:]]
-        run([sys.executable, "-m", "fluxfast.cli", *words], tmp_path, tmp_path)
-        known = json.loads((tmp_path / "baselines" / "nvidia-h200.json").read_text())["cases"]
-        assert ablation()[0].case.to_json() in [case["case"] for case in known], line
-        shutil.copyfile(REPOSITORY / "baselines" / "nvidia-h200.json",
-                        tmp_path / "baselines" / "nvidia-h200.json")  # fmt: skip
-    assert len(accepting) >= 4
+    baseline = tmp_path / "baselines" / "nvidia-h200.json"
+    measured = ablation()[0].case
+    for line in lines_of("accepted"):
+        words = [measured.id if word == "ID" else word for word in shlex.split(line)[1:]]
+        told = run([sys.executable, "-m", "fluxfast.cli", *words], tmp_path, tmp_path).stdout
+        known = [case["case"] for case in json.loads(baseline.read_text())["cases"]]
+        if line.startswith("fluxfast matrix"):
+            assert "cases on NVIDIA B200 (sm_100)" in told
+        else:
+            assert measured.to_json() in known, line
+        shutil.copyfile(REPOSITORY / "baselines" / baseline.name, baseline)
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(DRAWING)])
-def test_a_command_that_draws_or_times_runs_on_a_cpu(line, tmp_path):
+def new_gpu(baselines):
+    """The file that the pages say to write, which both have alike."""
+    pages = (REPOSITORY / "README.md", REPOSITORY / "docs" / "add-a-gpu.md")
+    (text,) = {file for page in pages for file in NEW_GPU.findall(page.read_text())}
+    (baselines / "nvidia-b200.json").write_text(text)
+
+
+@each_of(lines_of("drawn"))
+def test_a_mini_model_is_drawn_and_measured_on_this_cpu(line, tmp_path):
     times = tmp_path / "results" / "kernels" / "schnell-mini-256x256-b1-s4-eager.json"
     times.parent.mkdir(parents=True)
     times.write_text('{"GEMM": 10.0, "attention": 2.0}')  # made: what a run leaves there
-    run([sys.executable, "-m", "fluxfast.cli", *shlex.split(line)[1:]], REPOSITORY, tmp_path)
+    run([sys.executable, "-m", "fluxfast.cli", *shlex.split(line)[1:]], folder=tmp_path)
     left = {path.name for path in tmp_path.rglob("*") if path.is_file() and path != times}
     assert left == ({"circle.png"} if "generate" in line else {times.name})
 
 
-def test_every_option_is_described(whole_parser):
-    text = (REPOSITORY / "docs" / "options.md").read_text()
-    (commands,) = (a for a in whole_parser._actions if isinstance(a, argparse._SubParsersAction))
-    missing = {
-        option
-        for name in (
-            "report",
-            "history",
-            "merge",
-            "matrix",
-            "doctor",
-            "generate",
-            "bench",
-            "roofline",
-        )
-        for action in commands.choices[name]._actions
-        for option in action.option_strings
-        if option.startswith("--") and option != "--help" and option not in text
+def test_what_draws_on_a_gpu_is_rehearsed(tmp_path, monkeypatch, capsys):
+    """In the order of the pages: one draws the picture that another edits."""
+    (tmp_path / "my-flux-dev").symlink_to(WEIGHTS / "mini-dev")
+    monkeypatch.chdir(tmp_path)
+    for line in lines_of("rehearsed"):
+        rehearse_commands("mi300x" if "aiter" in line else "h200", monkeypatch)
+        shutil.rmtree(".fluxfast", ignore_errors=True)  # a self-test goes on from one of its second
+        assert main(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
+        told = capsys.readouterr()
+        assert "AMD" in told.err if "aiter" in line else "MI300X" not in told.err
+    assert Path("output.png").exists() and Path("cat.png").exists()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """`perf_tests` and `baselines` in a folder of their own, which the runs may write in."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(REPOSITORY / "baselines", folder / "baselines")
+    new_gpu(folder / "baselines")
+    (folder / "conftest.py").write_text((REPOSITORY / "conftest.py").read_text())
+    (folder / "perf_tests").mkdir()
+    for name in ("conftest.py", "test_latency.py"):
+        shutil.copyfile(REPOSITORY / "perf_tests" / name, folder / "perf_tests" / name)
+    return folder
+
+
+@each_of(lines_of("rehearsed by pytest"))
+def test_what_measures_is_rehearsed(line, project, monkeypatch):
+    """It ends well, or says of each case that the baseline has none of it."""
+    monkeypatch.chdir(project)
+    for left in ("results", "r"):
+        shutil.rmtree(left, ignore_errors=True)
+    words = shlex.split(line)[1:]
+    status, rehearsal = run_pytest(words, monkeypatch)
+    assert rehearsal.selected and all("NEW: " in told for told in rehearsal.failures), line
+    assert status == (1 if rehearsal.failures else 0)
+    if "--results" in words:
+        folder = Path(words[words.index("--results") + 1])
+        cases = {path.name for path in folder.rglob("*-b1-s*.json") if path.parent != "verdicts"}
+        assert 2 * len(cases) == rehearsal.selected  # it is measured, then judged or skipped
+    assert not ("--record" in words and rehearsal.failures)
+
+
+@each_of(lines_of("collected"))
+def test_what_takes_a_cpu_minutes_is_planned_and_collected(line):
+    words = shlex.split(line)
+    words = words[words.index("pytest") + 1 :]
+    told = run([sys.executable, "-m", "pytest", *words, "--collect-only", "-q",
+                "-p", "no:cacheprovider"], folder=REPOSITORY).stdout  # fmt: skip
+    assert re.search(r"^[1-9]\d*(/\d+)? tests? collected", told, re.MULTILINE), told
+
+
+NOTING = '#!/bin/sh\necho "$(basename "$0") $*" >> "$CALLS"\n'
+MAKES_AN_ENVIRONMENT = (
+    'case "$2" in venv) mkdir -p .venv/bin; '
+    'for name in pip pytest ruff mypy zizmor; do cp "$0" .venv/bin/$name; done;; esac\n'
+)
+
+
+@each_of(lines_of("made"))
+def test_make_calls_what_the_pages_say(line, tmp_path, monkeypatch):
+    """The real make and Makefile; what it calls is written down."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copyfile(REPOSITORY / name, tmp_path / name)
+    programs, calls = tmp_path / "programs", tmp_path / "calls"
+    programs.mkdir()
+    for name in ("python3", "pytest"):
+        (programs / name).write_text(NOTING + MAKES_AN_ENVIRONMENT)
+        (programs / name).chmod(0o755)
+    (programs / "npm").write_text("#!/bin/sh\nexit 1\n")
+    (programs / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("CALLS", str(calls))
+    run(shlex.split(line), folder=tmp_path)
+    expected = {
+        "perf": "pytest perf_tests --gpu cpu --matrix smoke",
+        "test": "pytest tests correctness_tests",
+        "nightly": "pytest perf_tests --gpu h200 --matrix ablation --shard 1/2 --record --results "
+        "results/3 --junitxml results/3/junit.xml",
     }
-    assert not missing
+    assert calls.read_text().splitlines()[-1] == expected[line.split()[1]]
+
+
+@each_of(lines_of("refused without a GPU"))
+def test_a_benchmark_of_a_gpu_says_that_there_is_none(line, tmp_path):
+    words = [sys.executable, *shlex.split(line)[1:]]
+    told = run(words, folder=tmp_path, status=1).stderr
+    assert "there is no GPU that PyTorch can use here" in told
+
+
+@each_of(lines_of("read"))
+def test_what_is_to_be_installed_is_there(line):
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"\.\[(.*?)\]", line)
+    assert set(extras.split(",")) <= set(declared["optional-dependencies"])
+    files = [word for word in shlex.split(line) if word.startswith("constraints")]
+    assert all((REPOSITORY / name).exists() for name in files)
+
+
+def test_every_option_is_described():
+    text = (REPOSITORY / "docs" / "options.md").read_text()
+    plugin = (REPOSITORY / "fluxfast" / "pytest_plugin.py").read_text()
+    options = set(re.findall(r'addoption\(\s*"(--[a-z-]+)"', plugin)) | options_of(parser())
+    assert len(options) > 50
+    assert not {option for option in options if not re.search(rf"{option}(?![\w-])", text)}
+
+
+def options_of(one):
+    """Of a parser and the commands in it; not those that are hidden."""
+    shown = [action for action in one._actions if action.help != argparse.SUPPRESS]
+    nested = [a for a in shown if isinstance(a, argparse._SubParsersAction)]
+    found = {option for action in shown for option in action.option_strings}
+    found |= {
+        o for action in nested for inner in action.choices.values() for o in options_of(inner)
+    }
+    return {option for option in found if option.startswith("--")} - {"--help"}
 
 
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):

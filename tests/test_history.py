@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,21 @@ def test_a_result_is_filed_by_gpu_case_stack_and_commit_once(tmp_path, capsys):
         "e2e_s",
         "abc+dirty",
     )
+
+
+def test_no_name_of_an_optimization_is_broken_in_the_table(tmp_path, capsys):
+    cpu = replace(CPU, name="AMD EPYC 7B13 64-Core Processor", architecture="x86_64-avx512")
+    names = ("fused_projections", "channels_last", "dbcache", "int8", "modulation_table")
+    longest = {"width": 1024, "height": 1024, "num_inference_steps": 28, "optimizations": names}
+    one = result(hardware=cpu, case=case(model="kontext", **longest))
+    with opened(tmp_path / "history.sqlite3", new=True) as connection:
+        append(connection, [measurement_of(one)])
+    assert main(["history", "--database", str(tmp_path / "history.sqlite3")]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("AMD EPYC 7B13 64-Core Processor (cpu-x86_64-avx512-2cores)\n")
+    assert set(names[1:]) <= set(told.split())
+    assert "kontext-synthetic-1024x1024-b1-s28-fused_projections" in told.split()
+    assert max(map(len, told.splitlines())) <= 100
 
 
 def start_writer(database, name):

@@ -1,6 +1,7 @@
 """The report: what it blames, what it writes, what it refuses to mix."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ from fluxfast.hardware import Platform
 from fluxfast.report.effects import blames, effects
 from fluxfast.report.inputs import Measured, read_inputs
 from fluxfast.report.labels import label, staircase_of
+from fluxfast.report.markdown import markdown
+from fluxfast.report.page import page as page_of
 from fluxfast.report.profiles import telemetry
 from fluxfast.report.report import report_of
 from fluxfast.report.rows import rows_of
@@ -104,16 +107,44 @@ def test_summary_page_and_json_say_what_changed_first(tmp_path, baseline_file, c
     assert "http-equiv" in page and "default-src 'none'" in page  # no network, by the browser too
 
 
+def on_an_h100(results):
+    hardware = H100.to_json()
+    return [replace(r, environment=r.environment | {"hardware": hardware}) for r in results]
+
+
+def test_two_machines_in_one_report_are_told_apart(tmp_path):
+    """As those of a night: every row, every chart and every line of blame says which it is of."""
+    slower = on_an_h100(ablation({"fp8_per_row": 1.3}))
+    before = ablation(seed=1)
+    ours = [*write(ablation(), tmp_path / "h200"), *write(slower, tmp_path / "h100")]
+    theirs = [*write(before, tmp_path / "a"), *write(on_an_h100(before), tmp_path / "b")]
+    report = report_of(ours, theirs)
+    assert report.outcomes == {"same": 26, "slower": 10}
+    text = markdown(report)
+    assert f"- **{H100.name}: fp8_per_row 1.43× → 1.10× in 10 of 10 cases**" in text
+    assert text.count(f"| SLOWER | {H100.name} | dev: ") == 2 * 5
+    assert f"| same | {H200.name} | dev: all on | " in text
+    html = page_of(report)
+    titles = re.findall('data-title="([^"]+)"', html)
+    assert {title.partition(": ")[0] for title in titles} == {H100.name, H200.name}
+    assert len(titles) == 2 * (2 + 1 + 2 + 18)  # staircases, shares, stages, steps
+    assert len(set(titles)) == 2 * (2 + 1 + 18)  # a workload has a staircase and stages
+    assert 'data-filter="machine"' in html and html.count(f'data-sort="{H100.name}"') == 18
+
+
 def test_a_baseline_and_a_folder_are_both_read_and_extras_are_shown(tmp_path):
     (folder, *_) = write(ablation(), tmp_path)
     write_extras(folder)
+    baseline = tmp_path / "baseline.json"
+    write_baseline(ablation(seed=1)[:3], baseline)  # three more processes of one of the cases
     page = tmp_path / "page.html"
     summary = tmp_path / "summary.md"
     files = ["--html", str(page), "--markdown", str(summary)]
-    assert main(["report", str(folder), "baselines/nvidia-h100.json", *files]) == 0
+    assert main(["report", str(folder), str(baseline), *files]) == 0
+    assert {row.summary.processes for row in report_of([folder, baseline]).rows} == {1, 4}
     folded = summary.read_text().split("All 18 cases")[1]
     _, head, _, *lines = (line for line in folded.splitlines() if line)
-    assert head.endswith("| GiB | PSNR dB |")
+    assert head.startswith("| verdict | case | ") and head.endswith("| GiB | PSNR dB |")
     assert sum(line.endswith("| same |") for line in lines) == 2  # the eager pictures themselves
     text = page.read_text()
     for section in ("quality", "kernels", "roofline", "pictures", "steps", "stages", "staircase"):
@@ -250,7 +281,8 @@ def test_clocks_and_temperature_are_shown_where_the_gpu_told_them():
     object.__setattr__(one, "telemetry", ())
     assert telemetry(row) is None
     object.__setattr__(one, "telemetry", readings)
-    assert telemetry(row).table == (("image", "sm_clock_mhz"), ("1", "1980"), ("2", "1700"))
+    assert telemetry(row).table == (("image", "SM clock, MHz"), ("1", "1980"), ("2", "1700"))
+    assert "SM clock, MHz: 1700–1980" in str(telemetry(row).spec)  # what the shares are of
 
 
 def test_each_row_has_the_command_that_measures_it_again(tmp_path):

@@ -4,7 +4,9 @@ import shutil
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -31,6 +33,7 @@ FLAGS = (
     "--window-size=1400,1000",
 )
 PATIENCE_S = 30
+READINGS = tuple({"sm_clock_mhz": 1980.0 - 15 * n, "temperature_c": 50.0 + n} for n in range(3))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,8 @@ def page(tmp_path_factory):
     """Of made results with every section: fp8_per_row got 30% slower."""
     folder = tmp_path_factory.mktemp("page")
     write_baseline(ablation(seed=1), folder / "nvidia-h200.json")
-    folders = write(ablation({"fp8_per_row": 1.3}), folder / "results")
+    warming_up = [replace(r, telemetry=READINGS) for r in ablation({"fp8_per_row": 1.3})]
+    folders = write(warming_up, folder / "results")
     write_extras(folders[0])
     with opened(folder / "history.sqlite3", new=True) as connection:
         append(connection, map(measurement_of, made()))
@@ -126,7 +130,7 @@ def test_every_chart_is_drawn_and_nothing_is_said_or_fetched(browser, page):
         ".map(c => [c.dataset.spec, c.querySelectorAll('svg path').length])"
     )
     assert len(boxes) >= 10 and all(paths > 3 for _, paths in boxes), boxes
-    for picker in ("steps", "roofline", "history"):
+    for picker, charts in (("steps", 2), ("roofline", 1), ("history", 1)):
         browser.execute_script(
             "const s = document.querySelector(`[data-picks=${arguments[0]}-charts]`);"
             "s.selectedIndex = 1; s.dispatchEvent(new Event('change'));",
@@ -134,7 +138,12 @@ def test_every_chart_is_drawn_and_nothing_is_said_or_fetched(browser, page):
         )
         time.sleep(0.5)
         shown = f"#{picker}-charts figure:not([hidden]) svg"
-        assert len(browser.find_elements("css selector", shown)) == 1
+        assert len(browser.find_elements("css selector", shown)) == charts, picker
+    titles = browser.execute_script(
+        "return [...document.querySelectorAll('#steps-charts figure:not([hidden]) h3')]"
+        ".map(h => h.textContent)"
+    )
+    assert len(titles) == 2 and len(set(titles)) == 1  # a case's steps, and its clocks below
     assert browser.get_log("browser") == []
     fetched = [
         entry["message"]
@@ -142,6 +151,37 @@ def test_every_chart_is_drawn_and_nothing_is_said_or_fetched(browser, page):
         if 'Network.requestWillBeSent"' in entry["message"]
     ]
     assert fetched and not any('"url":"http' in m or '"url":"ws' in m for m in fetched)
+
+
+def test_every_picture_is_there_before_it_is_scrolled_to(browser):
+    widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
+    assert len(widths) == 3 * 16 and min(widths) > 0
+
+
+def test_names_beside_bars_are_whole_and_apart(tmp_path):
+    """Of the baselines of two GPUs, whose long names once ended in the same `…`."""
+    path = tmp_path / "two.html"
+    baselines = [f"baselines/nvidia-{gpu}.json" for gpu in ("h200", "h100")]
+    assert main(["report", *baselines, "--html", str(path)]) == 0
+    with open_browser() as browser:
+        browser.get(path.as_uri())
+        wait_until_drawn(browser)
+        names = browser.execute_script("""
+            return [...document.querySelectorAll('.chart svg')]
+                .filter((svg) => svg.getClientRects().length)
+                .flatMap((svg) => [...svg.querySelectorAll('.role-axis-label')])
+                .map((axis) => [...axis.querySelectorAll('text')]
+                    .filter((text) => text.getAttribute('opacity') !== '0').map((text) => {
+                    const { top, bottom, left, right } = text.getBoundingClientRect();
+                    return [top, left, bottom, right, text.textContent];
+                }));
+        """)
+    assert max(len(text) for axis in names for *_, text in axis) > 60
+    assert not [text for axis in names for *_, text in axis if "…" in text]
+    assert any({"1", "1.4", "2"} <= {text for *_, text in axis} for axis in names)  # of the shares
+    for axis in names:
+        for (*_, bottom, right, _), (top, left, *_, text) in pairwise(sorted(axis)):
+            assert top > bottom - 3 or left > right - 3, text
 
 
 def test_an_accepted_slowdown_is_named_where_it_began(page):

@@ -1,6 +1,6 @@
 """The workflows: pinned, with few rights, and every `run:` line run as it stands.
 
-`fluxfast`, `python3 -m fluxfast.github`, `git`, `cp`, `cat` are the real ones. GitHub, GPUs and
+`fluxfast`, `python3 -m fluxfast.github` and `git` are the real ones. GitHub, GPUs and
 registries are rehearsed: `gh`, `pytest`, `pip` and `make` are programs that note how they were
 called; `pytest` checks its options and leaves made results, `gh` answers from a file.
 """
@@ -225,9 +225,35 @@ def test_nothing_of_a_fork_reaches_a_gpu_or_a_token_that_writes():
 
 
 def test_every_line_calls_the_command_line_or_make():
-    programs = ("fluxfast ", "pytest ", "make ", "python3 -m fluxfast.github ", "cat ", "cp ",
-                "python3 -m pip install ")  # fmt: skip
+    programs = ("fluxfast ", "pytest ", "make ", "python3 -m fluxfast.github ")
     assert len(LINES) >= 20 and all(line.startswith(programs) for _, _, line in LINES)
+
+
+def test_every_job_that_runs_a_line_is_rehearsed_here():
+    """`Rehearsal.job` runs all lines of one."""
+    rehearsed = re.findall(r'rehearsal\.job\("([\w-]+)", "(\w+)"', Path(__file__).read_text())
+    assert {(name, job) for name, job, _ in LINES} == set(rehearsed)
+
+
+def test_a_machine_without_a_gpu_lints_tests_and_times(rehearsal):
+    (rehearsal.bin / "make").unlink()  # the real one; what it calls is written down
+    rehearsal.program("npm", "import sys; sys.exit(1)")
+    tools, calls = rehearsal.folder / ".venv" / "bin", rehearsal.folder / "calls"
+    tools.mkdir(parents=True)
+    for name in ("pytest", "ruff", "mypy", "zizmor"):
+        (tools / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\n')
+        (tools / name).chmod(0o755)
+    for made in ("installed", "developing"):
+        (tools.parent / made).touch()
+    rehearsal.job("cpu", "test")
+    assert calls.read_text().splitlines() == [
+        "ruff check .",
+        "ruff format --check .",
+        "mypy ",
+        "zizmor --offline --quiet .github/workflows",
+        "pytest tests correctness_tests",
+        "pytest perf_tests --gpu cpu --matrix smoke",
+    ]
 
 
 def test_the_gate_from_end_to_end(rehearsal):

@@ -29,9 +29,8 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
-import numpy as np
-from scipy.spatial.distance import pdist
 from scipy.special import ndtri, stdtr, stdtrit
 
 from fluxfast.bench.metrics import METRICS, MISS_RISK, Metric
@@ -252,11 +251,11 @@ def within_process(processes: Sequence[Process]) -> float:
     that a neighbour held up make a standard deviation large, and move a median little.
     """
     apart = [
-        pdist([[math.log(x)] for x in process.samples])
+        abs(math.log(one / other))
         for process in processes
-        if len(process.samples) > 1
+        for one, other in combinations(process.samples, 2)
     ]
-    return SHAMOS * float(np.median(np.concatenate(apart))) if apart else 0.0
+    return SHAMOS * statistics.median(apart) if apart else 0.0
 
 
 def _processes(metric: Metric, results: Sequence[CaseResult]) -> list[Process]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +91,27 @@ def point_row(point: ChangePoint) -> dict[str, Any]:
 def _text(found: list[tuple[Series, list[ChangePoint]]]) -> str:
     if not found:
         return "no results: append some with `fluxfast history --add DIR`"
-    numbers = ("nights", "first", "last", "changes")
-    table = plain_table("gpu", "case", "metric", *numbers, numbers=numbers)
-    for series, points in found:
-        nights = series.nights
-        table.add_row(
-            *(series.gpu, wrapping(series.case_id), series.metric, str(len(nights))),
-            *(f"{nights[0].value:.4g}", f"{nights[-1].value:.4g}", str(len(points) or "")),
-        )
+    tables = [f"{gpu}\n{_table(list(of_gpu))}" for gpu, of_gpu in groupby(found, _gpu)]
     points = [point for _, of_series in found for point in of_series]
     changed = "\n".join(line for point in points for line in _lines(point))
-    return f"{render(table)}\n\n{changed or 'no change points'}"
+    return "\n\n".join([*tables, changed or "no change points"])
+
+
+def _gpu(found: tuple[Series, list[ChangePoint]]) -> str:
+    return found[0].gpu
+
+
+def _table(of_gpu: list[tuple[Series, list[ChangePoint]]]) -> str:
+    """The name of a GPU stands above it, not in it: beside one a case's has too little room."""
+    numbers = ("nights", "first", "last", "changes")
+    table = plain_table("case", "metric", *numbers, numbers=numbers)
+    for series, points in of_gpu:
+        nights = series.nights
+        table.add_row(
+            *(wrapping(series.case_id), series.metric, str(len(nights))),
+            *(f"{nights[0].value:.4g}", f"{nights[-1].value:.4g}", str(len(points) or "")),
+        )
+    return render(table)
 
 
 def _lines(point: ChangePoint) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from fluxfast import github
 from fluxfast.github.client import FAILED
 from fluxfast.github.nights import accepted, issues, keep, propose
-from fluxfast.github.pulls import again, comment, gate, measured, wanted
+from fluxfast.github.pulls import again, comment, gate, measured, summary, wanted
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     command(wanted, base={}, pull={}, output={})
     command(again, pull={}, commit={})
     command(measured, result={})
+    command(summary, body=path)
     command(comment, pull={}, body=path, report=path, junit=path)
     command(gate, report=path, junit=path, pull={"required": False})
     command(accepted, database=path)

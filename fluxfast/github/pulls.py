@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxfast.github.client import FAILED, NOT_JUDGED, PASSED, gh, run, say, with_body
+from fluxfast.github.client import FAILED, NOT_JUDGED, PASSED, gh, note, run, say, with_body
 from fluxfast.github.labels import ACCEPTING_LABEL, GATING_LABEL, accepting_reason, labels_of
 
 COMMENT_MARK = "<!-- fluxfast: the verdict on this pull request -->"
@@ -109,6 +109,12 @@ def measured(options: argparse.Namespace) -> int:
     ended = options.result or "nothing"
     say(f"nothing was measured: the job `measure` ended as {ended}; read its log, run it again")
     return FAILED
+
+
+def summary(options: argparse.Namespace) -> int:
+    """Say a text, and put it into the summary of the job."""
+    note(options.body.read_text(encoding="utf-8"))
+    return PASSED
 
 
 def comment(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,10 +11,11 @@ from typing import Any
 
 from fluxfast.extras import extra
 from fluxfast.report.effects import Effect
-from fluxfast.report.labels import joined, staircase_of
+from fluxfast.report.labels import figure_name, joined, staircase_of
 from fluxfast.report.rows import Row
 
 BAR_PX = 26
+NAME_CHARACTERS, NAME_PX = 44, 13  # of a line of a name beside its bar
 SPEED_TICKS = [0.5, 0.7, 1, 1.4, 2, 3, 4, 6, 8]
 SAME = "same"  # a picture that is no other than the eager one
 BETTER_LOW = (
@@ -46,6 +48,31 @@ def chart_of(
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def in_lines(name: str) -> str:
+    """A name for an axis: whole, for two that are cut short may look the same."""
+    return "\n".join(textwrap.wrap(name, NAME_CHARACTERS, break_on_hyphens=False))
+
+
+def axis_of_names(names: Sequence[str]) -> Any:
+    """For names that are `in_lines`; Vega puts the first line where the middle should be."""
+    alt, lines = altair(), r"split(datum.label, '\n')"
+    higher = [
+        {"test": f"length({lines}) == {count}", "value": -NAME_PX / 2 * (count - 1)}
+        for count in range(2, lines_of(names) + 1)
+    ]
+    offset = {"condition": higher, "value": 0} if higher else 0
+    return alt.Axis(labelExpr=lines, labelLineHeight=NAME_PX, labelLimit=0, labelOffset=offset)
+
+
+def lines_of(names: Sequence[str]) -> int:
+    return max(name.count("\n") + 1 for name in names)
+
+
+def height_of(names: Sequence[str], least_px: int = BAR_PX) -> int:
+    """Pixels of as many bars as there are names, and of their axis."""
+    return len(names) * max(least_px, NAME_PX * lines_of(names) + 8) + 10
 
 
 def steps_of(rows: Sequence[Row]) -> list[tuple[str, Row]]:
@@ -104,7 +131,7 @@ def staircase(rows: Sequence[Row]) -> Chart | None:
     )
     chart = (bars + ranges + text).properties(width="container", height=BAR_PX * len(data) + 10)
     return chart_of(
-        rows[0].workload,
+        rows[0].title,
         _told(data),
         chart,
         ("step", axis_title(unit), "lowest", "highest", "speed"),
@@ -123,13 +150,13 @@ def axis_title(unit: str) -> str:
     return "an image, s" if unit == "s" else "an image, × the eager one beside it"
 
 
-def effects_chart(found: Sequence[Effect]) -> Chart | None:
+def effects_chart(found: Sequence[Effect], where: str) -> Chart | None:
     if not found:
         return None
     alt = altair()
     data = [
         {
-            "name": e.name,
+            "name": in_lines(e.name),
             "with": "compiled" if e.compiled else "not compiled",
             "speed": e.speed,
             "low": e.low or e.speed,
@@ -137,9 +164,9 @@ def effects_chart(found: Sequence[Effect]) -> Chart | None:
         }
         for e in found
     ]
-    order = list(dict.fromkeys(e.name for e in sorted(found, key=lambda e: -e.speed)))
+    order = list(dict.fromkeys(in_lines(e.name) for e in sorted(found, key=lambda e: -e.speed)))
     base = alt.Chart(alt.Data(values=data)).encode(
-        y=alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=320)),
+        y=alt.Y("name:N", sort=order, title=None, axis=axis_of_names(order)),
         yOffset="with:N",
         color=alt.Color("with:N", title=None, legend=alt.Legend(orient="top")),
     )
@@ -147,7 +174,7 @@ def effects_chart(found: Sequence[Effect]) -> Chart | None:
         "speed:Q",
         title="times faster with it on",
         scale=alt.Scale(type="log", nice=False),
-        axis=alt.Axis(values=SPEED_TICKS, format="~g"),
+        axis=alt.Axis(values=SPEED_TICKS, tickCount=len(SPEED_TICKS), format="~g"),
     )
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=x,
@@ -158,10 +185,10 @@ def effects_chart(found: Sequence[Effect]) -> Chart | None:
     )
     even = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(strokeDash=[4, 3]).encode(x="one:Q")
     chart = (even + ranges + points).properties(
-        width="container", height=max(90, 2 * 18 * len(order))
+        width="container", height=max(90, height_of(order, least_px=36))
     )
     return chart_of(
-        "The share of each optimization",
+        f"{where}The share of each optimization",
         "Least squares over the whole matrix; lines are 95% intervals. Right of 1 is faster.",
         chart,
         ("optimization", "with a compiler", "times faster", "low", "high"),
@@ -202,7 +229,7 @@ def pareto(rows: Sequence[Row]) -> Chart | None:
         x=alt.X("value:Q", title=axis_title(rows[0].unit), scale=alt.Scale(zero=False, padding=20)),
         y=alt.Y(
             "quality:Q",
-            title=name,
+            title=figure_name(name),
             scale=alt.Scale(zero=False, padding=20),
             axis=alt.Axis(labelExpr=f"datum.value > {best} ? '' : datum.label"),
         ),
@@ -223,11 +250,12 @@ def pareto(rows: Sequence[Row]) -> Chart | None:
         for side, align, dx in (("<=", "left", 8), (">", "right", -8))
     ]
     return chart_of(
-        rows[0].workload,
-        f"{name} against the eager picture: {'less' if less_is_better else 'more'} is better. "
+        rows[0].title,
+        f"{figure_name(name)} against the eager picture: "
+        f"{'less' if less_is_better else 'more'} is better. "
         "No case is better in both than those on the line.",
         alt.layer(line, marks, *words).properties(width="container", height=280),
-        ("case", axis_title(rows[0].unit), name, ""),
+        ("case", axis_title(rows[0].unit), figure_name(name), ""),
         [(d["case"], d["value"], d["told"], d["where"]) for d in data],
     )
 

@@ -6,6 +6,21 @@ from collections.abc import Collection, Sequence
 
 Names = tuple[str, ...]
 
+# Figures as they are called in files, and as people call them.
+FIGURES = {
+    "psnr_db": "PSNR, dB",
+    "ssim": "SSIM",
+    "sm_clock_mhz": "SM clock, MHz",
+    "memory_clock_mhz": "memory clock, MHz",
+    "temperature_c": "temperature, °C",
+    "energy_j": "energy, J",
+    "power_w": "power, W",
+}
+
+
+def figure_name(name: str) -> str:
+    return FIGURES.get(name, name)
+
 
 def staircase_of(combinations: Collection[Names]) -> list[Names]:
     """From unoptimized to all on: the longest chain in which each begins as the next one.

@@ -20,7 +20,7 @@ def markdown(report: Report) -> str:
     """GitHub-flavoured; the staircases are pictures that GitHub draws (Mermaid)."""
     sign = "📌" if set(report.outcomes) == {RECORDED} else SIGNS[report.status]
     parts = [f"### {sign} {report.verdict_line}"]
-    lines = [str(blame) for machine in report.machines for blame in machine.blames]
+    lines = [f"{machine.where}{b}" for machine in report.machines for b in machine.blames]
     if lines:
         parts.append("\n".join(f"- **{line}**" for line in lines))
     if report.changed:
@@ -37,14 +37,16 @@ def markdown(report: Report) -> str:
 def _table(rows: Sequence[Row], *, reasons: bool) -> str:
     qualities = [told(row.measured.extras.get("quality")) for row in rows]
     has_quality = any(quality != "–" for quality in qualities)
-    head = ["verdict", "case", "image", "change", "step ms", "compile s", "GiB"]
-    head += ["PSNR dB"] if has_quality else []
+    has_machines = any(row.where for row in rows)
+    head = ["verdict", *(["machine"] if has_machines else []), "case", "image", "change"]
+    head += ["step ms", "compile s", "GiB", *(["PSNR dB"] if has_quality else [])]
     head += ["reason"] if reasons else []
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row, quality in zip(rows, qualities, strict=True):
         s, change = row.summary, row.judgement.change
         cells = [
             row.judgement.outcome.upper() if not row.judgement.passes else row.judgement.outcome,
+            *([row.gpu] if has_machines else []),
             f"{row.case.model}: {row.label}",
             f"{row.value:.3f} {row.unit} ({row.low:.3f}–{row.high:.3f})",
             "–" if change is None else f"{change:+.1%}",

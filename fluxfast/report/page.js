@@ -45,7 +45,7 @@ async function drawAll() {
 for (const select of all("select[data-picks]")) {
   const pick = () => {
     for (const figure of all(":scope > figure", one(`#${CSS.escape(select.dataset.picks)}`))) {
-      figure.hidden = figure.id !== select.value;
+      figure.hidden = figure.dataset.title !== select.value;
       if (!figure.hidden && document.documentElement.dataset.drawn) draw(one(".chart", figure));
     }
   };

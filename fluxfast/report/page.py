@@ -13,6 +13,7 @@ from typing import Any
 from fluxfast.extras import extra
 from fluxfast.report.charts import SAME, Chart, effects_chart, pareto, staircase
 from fluxfast.report.inputs import RECORDED
+from fluxfast.report.labels import figure_name
 from fluxfast.report.pictures import trios
 from fluxfast.report.profiles import kernels, roofline, stages, steps, telemetry
 from fluxfast.report.report import Report
@@ -28,14 +29,13 @@ MARKS = {"same": "=", "faster": "▲", "slower": "▼", "broken": "✕", "wrong 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """`pick`: one chart at a time, chosen by its title."""
+    """`pick`: the charts of one title at a time."""
 
     id: str
     name: str
     about: str = ""
     charts: tuple[Chart, ...] = ()
     pick: bool = False
-    label: str = "Case"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def _filters(rows: Sequence[Row]) -> dict[str, list[str]]:
     return {
         "outcome": list(dict.fromkeys(row.judgement.outcome for row in rows)),
         "model": list(dict.fromkeys(row.case.model for row in rows)),
-        "gpu": list(dict.fromkeys(row.gpu for row in rows)),
+        "machine": list(dict.fromkeys(row.gpu for row in rows)),
     }
 
 
@@ -135,7 +135,7 @@ def _sections(report: Report, *, has_pictures: bool) -> list[Section]:
         Section(
             id="effects",
             name="Effects",
-            charts=_present(effects_chart(machine.effects) for machine in report.machines),
+            charts=_present(effects_chart(m.effects, m.where) for m in report.machines),
         ),
         Section(id="quality", name="Quality", charts=_present(map(pareto, of_workload))),
         Section(id="stages", name="Stages", charts=tuple(map(stages, of_workload))),
@@ -143,9 +143,11 @@ def _sections(report: Report, *, has_pictures: bool) -> list[Section]:
         Section(
             id="roofline", name="Roofline", charts=_present(map(roofline, report.rows)), pick=True
         ),
-        Section(id="steps", name="Steps", charts=_present(map(steps, report.rows)), pick=True),
         Section(
-            id="clocks", name="Clocks", charts=_present(map(telemetry, report.rows)), pick=True
+            id="steps",
+            name="Steps",
+            charts=_present(chart(row) for row in report.rows for chart in (steps, telemetry)),
+            pick=True,
         ),
     ]
     shown = [s for s in sections if s.charts or s.id == "verdicts"]
@@ -165,8 +167,10 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     def number(name: str, value: Callable[[Row], float | None], digits: int) -> Column:
         return Column(name=name, kind="number", of=lambda row: _number(value(row), digits))
 
+    machine = [Column(name="Machine", kind="text", of=lambda r: (r.gpu, r.gpu, ""))]
     columns = [
         Column(name="Verdict", kind="text", of=_verdict),
+        *(machine if any(row.where for row in rows) else ()),
         Column(name="Model", kind="text", of=lambda r: (r.case.model, r.case.model, "")),
         Column(name="Case", kind="case", of=lambda r: (r.label, r.label, "")),
         number("Image, s", lambda r: r.summary.e2e_s, 3),
@@ -174,8 +178,8 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     if any(row.summary.eager_ratio is not None for row in rows):
         columns.append(number("× eager", lambda r: r.summary.eager_ratio, 3))
     columns += [
-        Column(name="Range", kind="number", of=_range),
         Column(name="Change", kind="number", of=_change),
+        Column(name="Range", kind="number", of=_range),
         number("Step, ms", lambda r: r.summary.step_ms, 1),
         number("Decode, ms", lambda r: r.summary.decode_ms, 1),
         number("Compile, s", lambda r: r.summary.compile_s, 1),
@@ -186,7 +190,9 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     qualities: dict[str, None] = {}
     for row in rows:
         qualities |= dict.fromkeys(row.measured.extras.get("quality", {}))
-    columns += [Column(name=n, kind="number", of=partial(_quality, n)) for n in qualities]
+    columns += [
+        Column(name=figure_name(n), kind="number", of=partial(_quality, n)) for n in qualities
+    ]
     return [
         *(c for c in columns if c.kind != "number" or any(c.of(row)[0] != "–" for row in rows)),
         Column(name="Command", kind="command", of=lambda r: ("", "", "")),

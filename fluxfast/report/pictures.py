@@ -40,7 +40,7 @@ def _trio(eager: Row, optimized: Row) -> Trio:
     difference = ImageChops.difference(before, after.resize(before.size))
     amplified = difference.point(lambda value: min(255, value * AMPLIFIED))
     return Trio(
-        title=f"{optimized.workload}: {optimized.label}",
+        title=optimized.own_title,
         images=(
             (eager.label, _uri(before)),
             (optimized.label, _uri(after)),

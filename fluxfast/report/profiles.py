@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from fluxfast.report.charts import BAR_PX, Chart, altair, chart_of
+from fluxfast.report.charts import Chart, altair, axis_of_names, chart_of, height_of, in_lines
+from fluxfast.report.labels import figure_name
 from fluxfast.report.rows import Row, stages_ms
 
 STAGES = ("encode", "prepare", "denoise", "decode", "postprocess")
@@ -21,7 +22,7 @@ def _stacked(
     order: Sequence[str],
 ) -> Chart:
     alt = altair()
-    names = [row.label for row in rows]
+    names = [in_lines(row.label) for row in rows]
     data = [
         {"case": name, "part": part, "value": value, "order": order.index(part)}
         for name, of_case in zip(names, parts, strict=True)
@@ -31,7 +32,7 @@ def _stacked(
         alt.Chart(alt.Data(values=data))
         .mark_bar(height={"band": 0.7})
         .encode(
-            y=alt.Y("case:N", sort=names, title=None, axis=alt.Axis(labelLimit=300)),
+            y=alt.Y("case:N", sort=names, title=None, axis=axis_of_names(names)),
             x=alt.X("sum(value):Q", title=unit),
             color=alt.Color(
                 "part:N", sort=list(order), title=None, legend=alt.Legend(orient="top", columns=5)
@@ -39,10 +40,11 @@ def _stacked(
             order="order:Q",
             tooltip=["case:N", "part:N", "value:Q"],
         )
-        .properties(width="container", height=BAR_PX * len(names) + 10)
+        .properties(width="container", height=height_of(names))
     )
     cells = [
-        (name, *(of_case.get(p) for p in order)) for name, of_case in zip(names, parts, strict=True)
+        (row.label, *(of_case.get(p) for p in order))
+        for row, of_case in zip(rows, parts, strict=True)
     ]
     return chart_of(title, about, chart, ("case", *order), cells)
 
@@ -51,7 +53,7 @@ def stages(rows: Sequence[Row]) -> Chart:
     return _stacked(
         rows,
         [stages_ms(row.measured.results) for row in rows],
-        rows[0].workload,
+        rows[0].title,
         "an image, ms",
         "Where the time of an image goes.",
         STAGES,
@@ -65,7 +67,7 @@ def kernels(rows: Sequence[Row]) -> Chart | None:
     parts = [row.measured.extras["kernels"] for row in profiled]
     order = list(dict.fromkeys(kind for of_case in parts for kind in of_case))
     return _stacked(
-        profiled, parts, profiled[0].workload, "a step, ms", "Kernels of one step, by kind.", order
+        profiled, parts, profiled[0].title, "a step, ms", "Kernels of one step, by kind.", order
     )
 
 
@@ -108,7 +110,7 @@ def roofline(row: Row) -> Chart | None:
         )
     )
     return chart_of(
-        f"{row.workload}: {row.label}",
+        row.own_title,
         "The lines are what the machine was measured to do; a point below its line has room.",
         (line + points).properties(width="container", height=300),
         ("kernel", "operations for each byte", "TFLOP/s", "ms"),
@@ -124,32 +126,31 @@ def steps(row: Row) -> Chart | None:
         for image, timing in enumerate(result.images, 1)
         for step, ms in enumerate(timing.step_ms, 1)
     ]
+    table = [
+        (n, *(i.step_ms[n - 1] for i in result.images))
+        for n in range(1, len(result.images[0].step_ms) + 1)
+    ]
     chart = (
         alt.Chart(alt.Data(values=data))
         .mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=1.2, opacity=0.8)
         .encode(
             x=alt.X(
                 "step:Q",
-                axis=alt.Axis(tickMinStep=1),
+                axis=alt.Axis(values=[n for n, *_ in table], format="d", grid=False),
                 title="step",
                 scale=alt.Scale(domainMin=1, nice=False),
             ),
             y=alt.Y("ms:Q", title="ms", scale=alt.Scale(zero=False)),
-            color=alt.Color("image:O", title="image", scale=alt.Scale(scheme="turbo")),
-            tooltip=["image:O", "step:Q", "ms:Q"],
+            color=alt.Color("image:N", title="image"),
+            tooltip=["image:N", "step:Q", "ms:Q"],
         )
         .properties(width="container", height=170)
     )
-    images = len(result.images)
-    table = [
-        (n, *(i.step_ms[n - 1] for i in result.images))
-        for n in range(1, len(result.images[0].step_ms) + 1)
-    ]
     return chart_of(
-        f"{row.workload}: {row.label}",
+        row.own_title,
         "Milliseconds of each step.",
         chart,
-        ("step", *(f"image {n}" for n in range(1, images + 1))),
+        ("step", *(f"image {n}" for n in range(1, len(result.images) + 1))),
         table,
     )
 
@@ -165,7 +166,7 @@ def telemetry(row: Row) -> Chart | None:
     alt = altair()
     data = [
         {"image": image, "figure": name, "value": value, "share": value / median(values)}
-        for name, values in read.items()
+        for name, values in zip(map(_with_range, read, read.values()), read.values(), strict=True)
         for image, value in enumerate(values, 1)
     ]
     chart = (
@@ -174,15 +175,23 @@ def telemetry(row: Row) -> Chart | None:
         .encode(
             x=alt.X("image:O", title="image", axis=alt.Axis(labelAngle=0)),
             y=alt.Y("share:Q", title="of its median", scale=alt.Scale(zero=False)),
-            color=alt.Color("figure:N", title=None, legend=alt.Legend(orient="top", columns=5)),
+            color=alt.Color(
+                "figure:N", title=None, legend=alt.Legend(orient="top", columns=2, labelLimit=0)
+            ),
             tooltip=["image:O", "figure:N", "value:Q"],
         )
         .properties(width="container", height=170)
     )
     return chart_of(
-        f"{row.workload}: {row.label}",
+        row.own_title,
         "What the GPU said of itself during each image, each figure against its median.",
         chart,
-        ("image", *read),
+        ("image", *map(figure_name, read)),
         list(zip(range(1, len(readings) + 1), *read.values(), strict=True)),
     )
+
+
+def _with_range(name: str, values: Sequence[float]) -> str:
+    """As `temperature, °C: 61–66`."""
+    ends = dict.fromkeys(f"{value:.4g}" for value in (min(values), max(values)))
+    return f"{figure_name(name)}: {'–'.join(ends)}"

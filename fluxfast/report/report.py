@@ -26,6 +26,11 @@ class Machine:
     blames: tuple[Blame, ...]
 
     @property
+    def where(self) -> str:
+        """As titles begin with it."""
+        return self.rows[0].where
+
+    @property
     def workloads(self) -> list[list[Row]]:
         """The rows of each workload."""
         names = dict.fromkeys(row.workload for row in self.rows)

@@ -49,9 +49,13 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One case on one machine. `low`, `high`: the range of its process medians (or its images)."""
+    """One case on one machine. `low`, `high`: the range of its process medians (or its images).
+
+    `where`: the machine as titles begin with it, "" where all rows are of one.
+    """
 
     gpu: str
+    where: str
     case: Case
     label: str
     summary: CaseSummary
@@ -80,6 +84,16 @@ class Row:
         batch = f", batch {case.batch_size}" if case.batch_size != 1 else ""
         return f"{case.model} ({case.weights}), {case.num_inference_steps} steps{shape}{batch}"
 
+    @property
+    def title(self) -> str:
+        """Of what is told of the whole workload."""
+        return f"{self.where}{self.workload}"
+
+    @property
+    def own_title(self) -> str:
+        """Of what is told of this case alone; no other row has it."""
+        return f"{self.title}: {self.label}"
+
 
 def judged_value(summary: CaseSummary) -> float:
     """Seconds of an image; on a CPU its ratio to the eager image beside it."""
@@ -91,10 +105,16 @@ def rows_of(found: Sequence[Measured], against: Sequence[Measured] = ()) -> list
     by_gpu: dict[str, list[Measured]] = {}
     for measured in found:
         by_gpu.setdefault(_machine(measured), []).append(measured)
-    return [row for gpu, of_gpu in by_gpu.items() for row in _rows_of_machine(gpu, of_gpu, against)]
+    return [
+        row
+        for gpu, of_gpu in by_gpu.items()
+        for row in _rows_of_machine(gpu, f"{gpu}: " if len(by_gpu) > 1 else "", of_gpu, against)
+    ]
 
 
-def _rows_of_machine(gpu: str, found: Sequence[Measured], against: Sequence[Measured]) -> list[Row]:
+def _rows_of_machine(
+    gpu: str, where: str, found: Sequence[Measured], against: Sequence[Measured]
+) -> list[Row]:
     hardware = hardware_of(found[0].results[0])
     baseline = _baseline(hardware)
     gpu_option = _gpu_option(hardware, baseline)
@@ -116,6 +136,7 @@ def _rows_of_machine(gpu: str, found: Sequence[Measured], against: Sequence[Meas
         rows.append(
             Row(
                 gpu=gpu,
+                where=where,
                 case=case,
                 label=label(case.optimizations, all_on[case.workload]),
                 summary=summaries[case.id],
