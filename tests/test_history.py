@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fluxfast.bench.baseline import SHIPPED, read_baseline
 from fluxfast.bench.result import write_result
 from fluxfast.cli import main
 from fluxfast.errors import FluxFastError
@@ -293,6 +294,14 @@ def test_a_hundred_thousand_rows_answer_in_under_a_second(tmp_path, capsys):
     answered_s = time.process_time() - started
     assert "no change points" in capsys.readouterr().out
     assert answered_s < 1.0
+
+
+def test_what_was_accepted_is_added_once_like_any_result(tmp_path, capsys):
+    baseline, database = SHIPPED / "nvidia-h200.json", str(tmp_path / "history.sqlite3")
+    count = sum(map(len, read_baseline(baseline).results.values()))
+    for added in (count, 0):
+        assert main(["history", "--database", database, "--add", str(baseline)]) == 0
+        assert f"{added} of {count} results added" in capsys.readouterr().out
 
 
 def test_what_is_no_history_is_told_and_left_alone(tmp_path):

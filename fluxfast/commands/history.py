@@ -8,7 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.result import read_results
+from fluxfast.bench.baseline import read_baseline
+from fluxfast.bench.result import CaseResult, read_results
 from fluxfast.console import out
 from fluxfast.history.changes import ChangePoint, change_points, still_slower
 from fluxfast.history.series import Series, all_series
@@ -28,7 +29,11 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("history", help="figures of every night, and their change points")
     parser.add_argument("--database", type=Path, default=DATABASE, help="SQLite file (%(default)s)")
     parser.add_argument(
-        "--add", type=Path, nargs="+", metavar="DIR", help="append the results in these folders"
+        "--add",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="append the results in these folders and baseline files",
     )
     parser.add_argument("--gpu", default="", help="part of a GPU's name (any)")
     parser.add_argument("--case", default="", help="part of a case's name (any)")
@@ -41,9 +46,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    results = read_results(options.add) if options.add else []
-    with opened(options.database, new=bool(results)) as connection:
-        if results:
+    results = _results(options.add or [])
+    with opened(options.database, new=bool(options.add)) as connection:
+        if options.add:
             added = append(connection, map(measurement_of, results))
             out(
                 f"{added} of {len(results)} results added to {options.database}, "
@@ -60,6 +65,14 @@ def run(options: argparse.Namespace) -> None:
         accepted = acceptances(connection)
     found = [(s, change_points(s, accepted)) for s in series]
     out(json.dumps([_row(s, p) for s, p in found], indent=1) if options.json else _text(found))
+
+
+def _results(paths: list[Path]) -> list[CaseResult]:
+    """In folders, and in baseline files."""
+    files = [path for path in paths if path.is_file()]
+    folders = [path for path in paths if path not in files]
+    accepted = [r for file in files for rs in read_baseline(file).results.values() for r in rs]
+    return [*accepted, *(read_results(folders) if folders else [])]
 
 
 def _row(series: Series, points: list[ChangePoint]) -> dict[str, Any]:
