@@ -51,7 +51,7 @@ def ablation(slower: dict[str, float] | None = None, seed: int = 0) -> list[Case
                         provenance={
                             "commit": "abc",
                             "dirty": False,
-                            "date": "2026-11-02T02:17:00+00:00",
+                            "date": f"2026-11-{2 + seed:02}T02:17:00+00:00",
                             "process": process,
                         },
                     )

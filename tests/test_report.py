@@ -234,6 +234,13 @@ def test_a_folder_that_is_given_twice_is_no_second_process(tmp_path):
     assert row.summary.processes == 1
 
 
+def test_what_a_baseline_has_of_a_folder_is_no_second_process(tmp_path):
+    results = ablation()
+    folders = write(results, tmp_path / "results")
+    baseline = write_baseline(results, tmp_path / "nvidia-h200.json").path
+    assert {len(m.results) for m in read_inputs([*folders, baseline])} == {3}
+
+
 def test_a_machine_with_two_commits_is_told_even_if_no_case_has_both(tmp_path):
     one, other = ablation()[0], replace_commit(ablation()[-1], "another")
     folders = write([one], tmp_path / "one") + write([other], tmp_path / "other")
