@@ -19,6 +19,7 @@ from fluxfast.kernels.norm import (
     gate_residual,
     gate_residual_norm,
     gate_residual_norm_fp8,
+    gate_residual_scaled,
     norm_modulate,
     norm_modulate_fp8,
 )
@@ -32,6 +33,15 @@ class Fp8Rows(NamedTuple):
 
     values: Tensor
     scales: Tensor
+
+
+class Unscaled(NamedTuple):
+    """A product of fp8 rows as it stands: value = values · row_scales · column_scales + bias."""
+
+    values: Tensor
+    row_scales: Tensor
+    column_scales: Tensor
+    bias: Tensor
 
 
 Rows = Tensor | Fp8Rows
@@ -62,11 +72,17 @@ class BlockKernels:
         out: Tensor = norm_modulate(text, image, shift, scale, eps)
         return out
 
-    def summed(self, text: Tensor | None, image: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-        """Text and image joined, plus the gated update."""
+    def summed(
+        self, text: Tensor | None, image: Tensor, layer: Any, rows: Rows, gate: Tensor
+    ) -> Tensor:
+        """Text and image joined, plus the gated product of the rows."""
         if not self.norms:
-            return _joined(text, image) + gate[:, None] * update
-        out: Tensor = gate_residual(text, image, update, gate)
+            return _joined(text, image) + gate[:, None] * product(layer, rows)
+        out: Tensor
+        if isinstance(rows, Fp8Rows):
+            out = gate_residual_scaled(text, image, *unscaled_product(layer, rows), gate)
+        else:
+            out = gate_residual(text, image, product(layer, rows), gate)
         return out
 
     def summed_and_modulated(
@@ -144,3 +160,22 @@ def product(layer: Any, rows: Rows) -> Tensor:
         use_fast_accum=True,
     )
     return out.view(*rows.values.shape[:2], -1)
+
+
+def unscaled_product(layer: Any, rows: Fp8Rows) -> Unscaled:
+    """The product of fp8 rows, its scales left to what reads it.
+
+    cuBLASLt has one tile for products with a scale for each row, 128 × 128, and larger ones without
+    (docs/performance.md): on long rows they take less energy, and the power limit is what counts.
+    """
+    values = torch._scaled_mm(
+        rows.values.flatten(0, 1),
+        layer.fp8_weight,
+        scale_a=layer.fp8_unit,
+        scale_b=layer.fp8_unit,
+        out_dtype=layer.bias.dtype,
+        use_fast_accum=True,
+    )
+    return Unscaled(
+        values.view(*rows.values.shape[:2], -1), rows.scales, layer.fp8_scale, layer.bias
+    )

@@ -1,4 +1,4 @@
-"""What the optimizations of the T5 encoder share: its replay."""
+"""What the optimizations of the text encoders share: their replay."""
 
 from __future__ import annotations
 
@@ -10,8 +10,25 @@ from torch import Tensor
 from fluxfast.cuda_graph import GraphReplay
 
 
-def replay_encoder(encoder: Any) -> None:
-    """Replay `encoder` (a T5EncoderModel) as a CUDA graph, told that it has nothing to mask.
+def replay_encoders(pipeline: Any) -> None:
+    """Replay CLIP's and T5's encoders as CUDA graphs."""
+    pipeline.text_encoder.forward = GraphReplay(pipeline.text_encoder.forward)
+    _replay_t5(pipeline.text_encoder_2)
+
+
+def contiguous_bias(encoder: Any) -> None:
+    """Give attention T5's position bias with contiguous rows.
+
+    It comes permuted from an embedding. PyTorch's memory-efficient attention refuses that, and what
+    is taken instead computes in float32: 5 of 13 ms for 512 tokens on an H200.
+    """
+    attention = encoder.encoder.block[0].layer[0].SelfAttention
+    compute_bias = attention.compute_bias
+    attention.compute_bias = lambda *args, **kwargs: compute_bias(*args, **kwargs).contiguous()
+
+
+def _replay_t5(encoder: Any) -> None:
+    """Replay `encoder` (a T5EncoderModel), told that it has nothing to mask.
 
     Flux masks nothing, and gives no mask. transformers then leaves it out, but makes one while a
     graph is captured (masking_utils, `is_tracing`): what is captured would not be what was warmed

@@ -59,8 +59,8 @@ class FusedSingleBlock(FluxSingleTransformerBlock):  # type: ignore[misc]
         mlp = product(self.proj_mlp, rows)
         heads = kernels.heads(attn, None, product(attn.to_qkv, rows), image_rotary_emb)
         attended = self.attend(*heads).flatten(2, 3).to(image.dtype)
-        update = product(self.proj_out, kernels.activated(attended, mlp))
-        tokens = kernels.summed(text, image, update, gate)
+        inner = kernels.activated(attended, mlp)
+        tokens = kernels.summed(text, image, self.proj_out, inner, gate)
         text_tokens = text.shape[1]
         return tokens[:, :text_tokens], tokens[:, text_tokens:]
 
@@ -111,7 +111,7 @@ class FusedDoubleBlock(FluxTransformerBlock):  # type: ignore[misc]
         update = product(out, kernels.as_rows(attended))
         tokens, rows = kernels.summed_and_modulated(tokens, update, gate, shift, scale, norm.eps)
         inner = kernels.activated(None, product(mlp.net[0].proj, rows))
-        return kernels.summed(None, tokens, product(mlp.net[2], inner), mlp_gate)
+        return kernels.summed(None, tokens, mlp.net[2], inner, mlp_gate)
 
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
@@ -167,3 +167,4 @@ def _expose_fp8(layer: Any) -> None:
     """The plain tensors in torchao's weight beside it: compilers need not look into it."""
     layer.register_buffer("fp8_weight", layer.weight.qdata.t(), persistent=False)
     layer.register_buffer("fp8_scale", layer.weight.scale.t(), persistent=False)
+    layer.register_buffer("fp8_unit", torch.ones_like(layer.weight.scale[:1]), persistent=False)

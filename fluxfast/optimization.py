@@ -41,6 +41,7 @@ class Axis(StrEnum):
     DECODER = "decoder"
     IMAGES = "images"
     ENCODER = "encoder"
+    HOST = "host"
     GRAPH = "graph"
 
 

@@ -47,17 +47,21 @@ def variants():
     for is_fp8 in (False, True):
         out = {"out": "*fp8e4nv" if is_fp8 else "*bf16", "out_scales": "*fp32", "eps": "fp32"}
         rows = pointers(("text", "image", "update", "gate", "shift", "scale", "summed"), "bf16")
+        rows |= pointers(("bias",), "bf16") | pointers(("row_scales", "column_scales"), "fp32")
         for is_gated, is_normed in ((not is_fp8, is_fp8), (True, True)):
-            flags = dict(BLOCK=4096, IS_GATED=is_gated, IS_NORMED=is_normed, IS_FP8=is_fp8)
+            flags = dict(FIRST=2048, REST=1024, IS_FP8=is_fp8)
+            flags |= dict(IS_GATED=is_gated, IS_SCALED=is_gated, IS_NORMED=is_normed)
             yield norm.fluxfast_residual_norm, rows | out, flags, 4
         rows = pointers(("attended", "mlp"), "bf16")
-        for left, right in ((4096, 16384), (4096, 0) if is_fp8 else (0, 16384)):
-            flags = dict(ATTENDED_BLOCK=left, MLP_BLOCK=right, IS_FP8=is_fp8)
-            warps = activation.default_warps(max(left, right))
+        attended, mlp, none = (2048, 1024), (8192, 4096), (0, 0)
+        for left, right in ((attended, mlp), (attended, none) if is_fp8 else (none, mlp)):
+            flags = dict(ATTENDED=left[0], ATTENDED_REST=left[1], IS_FP8=is_fp8)
+            flags |= dict(MLP=right[0], MLP_REST=right[1])
+            warps = activation.default_warps(sum(left + right))
             yield activation.fluxfast_gelu_join, rows | out, flags, warps
         heads = pointers(("text", "image", "weights"), "bf16")
         heads |= pointers(("cosines", "sines"), "fp32")
-        yield rotary.fluxfast_qkv_rotary, heads | out, dict(HEADS=32, HEAD_BLOCK=128), 4
+        yield rotary.fluxfast_qkv_rotary, heads | out, dict(HEADS=8, HEAD_BLOCK=128), 1
 
 
 def main():

@@ -5,6 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers.hooks import group_offloading
+from diffusers.pipelines.flux import pipeline_flux
+from diffusers.utils.torch_utils import get_module_execution_device
 from torch.utils import _pytree as pytree
 from transformers.utils import import_utils
 
@@ -137,8 +140,7 @@ def test_the_compiled_encoder_says_the_same_and_is_seen(monkeypatch):
         assert not proofs(gather_evidence(pipeline))["compiled_encoder"].in_force
 
 
-@pytest.mark.parametrize("name", ["encoder_graph", "compiled_encoder"])
-def test_what_is_captured_of_the_encoder_is_what_was_warmed_up(name, monkeypatch):
+def test_what_is_captured_of_the_encoder_is_what_was_warmed_up(monkeypatch):
     """transformers makes a mask while a graph is captured; a compiler may not be called there."""
 
     def record(replay, arguments, keywords):
@@ -148,7 +150,22 @@ def test_what_is_captured_of_the_encoder_is_what_was_warmed_up(name, monkeypatch
             return record_for_a_cpu(replay, arguments, keywords)
 
     monkeypatch.setattr(GraphReplay, "_record", record)
-    with built() as eager, built(name) as pipeline:
+    with built() as eager, built("compiled_encoder", "known_device") as pipeline:
         image = pipeline.draw(output_type="pt")
         assert (image - eager.draw(output_type="pt")).abs().max() < 1e-4
-        assert proofs(gather_evidence(pipeline))[name].in_force
+        assert all(proof.in_force for proof in proofs(gather_evidence(pipeline)).values())
+
+
+def test_a_pipeline_that_is_told_its_device_does_not_look_for_it():
+    def no_search(*arguments):
+        raise AssertionError("looked for the device")
+
+    with built() as eager, built("known_device") as pipeline, pytest.MonkeyPatch.context() as patch:
+        expected = eager.draw(output_type="pt")
+        patch.setattr(group_offloading, "_get_group_onload_device", no_search)
+        assert torch.equal(pipeline.draw(output_type="pt"), expected)
+        with pytest.raises(AssertionError, match="looked for"):
+            eager.draw()
+    with built() as afterwards:
+        assert torch.equal(afterwards.draw(output_type="pt"), expected)
+        assert pipeline_flux.get_module_execution_device is get_module_execution_device

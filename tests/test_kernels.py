@@ -83,6 +83,20 @@ def test_gate_and_residual(shape, dtype):
 
 
 @dtypes
+@shapes
+def test_gate_and_residual_of_a_product_without_its_scales(shape, dtype):
+    text, image = streams(shape, dtype)
+    before = join(text, image)
+    update = random(*before.shape, dtype=dtype, seed=3)
+    of_rows = random(*before.shape[:2], 1, dtype=torch.float32, seed=4)
+    of_columns = random(1, shape[3], dtype=torch.float32, seed=5)
+    bias, (gate,) = random(shape[3], dtype=dtype, seed=6), vectors(shape, 1, dtype)
+    scaled = update.float() * of_rows * of_columns + bias.float()
+    out = norm.gate_residual_scaled(text, image, update, of_rows, of_columns, bias, gate)
+    assert relative_error(out, before + gate[:, None].float() * scaled) < TOLERANCE[dtype]
+
+
+@dtypes
 @pytest.mark.parametrize(
     "widths", [(256, 1024), (48, 100), (3072, 12288), (None, 300), (256, None)], ids=str
 )
@@ -189,6 +203,15 @@ def samples():
         norm.norm_modulate: (text, tokens, vector, vector, EPS),
         norm.norm_modulate_fp8: (text, tokens, vector, vector, EPS),
         norm.gate_residual: (text, tokens, joined, vector),
+        norm.gate_residual_scaled: (
+            text,
+            tokens,
+            joined,
+            random(1, 3, 1, dtype=torch.float32),
+            random(1, 32, dtype=torch.float32),
+            random(32),
+            vector,
+        ),
         norm.gate_residual_norm: (tokens, tokens, vector, vector, vector, EPS),
         norm.gate_residual_norm_fp8: (tokens, tokens, vector, vector, vector, EPS),
         activation.joined: (tokens, tokens),

@@ -45,6 +45,7 @@ def test_every_optimization_is_found_in_order_of_its_axis():
         "device_images",
         "compiled_encoder",
         "encoder_graph",
+        "known_device",
         "cuda_graph",
     }
 
@@ -55,8 +56,12 @@ def test_a_plan_is_in_the_order_of_its_axes_however_it_was_asked_for():
 
 
 ON_NVIDIA = (
-    "fused_norms fused_rotary fused_gelu modulation_table compiled_decoder device_images cuda_graph"
+    "fused_norms fused_rotary fused_gelu modulation_table compiled_decoder device_images "
+    "compiled_encoder known_device cuda_graph"
 )
+
+
+ON_AMD = "device_images known_device"
 
 
 @pytest.mark.parametrize(
@@ -68,8 +73,11 @@ ON_NVIDIA = (
         (H100, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_NVIDIA),
         (H200, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_NVIDIA),
         (B200, "bf16 fused_projections cudnn fp8_per_row regional " + ON_NVIDIA),
-        (MI300X, "bf16 fused_projections aiter_fp8 fp8_per_row regional device_images"),
-        (MI250, "bf16 fused_projections int8 regional device_images"),
+        (
+            MI300X,
+            "bf16 fused_projections aiter_fp8 fp8_per_row regional device_images known_device",
+        ),
+        (MI250, "bf16 fused_projections int8 regional device_images known_device"),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -99,7 +107,7 @@ def test_leaving_one_out_takes_what_needs_it_along():
 
 CACHE = {"Fn_compute_blocks": 1}
 FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu", "modulation_table")
-AROUND = ("compiled_decoder", "device_images", "encoder_graph", "cuda_graph")
+AROUND = ("compiled_decoder", "device_images", "compiled_encoder", "known_device", "cuda_graph")
 
 
 @pytest.mark.parametrize("hardware", [A100, L20, H200, B200], ids=lambda h: h.name)

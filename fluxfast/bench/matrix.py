@@ -186,6 +186,7 @@ DETAILS = (
     Axis.MODULATION,
     Axis.IMAGES,
     Axis.ENCODER,
+    Axis.HOST,
     Axis.GRAPH,
 )
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from fluxfast.bench.result import CaseResult, ImageTiming
 
-# How often one look may miss a change for the worse as large as the tolerance. A run that is not
-# sure at once has two or three looks: 5% in all.
+# How often one look may miss a change for the worse as large as the tolerance. There are two, or
+# up to twelve with --against, where 3% are missed in all (docs/verdict.md).
 MISS_RISK = 0.02
 
 
@@ -74,8 +74,9 @@ def _one(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult], 
 
 WHOLE_IMAGE = "whole image"  # the stage that a verdict is about where none is named
 
-# GPU noise: the H200's baseline, ten cases of two or three processes on three cards. CPU noise: of
-# tests/replay/cpu.json, six cases of ten processes: 6% in decoding, else 1% or less.
+# GPU noise: the H200's baseline, ten cases of two or three processes; between cards, six cases on
+# two. CPU noise: of tests/replay/cpu.json, six cases of ten processes: 6% in decoding, else 1% or
+# less.
 METRICS = (
     Metric(
         name="e2e_s",

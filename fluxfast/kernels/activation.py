@@ -11,12 +11,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fluxfast.kernels.launch import block_of, check_fp8, packed, rows_like, store_row
+from fluxfast.kernels.launch import (
+    check_fp8,
+    halves_of,
+    largest,
+    load_row,
+    packed,
+    rows_like,
+    store_row,
+    store_scale,
+)
 
 # GELU with tanh is x · sigmoid(2u), u = √(2/π) (x + 0.044715 x³) (Hendrycks and Gimpel 2016,
 # arXiv:1606.08415), and 2^z is what the hardware has: z = −2u · log₂ e = x (LINEAR + CUBIC x²).
 LINEAR = tl.constexpr(-2.302208198)
 CUBIC = tl.constexpr(-2.302208198 * 0.044715)
+
+# Three programs of four warps on a multiprocessor, where the compiler's own choice lets two.
+MAX_REGISTERS = 168
 
 
 @triton.jit
@@ -38,33 +50,36 @@ def fluxfast_gelu_join(
     attended_token,
     mlp_batch,
     mlp_token,
-    ATTENDED_BLOCK: tl.constexpr,
-    MLP_BLOCK: tl.constexpr,
+    ATTENDED: tl.constexpr,
+    ATTENDED_REST: tl.constexpr,
+    MLP: tl.constexpr,
+    MLP_REST: tl.constexpr,
     IS_FP8: tl.constexpr,
 ):
-    """One program for each row; a block of 0 says that this part is absent."""
+    """One program for each row; blocks of 0 say that this part is absent."""
     row = tl.program_id(0).to(tl.int64)
     batch = row // tokens
     token = row % tokens
-    columns = attended_columns + mlp_columns
+    target = out + row * (attended_columns + mlp_columns)
     amax = 0.0
-    if ATTENDED_BLOCK > 0:
-        left = tl.arange(0, ATTENDED_BLOCK)
-        left_held = left < attended_columns
-        start = attended + batch * attended_batch + token * attended_token
-        a = tl.load(start + left, mask=left_held, other=0.0).to(tl.float32)
-        amax = tl.max(tl.abs(a), 0)
-    if MLP_BLOCK > 0:
-        right = tl.arange(0, MLP_BLOCK)
-        right_held = right < mlp_columns
+    inverse = 1.0
+    if MLP > 0:
         start = mlp + batch * mlp_batch + token * mlp_token
-        m = gelu(tl.load(start + right, mask=right_held, other=0.0).to(tl.float32))
-        amax = tl.maximum(amax, tl.max(tl.abs(m), 0))
-        store_row(
-            out, out_scales, row, m, right, right_held, columns, attended_columns, amax, IS_FP8
-        )
-    if ATTENDED_BLOCK > 0:
-        store_row(out, out_scales, row, a, left, left_held, columns, 0, amax, IS_FP8)
+        m, m_rest = load_row(start, mlp_columns, MLP, MLP_REST)
+        m = gelu(m)
+        m_rest = gelu(m_rest)
+        amax = largest(m, m_rest)
+    if ATTENDED > 0:
+        start = attended + batch * attended_batch + token * attended_token
+        a, a_rest = load_row(start, attended_columns, ATTENDED, ATTENDED_REST)
+        amax = tl.maximum(amax, largest(a, a_rest))
+    if IS_FP8:
+        inverse = store_scale(out_scales + row, amax)
+    if MLP > 0:
+        place = target + attended_columns
+        store_row(place, m * inverse, m_rest * inverse, mlp_columns, MLP, MLP_REST)
+    if ATTENDED > 0:
+        store_row(target, a * inverse, a_rest * inverse, attended_columns, ATTENDED, ATTENDED_REST)
 
 
 def gelu_join(
@@ -81,7 +96,7 @@ def gelu_join(
     left, right = first if attended is not None else parts[-1], parts[-1]
     batch, tokens = first.shape[:2]
     out, scales = rows_like((batch, tokens, sum(widths)), first, is_fp8)
-    blocks = [block_of(width) if width else 0 for width in widths]
+    blocks = [block for width in widths for block in (halves_of(width) if width else (0, 0))]
     if is_fp8:
         check_fp8(first)
     if out.numel():
@@ -94,17 +109,20 @@ def gelu_join(
             *widths,
             *left.stride()[:2],
             *right.stride()[:2],
-            ATTENDED_BLOCK=blocks[0],
-            MLP_BLOCK=blocks[1],
+            ATTENDED=blocks[0],
+            ATTENDED_REST=blocks[1],
+            MLP=blocks[2],
+            MLP_REST=blocks[3],
             IS_FP8=is_fp8,
-            num_warps=num_warps or default_warps(max(blocks)),
+            num_warps=num_warps or default_warps(sum(blocks)),
+            maxnreg=MAX_REGISTERS,
         )
     return out, scales
 
 
-def default_warps(block: int) -> int:
-    """Warps for about 32 values a thread: a row in registers, and two programs at a time."""
-    return min(16, max(4, block // 1024))
+def default_warps(values: int) -> int:
+    """Warps for a row in registers: at most 128 values a thread."""
+    return min(16, max(2, int(triton.next_power_of_2(values)) // 4096))
 
 
 @torch.library.custom_op(

@@ -16,16 +16,33 @@ LEAST_AMAX = tl.constexpr(1e-12)
 
 
 @triton.jit
-def store_row(
-    out, scales, row, values, column, held, columns, first_column, amax, IS_FP8: tl.constexpr
-):
-    """Store part of a row of `columns`, in fp8 divided by the row's scale; 0 where not `held`."""
-    place = out + row * columns + first_column + column
-    if IS_FP8:
-        scale = tl.maximum(amax, LEAST_AMAX) / FP8_MAX
-        tl.store(scales + row, scale)
-        values = values * (1.0 / scale)
-    tl.store(place, values.to(out.dtype.element_ty), mask=held)
+def load_row(start, columns, FIRST: tl.constexpr, REST: tl.constexpr):
+    """A row in float32, in its two blocks; 0 past its end."""
+    rest = FIRST + tl.arange(0, REST)
+    first = tl.load(start + tl.arange(0, FIRST)).to(tl.float32)
+    return first, tl.load(start + rest, mask=rest < columns, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_row(start, first, rest, columns, FIRST: tl.constexpr, REST: tl.constexpr):
+    """Store a row that `load_row` loaded, rounded to the dtype of its place."""
+    column = FIRST + tl.arange(0, REST)
+    tl.store(start + tl.arange(0, FIRST), first.to(start.dtype.element_ty))
+    tl.store(start + column, rest.to(start.dtype.element_ty), mask=column < columns)
+
+
+@triton.jit
+def largest(first, rest):
+    """The largest magnitude of a row."""
+    return tl.maximum(tl.max(tl.abs(first), 0), tl.max(tl.abs(rest), 0))
+
+
+@triton.jit
+def store_scale(place, amax):
+    """Store the scale of a row with this largest value; what its values are to be multiplied by."""
+    scale = tl.maximum(amax, LEAST_AMAX) / FP8_MAX
+    tl.store(place, scale)
+    return 1.0 / scale
 
 
 def rows_like(shape: tuple[int, ...], like: Tensor, is_fp8: bool) -> tuple[Tensor, Tensor]:
@@ -39,9 +56,14 @@ def packed(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def block_of(columns: int) -> int:
-    """The block that holds a row: Triton's blocks are powers of two."""
-    return int(triton.next_power_of_2(columns))
+def halves_of(columns: int) -> tuple[int, int]:
+    """The two blocks that hold a row: Triton's blocks are powers of two.
+
+    One block for a row of 3072 or 12288 would leave a quarter of the lanes idle. The first of two
+    is always full.
+    """
+    first = max(1, triton.next_power_of_2(columns) // 2)
+    return first, triton.next_power_of_2(max(1, columns - first))
 
 
 def check_fp8(tensor: Tensor) -> None:

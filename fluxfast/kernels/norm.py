@@ -12,7 +12,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fluxfast.kernels.launch import block_of, check_fp8, packed, rows_like, store_row
+from fluxfast.kernels.launch import (
+    check_fp8,
+    halves_of,
+    largest,
+    load_row,
+    packed,
+    rows_like,
+    store_row,
+    store_scale,
+)
 
 
 @triton.jit
@@ -23,6 +32,9 @@ def fluxfast_residual_norm(
     gate,
     shift,
     scale,
+    row_scales,
+    column_scales,
+    bias,
     summed,
     out,
     out_scales,
@@ -39,8 +51,10 @@ def fluxfast_residual_norm(
     shift_batch,
     scale_batch,
     eps,
-    BLOCK: tl.constexpr,
+    FIRST: tl.constexpr,
+    REST: tl.constexpr,
     IS_GATED: tl.constexpr,
+    IS_SCALED: tl.constexpr,
     IS_NORMED: tl.constexpr,
     IS_FP8: tl.constexpr,
 ):
@@ -48,29 +62,40 @@ def fluxfast_residual_norm(
     row = tl.program_id(0).to(tl.int64)
     batch = row // tokens
     token = row % tokens
-    column = tl.arange(0, BLOCK)
-    held = column < columns
     if token < text_tokens:
         start = text + batch * text_batch + token * text_token
     else:
         start = image + batch * image_batch + (token - text_tokens) * image_token
-    x = tl.load(start + column, mask=held, other=0.0).to(tl.float32)
+    x, x_rest = load_row(start, columns, FIRST, REST)
     if IS_GATED:
-        g = tl.load(gate + batch * gate_batch + column, mask=held, other=0.0).to(tl.float32)
         from_update = update + batch * update_batch + token * update_token
-        u = tl.load(from_update + column, mask=held, other=0.0).to(tl.float32)
-        rounded = (x + g * u).to(summed.dtype.element_ty)
-        tl.store(summed + row * columns + column, rounded, mask=held)
-        x = rounded.to(tl.float32)
+        u, u_rest = load_row(from_update, columns, FIRST, REST)
+        if IS_SCALED:
+            c, c_rest = load_row(column_scales, columns, FIRST, REST)
+            b, b_rest = load_row(bias, columns, FIRST, REST)
+            of_row = tl.load(row_scales + row)
+            u = u * of_row * c + b
+            u_rest = u_rest * of_row * c_rest + b_rest
+        g, g_rest = load_row(gate + batch * gate_batch, columns, FIRST, REST)
+        # The norm reads what is stored.
+        x = (x + g * u).to(summed.dtype.element_ty).to(tl.float32)
+        x_rest = (x_rest + g_rest * u_rest).to(summed.dtype.element_ty).to(tl.float32)
+        store_row(summed + row * columns, x, x_rest, columns, FIRST, REST)
     if IS_NORMED:
-        mean = tl.sum(x, 0) / columns
-        centred = tl.where(held, x - mean, 0.0)
-        normed = centred * tl.rsqrt(tl.sum(centred * centred, 0) / columns + eps)
-        s = tl.load(scale + batch * scale_batch + column, mask=held, other=0.0).to(tl.float32)
-        b = tl.load(shift + batch * shift_batch + column, mask=held, other=0.0).to(tl.float32)
-        y = normed * (1.0 + s) + b
-        amax = tl.max(tl.abs(y), 0)
-        store_row(out, out_scales, row, y, column, held, columns, 0, amax, IS_FP8)
+        mean = (tl.sum(x, 0) + tl.sum(x_rest, 0)) / columns
+        x = x - mean
+        x_rest = tl.where(FIRST + tl.arange(0, REST) < columns, x_rest - mean, 0.0)
+        variance = (tl.sum(x * x, 0) + tl.sum(x_rest * x_rest, 0)) / columns
+        factor = tl.rsqrt(variance + eps)
+        s, s_rest = load_row(scale + batch * scale_batch, columns, FIRST, REST)
+        d, d_rest = load_row(shift + batch * shift_batch, columns, FIRST, REST)
+        y = x * factor * (1.0 + s) + d
+        y_rest = x_rest * factor * (1.0 + s_rest) + d_rest
+        if IS_FP8:
+            inverse = store_scale(out_scales + row, largest(y, y_rest))
+            y = y * inverse
+            y_rest = y_rest * inverse
+        store_row(out + row * columns, y, y_rest, columns, FIRST, REST)
 
 
 def residual_norm(
@@ -79,16 +104,19 @@ def residual_norm(
     text: Tensor | None = None,
     update: Tensor | None = None,
     gate: Tensor | None = None,
+    scales_and_bias: tuple[Tensor, Tensor, Tensor] | None = None,
     shift: Tensor | None = None,
     scale: Tensor | None = None,
     eps: float = 0.0,
     is_fp8: bool = False,
-    num_warps: int = 4,
+    num_warps: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The new residual stream, its normalized and modulated rows, and their scales.
 
     `image` and `text`: (batch, tokens, channels); `update` as the two joined; `gate`, `shift` and
-    `scale`: (batch, channels). What is not asked for comes back empty.
+    `scale`: (batch, channels). `scales_and_bias` of an update that lacks them: of its rows
+    (batch, tokens, 1), of its columns and the bias (channels). What is not asked for comes back
+    empty.
     """
     image = packed(image)
     before = packed(text) if text is not None else image[:, :0]
@@ -99,14 +127,17 @@ def residual_norm(
     out, scales = rows_like(shape if is_normed else (0,), image, is_fp8 and is_normed)
     added = packed(update) if update is not None else image
     vectors = [packed(v) if v is not None else image for v in (gate, shift, scale)]
+    lacking = [t.contiguous() for t in scales_and_bias or (image[:0],) * 3]
     if is_fp8:
         check_fp8(image)
+    first, rest = halves_of(columns)
     if summed.numel() or out.numel():
         fluxfast_residual_norm[(batch * shape[1],)](
             before,
             image,
             added,
             *vectors,
+            *lacking,
             summed,
             out,
             scales,
@@ -116,11 +147,13 @@ def residual_norm(
             *(stride for t in (before, image, added) for stride in t.stride()[:2]),
             *(vector.stride(0) for vector in vectors),
             eps,
-            BLOCK=block_of(columns),
+            FIRST=first,
+            REST=rest,
             IS_GATED=is_gated,
+            IS_SCALED=scales_and_bias is not None,
             IS_NORMED=is_normed,
             IS_FP8=is_fp8,
-            num_warps=num_warps,
+            num_warps=num_warps or (2 if is_fp8 and not is_gated else 4),
         )
     return summed, out, scales
 
@@ -179,6 +212,41 @@ def gate_residual(text: Tensor | None, image: Tensor, update: Tensor, gate: Tens
 
 @gate_residual.register_fake
 def _(text: Tensor | None, image: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+    return image.new_empty(_joined_shape(text, image))
+
+
+@torch.library.custom_op(
+    "fluxfast::gate_residual_scaled",
+    mutates_args=(),
+    schema="(Tensor? text, Tensor image, Tensor update, Tensor row_scales, Tensor column_scales, "
+    "Tensor bias, Tensor gate) -> Tensor",
+)
+def gate_residual_scaled(
+    text: Tensor | None,
+    image: Tensor,
+    update: Tensor,
+    row_scales: Tensor,
+    column_scales: Tensor,
+    bias: Tensor,
+    gate: Tensor,
+) -> Tensor:
+    """`gate_residual` of update · row_scales · column_scales + bias."""
+    scales_and_bias = (row_scales, column_scales, bias)
+    return residual_norm(
+        image, text=text, update=update, scales_and_bias=scales_and_bias, gate=gate
+    )[0]
+
+
+@gate_residual_scaled.register_fake
+def _(
+    text: Tensor | None,
+    image: Tensor,
+    update: Tensor,
+    row_scales: Tensor,
+    column_scales: Tensor,
+    bias: Tensor,
+    gate: Tensor,
+) -> Tensor:
     return image.new_empty(_joined_shape(text, image))
 
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fluxfast.kernels.launch import FP8, block_of, check_fp8, packed
+from fluxfast.kernels.launch import FP8, check_fp8, packed
 
 VALUE_PART = tl.constexpr(2)  # of query, key, value
 
@@ -38,18 +38,20 @@ def fluxfast_qkv_rotary(
     HEADS: tl.constexpr,
     HEAD_BLOCK: tl.constexpr,
 ):
-    """One program for each token and part (query, key, value); `*_token` are strides.
+    """One program for each token and `HEADS` heads of a part (query, key, value).
 
-    `weights` is (2, 2, head_dim): of text then image, of query then key.
+    `weights` is (2, 2, head_dim): of text then image, of query then key; `*_token` are strides.
     """
     row = tl.program_id(0).to(tl.int64)
-    part = tl.program_id(1)
+    groups = heads // HEADS
+    part = tl.program_id(1) // groups
+    first_head = tl.program_id(1) % groups * HEADS
     batch = row // tokens
     token = row % tokens
     dim = tl.arange(0, HEAD_BLOCK)
     in_dim = dim < head_dim
-    held = (tl.arange(0, HEADS) < heads)[:, None] & in_dim[None, :]
-    place = tl.arange(0, HEADS)[:, None] * head_dim + dim[None, :]
+    held = in_dim[None, :]
+    place = (first_head + tl.arange(0, HEADS))[:, None] * head_dim + dim[None, :]
     if token < text_tokens:
         start = text + batch * text_batch + token * text_token
         weight = weights + part * head_dim
@@ -82,7 +84,7 @@ def qkv_rotary_launch(
     *,
     with_value: bool,
     is_fp8: bool,
-    num_warps: int = 4,
+    num_warps: int = 1,
 ) -> Tensor:
     image = packed(image)
     before = packed(text) if text is not None else image[:, :0]
@@ -91,8 +93,9 @@ def qkv_rotary_launch(
     cosines, sines = cosines.contiguous(), sines.contiguous()
     if is_fp8:
         check_fp8(image)
+    group = min(8, heads & -heads)  # a power of two that divides the heads
     if out.numel():
-        fluxfast_qkv_rotary[(batch * tokens, parts)](
+        fluxfast_qkv_rotary[(batch * tokens, parts * heads // group)](
             before,
             image,
             weights.contiguous(),
@@ -108,8 +111,8 @@ def qkv_rotary_launch(
             *image.stride()[:2],
             cosines.stride(0),
             eps,
-            HEADS=block_of(heads),
-            HEAD_BLOCK=block_of(head_dim),
+            HEADS=group,
+            HEAD_BLOCK=triton.next_power_of_2(head_dim),
             num_warps=num_warps,
         )
     return out

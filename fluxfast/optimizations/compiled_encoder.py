@@ -1,4 +1,4 @@
-"""The T5 encoder's blocks compiled, and the whole of it replayed as a CUDA graph.
+"""The T5 encoder's blocks compiled, and both text encoders replayed as CUDA graphs.
 
 Eager, its norms, its bias and its activation are kernels of their own, between products that take
 7 ms in all.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from fluxfast.compiler import compiled_blocks_proof
 from fluxfast.cuda_graph import graphs_unsupported, replay_proof
-from fluxfast.encoder import replay_encoder
+from fluxfast.encoder import contiguous_bias, replay_encoders
+from fluxfast.hardware import Platform
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
 
 def apply(build: Build) -> None:
     encoder = build.pipeline.text_encoder_2
+    contiguous_bias(encoder)
     for block in encoder.encoder.block:
         block.compile(fullgraph=True)
-    replay_encoder(encoder)
+    replay_encoders(build.pipeline)
 
 
 def proof(evidence: Evidence) -> Proof:
@@ -32,10 +34,9 @@ def proof(evidence: Evidence) -> Proof:
 OPTIMIZATION = Optimization(
     name="compiled_encoder",
     axis=Axis.ENCODER,
-    summary="the T5 encoder compiled, and replayed as one CUDA graph",
+    summary="T5 compiled, and both text encoders replayed as CUDA graphs",
     apply=apply,
     proof=proof,
     unsupported=graphs_unsupported,
-    # Until it has been measured on a GPU: its first version did not run there.
-    on_by_default=lambda hardware: False,
+    on_by_default=lambda hardware: hardware.platform is Platform.CUDA,
 )

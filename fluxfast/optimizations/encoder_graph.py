@@ -1,14 +1,14 @@
-"""The T5 encoder replayed as a CUDA graph: it has hundreds of launches for 9 ms of arithmetic."""
+"""The text encoders replayed as CUDA graphs: hundreds of launches for 9 ms of arithmetic."""
 
 from __future__ import annotations
 
 from fluxfast.cuda_graph import graphs_unsupported, replay_proof
-from fluxfast.encoder import replay_encoder
+from fluxfast.encoder import replay_encoders
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
 
 def apply(build: Build) -> None:
-    replay_encoder(build.pipeline.text_encoder_2)
+    replay_encoders(build.pipeline)
 
 
 def proof(evidence: Evidence) -> Proof:
@@ -18,7 +18,7 @@ def proof(evidence: Evidence) -> Proof:
 OPTIMIZATION = Optimization(
     name="encoder_graph",
     axis=Axis.ENCODER,
-    summary="the T5 encoder replayed as one CUDA graph",
+    summary="the text encoders replayed as CUDA graphs",
     apply=apply,
     proof=proof,
     unsupported=graphs_unsupported,

@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def _record(weights: Path, run: Run, minutes: float) -> None:
-    """For the model card. A run that goes on where another stopped adds its part to that one's."""
+    """For the model card: a part for each run that came to its end."""
     path = weights / "training.json"
     parts = json.loads(path.read_text()) if path.exists() else []
     machine = torch.cuda.get_device_name() if run.on_gpu else f"a CPU ({platform.machine()})"

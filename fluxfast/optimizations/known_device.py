@@ -1,0 +1,65 @@
+"""The pipeline told its device.
+
+diffusers looks for it several times an image, in every module of every model, for any of them could
+have been offloaded. Here none is. And what it makes on the host beside the prompts' embeddings is
+made on the device: copying it would make the host wait for the text encoders before it draws noise.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from fluxfast.hardware import Hardware
+from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
+
+SEARCH = "get_module_execution_device"  # as the modules of diffusers' pipelines import it
+
+
+def apply(build: Build) -> None:
+    kind, device = type(build.pipeline), build.pipeline.device
+    build.pipeline.__class__ = told(kind, device)
+    home = sys.modules[kind.__module__]
+    build.undo.callback(setattr, home, SEARCH, getattr(home, SEARCH))
+    setattr(home, SEARCH, lambda module: device)
+
+
+def told(kind: Any, device: torch.device) -> Any:
+    """The class of a pipeline that is on this device for good."""
+
+    class Told(kind):  # type: ignore[misc]
+        _execution_device = device
+
+        def encode_prompt(self, *arguments: Any, **keywords: Any) -> Any:
+            with device:
+                return super().encode_prompt(*arguments, **keywords)
+
+    Told.__name__ = kind.__name__
+    return Told
+
+
+def proof(evidence: Evidence) -> Proof:
+    known = vars(type(evidence.pipeline)).get("_execution_device")
+    return Proof(
+        in_force=isinstance(known, torch.device),
+        seen=f"the pipeline runs on {known}" if known else "the device is looked for",
+    )
+
+
+def a_gpu_is_waiting(hardware: Hardware) -> str | None:
+    if hardware.is_gpu:
+        return None
+    return "saves a GPU milliseconds of waiting; a CPU's image takes too long for them to show"
+
+
+OPTIMIZATION = Optimization(
+    name="known_device",
+    axis=Axis.HOST,
+    summary="no search for the device in every module",
+    apply=apply,
+    proof=proof,
+    unsupported=a_gpu_is_waiting,
+    on_by_default=lambda hardware: True,
+)
