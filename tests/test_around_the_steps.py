@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 from diffusers.hooks import group_offloading
 from diffusers.pipelines.flux import pipeline_flux
 from diffusers.utils.torch_utils import get_module_execution_device
@@ -169,3 +170,10 @@ def test_a_pipeline_that_is_told_its_device_does_not_look_for_it():
     with built() as afterwards:
         assert torch.equal(afterwards.draw(output_type="pt"), expected)
         assert pipeline_flux.get_module_execution_device is get_module_execution_device
+
+
+def test_a_pipeline_that_is_told_its_device_can_have_a_cache():
+    with built("known_device", "dbcache", model="dev", num_inference_steps=12) as pipeline:
+        pipeline.draw(output_type="latent")
+        assert all(proof.in_force for proof in proofs(gather_evidence(pipeline)).values())
+    assert not hasattr(FluxPipeline, "_original_call")

@@ -20,8 +20,12 @@ SEARCH = "get_module_execution_device"  # as the modules of diffusers' pipelines
 
 def apply(build: Build) -> None:
     kind, device = type(build.pipeline), build.pipeline.device
+    # cache-dit looks for what it changed in the pipeline's own class.
+    build.undo.callback(setattr, build.pipeline, "__class__", kind)
     build.pipeline.__class__ = told(kind, device)
-    home = sys.modules[kind.__module__]
+    # Another optimization may have given the pipeline a class of its own.
+    modules = (sys.modules[of.__module__] for of in kind.__mro__)
+    home = next(module for module in modules if hasattr(module, SEARCH))
     build.undo.callback(setattr, home, SEARCH, getattr(home, SEARCH))
     setattr(home, SEARCH, lambda module: device)
 
