@@ -14,6 +14,7 @@ from fluxfast.bench.result import read_results, write_result
 from fluxfast.cli import main
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Platform
+from fluxfast.report.charts import steps_of
 from fluxfast.report.effects import blames, effects
 from fluxfast.report.inputs import Measured, read_inputs
 from fluxfast.report.labels import label, staircase_of
@@ -65,6 +66,14 @@ def test_what_never_varies_apart_is_named_together(tmp_path, baseline_file):
     smoke = [r for r in ablation({"fa3_fp8": 1.3}) if r.case.optimizations in (("bf16",), ALL_ON)]
     (blame,) = blames(rows(tmp_path, smoke, baseline_file))
     assert blame.name == "fused_projections + fa3_fp8 + fp8_per_row + regional"
+
+
+def test_each_step_of_a_staircase_has_a_name_of_its_own(tmp_path, baseline_file):
+    measured = [r for r in ablation() if r.case.optimizations in (("bf16",), ALL_ON)]
+    late = (*ALL_ON, "fused_norms", "fused_rotary", "fused_gelu")
+    measured += [replace(r, case=replace(r.case, optimizations=late)) for r in measured[-1:]]
+    names = [name for name, _ in steps_of(rows(tmp_path, measured, baseline_file))]
+    assert names == ["bf16", "+ fused_projections … regional", "all on"]
 
 
 def test_people_call_a_combination_by_what_is_off_or_on_top():

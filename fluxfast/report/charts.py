@@ -82,6 +82,8 @@ def steps_of(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     if not chain:
         return []
     names = [joined(chain[0]), *(_added(low, high) for low, high in pairwise(chain))]
+    if len(chain) > 1 and len(chain[-1]) - len(chain[-2]) > 2:
+        names[-1] = "all on"
     top = set(chain[-1])
     on_top = [r for names, r in by_names.items() if top < set(names) and len(names) == len(top) + 1]
     steps = [(name, by_names[c]) for name, c in zip(names, chain, strict=True)]
@@ -90,7 +92,7 @@ def steps_of(rows: Sequence[Row]) -> list[tuple[str, Row]]:
 
 def _added(low: tuple[str, ...], high: tuple[str, ...]) -> str:
     added = high[len(low) :]
-    return f"+ {joined(added)}" if len(added) < 3 else "all on"
+    return f"+ {joined(added)}" if len(added) < 3 else f"+ {added[0]} … {added[-1]}"
 
 
 def staircase(rows: Sequence[Row]) -> Chart | None:
