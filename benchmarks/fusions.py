@@ -43,7 +43,7 @@ from fluxfast.roofline import Shape, shape_of
 from fluxfast.trace import write_trace
 from fluxfast.weights import resolve
 
-WARPS = (4, 8, 16)
+WARPS = (1, 2, 4, 8)
 ERROR_LIMIT = {"bf16": 0.006, "fp8": 0.04}
 STEPS = 8  # as good as 28 for the time of one
 ADDED = (
@@ -53,9 +53,10 @@ ADDED = (
     "modulation_table",
     "cuda_graph",
     "device_images",
-    "encoder_graph",
+    "compiled_encoder",
+    "known_device",
 )
-GPU_ALONE = ("cuda_graph", "device_images", "encoder_graph")
+GPU_ALONE = ("cuda_graph", "device_images", "compiled_encoder", "known_device")
 
 
 def main() -> int:
