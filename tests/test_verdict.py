@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import random
+import statistics
 
 import pytest
 
@@ -14,6 +15,7 @@ from fluxfast.bench.result import ImageTiming
 from tests.machines import CPU
 from tests.results import case, result
 
+ONE_CARD = {**result().environment, "gpu": {"uuid": "GPU-a"}}
 STEP = metric_named("step_ms")
 
 
@@ -31,7 +33,7 @@ def process(step_ms=100.0, images=8, noise=0.001, seed=0, **changes):
         )
         for step in (step_ms * draw.gauss(1, noise) for _ in range(images))
     )
-    return result(images=timings, **changes)
+    return result(**{"images": timings, "environment": ONE_CARD, **changes})
 
 
 def processes(step_ms=100.0, count=3, between=0.001, seed=0, **changes):
@@ -77,6 +79,14 @@ def test_what_cannot_be_seen_is_undecided_and_says_how_much_can():
     assert "not allowed to gate: the smallest change it can see is" in found.reason
 
 
+def test_who_may_look_more_often_sees_less_in_each_look():
+    unsure = Estimate(effect=0.0, error=0.01, dof=20)
+    change = Change(metric=STEP, measured=1.0, baseline=1.0, estimate=unsure)
+    for looks in (1, 12):
+        found = settle([Comparison(changes=(change,))], looks)[0]
+        assert f"it can see is {unsure.smallest_visible(0.001 / looks):.1%}" in found.reason
+
+
 def test_a_large_change_is_seen_by_a_case_that_may_not_gate():
     found = verdict([process(200.0)], processes(between=0.03), noises([processes(between=0.03)]))
     assert found.outcome is Outcome.SLOWER
@@ -113,12 +123,13 @@ def test_the_noise_between_processes_is_found_beside_that_within():
     assert same.between < 0.004
 
 
-def test_cards_differ_by_more_than_the_processes_of_one_do():
-    def on(card, step_ms, seed):
-        found = process(step_ms, seed=seed)
-        environment = {**found.environment, "gpu": {"uuid": card}}
-        return dataclasses.replace(found, environment=environment)
+def on(card, step_ms=100.0, seed=0, **changes):
+    """A process of the GPU `card`; one that tells no name where it is empty."""
+    environment = {**result().environment, "gpu": {"uuid": card}}
+    return process(step_ms, seed=seed, environment=environment, **changes)
 
+
+def test_cards_differ_by_more_than_the_processes_of_one_do():
     cases = [[on(c, 100 + (c == "b"), 10 * n + k) for k, c in enumerate("aab")] for n in range(6)]
     noise = noise_of(STEP, cases)
     assert noise.between < 0.003 < noise.cards == pytest.approx(0.007, rel=0.3)
@@ -131,6 +142,45 @@ def test_cards_differ_by_more_than_the_processes_of_one_do():
     assert half[0] == pytest.approx(math.hypot(noise.between, noise.cards / math.sqrt(2)))
 
 
+def test_a_few_noisy_images_do_not_hide_that_cards_differ():
+    cases = [
+        [on(f"a{n}", seed=10 * n + k) for k in range(3)]
+        + [on(f"b{n}", 101, images=3, noise=0.01, seed=2 * n)]
+        for n in range(20)
+    ]
+    plain = [[*case[:3], on(f"b{n}", 101, seed=n)] for n, case in enumerate(cases)]
+    cards, expected = (noise_of(STEP, of).cards for of in (cases, plain))
+    assert expected == pytest.approx(0.01 / math.sqrt(2), rel=0.1)
+    assert cards == pytest.approx(expected, rel=0.3)
+
+
+def test_the_same_cards_in_many_cases_tell_no_more_of_cards():
+    two = [[on(c, 100 + (c == "b"), 10 * n + k) for k, c in enumerate("aab")] for n in range(6)]
+    assert noise_of(STEP, two).cards_dof == PRIOR_DOF + 1
+    assert noise_of(STEP, [*two, [on("c"), on("d")]]).cards_dof == PRIOR_DOF + 2
+    assert noise_of(STEP, [*two, [on("b"), on("c")]]).cards_dof == PRIOR_DOF + 2
+    assert noise_of(STEP, [[on("a")] * 3, [on("b")] * 3]).cards_dof == PRIOR_DOF
+
+
+def test_a_gpu_without_a_name_is_a_card_of_its_own():
+    unknown = [on("", seed=seed) for seed in range(3)]
+    noise = noise_of(STEP, [unknown])
+    assert (noise.dof, noise.cards_dof) == (PRIOR_DOF, PRIOR_DOF + 2)
+    errors = [estimate(STEP, side, unknown, noise).error for side in ([on("")], [on("a")])]
+    assert errors[0] == pytest.approx(errors[1], rel=0.01)
+    assert errors[0] > noise.cards * math.sqrt(1 + 1 / 3)
+    cpu = {"environment": {"hardware": CPU.to_json()}, "reference_e2e_s": (3.0,) * 8}
+    ratio = noise_of(metric_named("eager_ratio"), [[process(seed=n, **cpu) for n in range(3)]])
+    assert (ratio.dof, ratio.cards_dof) == (PRIOR_DOF + 2, PRIOR_DOF)
+
+
+def test_a_process_of_few_images_is_known_less_well():
+    few, many = (Process(samples=(0.98, 1.0, 1.02) * n, card="a") for n in (1, 100))
+    noise = Noise(between=1e-9, dof=20)
+    even, uneven = (noise.of_difference(side, [many])[0] for side in ([many, many], [few, many]))
+    assert uneven == pytest.approx(even * math.sqrt((1 / 3 / 4 + 5 / 1200) / (3 / 600)), rel=0.05)
+
+
 def test_a_baseline_of_one_process_is_judged_by_the_noise_of_its_kind():
     alone = noise_of(STEP, [[process()]])
     assert alone.between == pytest.approx(STEP.noise) and alone.dof == PRIOR_DOF
@@ -139,18 +189,36 @@ def test_a_baseline_of_one_process_is_judged_by_the_noise_of_its_kind():
 def test_what_the_canaries_explain_is_no_change():
     """Two GPUs 2% apart in clock: their steps follow, and so do their canaries."""
 
-    def on(clock, seed, step_ms=100.0):
+    def at(clock, seed, step_ms=100.0):
         canaries = {"gemm_ms": (10 / clock,) * 2, "attention_ms": (5 / clock,) * 2}
         return process(step_ms / clock, seed=seed, canaries=canaries)
 
-    cases = [[on(clock, 10 * n + k) for k, clock in enumerate((1, 1.02, 0.99))] for n in range(6)]
+    cases = [[at(clock, 10 * n + k) for k, clock in enumerate((1, 1.02, 0.99))] for n in range(6)]
     noise = noises(cases)
     assert noise["step_ms"].slope > 0.9 and noise["step_ms"].between < 0.004
-    slow_clock = verdict([on(0.98, 91)], cases[0], noise)
+    slow_clock = verdict([at(0.98, 91)], cases[0], noise)
     assert slow_clock.outcome is Outcome.SAME, slow_clock.reason
-    slow_code = verdict([on(0.98, 92, step_ms=102.5)], cases[0], noise)
+    slow_code = verdict([at(0.98, 92, step_ms=102.5)], cases[0], noise)
     assert slow_code.outcome is Outcome.SLOWER
     assert noises([processes(seed=n) for n in range(6)])["step_ms"].slope == 0.0
+
+
+def test_how_sure_the_slope_is_follows_from_what_it_leaves_unexplained():
+    def cases(noise):
+        draw = random.Random(0)
+        return [
+            [
+                process(100 * clock * draw.gauss(1, noise), canaries={"gemm_ms": (clock,)})
+                for clock in (1.0, 1.02, 0.99)
+            ]
+            for _ in range(40)
+        ]
+
+    spread = 40 * statistics.variance(map(math.log, (1.0, 1.02, 0.99))) * 2
+    for noise in (0.003, 0.01):
+        found = noise_of(STEP, cases(noise))
+        assert found.slope_error == pytest.approx(noise / math.sqrt(spread), rel=0.25)
+        assert (found.slope_dof, found.dof) == (79, PRIOR_DOF + 80)
 
 
 def test_many_cases_are_corrected_for():

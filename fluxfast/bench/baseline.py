@@ -91,7 +91,7 @@ class Baseline:
         return comparison
 
     def judge(self, results: Sequence[CaseResult], to_come: int = 0) -> Verdict:
-        """The verdict on one case, by itself or with `to_come` others of its run."""
+        """The verdict on one case, whose run has `to_come` others beside it."""
         return judged([self.compare(results)], to_come)[0]
 
     def write(self) -> None:

@@ -146,8 +146,8 @@ def settle(comparisons: Sequence[Comparison], looks: int = 1, to_come: int = 0) 
     """The verdict on each case of a run.
 
     `looks`: how often a run that goes on until it is sure may be judged; the risk is shared out.
-    `to_come`: cases that the run has yet to compare, taken to be as they were. Whether a case is
-    sampled enough is asked before they are known.
+    `to_come`: how many cases the run has beside these. Whether a case is sampled enough is asked
+    before they are measured: each is taken to have as many figures as these have, all unchanged.
 
     The more figures a run compares, the more of them look slower by chance: the p-values are those
     of Benjamini and Hochberg (1995) over all figures of the run, once for worse, once for better.
@@ -161,7 +161,7 @@ def settle(comparisons: Sequence[Comparison], looks: int = 1, to_come: int = 0) 
         - (change.better >= change.metric.minimum and q <= _risk(change) / looks)
         for change, p, q in zip(judged, worse, better, strict=True)
     }
-    return [_verdict(comparison, surely) for comparison in comparisons]
+    return [_verdict(comparison, surely, looks) for comparison in comparisons]
 
 
 def _risk(change: Change) -> float:
@@ -178,7 +178,7 @@ def _corrected(p_values: Sequence[float], others: int) -> Sequence[float]:
     return [float(p) for p in corrected[: len(p_values)]]
 
 
-def _verdict(comparison: Comparison, surely: Mapping[int, int]) -> Verdict:
+def _verdict(comparison: Comparison, surely: Mapping[int, int], looks: int) -> Verdict:
     changes = comparison.changes
     slower = [c for c in changes if surely.get(id(c), 0) > 0]
     faster = [c for c in changes if surely.get(id(c), 0) < 0]
@@ -205,7 +205,7 @@ def _verdict(comparison: Comparison, surely: Mapping[int, int]) -> Verdict:
     if slower:
         return verdict(Outcome.SLOWER, *slower)
     if unseen:
-        return verdict(Outcome.UNDECIDED, *map(_undecided, unseen))
+        return verdict(Outcome.UNDECIDED, *(_undecided(c, looks) for c in unseen))
     if faster:
         return verdict(Outcome.FASTER, *faster)
     return verdict(Outcome.SAME, "no figure changed by as much as its tolerance")
@@ -215,9 +215,10 @@ def _beyond(change: Change) -> bool:
     return change.worse > change.tolerance
 
 
-def _undecided(change: Change) -> str:
+def _undecided(change: Change, looks: int) -> str:
+    """Why, with the images that there are; more of them would see a smaller change."""
     assert change.estimate is not None
-    visible = change.estimate.smallest_visible(_risk(change))
+    visible = change.estimate.smallest_visible(_risk(change) / looks)
     blind = visible > change.tolerance
     why = (
         f"not allowed to gate: the smallest change it can see is {visible:.1%}"

@@ -39,6 +39,10 @@ class Metric:
     digits: int = 3
     lower_is_better: bool = True
 
+    def __post_init__(self) -> None:
+        # The noise model divides by it: without any noise every change would be sure.
+        assert self.risk is None or self.noise > 0
+
     @property
     def minimum(self) -> float:
         """The least relative change that is called one, of a metric with a noise model."""
@@ -74,9 +78,9 @@ def _one(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult], 
 
 WHOLE_IMAGE = "whole image"  # the stage that a verdict is about where none is named
 
-# GPU noise: the H200's baseline, ten cases of two or three processes; between cards, six cases on
-# two. CPU noise: of tests/replay/cpu.json, six cases of ten processes: 6% in decoding, else 1% or
-# less.
+# GPU noise: of the H200's baseline when it had ten cases of two or three processes, six of them on
+# two cards. CPU noise: of tests/replay/cpu.json, six cases of ten processes: 6% in decoding, else
+# 1% or less.
 METRICS = (
     Metric(
         name="e2e_s",

@@ -3,9 +3,10 @@
 A process's figure is the median of its images. On a log scale, where effects are relative, the
 variance of a difference of two sides is the sum of
 
-    processes² · (1/n₁ + 1/n₂)           of n₁ and n₂ processes
-    (π/2) · within² · (1/m₁ + 1/m₂)      of m₁ and m₂ images
-    cards² · Σ (share₁ − share₂)²        over cards, of each side's processes
+    processes² · (1/n₁ + 1/n₂)                       of n₁ and n₂ processes
+    (π/2) · within² · (Σ₁ 1/m / n₁² + Σ₂ 1/m / n₂²)  over a side's processes, of m images each
+    cards² · Σ (share₁ − share₂)²                    over cards, of each side's processes
+    slope error² · moved²                            by how much the canaries' pace moved
 
 (π/2 is what a median of normal samples loses against their mean.) Cards of one kind differ by more
 than the processes of one do, so a side that was measured on the other's card is known far better.
@@ -13,13 +14,14 @@ The part within is a case's own, from the samples of both sides, and robust, as 
 (Rousseeuw and Croux, "Alternatives to the median absolute deviation", 1993, section 3). The other
 two are pooled over cases: three processes of one case say little. What `Metric.noise` and
 `Metric.card_noise` say of their kind of machine counts like PRIOR_DOF further degrees of freedom,
-which is the shrinkage of Smyth, "Linear models and empirical Bayes methods" (2004), formula 5. How
-sure the sum is, is Satterthwaite's ("An approximate distribution of estimates of variance
-components", 1946).
+which is the shrinkage of Smyth, "Linear models and empirical Bayes methods" (2004), formula 5. The
+same few cards move all cases together, so cards have few degrees of freedom however many cases
+there are. How sure the sum is, is Satterthwaite's ("An approximate distribution of estimates of
+variance components", 1946).
 
-Each card finds another clock at its power limit. The canaries show it too, so what follows them is
-taken out (a control variate); its slope is fitted on the baseline, and is 0 where the baseline has
-no canaries. Pure, no torch.
+Each card finds another clock at its power limit. What follows the canaries is taken out (a control
+variate); its slope is fitted on the baseline, and is 0 where not all its processes have canaries.
+Pure, no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -50,7 +52,7 @@ class Process:
     """The samples of one metric, and on which card."""
 
     samples: Sequence[float]
-    card: str
+    card: Hashable
 
     @property
     def log_median(self) -> float:
@@ -61,8 +63,8 @@ class Process:
 class Noise:
     """Relative standard deviations of a metric, each with its degrees of freedom.
 
-    `between` processes of one card, and between `cards`; `slope`, `slope_error`: how the metric
-    follows the canaries' pace.
+    `between` processes of one card, and between `cards`; `slope`: how the metric follows the
+    canaries' pace, with its standard error and degrees of freedom.
     """
 
     between: float
@@ -71,6 +73,7 @@ class Noise:
     cards_dof: float = PRIOR_DOF
     slope: float = 0.0
     slope_error: float = 0.0
+    slope_dof: float = 1.0
 
     def of_difference(
         self, now: Sequence[Process], before: Sequence[Process], moved: float = 0.0
@@ -80,19 +83,21 @@ class Noise:
         `moved`: by how much the canaries' pace differs.
         """
         both = [*now, *before]
-        images = [sum(len(process.samples) for process in side) for side in (now, before)]
-        within = within_process(both)
+        within = _variance_of_image(both)
+        repeated = sum(len(process.samples) - 1 for process in both)
         parts = (
             (self.between**2 * (1 / len(now) + 1 / len(before)), self.dof),
-            (
-                MEDIAN_VARIANCE * within**2 * (1 / images[0] + 1 / images[1]),
-                max(1, sum(images) - len(both)),
-            ),
+            (within * (_per_image(now) + _per_image(before)), max(1, repeated)),
             (self.cards**2 * _apart(now, before), self.cards_dof),
-            ((self.slope_error * moved) ** 2, self.dof),
+            ((self.slope_error * moved) ** 2, self.slope_dof),
         )
         variance = sum(part for part, _ in parts)
         return math.sqrt(variance), variance**2 / sum(part**2 / dof for part, dof in parts)
+
+
+def _per_image(side: Sequence[Process]) -> float:
+    """Of the mean of these processes, its variance as a share of that of one image."""
+    return sum(1 / len(process.samples) for process in side) / len(side) ** 2
 
 
 def _apart(now: Sequence[Process], before: Sequence[Process]) -> float:
@@ -131,7 +136,10 @@ class Estimate:
         return math.expm1(self.effect - reach), math.expm1(self.effect + reach)
 
     def smallest_visible(self, risk: float) -> float:
-        """The least relative change that is called out in all but MISS_RISK of runs."""
+        """The least relative change that is called out in all but MISS_RISK of looks.
+
+        `risk`: of one look, for this figure alone.
+        """
         reach = float(stdtrit(self.dof, 1 - risk)) + float(stdtrit(self.dof, 1 - MISS_RISK))
         return math.expm1(reach * self.error)
 
@@ -167,23 +175,25 @@ def noise_of(metric: Metric, cases: Sequence[Sequence[CaseResult]]) -> Noise:
     samples = [processes for processes, _ in known if len(processes) > 1]
     paces = [pace for processes, pace in known if len(processes) > 1]
     levels = [[process.log_median for process in case] for case in samples]
-    slope, spread = _slope(levels, paces)
+    slope, slope_error, slope_dof = _slope(levels, paces)
     levels, unexplained = _without_pace(levels, paces, slope)
     by_card = [_by_card(*case) for case in zip(samples, levels, strict=True)]
-    on_one = [group for case in by_card for group in case]
-    dof = max(0, sum(len(group) - 1 for group in on_one) - bool(slope))
+    on_one = [group for case in by_card for group in case.values()]
+    dof = sum(len(group) - 1 for group in on_one)
     squares = sum(map(_squares_between_processes, on_one))
-    between = _shrunk(metric.noise**2 * unexplained, squares, dof)
-    cards_dof = sum(len(case) - 1 for case in by_card)
-    squares = sum(_squares_between_cards(case, between) for case in by_card)
-    cards = _shrunk(metric.card_noise**2 * unexplained, squares, cards_dof)
+    between = _shrunk(metric.noise**2 * unexplained, squares / max(1, dof), dof)
+    contrasts = sum(len(case) - 1 for case in by_card)
+    squares = sum(_squares_between_cards(case.values(), between) for case in by_card)
+    cards_dof = _independent_contrasts(case.keys() for case in by_card)
+    cards = _shrunk(metric.card_noise**2 * unexplained, squares / max(1, contrasts), cards_dof)
     return Noise(
         between=math.sqrt(between),
         dof=PRIOR_DOF + dof,
         cards=math.sqrt(cards),
         cards_dof=PRIOR_DOF + cards_dof,
         slope=slope,
-        slope_error=math.sqrt(between / spread) if slope else 0.0,
+        slope_error=slope_error,
+        slope_dof=slope_dof,
     )
 
 
@@ -200,37 +210,52 @@ def _without_pace(
     return left, min(1.0, _squares(left) / _squares(levels))
 
 
-# Of one case, the processes of one card with their levels: log medians less what follows the pace.
-_Group = Sequence[tuple[Process, float]]
+# Of one case, each process of one card: its level, a log median less what follows the pace, and
+# the variance that its finite number of images adds.
+_Group = Sequence[tuple[float, float]]
 
 
-def _by_card(processes: Sequence[Process], levels: Sequence[float]) -> list[_Group]:
-    groups: dict[str, list[tuple[Process, float]]] = {}
+def _by_card(processes: Sequence[Process], levels: Sequence[float]) -> Mapping[Hashable, _Group]:
+    # All processes of the case tell how its images scatter: the three images of one say too little.
+    within = _variance_of_image(processes)
+    groups: dict[Hashable, list[tuple[float, float]]] = {}
     for process, level in zip(processes, levels, strict=True):
-        groups.setdefault(process.card, []).append((process, level))
-    return list(groups.values())
+        groups.setdefault(process.card, []).append((level, within / len(process.samples)))
+    return groups
 
 
-def _shrunk(prior: float, squares: float, dof: int) -> float:
+def _shrunk(prior: float, variance: float, dof: int) -> float:
     """A variance of `dof` degrees of freedom, towards what is known of its kind of machine."""
-    return (PRIOR_DOF * prior + max(0.0, squares)) / (PRIOR_DOF + dof)
+    return (PRIOR_DOF * prior + dof * max(0.0, variance)) / (PRIOR_DOF + dof)
 
 
 def _squares_between_processes(group: _Group) -> float:
     """Of one card's processes about their mean, less what the finite number of images adds."""
-    processes = [process for process, _ in group]
-    added = (len(group) - 1) * _variance_from_within(processes)
-    return _squares([[level for _, level in group]]) - added
+    added = statistics.fmean(added for _, added in group)
+    return _squares([[level for level, _ in group]]) - (len(group) - 1) * added
 
 
-def _squares_between_cards(groups: Sequence[_Group], between: float) -> float:
+def _squares_between_cards(groups: Collection[_Group], between: float) -> float:
     """Of one case's cards about their mean, less what their few processes and images add."""
-    means = [statistics.fmean(level for _, level in group) for group in groups]
+    means = [statistics.fmean(level for level, _ in group) for group in groups]
     added = statistics.fmean(
-        (between + _variance_from_within([process for process, _ in group])) / len(group)
-        for group in groups
+        (between + statistics.fmean(added for _, added in group)) / len(group) for group in groups
     )
     return _squares([means]) - (len(groups) - 1) * added
+
+
+def _independent_contrasts(cases: Iterable[Set[Hashable]]) -> int:
+    """Between the cards of all cases, however many cases compare the same ones.
+
+    A card is as fast or slow in all its cases together. So there is one for each card but the
+    first, of the cards that cases connect.
+    """
+    connected: list[Set[Hashable]] = []
+    for cards in cases:
+        apart = [group for group in connected if not group & cards]
+        joined = set(cards).union(*(group for group in connected if group & cards))
+        connected = [*apart, joined]
+    return sum(len(group) - 1 for group in connected)
 
 
 def _squares(cases: Iterable[Sequence[float]]) -> float:
@@ -238,10 +263,9 @@ def _squares(cases: Iterable[Sequence[float]]) -> float:
     return sum(value**2 for case in cases for value in _residuals(case))
 
 
-def _variance_from_within(processes: Sequence[Process]) -> float:
-    """Of a process's median, from its images alone."""
-    variance = MEDIAN_VARIANCE * within_process(processes) ** 2
-    return statistics.fmean(variance / len(process.samples) for process in processes)
+def _variance_of_image(processes: Sequence[Process]) -> float:
+    """What one image adds to the variance of a median: over m images, an m-th of it."""
+    return MEDIAN_VARIANCE * within_process(processes) ** 2
 
 
 def within_process(processes: Sequence[Process]) -> float:
@@ -260,10 +284,15 @@ def within_process(processes: Sequence[Process]) -> float:
 
 def _processes(metric: Metric, results: Sequence[CaseResult]) -> list[Process]:
     return [
-        Process(samples=samples, card=result.card)
+        Process(samples=samples, card=_card(result))
         for result in results
         if (samples := metric.samples(result))
     ]
+
+
+def _card(result: CaseResult) -> Hashable:
+    """A GPU that tells no name may be any: it is taken for a card of its own."""
+    return result.card if result.card or not result.on_gpu else object()
 
 
 def _centre(processes: Sequence[Process]) -> float:
@@ -292,19 +321,21 @@ def _mean_pace(results: Sequence[CaseResult]) -> float | None:
 
 def _slope(
     levels: Sequence[Sequence[float]], paces: Sequence[Sequence[float]]
-) -> tuple[float, float]:
+) -> tuple[float, float, int]:
     """Of a figure on the canaries, over all cases, drawn to 0 where the canaries hardly moved.
 
-    With it the squares of the canaries about their means, which say how sure it is.
+    With it its standard error and degrees of freedom, from the residuals of the fit.
     """
     dof = sum(len(case) - 1 for case in levels)
     complete = all(len(y) == len(x) for y, x in zip(levels, paces, strict=True))
     if dof < PACE_MIN_DOF or not complete:
-        return 0.0, 0.0
+        return 0.0, 0.0, 1
     pairs = [
         (y, x)
         for case, beside in zip(levels, paces, strict=True)
         for y, x in zip(_residuals(case), _residuals(beside), strict=True)
     ]
     spread = sum(x * x for _, x in pairs) + dof * PACE_NOISE**2
-    return min(1.0, max(0.0, sum(y * x for y, x in pairs) / spread)), spread
+    slope = min(1.0, max(0.0, sum(y * x for y, x in pairs) / spread))
+    unexplained = sum((y - slope * x) ** 2 for y, x in pairs) / (dof - 1)
+    return slope, math.sqrt(unexplained / spread), dof - 1

@@ -22,13 +22,15 @@ from fluxfast.bench.metrics import Metric, metric_named
 from fluxfast.bench.noise import MEDIAN_VARIANCE, estimate, noise_of
 from fluxfast.bench.sampling import why_enough
 
+ONE_CARD = "the same for all"  # an empty name would be that of an unknown GPU
+
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
     """As much of a CaseResult as the noise model looks at."""
 
     level: float
-    card: str = ""
+    card: str
     samples: tuple[float, ...] = ()
     canaries: dict = field(default_factory=dict)
     on_gpu: bool = True
@@ -78,7 +80,7 @@ def recording(
         groups: dict = {}
         for process, result in zip(logs, results, strict=True):
             beside = math.log(pace(result)) if pace else 0.0
-            seen = (statistics.median(process), beside, result.card)
+            seen = (statistics.median(process), beside, result.card or ONE_CARD)
             groups.setdefault(group(result), []).append(seen)
         for members in groups.values():
             effects += _effects(members, one_card=len(groups) > 1)
@@ -102,7 +104,7 @@ def _effects(members, one_card):
     level, beside = (statistics.fmean(m[i] for m in members) for i in (0, 1))
     return [
         Effect(
-            card="" if one_card else card,
+            card=ONE_CARD if one_card else card,
             level=(y - level) * larger,
             pace=(x - beside) * larger,
         )
