@@ -73,6 +73,8 @@ def kernel_cases(shape: Shape, heads: int, device: str) -> list[KernelCase]:
     angles = torch.rand(tokens, hidden // heads, device=device) * 6.28
     cosines, sines = angles.cos(), angles.sin()
     row, both = 2.0 * shape.tokens * hidden, (False, True)
+    scales = (torch.rand(size, device=device) for size in ((batch, tokens, 1), (1, hidden)))
+    scales_and_bias = (*scales, random(hidden))
 
     def norm(text: Tensor, image: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return _norm(torch.cat([text, image], dim=1), shift, scale)
@@ -126,7 +128,22 @@ def kernel_cases(shape: Shape, heads: int, device: str) -> list[KernelCase]:
             joined,
             update,
             gate,
-        )
+        ),
+        case(
+            "gate_residual_scaled",
+            3 * row,
+            False,
+            lambda warps: residual_norm(
+                joined, update=update, gate=gate, scales_and_bias=scales_and_bias, num_warps=warps
+            )[:1],
+            lambda x, u, g, of_rows, of_columns, bias: (
+                summed(x, (u * of_rows * of_columns + bias).to(x.dtype), g),
+            ),
+            joined,
+            update,
+            gate,
+            *scales_and_bias,
+        ),
     ]
     for fp8 in both:
         out = row / 2 if fp8 else row

@@ -35,15 +35,6 @@ class Fp8Rows(NamedTuple):
     scales: Tensor
 
 
-class Unscaled(NamedTuple):
-    """A product of fp8 rows as it stands: value = values · row_scales · column_scales + bias."""
-
-    values: Tensor
-    row_scales: Tensor
-    column_scales: Tensor
-    bias: Tensor
-
-
 Rows = Tensor | Fp8Rows
 
 
@@ -75,12 +66,15 @@ class BlockKernels:
     def summed(
         self, text: Tensor | None, image: Tensor, layer: Any, rows: Rows, gate: Tensor
     ) -> Tensor:
-        """Text and image joined, plus the gated product of the rows."""
+        """Text and image joined, plus the gated product of the rows: a kernel can scale it, too."""
         if not self.norms:
             return _joined(text, image) + gate[:, None] * product(layer, rows)
         out: Tensor
         if isinstance(rows, Fp8Rows):
-            out = gate_residual_scaled(text, image, *unscaled_product(layer, rows), gate)
+            update = unscaled_product(layer, rows)
+            out = gate_residual_scaled(
+                text, image, update, rows.scales, layer.fp8_scale, layer.bias, gate
+            )
         else:
             out = gate_residual(text, image, product(layer, rows), gate)
         return out
@@ -162,11 +156,12 @@ def product(layer: Any, rows: Rows) -> Tensor:
     return out.view(*rows.values.shape[:2], -1)
 
 
-def unscaled_product(layer: Any, rows: Fp8Rows) -> Unscaled:
-    """The product of fp8 rows, its scales left to what reads it.
+def unscaled_product(layer: Any, rows: Fp8Rows) -> Tensor:
+    """The product of the fp8 values: times both scales, plus the bias, it is the layer's.
 
-    cuBLASLt has one tile for products with a scale for each row, 128 × 128, and larger ones without
-    (docs/performance.md): on long rows they take less energy, and the power limit is what counts.
+    On Hopper cuBLASLt has one tile for products with a scale for each row, 128 × 128, and larger
+    ones without (docs/performance.md): on long rows they take less energy, which is what counts at
+    the power limit.
     """
     values = torch._scaled_mm(
         rows.values.flatten(0, 1),
@@ -176,6 +171,4 @@ def unscaled_product(layer: Any, rows: Fp8Rows) -> Unscaled:
         out_dtype=layer.bias.dtype,
         use_fast_accum=True,
     )
-    return Unscaled(
-        values.view(*rows.values.shape[:2], -1), rows.scales, layer.fp8_scale, layer.bias
-    )
+    return values.view(*rows.values.shape[:2], -1)

@@ -7,13 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluxfast.cuda_graph import GraphReplay
+from fluxfast.cuda_graph import GraphReplay, replay_proof
+from fluxfast.optimization import Proof
 
 
 def replay_encoders(pipeline: Any) -> None:
     """Replay CLIP's and T5's encoders as CUDA graphs."""
     pipeline.text_encoder.forward = GraphReplay(pipeline.text_encoder.forward)
     _replay_t5(pipeline.text_encoder_2)
+
+
+def encoders_proof(pipeline: Any) -> Proof:
+    """In force if both encoders have replayed."""
+    proofs = [replay_proof(e.forward) for e in (pipeline.text_encoder, pipeline.text_encoder_2)]
+    return Proof(
+        in_force=all(proof.in_force for proof in proofs),
+        seen=" and ".join(proof.seen for proof in proofs),
+    )
 
 
 def contiguous_bias(encoder: Any) -> None:

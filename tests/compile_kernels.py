@@ -25,7 +25,7 @@ def signature(kernel, types, constants):
     return found
 
 
-def compiled(kernel, types, constants, num_warps):
+def compiled(kernel, types, constants, options):
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     names = signature(kernel, types, constants)
     # Strides and widths are multiples of 16 at the shapes of Flux, as Triton finds at run time.
@@ -35,7 +35,7 @@ def compiled(kernel, types, constants, num_warps):
         if kind not in ("constexpr", "fp32") and name not in ("heads", "tokens", "text_tokens")
     }
     source = ASTSource(kernel, names, places, aligned)
-    return triton.compile(source, target=HOPPER, options={"num_warps": num_warps})
+    return triton.compile(source, target=HOPPER, options=options)
 
 
 def pointers(names, kind):
@@ -43,31 +43,42 @@ def pointers(names, kind):
 
 
 def variants():
-    """Kernel, types of its arguments, constants and warps: each branch at the widths of Flux."""
+    """Kernel, types of its arguments, constants and options: each branch at the widths of Flux."""
     for is_fp8 in (False, True):
         out = {"out": "*fp8e4nv" if is_fp8 else "*bf16", "out_scales": "*fp32", "eps": "fp32"}
         rows = pointers(("text", "image", "update", "gate", "shift", "scale", "summed"), "bf16")
         rows |= pointers(("bias",), "bf16") | pointers(("row_scales", "column_scales"), "fp32")
-        for is_gated, is_normed in ((not is_fp8, is_fp8), (True, True)):
+        # Gated, scaled, normed, as the operators launch them.
+        launched = [(False, False, True), (True, False, True)]
+        if not is_fp8:
+            launched += [(True, False, False), (True, True, False)]
+        for is_gated, is_scaled, is_normed in launched:
             flags = dict(FIRST=2048, REST=1024, IS_FP8=is_fp8)
-            flags |= dict(IS_GATED=is_gated, IS_SCALED=is_gated, IS_NORMED=is_normed)
-            yield norm.fluxfast_residual_norm, rows | out, flags, 4
+            flags |= dict(IS_GATED=is_gated, IS_SCALED=is_scaled, IS_NORMED=is_normed)
+            warps = 2 if is_fp8 and not is_gated else 4
+            yield norm.fluxfast_residual_norm, rows | out, flags, dict(num_warps=warps)
         rows = pointers(("attended", "mlp"), "bf16")
         attended, mlp, none = (2048, 1024), (8192, 4096), (0, 0)
         for left, right in ((attended, mlp), (attended, none) if is_fp8 else (none, mlp)):
             flags = dict(ATTENDED=left[0], ATTENDED_REST=left[1], IS_FP8=is_fp8)
             flags |= dict(MLP=right[0], MLP_REST=right[1])
-            warps = activation.default_warps(sum(left + right))
-            yield activation.fluxfast_gelu_join, rows | out, flags, warps
+            options = dict(num_warps=activation.default_warps(sum(left + right)))
+            options |= dict(maxnreg=activation.MAX_REGISTERS)
+            yield activation.fluxfast_gelu_join, rows | out, flags, options
         heads = pointers(("text", "image", "weights"), "bf16")
         heads |= pointers(("cosines", "sines"), "fp32")
-        yield rotary.fluxfast_qkv_rotary, heads | out, dict(HEADS=8, HEAD_BLOCK=128), 1
+        yield (
+            rotary.fluxfast_qkv_rotary,
+            heads | out,
+            dict(HEADS=8, HEAD_BLOCK=128),
+            dict(num_warps=1),
+        )
 
 
 def main():
     rows = []
-    for kernel, types, constants, num_warps in variants():
-        done = compiled(kernel, types, constants, num_warps)
+    for kernel, types, constants, options in variants():
+        done = compiled(kernel, types, constants, options)
         rows.append(
             {
                 "kernel": kernel.__name__,

@@ -17,6 +17,7 @@ from fluxfast.bench.planned import situation_of
 from fluxfast.cuda_graph import GraphReplay
 from fluxfast.hardware import detect
 from fluxfast.observe import Region, observed
+from fluxfast.optimizations import known_device
 from fluxfast.pipeline import build, gather_evidence, proofs
 from fluxfast.plan import Plan, optimizations
 from fluxfast.weights import resolve
@@ -137,11 +138,23 @@ def test_the_compiled_encoder_says_the_same_and_is_seen(monkeypatch):
         image = pipeline.draw(output_type="pt")
         assert (image - eager.draw(output_type="pt")).abs().max() < 1e-4
         assert proofs(gather_evidence(pipeline))["compiled_encoder"].in_force
-        pipeline.pipeline.text_encoder_2.encoder.block[1]._compiled_call_impl = None
+        encoder = pipeline.pipeline.text_encoder_2.encoder
+        encoder.block[1]._compiled_call_impl = None
         assert not proofs(gather_evidence(pipeline))["compiled_encoder"].in_force
+        bias = encoder.block[0].layer[0].SelfAttention.compute_bias(5, 5)
+        assert bias.is_contiguous()
 
 
-def test_what_is_captured_of_the_encoder_is_what_was_warmed_up(monkeypatch):
+def test_an_encoder_that_is_not_replayed_is_seen(monkeypatch):
+    monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
+    with built("encoder_graph") as pipeline:
+        del pipeline.pipeline.text_encoder.forward
+        pipeline.draw()
+        assert not proofs(gather_evidence(pipeline))["encoder_graph"].in_force
+
+
+@pytest.mark.parametrize("name", ["encoder_graph", "compiled_encoder"])
+def test_what_is_captured_of_the_encoders_is_what_was_warmed_up(name, monkeypatch):
     """transformers makes a mask while a graph is captured; a compiler may not be called there."""
 
     def record(replay, arguments, keywords):
@@ -151,7 +164,7 @@ def test_what_is_captured_of_the_encoder_is_what_was_warmed_up(monkeypatch):
             return record_for_a_cpu(replay, arguments, keywords)
 
     monkeypatch.setattr(GraphReplay, "_record", record)
-    with built() as eager, built("compiled_encoder", "known_device") as pipeline:
+    with built() as eager, built(name, "known_device") as pipeline:
         image = pipeline.draw(output_type="pt")
         assert (image - eager.draw(output_type="pt")).abs().max() < 1e-4
         assert all(proof.in_force for proof in proofs(gather_evidence(pipeline)).values())
@@ -177,3 +190,13 @@ def test_a_pipeline_that_is_told_its_device_can_have_a_cache():
         pipeline.draw(output_type="latent")
         assert all(proof.in_force for proof in proofs(gather_evidence(pipeline)).values())
     assert not hasattr(FluxPipeline, "_original_call")
+
+
+def test_what_is_made_beside_the_prompts_is_made_on_the_device():
+    class Pipeline:
+        def encode_prompt(self):
+            return torch.zeros(1).device
+
+    meta = torch.device("meta")
+    assert known_device.told(Pipeline, meta)().encode_prompt() == meta
+    assert torch.zeros(1).device.type == "cpu"

@@ -17,6 +17,7 @@ EPS = 1e-6
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3, "fp8": 3e-2}
 # batch, text tokens, image tokens, channels: a single program's row, odd widths, a batch, no text.
 SHAPES = [(1, 3, 5, 256), (2, 1, 2, 300), (3, 0, 7, 48), (1, 2, 1, 3072)]
+SHAPES += [(1, 1, 2, 3), (2, 0, 1, 2)]  # as narrow as a row in two blocks can be
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 

@@ -73,7 +73,7 @@ def test_each_step_of_a_staircase_has_a_name_of_its_own(tmp_path, baseline_file)
     late = (*ALL_ON, "fused_norms", "fused_rotary", "fused_gelu")
     measured += [replace(r, case=replace(r.case, optimizations=late)) for r in measured[-1:]]
     names = [name for name, _ in steps_of(rows(tmp_path, measured, baseline_file))]
-    assert names == ["bf16", "+ fused_projections … regional", "all on"]
+    assert names == ["bf16", "+ fused_projections to regional", "all on"]
 
 
 def test_people_call_a_combination_by_what_is_off_or_on_top():

@@ -121,8 +121,8 @@ def gelu_join(
 
 
 def default_warps(values: int) -> int:
-    """Warps for a row in registers: at most 128 values a thread."""
-    return min(16, max(2, int(triton.next_power_of_2(values)) // 4096))
+    """Warps for a row in registers: 128 values a thread, of rows up to 32768."""
+    return min(8, max(2, int(triton.next_power_of_2(values)) // 4096))
 
 
 @torch.library.custom_op(

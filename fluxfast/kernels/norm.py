@@ -131,6 +131,8 @@ def residual_norm(
     if is_fp8:
         check_fp8(image)
     first, rest = halves_of(columns)
+    # Measured on an H200 at a width of 3072: little is written where it is fp8 alone.
+    warps = 2 if is_fp8 and not is_gated else 4
     if summed.numel() or out.numel():
         fluxfast_residual_norm[(batch * shape[1],)](
             before,
@@ -153,7 +155,7 @@ def residual_norm(
             IS_SCALED=scales_and_bias is not None,
             IS_NORMED=is_normed,
             IS_FP8=is_fp8,
-            num_warps=num_warps or (2 if is_fp8 and not is_gated else 4),
+            num_warps=num_warps or warps,
         )
     return summed, out, scales
 

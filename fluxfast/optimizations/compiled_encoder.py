@@ -7,8 +7,8 @@ Eager, its norms, its bias and its activation are kernels of their own, between 
 from __future__ import annotations
 
 from fluxfast.compiler import compiled_blocks_proof
-from fluxfast.cuda_graph import graphs_unsupported, replay_proof
-from fluxfast.encoder import contiguous_bias, replay_encoders
+from fluxfast.cuda_graph import graphs_unsupported
+from fluxfast.encoder import contiguous_bias, encoders_proof, replay_encoders
 from fluxfast.hardware import Platform
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
@@ -24,7 +24,7 @@ def apply(build: Build) -> None:
 def proof(evidence: Evidence) -> Proof:
     encoder = evidence.pipeline.text_encoder_2
     compiled = compiled_blocks_proof(evidence, list(encoder.encoder.block))
-    replayed = replay_proof(encoder.forward)
+    replayed = encoders_proof(evidence.pipeline)
     return Proof(
         in_force=compiled.in_force and replayed.in_force,
         seen=f"{compiled.seen}, {replayed.seen}",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fluxfast.cuda_graph import graphs_unsupported, replay_proof
-from fluxfast.encoder import replay_encoders
+from fluxfast.cuda_graph import graphs_unsupported
+from fluxfast.encoder import encoders_proof, replay_encoders
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
 
@@ -12,7 +12,7 @@ def apply(build: Build) -> None:
 
 
 def proof(evidence: Evidence) -> Proof:
-    return replay_proof(evidence.pipeline.text_encoder_2.forward)
+    return encoders_proof(evidence.pipeline)
 
 
 OPTIMIZATION = Optimization(

@@ -26,8 +26,10 @@ def apply(build: Build) -> None:
     # Another optimization may have given the pipeline a class of its own.
     modules = (sys.modules[of.__module__] for of in kind.__mro__)
     home = next(module for module in modules if hasattr(module, SEARCH))
-    build.undo.callback(setattr, home, SEARCH, getattr(home, SEARCH))
-    setattr(home, SEARCH, lambda module: device)
+    search = getattr(home, SEARCH)
+    ours = {id(model) for model in build.pipeline.components.values()}
+    build.undo.callback(setattr, home, SEARCH, search)
+    setattr(home, SEARCH, lambda model: device if id(model) in ours else search(model))
 
 
 def told(kind: Any, device: torch.device) -> Any:

@@ -81,18 +81,21 @@ def steps_of(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     chain = staircase_of(by_names)
     if not chain:
         return []
-    names = [joined(chain[0]), *(_added(low, high) for low, high in pairwise(chain))]
-    if len(chain) > 1 and len(chain[-1]) - len(chain[-2]) > 2:
-        names[-1] = "all on"
+    names = [
+        joined(chain[0]),
+        *(_added(low, high, is_last=high == chain[-1]) for low, high in pairwise(chain)),
+    ]
     top = set(chain[-1])
     on_top = [r for names, r in by_names.items() if top < set(names) and len(names) == len(top) + 1]
     steps = [(name, by_names[c]) for name, c in zip(names, chain, strict=True)]
     return steps + [(row.label, row) for row in on_top]
 
 
-def _added(low: tuple[str, ...], high: tuple[str, ...]) -> str:
+def _added(low: tuple[str, ...], high: tuple[str, ...], is_last: bool) -> str:
     added = high[len(low) :]
-    return f"+ {joined(added)}" if len(added) < 3 else f"+ {added[0]} … {added[-1]}"
+    if len(added) < 3:
+        return f"+ {joined(added)}"
+    return "all on" if is_last else f"+ {added[0]} to {added[-1]}"
 
 
 def staircase(rows: Sequence[Row]) -> Chart | None:
