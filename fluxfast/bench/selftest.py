@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
+from fluxfast.bench.baseline import LOOKS
 from fluxfast.bench.compare import Outcome, Verdict, compare, settle
 from fluxfast.bench.noise import noises
 from fluxfast.bench.result import CaseResult
@@ -60,7 +61,7 @@ def case_report(label: str, runs: Runs, others: Sequence[Sequence[CaseResult]] =
     changes = [c for v in unchanged for c in v.changes if c.metric.name in GATING]
     metric = changes[0].metric
     visible = statistics.median(
-        c.estimate.smallest_visible(metric.risk or 0.0) for c in changes if c.estimate
+        c.estimate.smallest_visible((metric.risk or 0.0) / LOOKS) for c in changes if c.estimate
     )
     return CaseReport(
         label=label,
@@ -81,7 +82,7 @@ def _verdicts(
     for process, runs in enumerate(changed):
         accepted = [own[0] for number, own in enumerate(unchanged) if number != process]
         noise = noises([accepted, *others])
-        found += [settle([compare([run], accepted, noise)])[0] for run in runs]
+        found += [settle([compare([run], accepted, noise)], LOOKS)[0] for run in runs]
     return found
 
 
