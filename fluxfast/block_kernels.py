@@ -144,16 +144,7 @@ def product(layer: Any, rows: Rows) -> Tensor:
     if isinstance(rows, Tensor):
         out: Tensor = layer(rows)
         return out
-    out = torch._scaled_mm(
-        rows.values.flatten(0, 1),
-        layer.fp8_weight,
-        scale_a=rows.scales.flatten(0, 1),
-        scale_b=layer.fp8_scale,
-        bias=layer.bias,
-        out_dtype=layer.bias.dtype,
-        use_fast_accum=True,
-    )
-    return out.view(*rows.values.shape[:2], -1)
+    return _fp8_product(layer, rows, rows.scales.flatten(0, 1), layer.fp8_scale, layer.bias)
 
 
 def unscaled_product(layer: Any, rows: Fp8Rows) -> Tensor:
@@ -163,12 +154,19 @@ def unscaled_product(layer: Any, rows: Fp8Rows) -> Tensor:
     ones without (docs/performance.md): on long rows they take less energy, which is what counts at
     the power limit.
     """
-    values = torch._scaled_mm(
+    return _fp8_product(layer, rows, layer.fp8_unit, layer.fp8_unit, bias=None)
+
+
+def _fp8_product(
+    layer: Any, rows: Fp8Rows, row_scales: Tensor, column_scales: Tensor, bias: Tensor | None
+) -> Tensor:
+    out = torch._scaled_mm(
         rows.values.flatten(0, 1),
         layer.fp8_weight,
-        scale_a=layer.fp8_unit,
-        scale_b=layer.fp8_unit,
+        scale_a=row_scales,
+        scale_b=column_scales,
+        bias=bias,
         out_dtype=layer.bias.dtype,
         use_fast_accum=True,
     )
-    return values.view(*rows.values.shape[:2], -1)
+    return out.view(*rows.values.shape[:2], -1)

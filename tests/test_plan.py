@@ -59,8 +59,6 @@ ON_NVIDIA = (
     "fused_norms fused_rotary fused_gelu modulation_table compiled_decoder device_images "
     "compiled_encoder known_device cuda_graph"
 )
-
-
 ON_AMD = "device_images known_device"
 
 
@@ -73,11 +71,8 @@ ON_AMD = "device_images known_device"
         (H100, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_NVIDIA),
         (H200, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_NVIDIA),
         (B200, "bf16 fused_projections cudnn fp8_per_row regional " + ON_NVIDIA),
-        (
-            MI300X,
-            "bf16 fused_projections aiter_fp8 fp8_per_row regional device_images known_device",
-        ),
-        (MI250, "bf16 fused_projections int8 regional device_images known_device"),
+        (MI300X, "bf16 fused_projections aiter_fp8 fp8_per_row regional " + ON_AMD),
+        (MI250, "bf16 fused_projections int8 regional " + ON_AMD),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
