@@ -10,7 +10,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fluxfast.kernels import activation, norm, rotary
+from fluxfast.kernels import activation, images, norm, rotary
 
 HOPPER = GPUTarget("cuda", 90, 32)
 
@@ -73,6 +73,17 @@ def variants():
             dict(HEADS=8, HEAD_BLOCK=128),
             dict(num_warps=1),
         )
+
+    types = pointers(("x", "x_bias", "weight", "bias", "residual", "out"), "bf16")
+    types |= pointers(("sums", "factors"), "fp32") | {"eps": "fp32"}
+    tile, options = dict(ROWS=32, CHANNELS=128), dict(num_warps=images.WARPS)
+    factors = dict(HAS_BIAS=True, GROUP=4, PARTS=images.PARTS_AT_ONCE)
+    yield images.fluxfast_channel_sums, types, tile, options
+    yield images.fluxfast_group_factors, types, factors, options
+    yield images.fluxfast_group_norm_silu, types, tile, options
+    yield images.fluxfast_upsample, types, tile, options
+    types |= pointers(("bias",), "fp32")
+    yield images.fluxfast_bias_residual, types, tile | dict(HAS_RESIDUAL=True), options
 
 
 def main():

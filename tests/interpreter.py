@@ -26,8 +26,18 @@ def _rounded(values, source, target, rounding):
     return tensor.to(narrow).view(bits).numpy().reshape(np.shape(values))
 
 
+_patch = interpreter._patch_lang_tensor
+
+
+def _patched(tensor, scope):
+    """Triton 3.6 counts loops with arrays of one number, which numpy 2.4 takes for none."""
+    _patch(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+
 if DEVICE == "cpu":
     interpreter._convert_float = _rounded
+    interpreter._patch_lang_tensor = _patched
 
 
 def random(*shape, dtype=torch.bfloat16, seed=0, scale=1.0):

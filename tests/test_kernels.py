@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from tests.interpreter import DEVICE, random, relative_error
 
-from fluxfast.kernels import activation, norm, rotary  # isort: skip
+from fluxfast.kernels import activation, images, norm, rotary  # isort: skip
 
 EPS = 1e-6
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3, "fp8": 3e-2}
@@ -190,15 +190,57 @@ def test_fp8_heads_saturate():
     assert (out[2].float() == 448).all()
 
 
+# batch, channels, height, width, groups: of the mini VAE, an odd one, one group of one, of Flux.
+@dtypes
+@pytest.mark.parametrize(
+    "sizes", [(2, 32, 4, 6, 8), (1, 60, 5, 3, 4), (1, 3, 1, 2, 3), (2, 256, 9, 16, 32)], ids=str
+)
+@pytest.mark.parametrize("with_bias", [False, True], ids=["", "biased"])
+def test_group_norm_and_silu(sizes, dtype, with_bias, monkeypatch):
+    monkeypatch.setattr(images, "PARTS", 3)  # few enough that a program sums several tiles
+    monkeypatch.setattr(images, "TILE", 2 * 256)
+    *shape, groups = sizes
+    channels = shape[1]
+    # Far from zero, as activations can be, and each channel elsewhere.
+    x = random(*shape, dtype=torch.float32) + 30 * random(channels, 1, 1, dtype=torch.float32)
+    x, (weight, bias, x_bias) = x.to(dtype), random(3, channels, dtype=dtype, seed=5)
+    x_bias = x_bias if with_bias else None
+    biased = x.float() + (x_bias.float()[:, None, None] if with_bias else 0)
+    normed = F.group_norm(biased, groups, weight.float(), bias.float(), EPS)
+    out = images.group_norm_silu(x, x_bias, weight, bias, groups, EPS)
+    assert out.dtype is dtype and out.is_contiguous(memory_format=torch.channels_last)
+    assert relative_error(out, F.silu(normed)) < TOLERANCE[dtype]
+
+
+@dtypes
+@pytest.mark.parametrize("shape", [(2, 32, 4, 6), (1, 60, 5, 3), (1, 3, 1, 2)], ids=str)
+def test_bias_and_residual_and_twice_the_size(shape, dtype):
+    x, residual = random(2, *shape, dtype=dtype)
+    bias = random(shape[1], dtype=torch.float32, seed=2)
+    out = images.bias_residual(x, bias, residual)
+    assert out.dtype is dtype and out.is_contiguous(memory_format=torch.channels_last)
+    biased = x.float() + bias[:, None, None]
+    assert relative_error(out, biased + residual.float()) < TOLERANCE[dtype]
+    assert relative_error(images.bias_residual(x, bias, None), biased) < TOLERANCE[dtype]
+    larger = images.upsample(x)
+    assert larger.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(larger, F.interpolate(x.float(), scale_factor=2.0).to(dtype))
+
+
 def test_an_empty_batch_is_an_empty_result():
     nothing, vector = random(0, 4, 32), random(0, 32)
     assert norm.norm_modulate(None, nothing, vector, vector, EPS).shape == (0, 4, 32)
     assert activation.joined_fp8(None, nothing)[1].shape == (0, 4, 1)
+    image, of_channels = random(0, 4, 3, 2), random(4)
+    drawn = images.group_norm_silu(image, None, of_channels, of_channels, 2, EPS)
+    assert images.bias_residual(drawn, of_channels, image).shape == (0, 4, 3, 2)
+    assert images.upsample(image).shape == (0, 4, 6, 4)
 
 
 def samples():
     tokens, text, vector = random(1, 2, 32), random(1, 1, 32), random(1, 32)
     joined = random(1, 3, 32)
+    image, of_channels = random(2, 8, 3, 2), random(8)
     rotary_call = (None, random(1, 2, 48), random(2, 2, 8), random(2, 8), random(2, 8), 2, EPS)
     return {
         norm.norm_modulate: (text, tokens, vector, vector, EPS),
@@ -219,6 +261,9 @@ def samples():
         activation.joined_fp8: (tokens, tokens),
         activation.quantize_rows: (tokens,),
         rotary.qkv_rotary: (*rotary_call, False, True),
+        images.group_norm_silu: (image, of_channels, of_channels, of_channels, 2, EPS),
+        images.bias_residual: (image, of_channels, image),
+        images.upsample: (image,),
     }
 
 
@@ -240,6 +285,11 @@ def test_every_kernel_compiles_for_a_hopper_gpu():
         "fluxfast_residual_norm",
         "fluxfast_gelu_join",
         "fluxfast_qkv_rotary",
+        "fluxfast_channel_sums",
+        "fluxfast_group_factors",
+        "fluxfast_group_norm_silu",
+        "fluxfast_bias_residual",
+        "fluxfast_upsample",
     }
     for row in rows:
         assert row["cubin_bytes"] > 0 and row["wide_loads"], row

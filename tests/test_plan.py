@@ -42,6 +42,7 @@ def test_every_optimization_is_found_in_order_of_its_axis():
         "compile",
         "export_aoti",
         "compiled_decoder",
+        "fused_vae",
         "device_images",
         "compiled_encoder",
         "encoder_graph",
@@ -56,7 +57,7 @@ def test_a_plan_is_in_the_order_of_its_axes_however_it_was_asked_for():
 
 
 ON_NVIDIA = (
-    "fused_norms fused_rotary fused_gelu modulation_table compiled_decoder device_images "
+    "fused_norms fused_rotary fused_gelu modulation_table fused_vae device_images "
     "compiled_encoder known_device cuda_graph"
 )
 ON_AMD = "device_images known_device"
@@ -102,7 +103,7 @@ def test_leaving_one_out_takes_what_needs_it_along():
 
 CACHE = {"Fn_compute_blocks": 1}
 FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu", "modulation_table")
-AROUND = ("compiled_decoder", "device_images", "compiled_encoder", "known_device", "cuda_graph")
+AROUND = ("fused_vae", "device_images", "compiled_encoder", "known_device", "cuda_graph")
 
 
 @pytest.mark.parametrize("hardware", [A100, L20, H200, B200], ids=lambda h: h.name)

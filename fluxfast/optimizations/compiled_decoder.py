@@ -34,6 +34,7 @@ OPTIMIZATION = Optimization(
     summary="torch.compile of the VAE's decoder",
     apply=apply,
     proof=proof,
+    preference=1,
     conflicts={"compile": ITSELF, "export_aoti": ITSELF},
     on_by_default=lambda hardware: hardware.platform is Platform.CUDA,
     slow_to_build=slow_to_build,

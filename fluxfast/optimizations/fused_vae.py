@@ -1,0 +1,31 @@
+"""What is between the VAE's convolutions in one-pass kernels, and its images channels last."""
+
+from fluxfast.fusion import TRITON, nvidia_only
+from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
+
+
+def apply(build: Build) -> None:
+    from fluxfast.fused_vae import fuse_vae
+
+    fuse_vae(build.pipeline.vae)
+
+
+def proof(evidence: Evidence) -> Proof:
+    kinds = [type(module).__name__ for module in evidence.pipeline.vae.modules()]
+    fused, left = kinds.count("FusedResnet"), kinds.count("ResnetBlock2D")
+    return Proof(in_force=fused > 0 == left, seen=f"{fused} residual blocks fused, {left} not")
+
+
+ITSELF = "it compiles the decoder itself"
+
+OPTIMIZATION = Optimization(
+    name="fused_vae",
+    axis=Axis.DECODER,
+    summary="the VAE's norms, SiLU, biases and residuals in one-pass kernels",
+    apply=apply,
+    proof=proof,
+    unsupported=nvidia_only,
+    packages=TRITON,
+    conflicts={"compile": ITSELF, "export_aoti": ITSELF},
+    on_by_default=lambda hardware: True,
+)
