@@ -261,7 +261,9 @@ class Suite:
         """What a case was measured under: what bounds it, how much was sampled, clock and power."""
         result = self.measured[planned.case.id]
         told = [f"{len(result.images)} images ({result.sampling.get('ended', 'kept')})"]
-        if result.device_busy is not None:
+        if result.bound == "power":
+            told.append(f"power-bound ({result.power_share:.0%} of the limit)")
+        elif result.device_busy is not None:
             told.append(f"{result.bound}-bound (device {result.device_busy:.0%} busy)")
         if discarded := result.sampling.get("discarded"):
             told.append(f"{len(discarded)} discarded: {discarded[-1]}")

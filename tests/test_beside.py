@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -69,6 +70,19 @@ def test_what_is_not_a_number_is_drawn_black_and_two_of_those_are_not_alike():
 def store(folder, of_case, drawn, eager=None):
     step = ProfiledStep(kernels={"nvjet": 1}, own_ms={"nvjet": 2.0})
     write_beside(folder, result(case=of_case, device_busy=0.8), step, drawn, eager)
+
+
+def test_what_bounds_a_case_and_what_then_is_idle(tmp_path):
+    at = {"environment": {"gpu": {"power_cap_w": 700.0}}}
+    busy = result(case=EAGER, device_busy=0.95, telemetry=({"power_w": 500.0},), **at)
+    late = replace(busy, device_busy=0.8)
+    hot = replace(late, telemetry=({"power_w": 690.0}, {"power_w": 680.0}, {"power_w": 200.0}))
+    silent = replace(late, telemetry=())
+    assert [r.bound for r in (busy, late, hot, silent)] == ["device", "host", "power", "host"]
+    step = ProfiledStep(kernels={"nvjet": 1}, own_ms={"nvjet": 2.0})
+    for case_result, idle in ((late, 0.5), (hot, None)):
+        write_beside(tmp_path, case_result, step, picture(), None)
+        assert read_figures(tmp_path, "kernels", EAGER).get("idle") == idle
 
 
 def test_a_gpu_case_is_compared_with_the_eager_case_of_this_run_alone(tmp_path):

@@ -54,7 +54,8 @@ def write_beside(
     write_bytes_atomically(picture_path(folder, result.case), file.getvalue())
     figures = quality(picture, eager) if eager else None
     write_figures(folder, "quality", result.case, figures)
-    write_figures(folder, "kernels", result.case, kernels(step, result.device_busy))
+    busy = None if result.bound == "power" else result.device_busy
+    write_figures(folder, "kernels", result.case, kernels(step, busy))
     for kind in ("roofline", "verdicts"):  # what comes later, if it comes
         write_figures(folder, kind, result.case, None)
 

@@ -20,6 +20,7 @@ from fluxfast.files import write_atomically
 
 SCHEMA = 2
 DEVICE_BOUND = 0.9  # of a step; below, the device waits for the host at least a tenth of the time
+POWER_BOUND = 0.95  # of the power limit; beyond, the clock is what the limit leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,8 @@ class CaseResult:
     `counters`, `kernels`: compared exactly; kernels are names by what they do (gemm, attention).
     `canaries`: what each took before the case and after it, in the unit of its name.
     `telemetry`: for each image, clocks, temperature, power and energy, where the GPU tells.
-    `device_busy`: share of a step in which the GPU was computing; None on a CPU.
+    `device_busy`: share of a step in which the GPU was computing, by one profiled step; None on a
+    CPU. At the power limit that step, alone, has a higher clock, and the share comes out too small.
     `sampling`: images of warm-up, images discarded, and why sampling ended.
     """
 
@@ -87,10 +89,19 @@ class CaseResult:
 
     @property
     def bound(self) -> str:
-        """What a faster part would help: `device` or `host`; on a CPU they are one."""
+        """What more of would help: `power`, a faster `device` or `host`; on a CPU these are one."""
+        if self.power_share and self.power_share >= POWER_BOUND:
+            return "power"
         if self.device_busy is None:
             return "host"
         return "device" if self.device_busy >= DEVICE_BOUND else "host"
+
+    @property
+    def power_share(self) -> float | None:
+        """Median power of the images over the power limit, where the GPU tells both."""
+        limit_w = (self.environment.get("gpu") or {}).get("power_cap_w")
+        drawn_w = [image["power_w"] for image in self.telemetry if "power_w" in image]
+        return statistics.median(drawn_w) / limit_w if limit_w and drawn_w else None
 
     @property
     def compile_s(self) -> float | None:
