@@ -1,5 +1,6 @@
 """Two revisions interleaved: the order, when it stops, and the worktree of the other one."""
 
+import os
 import random
 import subprocess
 
@@ -91,3 +92,10 @@ def test_a_revision_that_measures_nothing_is_an_error_with_what_it_said(reposito
     with pytest.raises(FluxFastError, match="did not measure this case") as error:
         measure_in(repository, case(), ["--gpu=cpu"], tmp_path / "results")
     assert "exit status 4" in str(error.value)
+
+
+def test_a_revision_finds_itself_first_and_then_the_libraries_of_this_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "libraries")
+    monkeypatch.setattr(subprocess, "run", lambda *_, env, **__: pytest.fail(env["PYTHONPATH"]))
+    with pytest.raises(pytest.fail.Exception, match=f"^{tmp_path}{os.pathsep}libraries$"):
+        measure_in(tmp_path, case(), [], tmp_path)

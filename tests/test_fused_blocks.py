@@ -10,6 +10,7 @@ from tests.interpreter import DEVICE, relative_error
 
 from fluxfast import fused_blocks, weights  # isort: skip
 from fluxfast.architecture import MINI
+from fluxfast.bench.faults import block_twice
 from fluxfast.bench.planned import situation_of
 from fluxfast.hardware import detect
 from fluxfast.optimization import Artifacts, Axis, Build
@@ -208,3 +209,13 @@ def test_what_fused_blocks_do_not_take_is_refused():
     block.__class__ = fused_blocks.FusedSingleBlock
     with pytest.raises(ValueError, match="ip_adapter_masks"):
         block(*(torch.zeros(1, 1, 256),) * 3, None, {"ip_adapter_masks": []})
+
+
+def test_one_block_run_twice_draws_the_same_image():
+    """The self-test's fault, in a pipeline whose blocks are given their modulation."""
+    with build(*planned(("sdpa", "fused_norms", "modulation_table"))) as pipeline:
+        expected = pipeline.draw(output_type="pt")
+        with block_twice(pipeline.pipeline):
+            assert torch.equal(pipeline.draw(output_type="pt"), expected)
+            assert proofs(gather_evidence(pipeline))["modulation_table"].in_force
+        assert torch.equal(pipeline.draw(output_type="pt"), expected)

@@ -113,7 +113,9 @@ def measure_in(tree: Path, case: Case, options: Sequence[str], results: Path) ->
     test = f"perf_tests/test_latency.py::test_latency[{case.id}]"
     command = [sys.executable, "-m", "pytest", test]
     command += [*options, "--record", f"--results={results}", "-q", "-p", "no:cacheprovider"]
-    environment = os.environ | {"PYTHONPATH": str(tree)}
+    # The tree comes first; what else is on the path may be where the libraries are.
+    folders = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": folders}
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     path = result_path(results, case)
     if done.returncode or not path.exists():

@@ -75,9 +75,17 @@ def _burn(ms: float, with_tensors: bool) -> None:
 
 
 class _Twice(nn.Module):
+    """A block run twice. What else is looked for in it is the block's own."""
+
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = block
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("block"), name)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         self.block(*arguments, **keywords)
