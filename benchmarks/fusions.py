@@ -56,6 +56,7 @@ ADDED = (
     "compiled_encoder",
     "known_device",
 )
+DECODERS = ("compiled_decoder", "fused_vae")
 GPU_ALONE = ("cuda_graph", "device_images", "compiled_encoder", "known_device")
 
 
@@ -167,7 +168,7 @@ def _product(tokens: int, inner: int, outer: int, hardware: Hardware) -> dict[st
 def _step_cases(rehearse: bool, hardware: Hardware) -> dict[str, tuple[str, list[str], int]]:
     """Model, optimizations and steps of each whole-step measurement, the most telling first."""
     on = ["fused_projections", "sdpa"] if rehearse else list(_defaults(hardware))
-    on = [name for name in on if name not in (*ADDED, "compiled_decoder")]
+    on = [name for name in on if name not in (*ADDED, *DECODERS)]
     added = [n for n in ADDED if not rehearse or n not in GPU_ALONE]
     steps = 2 if rehearse else STEPS
     eager = [] if rehearse else ["bf16"]
@@ -185,12 +186,7 @@ def _step_cases(rehearse: bool, hardware: Hardware) -> dict[str, tuple[str, list
         "bf16, everything": ("dev", [*lossless, *added], STEPS),
         "everything, 28 steps": ("dev", everything, 28),
         "kontext, everything": ("kontext", everything, STEPS),
-        "everything + compiled_decoder": ("dev", [*everything, "compiled_decoder"], STEPS),
-        "everything + compiled_decoder + channels_last": (
-            "dev",
-            [*everything, "compiled_decoder", "channels_last"],
-            STEPS,
-        ),
+        **{f"everything + {name}": ("dev", [*everything, name], STEPS) for name in DECODERS},
     }
 
 

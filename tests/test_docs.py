@@ -59,7 +59,7 @@ WAYS = {
     "rehearsed by pytest": ("pytest perf_tests",),
     "collected": ("pytest correctness_tests --gpu cpu", "python -m pytest -p tests.sabotage."),
     "made": ("make ",),
-    "refused without a GPU": ("python -m benchmarks.fusions",),
+    "refused without a GPU": ("python -m benchmarks.fusions", "python -m benchmarks.vae"),
     "read": ("pip install ",),
 }
 

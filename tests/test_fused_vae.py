@@ -6,6 +6,8 @@ import torch
 from tests.interpreter import DEVICE
 
 from fluxfast import fused_vae  # isort: skip
+from benchmarks.vae import vae_figures
+from fluxfast.architecture import MINI
 from fluxfast.errors import FluxFastError
 from fluxfast.pipeline import gather_evidence, proofs
 from tests.test_around_the_steps import built
@@ -32,3 +34,10 @@ def test_another_vae_is_not_fused():
         vae.decoder.mid_block.resnets[0].nonlinearity = torch.nn.GELU()
         with pytest.raises(FluxFastError, match="leave fused_vae out"):
             fused_vae.fuse_vae(vae)
+
+
+def test_its_benchmark_measures_both():
+    found = vae_figures(MINI, torch.float32, "cpu", 32, other_sizes=((16, 32),), repeats=1)
+    assert set(found) == {"eager", "fused", "fused, 16x32"}
+    for name in ("eager", "fused"):
+        assert found[name]["error"] < 1e-5 and found[name]["decode_ms"] > 0

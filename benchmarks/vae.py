@@ -1,0 +1,91 @@
+"""The VAE eager and with kernels between its convolutions: time, error, and its first calls.
+
+    python -m benchmarks.vae                 # on an NVIDIA GPU, under a minute; prints JSON
+
+The published shape, random weights, bfloat16, 1024×1024. Each error is against float32.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from fluxfast.architecture import LATENT_CHANNELS, PUBLISHED, VAE_COMMON, Architecture
+from fluxfast.console import out, quiet_libraries
+from fluxfast.device_clock import median_ms
+from fluxfast.fused_vae import fuse_vae
+from fluxfast.hardware import detect, environment
+
+SIDE = 1024
+OTHER_SIZES = ((768, 1360), (1360, 768), (2048, 2048))
+SHRINKS = 8  # an image is so many times as wide as its latents
+
+
+def main() -> None:
+    quiet_libraries()
+    hardware = detect("cuda")
+    figures = vae_figures(PUBLISHED, torch.bfloat16, hardware.device, SIDE, OTHER_SIZES)
+    out(json.dumps({"environment": environment(hardware)} | figures, indent=1))
+
+
+@torch.no_grad()
+def vae_figures(
+    shape: Architecture,
+    dtype: torch.dtype,
+    device: str,
+    side: int,
+    other_sizes: tuple[tuple[int, int], ...] = (),
+    repeats: int = 20,
+) -> dict[str, Any]:
+    """Milliseconds, seconds of first calls, and relative errors, eager and fused."""
+    eager, fused = _vae(shape, device).to(dtype), _vae(shape, device).to(dtype)
+    fuse_vae(fused)
+    latents = _random(LATENT_CHANNELS, side // SHRINKS, side // SHRINKS, device)
+    picture = _random(3, side, side, device)
+    exact = _vae(shape, device).decode(latents).sample
+    figures: dict[str, Any] = {}
+    for name, vae in (("eager", eager), ("fused", fused)):
+        first_s, drawn = _timed(lambda vae=vae: vae.decode(latents.to(dtype)).sample)
+        figures[name] = {
+            "first_decode_s": first_s,
+            "decode_ms": median_ms(lambda vae=vae: vae.decode(latents.to(dtype)), device, repeats),
+            "encode_ms": median_ms(lambda vae=vae: vae.encode(picture.to(dtype)), device, repeats),
+            "error": float((drawn.float() - exact).norm() / exact.norm()),
+        }
+    for height, width in other_sizes:
+        other = _random(LATENT_CHANNELS, height // SHRINKS, width // SHRINKS, device).to(dtype)
+        first_s, _ = _timed(lambda other=other: fused.decode(other).sample)
+        decode_ms = median_ms(lambda other=other: fused.decode(other), device, repeats)
+        figures[f"fused, {height}x{width}"] = {"first_decode_s": first_s, "decode_ms": decode_ms}
+    return figures
+
+
+def _vae(shape: Architecture, device: str) -> Any:
+    """In float32; the same weights each time."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        vae = AutoencoderKL(**VAE_COMMON, **shape.vae)
+    vae.fuse_qkv_projections()
+    return vae.eval()
+
+
+def _random(channels: int, height: int, width: int, device: str) -> Tensor:
+    generator = torch.Generator(device).manual_seed(1)
+    return torch.randn(1, channels, height, width, device=device, generator=generator)
+
+
+def _timed(function: Any) -> tuple[float, Tensor]:
+    """Seconds until its result is there, and that."""
+    started = time.perf_counter()
+    result: Tensor = function()
+    result.sum().item()
+    return time.perf_counter() - started, result
+
+
+if __name__ == "__main__":
+    main()
