@@ -28,11 +28,13 @@ workflows: .venv/developing
 site:
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet --site-dir site
 
-# Three processes of the ablation; what fails does not stop the rest, and is told in the end.
+# Three processes of the tiers, which have a baseline of as many, and one of the ablation, for the
+# page and the history; what fails does not stop the rest, and is told in the end.
 nightly:
-	status=0; for process in 1 2 3; do \
-	  pytest perf_tests --gpu $(GPU) --matrix ablation --shard $(SHARD) --record \
-	    --results results/$$process --junitxml results/$$process/junit.xml || status=$$?; \
+	status=0; for run in 1:tiers 2:tiers 3:tiers 4:ablation; do \
+	  folder=results/$${run%:*}; \
+	  pytest perf_tests --gpu $(GPU) --matrix $${run#*:} --shard $(SHARD) --record \
+	    --results $$folder --junitxml $$folder/junit.xml || status=$$?; \
 	done; exit $$status
 
 # For a GPU machine that has a CUDA build of PyTorch.

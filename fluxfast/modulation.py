@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fluxfast.fused_blocks import fused_blocks
@@ -52,7 +53,8 @@ class ModulationTable:
         if guidance is not None:
             inputs.append((guidance.to(dtype) * 1000).repeat(steps))
         embedded = self.transformer.time_text_embed(*inputs, pooled.repeat(steps, 1))
-        products = [norm.linear(norm.silu(embedded)) for _, _, norm in self._norms()]
+        activated = F.silu(embedded)  # the same in each norm
+        products = [norm.linear(activated) for _, _, norm in self._norms()]
         self.table = torch.cat(products, dim=1).view(steps, batch, -1)
         self.tables_computed += 1
 

@@ -257,7 +257,7 @@ def test_make_calls_what_the_pages_say(line, tmp_path, monkeypatch):
         "perf": "pytest perf_tests --gpu cpu --matrix smoke",
         "test": "pytest tests correctness_tests",
         "nightly": "pytest perf_tests --gpu h200 --matrix ablation --shard 1/2 --record --results "
-        "results/3 --junitxml results/3/junit.xml",
+        "results/4 --junitxml results/4/junit.xml",
     }
     assert calls.read_text().splitlines()[-1] == expected[line.split()[1]]
 

@@ -92,11 +92,14 @@ def worth_proposing(
 ) -> dict[tuple[str, str], str]:
     """Why a case's figures should be its baseline, by GPU and case.
 
-    A slowdown is worth it once the history has it as a change point that was accepted.
+    A slowdown is worth it once the history has it as a change point that was accepted. What fewer
+    processes measured than a baseline takes (the ablation, once a night) is not.
     """
+    from fluxfast.bench.baseline import PROCESSES
+
     accepted = accepted_slowdowns(history)
     found = {}
-    for case in report["cases"]:
+    for case in (case for case in report["cases"] if case["processes"] >= PROCESSES):
         where = case["gpu"], case["case"]
         if case["outcome"] in WORTH_PROPOSING:
             found[where] = case["outcome"]
