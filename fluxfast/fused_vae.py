@@ -1,6 +1,7 @@
 """The VAE with all between its convolutions left to one-pass kernels.
 
-Its blocks keep their weights, names and call. Importing this imports Triton and diffusers.
+Its blocks keep their weights and names. They take the weights of their convolutions and call these
+themselves: hooks on a convolution are not called. Importing this imports Triton and diffusers.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ class GroupNormSiLU(nn.GroupNorm):
 class FusedResnet(ResnetBlock2D):  # type: ignore[misc]
     """Norm, SiLU and convolution twice, and the input added; the biases where they cost nothing."""
 
-    last_bias: Tensor
-
     def forward(self, input_tensor: Tensor, temb: None = None) -> Tensor:
         hidden = _convolved(self.conv1, self.norm1(input_tensor))
         hidden = _convolved(self.conv2, self.norm2(hidden, self.conv1.bias))
-        shortcut = self.conv_shortcut
-        residual = input_tensor if shortcut is None else _convolved(shortcut, input_tensor)
-        out: Tensor = bias_residual(hidden, self.last_bias, residual)
+        residual, bias, shortcut = input_tensor, self.conv2.bias, self.conv_shortcut
+        if shortcut is not None:
+            residual = _convolved(shortcut, input_tensor)
+            bias = bias.float() + shortcut.bias.float()
+        out: Tensor = bias_residual(hidden, bias, residual)
         return out
 
 
@@ -56,34 +57,61 @@ def _convolved(convolution: nn.Conv2d, x: Tensor) -> Tensor:
 def fuse_vae(vae: Any) -> None:
     """Give the VAE fused blocks and last norms, and convolutions that read channels last.
 
-    Raises FluxFastError for a VAE of other blocks.
+    Raises FluxFastError for a VAE of other blocks, and leaves it as it is.
     """
+    halves = (vae.encoder, vae.decoder)
+    resnets = [block for block in vae.modules() if isinstance(block, ResnetBlock2D)]
+    upsamplers = [block for block in vae.modules() if isinstance(block, Upsample2D)]
+    other = [block for block in resnets if not _is_fusible_resnet(block)]
+    other += [block for block in upsamplers if not _is_fusible_upsampler(block)]
+    other += [half.conv_act for half in halves if not isinstance(half.conv_act, nn.SiLU)]
+    if other:
+        raise FluxFastError(
+            "fused_vae cannot fuse this VAE",
+            got=repr(other[0])[:200],
+            allowed="the blocks of Flux's VAE: SiLU, one size, no time embedding, no scale, "
+            "no dropout; nearest neighbours before a convolution",
+            remedy="leave fused_vae out",
+        )
     vae.to(memory_format=torch.channels_last)
-    for block in vae.modules():
-        if isinstance(block, ResnetBlock2D):
-            _fuse(block)
-        elif isinstance(block, Upsample2D):
-            block.__class__ = FusedUpsample
-    for half in (vae.encoder, vae.decoder):
+    for block in resnets:
+        block.__class__ = FusedResnet
+        block.norm1.__class__ = block.norm2.__class__ = GroupNormSiLU
+    for block in upsamplers:
+        block.__class__ = FusedUpsample
+    for half in halves:
         half.conv_norm_out.__class__ = GroupNormSiLU
         half.conv_act = nn.Identity()
 
 
-def _fuse(block: Any) -> None:
-    if not (
+def _is_fusible_resnet(block: Any) -> bool:
+    convolutions = [block.conv1, block.conv2, *filter(None, [block.conv_shortcut])]
+    return (
         isinstance(block.nonlinearity, nn.SiLU)
         and block.upsample is block.downsample is block.time_emb_proj is None
         and block.output_scale_factor == 1.0
-    ):
-        raise FluxFastError(
-            "fused_vae cannot fuse this VAE's residual blocks",
-            got=repr(block)[:200],
-            allowed="SiLU, one size, no time embedding, no scale: the blocks of Flux's VAE",
-            remedy="leave fused_vae out",
-        )
-    block.norm1.__class__ = block.norm2.__class__ = GroupNormSiLU
-    last = block.conv2.bias.detach().float()
-    if block.conv_shortcut is not None:
-        last = last + block.conv_shortcut.bias.detach().float()
-    block.register_buffer("last_bias", last, persistent=False)
-    block.__class__ = FusedResnet
+        and block.dropout.p == 0.0
+        and all(convolution.bias is not None for convolution in convolutions)
+    )
+
+
+def _is_fusible_upsampler(block: Any) -> bool:
+    return (
+        block.interpolate
+        and block.norm is None
+        and isinstance(getattr(block, "conv", None), nn.Conv2d)
+        and block.conv.bias is not None
+    )
+
+
+def is_fused(vae: Any) -> bool:
+    """Whether nothing in it is left as it was."""
+    kinds = {type(module) for module in vae.modules()}
+    ends = {type(half.conv_norm_out) for half in (vae.encoder, vae.decoder)}
+    weights = [p for p in vae.parameters() if p.ndim == 4]
+    return (
+        FusedResnet in kinds
+        and not kinds & {ResnetBlock2D, Upsample2D}
+        and ends == {GroupNormSiLU}
+        and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    )

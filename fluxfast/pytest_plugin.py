@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fluxfast.bench.baseline import SHIPPED
+from fluxfast.bench.baseline import PROCESSES, SHIPPED
 from fluxfast.bench.compare import Outcome, Verdict
 from fluxfast.bench.matrix import MATRICES
 from fluxfast.bench.planned import PlannedCase
@@ -191,8 +191,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(
             f"accept them with: fluxfast baseline accept {suite.results_folder}"
         )
-    if suite.recorded:
+    new = [case_id for case_id in suite.recorded if suite.judged[case_id].outcome is Outcome.NEW]
+    if new:
         terminalreporter.write_line(
-            f"{len(suite.recorded)} cases recorded in {suite.baseline.path}: "
-            "they gate from the next run on"
+            f"{len(new)} cases recorded in {suite.baseline.path}: they gate from the next run on"
+        )
+    if len(new) < len(suite.recorded):
+        terminalreporter.write_line(
+            f"cases with another process in {suite.baseline.path}, which takes {PROCESSES}: "
+            f"{len(suite.recorded) - len(new)}"
         )

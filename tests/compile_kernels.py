@@ -12,6 +12,7 @@ from triton.compiler import ASTSource
 
 from fluxfast.kernels import activation, images, norm, rotary
 
+COUNTS = ("heads", "tokens", "text_tokens", "tiles", "parts", "per_group")
 HOPPER = GPUTarget("cuda", 90, 32)
 
 
@@ -32,7 +33,7 @@ def compiled(kernel, types, constants, options):
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, (name, kind) in enumerate(names.items())
-        if kind not in ("constexpr", "fp32") and name not in ("heads", "tokens", "text_tokens")
+        if kind not in ("constexpr", "fp32") and name not in COUNTS
     }
     source = ASTSource(kernel, names, places, aligned)
     return triton.compile(source, target=HOPPER, options=options)

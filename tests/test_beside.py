@@ -74,9 +74,12 @@ def store(folder, of_case, drawn, eager=None):
 
 def test_what_bounds_a_case_and_what_then_is_idle(tmp_path):
     at = {"environment": {"gpu": {"power_cap_w": 700.0}}}
-    busy = result(case=EAGER, device_busy=0.95, telemetry=({"power_w": 500.0},), **at)
+    busy = result(
+        case=EAGER, device_busy=0.95, telemetry=({"energy_j": 500.0, "power_w": 500.0},), **at
+    )
     late = replace(busy, device_busy=0.8)
-    hot = replace(late, telemetry=({"power_w": 690.0}, {"power_w": 680.0}, {"power_w": 200.0}))
+    coarse = ({"energy_j": 210.0, "power_w": 600.0}, {"energy_j": 280.0, "power_w": 800.0})
+    hot = replace(late, telemetry=coarse)
     silent = replace(late, telemetry=())
     assert [r.bound for r in (busy, late, hot, silent)] == ["device", "host", "power", "host"]
     step = ProfiledStep(kernels={"nvjet": 1}, own_ms={"nvjet": 2.0})

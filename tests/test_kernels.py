@@ -198,6 +198,7 @@ def test_fp8_heads_saturate():
 @pytest.mark.parametrize("with_bias", [False, True], ids=["", "biased"])
 def test_group_norm_and_silu(sizes, dtype, with_bias, monkeypatch):
     monkeypatch.setattr(images, "PARTS", 3)  # few enough that a program sums several tiles
+    monkeypatch.setattr(images, "PARTS_AT_ONCE", 2)
     monkeypatch.setattr(images, "TILE", 2 * 256)
     *shape, groups = sizes
     channels = shape[1]
@@ -210,6 +211,14 @@ def test_group_norm_and_silu(sizes, dtype, with_bias, monkeypatch):
     out = images.group_norm_silu(x, x_bias, weight, bias, groups, EPS)
     assert out.dtype is dtype and out.is_contiguous(memory_format=torch.channels_last)
     assert relative_error(out, F.silu(normed)) < TOLERANCE[dtype]
+
+
+def test_group_norm_of_what_hardly_varies():
+    weight, bias = random(2, 8, dtype=torch.float32, seed=5)
+    x = torch.full((2, 8, 3, 4), 0.1, device=DEVICE)
+    x[1] += 1e-3 * random(8, 3, 4, dtype=torch.float32)
+    out = images.group_norm_silu(x, None, weight, bias, 2, EPS)
+    assert relative_error(out, F.silu(F.group_norm(x, 2, weight, bias, EPS))) < 1e-4
 
 
 @dtypes
@@ -292,5 +301,7 @@ def test_every_kernel_compiles_for_a_hopper_gpu():
         "fluxfast_upsample",
     }
     for row in rows:
-        assert row["cubin_bytes"] > 0 and row["wide_loads"], row
+        assert row["cubin_bytes"] > 0, row
+        # The few values of a group are not read side by side.
+        assert row["wide_loads"] or row["kernel"] == "fluxfast_group_factors", row
         assert row["converts_to_fp8"] or not row["is_fp8"], row

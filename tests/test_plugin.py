@@ -69,7 +69,10 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
 
     second = run(project, "-q")
     assert second.ret == 0 and "eager: sampling" not in second.stdout.str()
-    second.stdout.re_match_lines([r"schnell\s+eager.*(same|UNDECIDED)"])
+    second.stdout.re_match_lines(
+        [r"schnell\s+eager.*(same|UNDECIDED)", r"cases with another process in .* takes 3: 1"]
+    )
+    second.stdout.no_fnmatch_line("*they gate from the next run on*")
     path = local_baseline(project)
     recorded = path.read_text()
     assert len(json.loads(recorded)["cases"][0]["processes"]) == 2

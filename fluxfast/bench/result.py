@@ -98,10 +98,18 @@ class CaseResult:
 
     @property
     def power_share(self) -> float | None:
-        """Median power of the images over the power limit, where the GPU tells both."""
+        """Power over the power limit, where the GPU tells both.
+
+        Of all images together: a GPU counts its energy too coarsely for an image of 0.3 s.
+        """
         limit_w = (self.environment.get("gpu") or {}).get("power_cap_w")
-        drawn_w = [image["power_w"] for image in self.telemetry if "power_w" in image]
-        return statistics.median(drawn_w) / limit_w if limit_w and drawn_w else None
+        told = [image for image in self.telemetry if image.get("power_w")]
+        seconds = sum(image["energy_j"] / image["power_w"] for image in told)
+        return (
+            sum(image["energy_j"] for image in told) / seconds / limit_w
+            if seconds and limit_w
+            else None
+        )
 
     @property
     def compile_s(self) -> float | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fluxfast.bench.result import CaseResult
 
 # How far a canary may be from its median in the baseline, as a factor, both ways. On one H200 and
-# another the same step differs by up to 4% (docs/h200.md); a slice or a cap by far more. On a
+# another the same step differs by up to 3% (docs/h200.md); a slice or a cap by far more. On a
 # shared host Python took 3.9 to 8.9 ms from case to case, while steps of one stayed within 0.9%.
 DEVICE_BAND = {"gemm_ms": 1.06, "attention_ms": 1.06, "copy_ms": 1.06}
 HOST_BAND = {"launch_us": 2.5, "python_ms": 2.5}

@@ -151,7 +151,7 @@ def fluxfast_bias_residual(
 
 @triton.jit
 def fluxfast_upsample(x, out, pixels, width, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Each pixel twice in each direction; `pixels` and `width` of what is read, of all images."""
+    """Each pixel twice in each direction. `pixels` (of all images), `width`: of what is read."""
     pixel = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, CHANNELS)
     places, there = tile_of(x, pixel, pixels, column, channels)

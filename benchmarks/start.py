@@ -1,0 +1,143 @@
+"""How quickly there is an image: from a cold start, at other sizes, from packages; and in how much
+memory.
+
+    python -m benchmarks.start --out start.json                      # on a GPU, about 6 minutes
+    python -m benchmarks.start --out warm.json --parts "first image" # again: with warm caches
+    python -m benchmarks.start --out /tmp/r.json --rehearse          # on a CPU
+
+What torch.compile and Triton keep between processes lies where TORCHINDUCTOR_CACHE_DIR and
+TRITON_CACHE_DIR say: name empty folders for a cold start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.record import Record
+from fluxfast.bench.measure import peak_memory_gib, reset_peak_memory
+from fluxfast.bench.planned import PlannedCase, planned_case, situation_of
+from fluxfast.call import call_arguments
+from fluxfast.compiler import start_compiler
+from fluxfast.console import quiet_libraries
+from fluxfast.hardware import Hardware, detect, environment
+from fluxfast.model import ImageRequest
+from fluxfast.optimization import Artifacts, Axis
+from fluxfast.pipeline import BuiltPipeline, build
+from fluxfast.plan import default_names
+from fluxfast.weights import resolve
+
+OTHER_SIZES = ((768, 1360), (1360, 768))
+REHEARSED_SIZES = ((48, 64), (64, 48))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--ckpt", default="dev", help="dev")
+    parser.add_argument("--parts", nargs="*", help="of these names alone")
+    parser.add_argument("--rehearse", action="store_true", help="the mini family, on a CPU")
+    options = parser.parse_args()
+    quiet_libraries()
+    hardware = detect("cpu" if options.rehearse else "cuda")
+    record = Record(options.out, budget_s=900)
+    record.part("environment", lambda: environment(hardware))
+    start_compiler(hardware.device)
+    torch.set_grad_enabled(False)
+    sizes = REHEARSED_SIZES if options.rehearse else OTHER_SIZES
+    parts = {
+        "first image": lambda: _first_image(options.ckpt, hardware, sizes),
+        "without encoders": lambda: _without_encoders(options.ckpt, hardware),
+        "packages": lambda: _packages("schnell", hardware),
+    }
+    for name, measure in parts.items():
+        if not options.parts or name in options.parts:
+            record.part(name, measure)
+            _clean(hardware)
+    return record.close()
+
+
+def _clean(hardware: Hardware) -> None:
+    gc.collect()
+    if hardware.is_gpu:
+        torch.cuda.empty_cache()
+
+
+def _planned(model: str, hardware: Hardware, **chosen: str | None) -> PlannedCase:
+    """All on, but for what is chosen by axis."""
+    checkpoint = resolve(model, "synthetic" if hardware.is_gpu else "mini", hardware)
+    situation = situation_of(checkpoint, hardware)
+    names = default_names(situation, {Axis(axis): name for axis, name in chosen.items()})
+    return planned_case(names, checkpoint, situation)
+
+
+def _image_s(built: BuiltPipeline, request: ImageRequest, **arguments: Any) -> float:
+    started = time.perf_counter()
+    built.pipeline(**(call_arguments(request, built.plan.situation.model.takes_image) | arguments))
+    built.synchronize()
+    return time.perf_counter() - started
+
+
+def _first_image(
+    model: str, hardware: Hardware, sizes: tuple[tuple[int, int], ...]
+) -> dict[str, Any]:
+    """Loading, applying, the first and the second image; then of each other size, and back."""
+    planned = _planned(model, hardware)
+    request = planned.plan.situation.request
+    found: dict[str, Any] = {"optimizations": list(planned.plan.names)}
+    with build(planned.checkpoint, planned.plan) as built:
+        found |= {"load_s": built.load_s, "apply_s": built.apply_s}
+        for height, width in ((request.height, request.width), *sizes):
+            asked = replace(request, height=height, width=width)
+            found[f"{height}x{width}: first and second image, s"] = [
+                _image_s(built, asked) for _ in range(2)
+            ]
+        found["the first size again, s"] = _image_s(built, request)
+    return found
+
+
+def _without_encoders(model: str, hardware: Hardware) -> dict[str, Any]:
+    """Peak memory of transformer and VAE, with prompts that were encoded before."""
+    planned = _planned(model, hardware, encoder=None)
+    request = planned.plan.situation.request
+    with build(planned.checkpoint, planned.plan) as built:
+        pipeline = built.pipeline
+        arguments = call_arguments(request, built.plan.situation.model.takes_image)
+        embeds, pooled, _ = pipeline.encode_prompt(
+            prompt=arguments["prompt"],
+            prompt_2=None,
+            max_sequence_length=request.max_sequence_length,
+        )
+        pipeline.text_encoder = pipeline.text_encoder_2 = None
+        _clean(hardware)
+        reset_peak_memory(built)
+        given = {"prompt": None, "prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+        images_s = [_image_s(built, request, **given) for _ in range(3)]
+        return {"images_s": images_s, "peak_memory_gib": peak_memory_gib(built)}
+
+
+def _packages(model: str, hardware: Hardware) -> dict[str, Any]:
+    """Exporting, and then loading what was exported: seconds of each, and its first images."""
+    planned = _planned(model, hardware, compile="export_aoti")
+    request = planned.plan.situation.request
+    found: dict[str, Any] = {"optimizations": list(planned.plan.names)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("exported", "loaded"):
+            artifacts = Artifacts(folder=Path(folder), use_cached=name == "loaded")
+            with build(planned.checkpoint, planned.plan, artifacts=artifacts) as built:
+                images_s = [_image_s(built, request) for _ in range(2)]
+                found[name] = {"apply_s": built.apply_s, "images_s": images_s}
+            _clean(hardware)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
