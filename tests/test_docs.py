@@ -59,7 +59,9 @@ WAYS = {
     "rehearsed by pytest": ("pytest perf_tests",),
     "collected": ("pytest correctness_tests --gpu cpu", "python -m pytest -p tests.sabotage."),
     "made": ("make ",),
-    "refused without a GPU": ("python -m benchmarks.fusions", "python -m benchmarks.vae"),
+    "refused without a GPU": tuple(
+        f"python -m benchmarks.{name}" for name in ("fusions", "start", "vae")
+    ),
     "read": ("pip install ",),
 }
 
