@@ -43,6 +43,10 @@ def h200_one_card():
     return recording(H200, "step_ms", cases=on_one_card)
 
 
+def h200_one_card_reduced():
+    return recording(H200, "step_ms", cases=on_one_card, reduced=True)
+
+
 def h200_with_canaries():
     """The eager case of the same process stands in for the canaries that it lacks.
 
@@ -88,6 +92,8 @@ SCENARIOS = (
      stored_rates, (2, 5)),
     ("H200, a step with `--against`", h200_same_gpu, against_rates, (2, 5)),
     ("H200, a step against the stored baseline (one card)", h200_one_card, stored_rates, (2, 5)),
+    ("H200, one card, the same less what the scatter within explains", h200_one_card_reduced,
+     stored_rates, (2, 5)),
     ("H100, a step of dev against the stored baseline (one card)", h100, stored_rates,
      (2, 5)),
     ("CPU, ratio to the eager image, against the stored baseline", cpu, stored_rates, (15, 25)),
