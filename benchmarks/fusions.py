@@ -12,7 +12,6 @@ exit status is 1 if a part failed or no time was left for it.
 from __future__ import annotations
 
 import argparse
-import gc
 import statistics
 import sys
 import warnings
@@ -76,7 +75,6 @@ def main() -> int:
     for case in kernel_cases(shape, heads, hardware.device):
         record.part(f"kernel {case.name}", lambda case=case: _kernel(case, hardware))
     record.part("products", lambda: _products(shape, hardware))
-    _clean()
     for name, (model, names, steps) in _step_cases(options.rehearse, hardware).items():
         record.part(
             f"step {name}",
@@ -84,7 +82,6 @@ def main() -> int:
                 m, n, s, hardware, options.out.parent, name
             ),
         )
-        _clean()
     return record.close()
 
 
@@ -94,12 +91,6 @@ def _shape(rehearse: bool) -> tuple[Shape, int]:
         return replace(shape, hidden=256, mlp=1024, text_tokens=2, image_tokens=3), 2
     request = default_request(DEV, side=PUBLISHED.default_side)
     return shape_of(PUBLISHED, DEV, request), PUBLISHED.transformer["num_attention_heads"]
-
-
-def _clean() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _ceilings(shape: Shape, heads: int, hardware: Hardware) -> dict[str, Any]:

@@ -12,7 +12,6 @@ TRITON_CACHE_DIR say: name empty folders for a cold start.
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 import tempfile
 import time
@@ -31,7 +30,7 @@ from fluxfast.console import quiet_libraries
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.model import ImageRequest
 from fluxfast.optimization import Artifacts, Axis
-from fluxfast.pipeline import BuiltPipeline, build
+from fluxfast.pipeline import BuiltPipeline, build, free_memory
 from fluxfast.plan import default_names
 from fluxfast.weights import resolve
 
@@ -61,14 +60,7 @@ def main() -> int:
     for name, measure in parts.items():
         if not options.parts or name in options.parts:
             record.part(name, measure)
-            _clean(hardware)
     return record.close()
-
-
-def _clean(hardware: Hardware) -> None:
-    gc.collect()
-    if hardware.is_gpu:
-        torch.cuda.empty_cache()
 
 
 def _planned(model: str, hardware: Hardware, **chosen: str | None) -> PlannedCase:
@@ -117,7 +109,7 @@ def _without_encoders(model: str, hardware: Hardware) -> dict[str, Any]:
             max_sequence_length=request.max_sequence_length,
         )
         pipeline.text_encoder = pipeline.text_encoder_2 = None
-        _clean(hardware)
+        free_memory()
         reset_peak_memory(built)
         given = {"prompt": None, "prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
         images_s = [_image_s(built, request, **given) for _ in range(3)]
@@ -135,7 +127,6 @@ def _packages(model: str, hardware: Hardware) -> dict[str, Any]:
             with build(planned.checkpoint, planned.plan, artifacts=artifacts) as built:
                 images_s = [_image_s(built, request) for _ in range(2)]
                 found[name] = {"apply_s": built.apply_s, "images_s": images_s}
-            _clean(hardware)
     return found
 
 

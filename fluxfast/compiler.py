@@ -11,6 +11,9 @@ import torch
 from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimization import Evidence, Proof
 
+# Of what else would change the VAE's decoder.
+DECODER_CONFLICTS = dict.fromkeys(("compile", "export_aoti"), "it compiles the decoder itself")
+
 
 def dynamic_shapes(hardware: Hardware) -> bool | None:
     """Dynamic on ROCm, elsewhere PyTorch decides.

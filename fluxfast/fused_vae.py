@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from fluxfast.errors import FluxFastError
 from fluxfast.kernels.images import bias_residual, group_norm_silu, upsample
+from fluxfast.memory_format import channels_last_proof, to_channels_last
 
 
 class GroupNormSiLU(nn.GroupNorm):
@@ -73,7 +73,7 @@ def fuse_vae(vae: Any) -> None:
             "no dropout; nearest neighbours before a convolution",
             remedy="leave fused_vae out",
         )
-    vae.to(memory_format=torch.channels_last)
+    to_channels_last(vae)
     for block in resnets:
         block.__class__ = FusedResnet
         block.norm1.__class__ = block.norm2.__class__ = GroupNormSiLU
@@ -108,10 +108,9 @@ def is_fused(vae: Any) -> bool:
     """Whether nothing in it is left as it was."""
     kinds = {type(module) for module in vae.modules()}
     ends = {type(half.conv_norm_out) for half in (vae.encoder, vae.decoder)}
-    weights = [p for p in vae.parameters() if p.ndim == 4]
     return (
         FusedResnet in kinds
         and not kinds & {ResnetBlock2D, Upsample2D}
         and ends == {GroupNormSiLU}
-        and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+        and channels_last_proof(vae).in_force
     )

@@ -117,6 +117,11 @@ def forget_compiled_code() -> None:
 
     torch.compiler.reset()
     counters.clear()
+    free_memory()
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -34,6 +34,7 @@ class Delay(Observer):
     hardware: Hardware
 
     def __post_init__(self) -> None:
+        self.products = 0
         if self.on_device and self.hardware.is_gpu:
             self.square = torch.randn(SIDE, SIDE, device=self.hardware.device).bfloat16()
             self.products = max(1, round(self.ms / _product_ms(self.square)))
@@ -41,10 +42,9 @@ class Delay(Observer):
     def enter(self, region: Region) -> None:
         if region is not Region.DENOISING_STEP:
             return
-        if self.on_device and self.hardware.is_gpu:
-            for _ in range(self.products):
-                self.square @ self.square
-        else:
+        for _ in range(self.products):
+            self.square @ self.square
+        if not self.products:
             _burn(self.ms, with_tensors=self.on_device)
 
     def exit(self, region: Region) -> None:

@@ -104,12 +104,11 @@ class CaseResult:
         """
         limit_w = (self.environment.get("gpu") or {}).get("power_cap_w")
         told = [image for image in self.telemetry if image.get("power_w")]
-        seconds = sum(image["energy_j"] / image["power_w"] for image in told)
-        return (
-            sum(image["energy_j"] for image in told) / seconds / limit_w
-            if seconds and limit_w
-            else None
-        )
+        if not (told and limit_w):
+            return None
+        seconds: float = sum(image["energy_j"] / image["power_w"] for image in told)
+        energy_j: float = sum(image["energy_j"] for image in told)
+        return energy_j / (seconds * float(limit_w))
 
     @property
     def compile_s(self) -> float | None:

@@ -170,9 +170,9 @@ def channels_last(images: Tensor) -> Tensor:
 
 
 def _tile(channels: int) -> dict[str, int]:
-    """Blocks of a tile: whole pixels, as many as make up its values."""
+    """How a kernel of tiles is launched: whole pixels, as many as make up a tile's values."""
     block = triton.next_power_of_2(channels)
-    return {"ROWS": max(1, TILE // block), "CHANNELS": block}
+    return {"ROWS": max(1, TILE // block), "CHANNELS": block, "num_warps": WARPS}
 
 
 @torch.library.custom_op(
@@ -202,9 +202,7 @@ def group_norm_silu(
         x.new_empty(shape, dtype=torch.float32)
         for shape in ((batch, parts, 2, channels), (batch, 2, channels))
     )
-    fluxfast_channel_sums[(parts, batch)](
-        x, sums, pixels, channels, in_a_part, **tile, num_warps=WARPS
-    )
+    fluxfast_channel_sums[(parts, batch)](x, sums, pixels, channels, in_a_part, **tile)
     fluxfast_group_factors[(groups, batch)](
         x,
         weight if x_bias is None else x_bias,
@@ -222,9 +220,7 @@ def group_norm_silu(
         PARTS=PARTS_AT_ONCE,
         num_warps=WARPS,
     )
-    fluxfast_group_norm_silu[(tiles, batch)](
-        x, factors, out, pixels, channels, **tile, num_warps=WARPS
-    )
+    fluxfast_group_norm_silu[(tiles, batch)](x, factors, out, pixels, channels, **tile)
     return out
 
 
@@ -256,7 +252,6 @@ def bias_residual(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
             channels,
             HAS_RESIDUAL=residual is not None,
             **tile,
-            num_warps=WARPS,
         )
     return out
 
@@ -275,7 +270,7 @@ def upsample(x: Tensor) -> Tensor:
     pixels, tile = batch * height * width, _tile(channels)
     if out.numel():
         fluxfast_upsample[(triton.cdiv(pixels, tile["ROWS"]),)](
-            x, out, pixels, width, channels, **tile, num_warps=WARPS
+            x, out, pixels, width, channels, **tile
         )
     return out
 

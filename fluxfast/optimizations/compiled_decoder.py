@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fluxfast.compiler import dynamic_shapes
+from fluxfast.compiler import DECODER_CONFLICTS, dynamic_shapes
 from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
@@ -26,8 +26,6 @@ def slow_to_build(hardware: Hardware) -> str | None:
     return "30 s of compiling for nothing that shows (two CPU cores)"
 
 
-ITSELF = "it compiles the decoder itself"
-
 OPTIMIZATION = Optimization(
     name="compiled_decoder",
     axis=Axis.DECODER,
@@ -35,7 +33,7 @@ OPTIMIZATION = Optimization(
     apply=apply,
     proof=proof,
     preference=1,
-    conflicts={"compile": ITSELF, "export_aoti": ITSELF},
+    conflicts=DECODER_CONFLICTS,
     on_by_default=lambda hardware: hardware.platform is Platform.CUDA,
     slow_to_build=slow_to_build,
 )

@@ -1,5 +1,6 @@
 """What is between the VAE's convolutions in one-pass kernels, and its images channels last."""
 
+from fluxfast.compiler import DECODER_CONFLICTS
 from fluxfast.fusion import TRITON, nvidia_only
 from fluxfast.optimization import Axis, Build, Evidence, Optimization, Proof
 
@@ -18,8 +19,6 @@ def proof(evidence: Evidence) -> Proof:
     return Proof(in_force=in_force, seen=seen)
 
 
-ITSELF = "it compiles the decoder itself"
-
 OPTIMIZATION = Optimization(
     name="fused_vae",
     axis=Axis.DECODER,
@@ -28,6 +27,6 @@ OPTIMIZATION = Optimization(
     proof=proof,
     unsupported=nvidia_only,
     packages=TRITON,
-    conflicts={"compile": ITSELF, "export_aoti": ITSELF},
+    conflicts=DECODER_CONFLICTS,
     on_by_default=lambda hardware: True,
 )
