@@ -1,19 +1,32 @@
 """The modulation vectors of every block for every step of an image, computed before its first step.
 
 They depend on timestep, guidance and the pooled prompt alone. One row a step, 76 products read
-6.5 GB of weights in each; all steps at once read them once an image.
+6.5 GB of weights in each; all steps at once read them once an image, in three products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from fluxfast.fused_blocks import fused_blocks
+
+class StackedLinear:
+    """Linear layers of one input as one product. Their weights become views of the stacked one."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self.weight = torch.cat([layer.weight.detach() for layer in layers])
+        self.bias = torch.cat([layer.bias.detach() for layer in layers])
+        rows = [layer.out_features for layer in layers]
+        for layer, weight in zip(layers, torch.split(self.weight, rows), strict=True):
+            layer.weight.data = weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(rows, in) to (rows, the layers' outputs one after another)."""
+        return F.linear(x, self.weight, self.bias)
 
 
 class ModulationTable:
@@ -25,11 +38,24 @@ class ModulationTable:
 
     def __init__(self, pipeline: Any) -> None:
         self.transformer, self.scheduler = pipeline.transformer, pipeline.scheduler
+        doubles = [(block, block.norm1) for block in self.transformer.transformer_blocks]
+        texts = [(block, block.norm1_context) for block, _ in doubles]
+        singles = [(block, block.norm) for block in self.transformer.single_transformer_blocks]
+        # As the table has them, one kind after another: a block, its name for them, their number.
+        self.vectors = [
+            (block, name, norm.linear.out_features)
+            for name, kind in (("vectors", doubles), ("text_vectors", texts), ("vectors", singles))
+            for block, norm in kind
+        ]
+        self.products = [
+            StackedLinear([norm.linear for _, norm in kind]) for kind in (doubles, texts, singles)
+        ]
         self.computed_for: tuple[Any, ...] = ()
         self.timesteps = self.table = torch.empty(0)
         self.tables_computed = 0
         # One for each batch size, kept: a CUDA graph recorded with it may come back.
         self.current: dict[int, Tensor] = {}
+        self.read_by_blocks: Tensor | None = None
 
     def __call__(self, module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """A forward pre-hook of the transformer, which the pipeline calls with keywords."""
@@ -54,7 +80,7 @@ class ModulationTable:
             inputs.append((guidance.to(dtype) * 1000).repeat(steps))
         embedded = self.transformer.time_text_embed(*inputs, pooled.repeat(steps, 1))
         activated = F.silu(embedded)  # the same in each norm
-        products = [norm.linear(activated) for _, _, norm in self._norms()]
+        products = [product(activated) for product in self.products]
         self.table = torch.cat(products, dim=1).view(steps, batch, -1)
         self.tables_computed += 1
 
@@ -62,18 +88,10 @@ class ModulationTable:
         """What the blocks read of a step of this batch size: (batch, all vectors)."""
         if batch not in self.current:
             self.current[batch] = self.table.new_empty(self.table.shape[1:])
-        current, first = self.current[batch], 0
-        for block, name, norm in self._norms():
-            width = norm.linear.out_features
-            setattr(block, name, current[:, first : first + width])
-            first += width
+        current = self.current[batch]
+        if current is not self.read_by_blocks:
+            of_each = torch.split(current, [count for _, _, count in self.vectors], dim=1)
+            for (block, name, _), vectors in zip(self.vectors, of_each, strict=True):
+                setattr(block, name, vectors)
+            self.read_by_blocks = current
         return current
-
-    def _norms(self) -> Iterator[tuple[Any, str, Any]]:
-        """Each norm with a modulation: its block, and the block's name for the vectors."""
-        for block in fused_blocks(self.transformer):
-            if hasattr(block, "norm1"):
-                yield block, "vectors", block.norm1
-                yield block, "text_vectors", block.norm1_context
-            else:
-                yield block, "vectors", block.norm

@@ -172,7 +172,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not suite.measured and not stored:
         return
     terminalreporter.section("fluxfast")
-    told = suite.measured if suite.is_recording else suite.judged
+    told = suite.measured if suite.is_recording else suite.judged | suite.references
     shown = [p for p in suite.selected if p.case.id in told]
     if shown:
         quality = {planned.case.id: suite.quality_of(planned) for planned in shown}

@@ -137,6 +137,12 @@ class Suite:
             return "the commit is unknown (set FLUXFAST_COMMIT where there is no repository)"
         return "the working tree has changes that are not committed" if now["dirty"] else None
 
+    @property
+    def references(self) -> dict[str, CaseResult]:
+        """What was measured to be shown beside cases, not judged."""
+        ids = [p.case.id for p in self.selected if self.is_reference(p)]
+        return {case_id: self.measured[case_id] for case_id in ids if case_id in self.measured}
+
     def outcome_of(self, result: CaseResult) -> Outcome | None:
         """What the case would be among all of this run, while it can still be sampled on."""
         if self.is_recording:
@@ -145,8 +151,17 @@ class Suite:
 
     @property
     def others(self) -> int:
-        """How many cases there are beside one of them."""
-        return len(self.selected) - 1
+        """How many cases are judged beside one of them."""
+        return len([p for p in self.selected if not self.is_reference(p)]) - 1
+
+    def is_reference(self, planned: PlannedCase) -> bool:
+        """With --against, the unoptimized pipeline beside other cases of its workload: it is
+        diffusers' on both sides, so this revision alone draws it, for the pictures and the speed.
+        """
+        selected = [p.case for p in self.selected]
+        return self.option("against") is not None and any(
+            case != planned.case and case.eager_among(selected) == planned.case for case in selected
+        )
 
     def verdicts(self) -> dict[str, Verdict]:
         """On every case that was measured, by its id."""
@@ -225,7 +240,7 @@ class Suite:
 
     @property
     def _drawn_in(self) -> Path:
-        return self.results_folder / "B1" if self.sides else self.results_folder
+        return self.results_folder / "B1" if self.option("against") else self.results_folder
 
     def quality_of(self, planned: PlannedCase) -> Figures | None:
         return read_figures(self._drawn_in, "quality", planned.case)

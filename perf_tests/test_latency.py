@@ -44,6 +44,8 @@ def test_verdict(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequ
     if planned.case.id in suite.failed:
         pytest.skip("not measured")
     result_of(planned, suite, request)
+    if suite.is_reference(planned):
+        pytest.skip("unoptimized: --against draws it once, for the pictures and the speed")
     verdict = suite.judge(planned)
     if verdict is None or verdict.passes:
         return
@@ -75,10 +77,15 @@ def compared(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
         tree = other if side == "A" else REPOSITORY
         return measure_in(tree, planned.case, options, suite.results_folder / f"{side}{number + 1}")
 
-    suite.sides[planned.case.id] = sides = interleaved(measure, to_come=suite.others)
+    if suite.is_reference(planned):
+        options.append("--rounds=1")
+        result = measure("B", 0)
+    else:
+        suite.sides[planned.case.id] = sides = interleaved(measure, to_come=suite.others)
+        result = sides.ours[-1]
     suite.store_quality(planned)
     suite.failed.discard(planned.case.id)
-    return sides.ours[-1]
+    return result
 
 
 def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> CaseResult:

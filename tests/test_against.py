@@ -3,6 +3,7 @@
 import os
 import random
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from fluxfast.bench.against import PAIRS, forget, interleaved, measure_in, workt
 from fluxfast.bench.compare import Outcome, settle
 from fluxfast.bench.result import write_result
 from fluxfast.errors import FluxFastError
+from fluxfast.suite import Suite
 from tests.results import case, result
 from tests.test_verdict import process
 
@@ -43,6 +45,22 @@ def test_it_ends_undecided_rather_than_never():
     sides = interleaved(measure, pairs=6)
     assert len(order) == 12 and len(sides.theirs) == len(sides.ours) == 6
     assert settle([sides.comparison], looks=6)[0].outcome is Outcome.UNDECIDED
+
+
+def test_the_unoptimized_pipeline_is_compared_only_where_nothing_is_beside_it():
+    """It is diffusers' on both sides: beside optimized cases it is drawn once, for the pictures."""
+    eager, all_on = case(optimizations=("bf16",)), case()
+    elsewhere = case(optimizations=("bf16",), model="schnell")
+
+    def suite(*cases, **options):
+        made = Suite(config=SimpleNamespace(getoption=lambda name: options.get(name[2:])))
+        made.selected = [SimpleNamespace(case=one) for one in cases]
+        return made, [one.case for one in made.selected if made.is_reference(one)]
+
+    made, references = suite(eager, all_on, elsewhere, against="main")
+    assert references == [eager] and made.others == 1
+    assert suite(eager, against="main")[1] == []
+    assert suite(eager, all_on)[1] == []
 
 
 @pytest.fixture

@@ -118,10 +118,10 @@ def test_a_run_on_a_gpu_finds_its_eager_picture_with_against_too(tmp_path):
     found = suite.quality_of(planned[ALL_ON])
     assert found["psnr_db"] > 30
 
-    suite.measured.clear()
+    options = {"--results": tmp_path, "--against": "main"}
+    suite = Suite(config=SimpleNamespace(getoption=options.get))
     for of_case, image in drawn.items():  # each in a process of its own
         store(tmp_path / "B1", of_case, image)
-        suite.sides[of_case.id] = None
         suite.store_quality(planned[of_case])
         suite.measured[of_case.id] = result(case=of_case)
     assert suite.quality_of(planned[EAGER]) is None

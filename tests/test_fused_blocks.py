@@ -188,10 +188,9 @@ def test_heads_leave_the_kernel_in_the_fp8_that_attention_takes():
 
 
 def test_a_timestep_that_is_not_of_the_schedule_gives_no_image():
-    checkpoint, plan = planned(("sdpa", "fused_norms", "modulation_table"))
+    checkpoint, plan = planned(("bf16", "sdpa", "fused_norms", "modulation_table"))
     with build(checkpoint, plan) as built:
         pipeline = built.pipeline
-        pipeline.transformer.to(torch.bfloat16)
         assert first_step(pipeline).isfinite().all()
         pipeline.scheduler.set_timesteps(2, device=DEVICE, mu=0.5)
         pipeline.scheduler.timesteps = pipeline.scheduler.timesteps * 0.9
@@ -200,6 +199,27 @@ def test_a_timestep_that_is_not_of_the_schedule_gives_no_image():
         one = torch.ones(1, device=DEVICE)
         hook(None, (), dict(timestep=one, pooled_projections=embeds, guidance=one))
         assert hook.current[1].isnan().all()
+
+
+def test_the_table_holds_what_each_norm_makes_of_its_own_weights():
+    """Also of weights that were changed since: they are the rows of the stacked ones."""
+    with build(*planned(("sdpa", "fused_norms", "modulation_table"))) as built:
+        transformer = built.pipeline.transformer
+        (table,) = transformer._forward_pre_hooks.values()
+        double = transformer.transformer_blocks[-1]
+        single = transformer.single_transformer_blocks[-1]
+        inputs = torch.randn(3, double.norm1.linear.in_features, device=DEVICE)
+        with torch.no_grad():
+            single.norm.linear.weight.mul_(2)
+            made = torch.cat([product(inputs) for product in table.products], dim=1)
+            of_each = torch.split(made, [count for _, _, count in table.vectors], dim=1)
+            found = {(v[0], v[1]): of for v, of in zip(table.vectors, of_each, strict=True)}
+            for block, name, norm in (
+                (double, "vectors", double.norm1),
+                (double, "text_vectors", double.norm1_context),
+                (single, "vectors", single.norm),
+            ):
+                torch.testing.assert_close(found[block, name], norm.linear(inputs))
 
 
 def test_what_fused_blocks_do_not_take_is_refused():

@@ -421,3 +421,7 @@ def test_against_judges_on_a_gpu_that_has_no_baseline(tmp_path):
     outcomes = report_of(sides["b"]).outcomes
     assert set(outcomes) == {"new"}
     assert "slower" in report_of(sides["b"], sides["a"]).outcomes
+    for path in (path for folder in sides["a"] for path in folder.glob("*-bf16.json")):
+        path.unlink()  # it is drawn on one side alone
+    outcomes = report_of(sides["b"], sides["a"]).outcomes
+    assert outcomes["recorded"] == 2 and "new" not in outcomes  # of dev and of schnell

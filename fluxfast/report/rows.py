@@ -17,7 +17,7 @@ from fluxfast.bench.baseline import (
     known_baselines,
     machine_name,
 )
-from fluxfast.bench.case import Case
+from fluxfast.bench.case import EAGER, Case
 from fluxfast.bench.machine import hardware_of
 from fluxfast.bench.report import speedups
 from fluxfast.bench.result import CaseResult, ImageTiming
@@ -184,6 +184,8 @@ def _judgement(baseline: Baseline | None, measured: Measured, *, against: bool) 
         return Judgement(outcome=RECORDED, reason="an accepted baseline")
     told = measured.extras.get("verdicts")
     others = baseline.results.get(measured.results[0].case.id, ()) if baseline and against else ()
+    if against and not others and measured.results[0].case.optimizations in EAGER:
+        return Judgement(outcome=RECORDED, reason="unoptimized: of this revision alone")
     if told and (others or not against) and _is_of(told, measured.results, others):
         return Judgement(
             outcome=told["outcome"],
