@@ -4,7 +4,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from fluxfast.bench.baseline import SHIPPED, read_baseline
+from fluxfast.bench.baseline import read_baseline
 from fluxfast.bench.metrics import metric_named
 from fluxfast.bench.sampling import ON_CPU, Limits
 from fluxfast.files import write_atomically
@@ -13,7 +13,7 @@ from tests.replay.simulate import against_rates, interval, recording, stored_rat
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "verdict.md"
 BEGIN, END = "<!-- made by python -m tests.replay -->", "<!-- end -->"
-H200 = SHIPPED / "nvidia-h200.json"
+H200 = Path(__file__).with_name("h200.json")
 H100 = Path(__file__).with_name("h100.json")
 CPU = Path(__file__).with_name("cpu.json")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from scipy.stats import binomtest
 
 from fluxfast.bench.against import PAIRS, is_sure
-from fluxfast.bench.baseline import LOOKS, read_baseline
+from fluxfast.bench.baseline import LOOKS, on_the_same_cards, read_baseline
 from fluxfast.bench.compare import Change, Comparison, Outcome, settle
 from fluxfast.bench.metrics import Metric, metric_named
 from fluxfast.bench.noise import MEDIAN_VARIANCE, estimate, noise_of
@@ -161,9 +161,13 @@ def stored_run(recorded, factor, random_, limits):
     noise = noise_of(recorded.metric, accepted)
     measured = [draw(recorded, c, factor if c in asked else 1.0, random_, limits) for c in cases]
 
+    def compared(c):
+        beside = on_the_same_cards([measured[c]], accepted[c])
+        return comparison(recorded.metric, [measured[c]], beside, noise)
+
     def verdicts(chosen):
         return settle(
-            [comparison(recorded.metric, [measured[c]], accepted[c], noise) for c in chosen],
+            [compared(c) for c in chosen],
             LOOKS,
             to_come=len(cases) - len(chosen),
         )
