@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -38,12 +38,19 @@ def compiled_blocks_proof(evidence: Evidence, blocks: Sequence[torch.nn.Module])
     )
 
 
-def empty_compile_cache() -> AbstractContextManager[None]:
-    """Within it, inductor and Triton find nothing compiled before."""
+@contextmanager
+def comparable_compile_time(hardware: Hardware) -> Iterator[None]:
+    """On a GPU, where compile time is compared: the compiler has started and finds nothing compiled
+    before. On a CPU nothing.
+    """
+    if not hardware.is_gpu:
+        yield
+        return
     from torch._inductor.utils import fresh_inductor_cache
 
-    cache_dir: AbstractContextManager[None] = fresh_inductor_cache()
-    return cache_dir
+    start_compiler(hardware.device)
+    with fresh_inductor_cache():
+        yield
 
 
 @cache

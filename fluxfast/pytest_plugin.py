@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -138,19 +137,17 @@ def suite(pytestconfig: pytest.Config) -> Suite:
 @pytest.fixture(scope="session")
 def built(planned: PlannedCase, suite: Suite) -> Iterator[Any]:
     """The pipeline of a case, built once for all tests of the case."""
-    from fluxfast.compiler import empty_compile_cache, start_compiler
+    from fluxfast.compiler import comparable_compile_time
     from fluxfast.pipeline import build
 
     suite.say(planned, "building")
-    with ExitStack() as stack:
-        if suite.hardware.is_gpu:  # where compile time is compared, it always starts from nothing
-            start_compiler(suite.hardware.device)
-            stack.enter_context(empty_compile_cache())
+    with comparable_compile_time(suite.hardware):
         try:
             pipeline = build(planned.checkpoint, planned.plan, artifacts=suite.artifacts)
         except FluxFastError as error:
             pytest.fail(str(error), pytrace=False)
-        yield stack.enter_context(pipeline)
+        with pipeline:
+            yield pipeline
 
 
 def fail(planned: PlannedCase, verdict: Verdict) -> None:

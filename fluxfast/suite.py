@@ -27,7 +27,7 @@ from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_cases,
 from fluxfast.bench.progress import left_s, told
 from fluxfast.bench.report import failure_text
 from fluxfast.bench.result import CaseResult, provenance, read_result, result_path, write_result
-from fluxfast.bench.sampling import ON_CPU, Limits
+from fluxfast.bench.sampling import Limits, limits_on
 from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
@@ -50,7 +50,9 @@ class Suite:
     measured: dict[str, CaseResult] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     recorded: set[str] = field(default_factory=set)
+    compared: bool = False
     sides: dict[str, Sides] = field(default_factory=dict)
+    not_compared: dict[str, FluxFastError] = field(default_factory=dict)
     mistake: FluxFastError | None = None
     selected: list[PlannedCase] = field(default_factory=list)
     judged: dict[str, Verdict] = field(default_factory=dict)
@@ -102,7 +104,7 @@ class Suite:
 
     @property
     def limits(self) -> Limits:
-        limits = Limits() if self.hardware.is_gpu else ON_CPU
+        limits = limits_on(self.hardware.is_gpu)
         return replace(limits, rounds=self.option("rounds"), sampling_s=self.option("seconds"))
 
     @property
@@ -140,8 +142,7 @@ class Suite:
     @property
     def references(self) -> dict[str, CaseResult]:
         """What was measured to be shown beside cases, not judged."""
-        ids = [p.case.id for p in self.selected if self.is_reference(p)]
-        return {case_id: self.measured[case_id] for case_id in ids if case_id in self.measured}
+        return {i: self.measured[i] for i in self.reference_ids if i in self.measured}
 
     def outcome_of(self, result: CaseResult) -> Outcome | None:
         """What the case would be among all of this run, while it can still be sampled on."""
@@ -152,16 +153,18 @@ class Suite:
     @property
     def others(self) -> int:
         """How many cases are judged beside one of them."""
-        return len([p for p in self.selected if not self.is_reference(p)]) - 1
+        return len(self.selected) - len(self.reference_ids) - 1
 
-    def is_reference(self, planned: PlannedCase) -> bool:
-        """With --against, the unoptimized pipeline beside other cases of its workload: it is
-        diffusers' on both sides, so this revision alone draws it, for the pictures and the speed.
+    @cached_property
+    def reference_ids(self) -> frozenset[str]:
+        """With --against, unoptimized cases beside others of their workload.
+
+        They are diffusers' on both sides: this revision alone draws them, for the pictures and the
+        speed.
         """
-        selected = [p.case for p in self.selected]
-        return self.option("against") is not None and any(
-            case != planned.case and case.eager_among(selected) == planned.case for case in selected
-        )
+        cases = [p.case for p in self.selected] if self.option("against") else []
+        eager = {case: case.eager_among(cases) for case in cases}
+        return frozenset(e.id for case, e in eager.items() if e and e != case)
 
     def verdicts(self) -> dict[str, Verdict]:
         """On every case that was measured, by its id."""
@@ -233,7 +236,7 @@ class Suite:
         write_result(self.results_folder, result)
 
     def store_quality(self, planned: PlannedCase) -> None:
-        """With --against, where a process drew one case and could not know the eager picture."""
+        """With --against, where the process of a case did not draw the eager picture."""
         drawn = [result.case for result in self.measured.values()]
         if self.quality_of(planned) is None:
             write_quality(self._drawn_in, planned.case, drawn)
@@ -246,23 +249,30 @@ class Suite:
         return read_figures(self._drawn_in, "quality", planned.case)
 
     def say(self, planned: PlannedCase, stage: str) -> None:
+        """How far a case is, and how long the rest may take."""
+        now_s, number = time.monotonic(), self.selected.index(planned) + 1
+        self.begun_s.setdefault(planned.case.id, now_s)
+        after = [p for p in self.selected if p.case.id not in {*self.begun_s, *self.measured}]
+        left = told(left_s(list(self.begun_s.values()), now_s, len(after)))
+        self.tell(
+            f"[{number}/{len(self.selected)}{left}] {planned.case.model}, {planned.label}: {stage}"
+        )
+
+    def tell(self, text: str) -> None:
         """A line of progress, past pytest's capture."""
         reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         capture: Any = self.config.pluginmanager.get_plugin("capturemanager")
         if reporter is None or capture is None or self.config.get_verbosity() < 0:
             return
-        now_s, number = time.monotonic(), self.selected.index(planned) + 1
-        self.begun_s.setdefault(planned.case.id, now_s)
-        after = [p for p in self.selected if p.case.id not in {*self.begun_s, *self.measured}]
-        left = told(left_s(list(self.begun_s.values()), now_s, len(after)))
+        if not reporter.isatty:  # a log, or a process that is read line by line
+            with capture.global_and_fixture_disabled():
+                reporter.write_line(text)
+            return
         with capture.global_and_fixture_disabled():
             if reporter.currentfspath is None:  # the line that ends here is one of these
                 reporter.write_line("")
             reporter.ensure_newline()
-            reporter.write(
-                f"[{number}/{len(self.selected)}{left}] {planned.case.model}, {planned.label}: "
-                f"{stage} "
-            )
+            reporter.write(f"{text} ")
 
     def row(self, planned: PlannedCase) -> tuple[str, CaseSummary, Verdict | None]:
         """Of the final table."""
@@ -280,6 +290,9 @@ class Suite:
             told.append(f"power-bound ({result.power_share:.0%} of the limit)")
         elif result.device_busy is not None:
             told.append(f"{result.bound}-bound (device {result.device_busy:.0%} busy)")
+        sides = self.sides.get(planned.case.id)
+        if sides and sides.left_out:
+            told.append(f"{sides.left_out} processes left out: their canaries stood out")
         if discarded := result.sampling.get("discarded"):
             told.append(f"{len(discarded)} discarded: {discarded[-1]}")
         if result.telemetry:

@@ -6,13 +6,16 @@ there are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fluxfast.bench.against import forget, interleaved, measure_in
+from fluxfast.bench.against import Measured, forget, interleaved, measure_in
 from fluxfast.bench.baseline import REPOSITORY
 from fluxfast.bench.canary import canaries
+from fluxfast.bench.case import Case
 from fluxfast.bench.compare import Outcome
 from fluxfast.bench.measure import (
     Sampler,
@@ -44,7 +47,7 @@ def test_verdict(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequ
     if planned.case.id in suite.failed:
         pytest.skip("not measured")
     result_of(planned, suite, request)
-    if suite.is_reference(planned):
+    if planned.case.id in suite.reference_ids:
         pytest.skip("unoptimized: --against draws it once, for the pictures and the speed")
     verdict = suite.judge(planned)
     if verdict is None or verdict.passes:
@@ -67,25 +70,47 @@ def result_of(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest
 
 
 def compared(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> CaseResult:
-    """In processes of this revision and the other one, until the sequential test is sure."""
-    suite.failed.add(planned.case.id)
-    forget(planned.case, suite.results_folder)
-    other, options = request.getfixturevalue("other_tree"), suite.child_options()
+    """At the first of them all cases are measured, by processes of both revisions until sure."""
+    if not suite.compared:
+        suite.compared = True
+        try:
+            compare_all(suite, request.getfixturevalue("other_tree"))
+        except FluxFastError as error:
+            suite.not_compared = {p.case.id: error for p in suite.selected}
+        suite.failed |= suite.not_compared.keys()
+    if planned.case.id in suite.not_compared:
+        raise suite.not_compared[planned.case.id]
+    return suite.measured[planned.case.id]
 
-    def measure(side: str, number: int) -> CaseResult:
-        suite.say(planned, f"process {side}{number + 1}")
-        tree = other if side == "A" else REPOSITORY
-        return measure_in(tree, planned.case, options, suite.results_folder / f"{side}{number + 1}")
 
-    if suite.is_reference(planned):
-        options.append("--rounds=1")
-        result = measure("B", 0)
-    else:
-        suite.sides[planned.case.id] = sides = interleaved(measure, to_come=suite.others)
-        result = sides.ours[-1]
-    suite.store_quality(planned)
-    suite.failed.discard(planned.case.id)
-    return result
+def compare_all(suite: Suite, other: Path) -> None:
+    """Measure what is judged on both sides, and then what is shown beside it on this one."""
+    cases = [p.case for p in suite.selected]
+    references = [case for case in cases if case.id in suite.reference_ids]
+    options = suite.child_options()
+    for case in cases:
+        forget(case, suite.results_folder)
+
+    def measure(side: str, number: int, of: Sequence[Case], *more: str) -> Measured:
+        process = f"{side}{number + 1}"
+        return measure_in(
+            other if side == "A" else REPOSITORY,
+            of,
+            [*options, *more],
+            suite.results_folder / process,
+            lambda line: suite.tell(f"process {process}: {line}"),
+        )
+
+    judged = [case for case in cases if case not in references]
+    suite.sides, suite.not_compared = interleaved(measure, judged)
+    suite.measured |= {case_id: s.compared[1][-1] for case_id, s in suite.sides.items()}
+    for case_id, found in (measure("B", 0, references, "--rounds=1") if references else {}).items():
+        if isinstance(found, FluxFastError):
+            suite.not_compared[case_id] = found
+        else:
+            suite.measured[case_id] = found
+    for planned in suite.selected:
+        suite.store_quality(planned)
 
 
 def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> CaseResult:

@@ -2,7 +2,7 @@
 
 The two differ in nothing but the code, so what differs from GPU to GPU and from day to day cancels.
 Processes go ABBA, which cancels what drifts steadily too; where nothing changed, the first AB is
-mostly enough. No torch.
+mostly enough. One process measures all cases: starting is a third of what a case takes. No torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,15 @@ from fluxfast.bench.case import Case
 from fluxfast.bench.compare import Comparison, Outcome, compare, settle
 from fluxfast.bench.noise import noises
 from fluxfast.bench.result import CaseResult, read_result, result_path
+from fluxfast.bench.runner import undisturbed
 from fluxfast.errors import FluxFastError
 
 PAIRS = 12  # of processes, at most: each is one look at the sequential test
-ORDER = ("AB", "BA")
-Measure = Callable[[str, int], CaseResult]
+PATIENCE = 3  # pairs, until canaries that differ mean the machine and not one moment of it
+LINES_TOLD = 15
+UNKNOWN_TEST = 4  # pytest's exit status for a usage error
+Measured = Mapping[str, CaseResult | FluxFastError]  # by case id: what came of it
+Measure = Callable[[str, int, Sequence[Case]], Measured]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,36 +40,68 @@ class Sides:
     ours: tuple[CaseResult, ...]
 
     @property
+    def compared(self) -> tuple[Sequence[CaseResult], Sequence[CaseResult]]:
+        """Theirs and ours, less the processes during which the machine was another."""
+        every = (*self.theirs, *self.ours)
+        theirs, ours = undisturbed(self.theirs, every), undisturbed(self.ours, every)
+        return (theirs, ours) if theirs and ours else (self.theirs, self.ours)
+
+    @property
+    def left_out(self) -> int:
+        return len(self.theirs) + len(self.ours) - sum(map(len, self.compared))
+
+    @property
     def comparison(self) -> Comparison:
-        noise = noises([self.theirs, self.ours])
-        return compare(self.ours, self.theirs, noise)
+        theirs, ours = self.compared
+        return compare(ours, theirs, noises([theirs, ours]))
 
 
-def interleaved(measure: Measure, pairs: int = PAIRS, to_come: int = 0) -> Sides:
-    """Pairs of processes until the verdict is more than UNDECIDED, `pairs` at most.
+def interleaved(
+    measure: Measure, cases: Sequence[Case], pairs: int = PAIRS
+) -> tuple[dict[str, Sides], dict[str, FluxFastError]]:
+    """Pairs of processes until each verdict is more than UNDECIDED, `pairs` at most.
 
-    `measure(side, number)`: one process of side A or B; `to_come`: the other cases of the run,
-    among which this one has to stand out. The risk of a false alarm is shared out among the looks
-    (Bonferroni), so looking again does not raise it.
+    `measure(side, number, cases)`: one process of side A or B, of the cases that are not sure yet.
+    Gives what was measured of each case, and why others were not. The risk of a false alarm is
+    shared out among the looks (Bonferroni), so looking again does not raise it.
     """
-    found: dict[str, list[CaseResult]] = {"A": [], "B": []}
-    for pair in range(pairs):
-        for side in ORDER[pair % 2]:
-            found[side].append(measure(side, len(found[side])))
-        sides = Sides(theirs=tuple(found["A"]), ours=tuple(found["B"]))
-        if is_sure(settle([sides.comparison], pairs, to_come)[0].outcome, pair + 1):
+    found: dict[str, dict[str, list[CaseResult]]] = {case.id: {"A": [], "B": []} for case in cases}
+    sides: dict[str, Sides] = {}
+    failed: dict[str, FluxFastError] = {}
+    unsure = list(cases)
+    for number in range(2 * pairs):
+        if not unsure:
             break
-    return sides
+        side, pair = "ABBA"[number % 4], number // 2
+        for case_id, result in measure(side, pair, unsure).items():
+            if isinstance(result, FluxFastError):
+                failed[case_id] = result
+            else:
+                found[case_id][side].append(result)
+        unsure = [case for case in unsure if case.id not in failed]
+        if number % 2:
+            for case in unsure:
+                both = found[case.id]
+                sides[case.id] = Sides(theirs=tuple(both["A"]), ours=tuple(both["B"]))
+            unsure = [c for c in unsure if not _is_sure(sides[c.id], pair + 1, pairs, len(cases))]
+    return {case_id: s for case_id, s in sides.items() if case_id not in failed}, failed
 
 
-def is_sure(outcome: Outcome, pairs: int) -> bool:
-    """Whether to stop after so many pairs.
+def _is_sure(sides: Sides, pair: int, pairs: int, cases: int) -> bool:
+    outcome = settle([sides.comparison], pairs, to_come=cases - 1)[0].outcome
+    if outcome is Outcome.INVALID_RUNNER:
+        return pair >= PATIENCE
+    return is_sure(outcome, min(map(len, sides.compared)))
 
-    One process of each can say that nothing changed; that something did not, for how much processes
-    differ on this machine only two of a side tell.
+
+def is_sure(outcome: Outcome, processes: int) -> bool:
+    """Whether to stop after so many processes of each side.
+
+    One of each can say that nothing changed; that something did not, for how much processes differ
+    on this machine only two of a side tell.
     """
     changed = outcome in (Outcome.SLOWER, Outcome.FASTER)
-    return outcome is not Outcome.UNDECIDED and not (changed and pairs == 1)
+    return outcome is not Outcome.UNDECIDED and not (changed and processes == 1)
 
 
 @contextmanager
@@ -108,22 +144,72 @@ def forget(case: Case, results: Path) -> None:
             shutil.rmtree(folder)
 
 
-def measure_in(tree: Path, case: Case, options: Sequence[str], results: Path) -> CaseResult:
-    """One process of `pytest perf_tests` in `tree`, recording the case into `results`."""
-    test = f"perf_tests/test_latency.py::test_latency[{case.id}]"
-    command = [sys.executable, "-m", "pytest", test]
-    command += [*options, "--record", f"--results={results}", "-q", "-p", "no:cacheprovider"]
+def measure_in(
+    tree: Path,
+    cases: Sequence[Case],
+    options: Sequence[str],
+    results: Path,
+    say: Callable[[str], None] = lambda line: None,
+) -> Measured:
+    """One process of `pytest perf_tests` in `tree`, recording the cases into `results`.
+
+    `say` is given what it tells of its progress.
+    """
+    tests = [f"perf_tests/test_latency.py::test_latency[{case.id}]" for case in cases]
+    command = [sys.executable, "-m", "pytest", *tests]
+    command += [*options, "--record", f"--results={results}", "-p", "no:cacheprovider"]
     # The tree comes first; what else is on the path may be where the libraries are.
     folders = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": folders}
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": folders, "PYTHONUNBUFFERED": "1"}
+    results.mkdir(parents=True, exist_ok=True)
+    log = results / f"{cases[0].id}.log"
+    with (
+        log.open("w", encoding="utf-8") as kept,
+        subprocess.Popen(
+            command,
+            cwd=tree,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                kept.write(line)
+                if line.startswith("["):  # as Suite.say begins them
+                    say(line.strip())
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode == UNKNOWN_TEST and len(cases) > 1:  # then none of them was run
+        alone = [measure_in(tree, [case], options, results, say) for case in cases]
+        return {case_id: found for one in alone for case_id, found in one.items()}
+    return {case.id: _measured(case, tree, results, process.returncode, log) for case in cases}
+
+
+def _measured(
+    case: Case, tree: Path, results: Path, status: int, log: Path
+) -> CaseResult | FluxFastError:
     path = result_path(results, case)
-    if done.returncode or not path.exists():
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-        raise FluxFastError(
-            "a revision did not measure this case",
-            got=f"{case.id} in {tree}, exit status {done.returncode}:\n{tail}",
-            allowed="a case that both revisions have",
-            remedy="leave the case out with -k, or compare with a revision that has it",
-        )
-    return read_result(path)
+    if path.exists():
+        try:
+            return read_result(path)
+        except FluxFastError as error:
+            return error
+    return FluxFastError(
+        "a revision did not measure this case",
+        got=f"{case.id} in {tree}, exit status {status}:\n{_told_of(case, log)}",
+        allowed="a case that both revisions have",
+        remedy=f"see {log}; leave the case out with -k, or compare with a revision that has it",
+    )
+
+
+def _told_of(case: Case, log: Path) -> str:
+    """What pytest says of the case's failure, or in the end."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    headings = [n for n, line in enumerate(lines) if line.startswith("_") and case.id in line]
+    start = headings[0] if headings else max(0, len(lines) - LINES_TOLD)
+    return "\n".join(lines[start : start + LINES_TOLD])

@@ -36,6 +36,11 @@ def why_invalid_runner(
     return "; ".join(found) or None
 
 
+def undisturbed(results: Sequence[CaseResult], every: Sequence[CaseResult]) -> Sequence[CaseResult]:
+    """Of these processes those whose canaries are within their band of those of `every` process."""
+    return [result for result in results if why_invalid_runner([result], every) is None]
+
+
 def _typical(name: str, results: Sequence[CaseResult]) -> float | None:
     readings = [reading for result in results for reading in result.canaries.get(name, ())]
     return statistics.median(readings) if readings else None

@@ -48,6 +48,10 @@ class Limits:
 ON_CPU = Limits(min_images=12, extension=4)
 
 
+def limits_on(is_gpu: bool) -> Limits:
+    return Limits() if is_gpu else ON_CPU
+
+
 def is_steady(step_ms: Sequence[float], tolerance: float) -> bool:
     """Whether the last of the images' median steps is where the one before was: no trend is left.
 

@@ -55,7 +55,9 @@ class CaseReport:
 
 
 def case_report(label: str, runs: Runs, others: Sequence[Sequence[CaseResult]] = ()) -> CaseReport:
-    """`runs` of one case; `others`: unchanged runs of other cases, which tell of the noise too."""
+    """`runs` of one case; `others`: unchanged runs of others, and those of the baseline, which tell
+    of the noise too.
+    """
     verdicts = {fault: _verdicts(runs[UNCHANGED], of, others) for fault, of in runs.items()}
     unchanged = verdicts[UNCHANGED]
     changes = [c for v in unchanged for c in v.changes if c.metric.name in GATING]

@@ -6,7 +6,7 @@ import argparse
 import subprocess
 import sys
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from fluxfast.bench.faults import Delay, block_twice, without_applying
 from fluxfast.bench.measure import Sampler, case_result, peak_memory_gib, reset_peak_memory
 from fluxfast.bench.planned import PlannedCase, parse_resolution, planned_case, planned_cases
 from fluxfast.bench.result import CaseResult, ImageTiming, read_result, result_path, write_result
-from fluxfast.bench.sampling import Limits
+from fluxfast.bench.sampling import limits_on
 from fluxfast.bench.selftest import UNCHANGED, Rate, case_report, report_text
+from fluxfast.compiler import comparable_compile_time
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
@@ -60,7 +61,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--num-inference-steps", type=int)
     parser.add_argument("--processes", type=int, default=PROCESSES, help="three at least (3)")
     parser.add_argument("--runs", type=int, default=2, help="runs of each fault in a process (2)")
-    parser.add_argument("--images", type=int, default=3, help="images of a run (3)")
+    parser.add_argument("--images", type=int, help="of a run (as many as the gate takes at first)")
     parser.add_argument("--results", type=Path, help="where runs go (in .fluxfast/selftest)")
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
             remedy="leave --processes out",
         )
     hardware = detect("cpu" if options.gpu == "cpu" else "auto")
-    baseline_for(options.gpu, hardware)
+    baseline = baseline_for(options.gpu, hardware)
     cases = _cases(options, hardware)
     if options.process is not None:
         _measure_all(cases, options, Console())
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
     for process in range(options.processes):
         if not (options.results / str(process) / "done").exists():
             _start(process, options)
-    out(_report(cases, options))
+    out(_report(cases, options, list(baseline.results.values())))
     out(f"\nruns: {options.results}")
 
 
@@ -134,13 +135,15 @@ def _measure(planned: PlannedCase, options: argparse.Namespace, folder: Path) ->
     """Every fault in turn, again and again, in one built pipeline."""
     with ExitStack() as stack:
         situation = planned.plan.situation
+        stack.enter_context(comparable_compile_time(situation.hardware))
         built = stack.enter_context(build(planned.checkpoint, planned.plan))
         beside: dict[str, Any] = {"read_gpu": reader(situation.hardware)}
         if not situation.hardware.is_gpu:
             eager = planned_case((), planned.checkpoint, situation)
             beside["eager"] = stack.enter_context(build(eager.checkpoint, eager.plan))
             beside["fixed_work"] = FixedWork()
-        warm = Sampler(built=built, limits=Limits(rounds=options.images))
+        limits = replace(limits_on(situation.hardware.is_gpu), rounds=options.images)
+        warm = Sampler(built=built, limits=limits)
         first = warm.first_image()
         warm.warm_up()
         warm_graphs = dynamo_counters()["unique_graphs"]
@@ -197,7 +200,10 @@ def _drop(planned: PlannedCase, folder: Path) -> None:
         (folder / f"{planned.case.id} {name}.dropped").write_text(word)
 
 
-def _report(cases: list[PlannedCase], options: argparse.Namespace) -> str:
+def _report(
+    cases: list[PlannedCase], options: argparse.Namespace, known: list[tuple[CaseResult, ...]]
+) -> str:
+    """`known`: the baseline's processes of each case, which tell the gate of the noise."""
     folders = [options.results / str(process) for process in range(options.processes)]
     names = [fault.name for fault in faults(cases[0].plan.situation.hardware)]
 
@@ -215,7 +221,10 @@ def _report(cases: list[PlannedCase], options: argparse.Namespace) -> str:
         case_report(
             f"{planned.case.model}, {planned.label}",
             {fault: runs(planned, fault) for fault in names},
-            [other for case_id, other in unchanged.items() if case_id != planned.case.id],
+            [
+                *known,
+                *(other for case_id, other in unchanged.items() if case_id != planned.case.id),
+            ],
         )
         for planned in cases
     ]
