@@ -78,7 +78,7 @@ class Baseline:
                 reason=f"no baseline for this case in {self.path.name}; measure it with --record "
                 "--results DIR, then `fluxfast baseline accept DIR`",
             )
-        accepted = self.results[case_id]
+        accepted = self.accepted_for(results)
         comparison = compare(results, accepted, self.noise)
         difference = stack_difference(accepted[-1], results[-1])
         if difference:
@@ -90,12 +90,29 @@ class Baseline:
             )
         return comparison
 
+    def accepted_for(self, results: Sequence[CaseResult]) -> Sequence[CaseResult]:
+        """What the baseline has of their case, of their cards if it can."""
+        return on_the_same_cards(results, self.results.get(results[0].case.id, ()))
+
     def judge(self, results: Sequence[CaseResult], to_come: int = 0) -> Verdict:
         """The verdict on one case, whose run has `to_come` others beside it."""
         return judged([self.compare(results)], to_come)[0]
 
     def write(self) -> None:
         write_atomically(self.path, _render(self))
+
+
+def on_the_same_cards(
+    measured: Sequence[CaseResult], accepted: Sequence[CaseResult]
+) -> Sequence[CaseResult]:
+    """The accepted processes of the cards that were measured, if there are some of each; else all.
+
+    Cards of one kind differ by more than a gate has to see, so another card's processes say less
+    of this one than they blur.
+    """
+    cards = {result.card for result in measured}
+    same = [result for result in accepted if result.card and result.card in cards]
+    return same if {result.card for result in same} == cards else accepted
 
 
 def judged(compared: Sequence[Comparison | Verdict], to_come: int = 0) -> list[Verdict]:

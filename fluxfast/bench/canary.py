@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 
@@ -52,18 +53,32 @@ def _tensor(hardware: Hardware, *shape: int) -> torch.Tensor:
 
 
 def _device_ms(work: Callable[[], object], hardware: Hardware, seconds: float) -> float:
-    """Median of batches over `seconds`: a GPU has to come to its power limit first."""
-    batches: list[float] = []
+    """Median of the later half of the calls: a GPU has to come to its power limit first."""
+    times_ms: list[float] = []
     until = time.perf_counter() + seconds
     with torch.inference_mode():
-        while time.perf_counter() < until or len(batches) < 3:
-            started = time.perf_counter()
-            for _ in range(10):
-                work()
-            if hardware.is_gpu:
-                torch.cuda.synchronize()
-            batches.append((time.perf_counter() - started) * 100)
-    return statistics.median(batches[len(batches) // 2 :])
+        while time.perf_counter() < until or len(times_ms) < 3:
+            times_ms += _by_events(work) if hardware.is_gpu else [_by_clock(work)]
+    return statistics.median(times_ms[len(times_ms) // 2 :])
+
+
+def _by_events(work: Callable[[], object], count: int = 10) -> list[float]:
+    """Milliseconds of each call: where the host is late, some are long, and their median is not."""
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]  # type: ignore[no-untyped-call]
+    marks[0].record()
+    for mark in marks[1:]:
+        work()
+        mark.record()
+    torch.cuda.synchronize()
+    return [begin.elapsed_time(end) for begin, end in pairwise(marks)]
+
+
+def _by_clock(work: Callable[[], object], count: int = 10) -> float:
+    """Milliseconds of a call, the mean of some."""
+    started = time.perf_counter()
+    for _ in range(count):
+        work()
+    return (time.perf_counter() - started) / count * 1e3
 
 
 def _launch_us(hardware: Hardware, launches: int = 2000) -> float:

@@ -66,6 +66,11 @@ class Change:
         return 1 / (1 + self.worse) - 1
 
     @property
+    def is_slack(self) -> bool:
+        """Whether the difference is too small to count, whatever it is relatively."""
+        return abs(self.measured - self.baseline) <= self.metric.slack
+
+    @property
     def is_excluded(self) -> bool:
         """Whether a change for the worse as large as the tolerance would have been seen."""
         if self.estimate is None:
@@ -79,7 +84,8 @@ class Change:
             f"baseline {self.baseline:.{m.digits}f}: {self.relative:+.1%}"
         )
         if self.estimate is None:
-            return f"{text} (tolerance ±{self.tolerance:.0%})"
+            beyond = f" and {m.slack:.0f} {m.unit}" if m.slack else ""
+            return f"{text} (tolerance ±{self.tolerance:.0%}{beyond})"
         low, high = self.estimate.interval()
         return f"{text}, 95% interval {low:+.1%} to {high:+.1%} (tolerance ±{self.tolerance:.0%})"
 
@@ -183,7 +189,9 @@ def _verdict(comparison: Comparison, surely: Mapping[int, int], looks: int) -> V
     slower = [c for c in changes if surely.get(id(c), 0) > 0]
     faster = [c for c in changes if surely.get(id(c), 0) < 0]
     broken = [*comparison.broken, *(str(c) for c in changes if c.estimate is None and _beyond(c))]
-    faster += [c for c in changes if c.estimate is None and c.better > c.tolerance]
+    faster += [
+        c for c in changes if c.estimate is None and c.better > c.tolerance and not c.is_slack
+    ]
     unseen = [c for c in changes if c.estimate and not c.is_excluded]
 
     def verdict(outcome: Outcome, *reasons: object) -> Verdict:
@@ -212,7 +220,7 @@ def _verdict(comparison: Comparison, surely: Mapping[int, int], looks: int) -> V
 
 
 def _beyond(change: Change) -> bool:
-    return change.worse > change.tolerance
+    return change.worse > change.tolerance and not change.is_slack
 
 
 def _undecided(change: Change, looks: int) -> str:

@@ -26,6 +26,7 @@ class Metric:
     is called a change. `risk`: how often a run of an unchanged case may be called slower.
     `noise`, `card_noise`: relative standard deviation between processes of one card, and between
     cards, as recorded on one kind of machine; a baseline's own count beside it (noise.py).
+    `slack`: a difference of a figure without risk, in its unit, that is none whatever its share.
     """
 
     name: str
@@ -38,10 +39,11 @@ class Metric:
     card_noise: float = 0.0
     digits: int = 3
     lower_is_better: bool = True
+    slack: float = 0.0
 
     def __post_init__(self) -> None:
         # The noise model divides by it: without any noise every change would be sure.
-        assert self.risk is None or self.noise > 0
+        assert self.risk is None or (self.noise > 0 and not self.slack)
 
     @property
     def minimum(self) -> float:
@@ -149,6 +151,9 @@ METRICS = (
         # On a CPU it depends on what the compiler finds in its cache.
         samples=_one(lambda result: result.compile_s if result.on_gpu else None),
         tolerance=1.0,
+        # The kernels that the first case of a process compiles stay in memory: on an H200 a case
+        # took 5.7 s as the fifth of a process, 13.7 as the second, and another 10.7 and 22 s.
+        slack=20.0,
     ),
     Metric(
         name="peak_memory_gib",

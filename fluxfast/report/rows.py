@@ -176,7 +176,7 @@ def _before(baseline: Baseline | None, measured: Measured) -> CaseSummary | None
     is_itself = measured.accepted and baseline is not None and baseline.path != AGAINST
     if baseline is None or is_itself or case_id not in baseline.results:
         return None
-    return summarize(baseline.results[case_id])
+    return summarize(baseline.accepted_for(measured.results))
 
 
 def _judgement(baseline: Baseline | None, measured: Measured, *, against: bool) -> Judgement:
