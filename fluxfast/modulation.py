@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 
 class StackedLinear:
-    """Linear layers of one input as one product. Their weights become views of the stacked one."""
+    """Linear layers of one input as one product. Their weights and biases become views of its."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         self.weight = torch.cat([layer.weight.detach() for layer in layers])
         self.bias = torch.cat([layer.bias.detach() for layer in layers])
         rows = [layer.out_features for layer in layers]
-        for layer, weight in zip(layers, torch.split(self.weight, rows), strict=True):
-            layer.weight.data = weight
+        parts = zip(torch.split(self.weight, rows), torch.split(self.bias, rows), strict=True)
+        for layer, (weight, bias) in zip(layers, parts, strict=True):
+            layer.weight.data, layer.bias.data = weight, bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, in) to (rows, the layers' outputs one after another)."""

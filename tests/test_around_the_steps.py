@@ -14,6 +14,7 @@ from transformers.utils import import_utils
 
 from fluxfast.bench.faults import block_twice
 from fluxfast.bench.planned import situation_of
+from fluxfast.call import input_image
 from fluxfast.cuda_graph import GraphReplay
 from fluxfast.hardware import detect
 from fluxfast.observe import Region, observed
@@ -46,6 +47,23 @@ def test_images_made_on_the_device_are_the_same_bytes():
             assert (pipeline.draw(output_type=kind) == eager.draw(output_type=kind)).all()
         assert proofs(gather_evidence(pipeline))["device_images"].in_force
     assert log.lines.count(f"+{Region.PIL_CONVERSION.value}") == 1
+
+
+def test_a_picture_that_is_read_on_the_device_has_the_same_values(monkeypatch):
+    picture = input_image(None, 40, 24)
+    with built(model="kontext") as eager, built("device_images", model="kontext") as pipeline:
+        ours, theirs = (b.pipeline.image_processor for b in (pipeline, eager))
+        for asked in (picture, [picture, picture], picture.convert("L"), [picture.convert("RGBA")]):
+            for size in ((16, 32), (None, None)):
+                read, expected = (p.preprocess(asked, *size) for p in (ours, theirs))
+                assert torch.equal(read, expected) and read.dtype is expected.dtype
+        monkeypatch.setattr(ours, "pil_to_numpy", lambda images: pytest.fail("read on the host"))
+        assert torch.equal(ours.preprocess(picture, 16, 32), theirs.preprocess(picture, 16, 32))
+        assert pipeline.draw()[0].tobytes() == eager.draw()[0].tobytes()
+        assert proofs(gather_evidence(pipeline))["device_images"].in_force
+        monkeypatch.undo()
+        del ours.preprocess
+        assert not proofs(gather_evidence(pipeline))["device_images"].in_force
 
 
 def test_the_compiled_decoder_is_seen(monkeypatch):

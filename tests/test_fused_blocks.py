@@ -211,6 +211,7 @@ def test_the_table_holds_what_each_norm_makes_of_its_own_weights():
         inputs = torch.randn(3, double.norm1.linear.in_features, device=DEVICE)
         with torch.no_grad():
             single.norm.linear.weight.mul_(2)
+            double.norm1.linear.bias.add_(1)
             made = torch.cat([product(inputs) for product in table.products], dim=1)
             of_each = torch.split(made, [count for _, _, count in table.vectors], dim=1)
             found = {(v[0], v[1]): of for v, of in zip(table.vectors, of_each, strict=True)}

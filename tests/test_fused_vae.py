@@ -1,15 +1,22 @@
 """A VAE with kernels between its convolutions draws and reads what diffusers' does."""
 
+import weakref
+
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import Decoder
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_blocks import AttnUpDecoderBlock2D
 from diffusers.models.upsampling import Upsample2D
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.interpreter import DEVICE
 
 from fluxfast import fused_vae  # isort: skip
 from benchmarks.vae import vae_figures
-from fluxfast.architecture import MINI
+from fluxfast.architecture import MINI, PUBLISHED, VAE_COMMON
 from fluxfast.errors import FluxFastError
 from fluxfast.pipeline import gather_evidence, proofs
 from tests.test_around_the_steps import built
@@ -42,7 +49,11 @@ def other_end(vae):
     vae.decoder.conv_act = torch.nn.GELU()
 
 
-@pytest.mark.parametrize("change", [other_resnet, other_upsampler, other_end])
+def other_block(vae):
+    vae.decoder.up_blocks[0].__class__ = AttnUpDecoderBlock2D
+
+
+@pytest.mark.parametrize("change", [other_resnet, other_upsampler, other_end, other_block])
 def test_another_vae_is_refused_and_left_as_it_is(change):
     with built() as pipeline:
         vae = pipeline.pipeline.vae
@@ -65,11 +76,18 @@ def unfused_end(vae):
     vae.decoder.conv_norm_out.__class__ = torch.nn.GroupNorm
 
 
+def unfused_decoder(vae):
+    vae.decoder.__class__ = Decoder
+
+
 def channels_first(vae):
     vae.to(memory_format=torch.contiguous_format)
 
 
-@pytest.mark.parametrize("undo", [unfused_resnet, unfused_upsampler, unfused_end, channels_first])
+@pytest.mark.parametrize(
+    "undo",
+    [unfused_resnet, unfused_upsampler, unfused_end, unfused_decoder, channels_first],
+)
 def test_what_is_left_as_it_was_is_seen(undo):
     with built("fused_vae") as pipeline:
         vae = pipeline.pipeline.vae
@@ -85,6 +103,39 @@ def test_a_fused_vae_takes_other_weights():
         pipeline.pipeline.vae.load_state_dict(weights)
         expected, drawn = (b.draw(output_type="pt") for b in (eager, pipeline))
         assert (drawn - expected).abs().max() < 1e-4
+
+
+class HeldMemory(TorchDispatchMode):
+    """Bytes of what was made within it and is still referred to."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.most = {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self.sizes:
+                self.sizes[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.sizes.pop, storage._cdata)
+        self.most = max(self.most, sum(self.sizes.values()))
+        return out
+
+
+def test_no_step_of_decoding_keeps_what_an_earlier_one_read(monkeypatch):
+    """What is kept of 1024×1024 pixels decides the peak memory of an image."""
+    monkeypatch.setattr(
+        "torch.nn.functional.scaled_dot_product_attention", lambda q, *_, **__: torch.empty_like(q)
+    )
+    with torch.device("meta"):
+        vae = AutoencoderKL(**(VAE_COMMON | PUBLISHED.vae)).bfloat16()
+        latents = torch.empty(1, 16, 128, 128).bfloat16()
+    fused_vae.fuse_vae(vae)
+    with torch.no_grad(), HeldMemory() as held:
+        vae.decode(latents, return_dict=False)
+    step = 512 + 3 * 256  # its input, both convolutions or one and the shortcut, its output
+    assert step <= held.most / 2**20 < step + 10
 
 
 def test_its_benchmark_measures_both():
