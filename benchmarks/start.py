@@ -1,7 +1,7 @@
 """How quickly there is an image: from a cold start, at other sizes, from packages; and in how much
 memory.
 
-    python -m benchmarks.start --out start.json                      # on a GPU, about 6 minutes
+    python -m benchmarks.start --out start.json                      # on a GPU, about 8 minutes
     python -m benchmarks.start --out warm.json --parts "first image" # again: with warm caches
     python -m benchmarks.start --out /tmp/r.json --rehearse          # on a CPU
 

@@ -264,11 +264,10 @@ class Suite:
         capture: Any = self.config.pluginmanager.get_plugin("capturemanager")
         if reporter is None or capture is None or self.config.get_verbosity() < 0:
             return
-        if not reporter.isatty:  # a log, or a process that is read line by line
-            with capture.global_and_fixture_disabled():
-                reporter.write_line(text)
-            return
         with capture.global_and_fixture_disabled():
+            if not reporter.isatty:  # a log, or a process that is read line by line
+                reporter.write_line(text)
+                return
             if reporter.currentfspath is None:  # the line that ends here is one of these
                 reporter.write_line("")
             reporter.ensure_newline()

@@ -209,7 +209,11 @@ def test_what_an_earlier_run_left_of_a_case_is_not_taken_for_this_ones(tmp_path)
     for folder in ("A1", "B1", "B3"):
         for one in (case(), other):
             write_result(tmp_path / folder, result(case=one))
+    (tmp_path / "B4").mkdir()
+    for folder in ("A1", "B4"):
+        (tmp_path / folder / f"{case().id}.log").touch()
     forget(case(), tmp_path)
+    assert not list(tmp_path.glob("*/*.log")) and not (tmp_path / "B4").exists()
     assert {path.name for path in tmp_path.glob("*/*.json")} == {f"{other.id}.json"}
     assert len(list(tmp_path.glob("*/*.json"))) == 3
 

@@ -138,10 +138,16 @@ def _git(repository: Path, *arguments: str) -> str:
 def forget(case: Case, results: Path) -> None:
     """Remove what an earlier run has left of a case: this one may need fewer processes."""
     for folder in results.glob("[AB][0-9]*"):
-        for path in (result_path(folder, case), *paths_beside(folder, case)):
+        of_case = (result_path(folder, case), _log_path(folder, case), *paths_beside(folder, case))
+        for path in of_case:
             path.unlink(missing_ok=True)
         if not any(path.is_file() for path in folder.rglob("*")):
             shutil.rmtree(folder)
+
+
+def _log_path(results: Path, first: Case) -> Path:
+    """What the process said that began with this case."""
+    return results / f"{first.id}.log"
 
 
 def measure_in(
@@ -162,7 +168,7 @@ def measure_in(
     folders = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": folders, "PYTHONUNBUFFERED": "1"}
     results.mkdir(parents=True, exist_ok=True)
-    log = results / f"{cases[0].id}.log"
+    log = _log_path(results, cases[0])
     with (
         log.open("w", encoding="utf-8") as kept,
         subprocess.Popen(
