@@ -15,6 +15,12 @@ from torch import Tensor
 
 from fluxfast.attention import rotated_heads, split_heads
 from fluxfast.kernels.activation import joined, joined_fp8, quantize_rows
+from fluxfast.kernels.gelu_product import (
+    gelu_product,
+    gelu_product_fp8,
+    gelu_product_join_fp8,
+    product_of_two,
+)
 from fluxfast.kernels.norm import (
     gate_residual,
     gate_residual_norm,
@@ -29,19 +35,31 @@ Angles = tuple[Tensor, Tensor]
 
 
 class Fp8Rows(NamedTuple):
-    """Rows as `torch._scaled_mm` takes them: (batch, tokens, channels), (batch, tokens, 1)."""
+    """Rows as `torch._scaled_mm` takes them: (batch, tokens, channels), (batch, tokens, 1).
+
+    `inner_scales`, as `scales`: of what the next product's GELU will be, where that was asked for.
+    """
 
     values: Tensor
     scales: Tensor
+    inner_scales: Tensor | None = None
 
 
-Rows = Tensor | Fp8Rows
+class SplitRows(NamedTuple):
+    """Rows in two parts, left of each other, that were not joined."""
+
+    left: Tensor
+    right: Tensor
+
+
+Rows = Tensor | Fp8Rows | SplitRows
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockKernels:
     """Which steps of a block are kernels, and what they write.
 
+    `gelu`: GELU and casts in one pass; `gelu_epilogue`: GELU in the product before it.
     `fp8_rows`: the products after them take fp8 with a scale for each row. `fp8_heads`: so does
     attention, with a scale of one.
     """
@@ -49,17 +67,25 @@ class BlockKernels:
     norms: bool = False
     rotary: bool = False
     gelu: bool = False
+    gelu_epilogue: bool = False
     fp8_rows: bool = False
     fp8_heads: bool = False
 
     def modulated(
-        self, text: Tensor | None, image: Tensor, shift: Tensor, scale: Tensor, eps: float
+        self,
+        text: Tensor | None,
+        image: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        eps: float,
+        mlp: Any = None,
     ) -> Rows:
-        """Text and image joined, normalized and modulated."""
+        """Text and image joined, normalized, modulated; `mlp`: the layer before GELU, if next."""
         if not self.norms:
             return _modulated(_joined(text, image), shift, scale, eps)
         if self.fp8_rows:
-            return Fp8Rows(*norm_modulate_fp8(text, image, shift, scale, eps))
+            reach = self._reach(mlp)
+            return Fp8Rows(*norm_modulate_fp8(text, image, shift, scale, eps, reach))
         out: Tensor = norm_modulate(text, image, shift, scale, eps)
         return out
 
@@ -80,20 +106,34 @@ class BlockKernels:
         return out
 
     def summed_and_modulated(
-        self, tokens: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, eps: float
+        self,
+        tokens: Tensor,
+        update: Tensor,
+        gate: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        eps: float,
+        mlp: Any,
     ) -> tuple[Tensor, Rows]:
-        """The tokens plus the gated update, and that normalized and modulated."""
+        """The tokens plus the gated update, and that normalized and modulated for the MLP."""
         if not self.norms:
             tokens = tokens + gate[:, None] * update
             return tokens, _modulated(tokens, shift, scale, eps)
         if self.fp8_rows:
-            tokens, *rows = gate_residual_norm_fp8(tokens, update, gate, shift, scale, eps)
+            reach = self._reach(mlp)
+            tokens, *rows = gate_residual_norm_fp8(tokens, update, gate, shift, scale, eps, reach)
             return tokens, Fp8Rows(*rows)
         summed, normed = gate_residual_norm(tokens, update, gate, shift, scale, eps)
         return summed, normed
 
-    def activated(self, attended: Tensor | None, mlp: Tensor) -> Rows:
-        """[attended, gelu(mlp)] along the channels."""
+    def _reach(self, mlp: Any) -> Tensor | None:
+        return mlp.fp8_reach if self.gelu_epilogue and mlp is not None else None
+
+    def activated(self, attended: Tensor | None, layer: Any, rows: Rows) -> Rows:
+        """[attended, gelu(layer(rows))] along the channels."""
+        if self.gelu_epilogue:
+            return _activated_in_the_product(attended, layer, rows)
+        mlp = product(layer, rows)
         if not self.gelu:
             activated = F.gelu(mlp, approximate="tanh")
             return activated if attended is None else torch.cat([attended, activated], dim=2)
@@ -139,10 +179,25 @@ def _modulated(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tens
     return normed * (1 + scale[:, None]) + shift[:, None]
 
 
+def _activated_in_the_product(attended: Tensor | None, layer: Any, rows: Rows) -> Rows:
+    if isinstance(rows, Fp8Rows):
+        assert rows.inner_scales is not None
+        given = (*rows, layer.fp8_weight.t(), layer.fp8_scale, layer.bias)
+        if attended is not None:
+            return Fp8Rows(*gelu_product_join_fp8(attended, *given))
+        return Fp8Rows(gelu_product_fp8(*given), rows.inner_scales)
+    activated: Tensor = gelu_product(rows, layer.weight, layer.bias)
+    return activated if attended is None else SplitRows(attended, activated)
+
+
 def product(layer: Any, rows: Rows) -> Tensor:
     """The linear layer of the rows: in fp8 where they are, else as the layer has it."""
+    out: Tensor
     if isinstance(rows, Tensor):
-        out: Tensor = layer(rows)
+        out = layer(rows)
+        return out
+    if isinstance(rows, SplitRows):
+        out = product_of_two(*rows, layer.weight, layer.bias)
         return out
     return _fp8_product(layer, rows, rows.scales.flatten(0, 1), layer.fp8_scale, layer.bias)
 

@@ -55,11 +55,10 @@ class FusedSingleBlock(FluxSingleTransformerBlock):  # type: ignore[misc]
         kernels, attn = self.kernels, self.attn
         text, image = encoder_hidden_states, hidden_states
         shift, scale, gate = _vectors(self.norm, temb, self.vectors, 3)
-        rows = kernels.modulated(text, image, shift, scale, self.norm.norm.eps)
-        mlp = product(self.proj_mlp, rows)
+        rows = kernels.modulated(text, image, shift, scale, self.norm.norm.eps, self.proj_mlp)
         heads = kernels.heads(attn, None, product(attn.to_qkv, rows), image_rotary_emb)
         attended = self.attend(*heads).flatten(2, 3).to(image.dtype)
-        inner = kernels.activated(attended, mlp)
+        inner = kernels.activated(attended, self.proj_mlp, rows)
         tokens = kernels.summed(text, image, self.proj_out, inner, gate)
         text_tokens = text.shape[1]
         return tokens[:, :text_tokens], tokens[:, text_tokens:]
@@ -109,8 +108,11 @@ class FusedDoubleBlock(FluxTransformerBlock):  # type: ignore[misc]
         gate, shift, scale, mlp_gate = vectors
         kernels = self.kernels
         update = product(out, kernels.as_rows(attended))
-        tokens, rows = kernels.summed_and_modulated(tokens, update, gate, shift, scale, norm.eps)
-        inner = kernels.activated(None, product(mlp.net[0].proj, rows))
+        first = mlp.net[0].proj
+        tokens, rows = kernels.summed_and_modulated(
+            tokens, update, gate, shift, scale, norm.eps, first
+        )
+        inner = kernels.activated(None, first, rows)
         return kernels.summed(None, tokens, mlp.net[2], inner, mlp_gate)
 
 
@@ -161,6 +163,19 @@ def _norm_weights(attn: Any) -> Tensor:
     has_text = attn.added_kv_proj_dim is not None
     text = [attn.norm_added_q.weight, attn.norm_added_k.weight] if has_text else image
     return torch.stack([*text, *image]).view(2, 2, -1)
+
+
+def expose_reach(transformer: Any) -> None:
+    """Beside each fp8 weight before a GELU, the two maxima of `fluxfast.kernels.norm`."""
+    for block in fused_blocks(transformer):
+        if isinstance(block, FusedSingleBlock):
+            layers = [block.proj_mlp]
+        else:
+            layers = [block.ff.net[0].proj, block.ff_context.net[0].proj]
+        for layer in layers:
+            lengths = layer.fp8_weight.float().norm(dim=0) * layer.fp8_scale[0].float()
+            reach = torch.stack([lengths.max(), layer.bias.float().abs().max()])
+            layer.register_buffer("fp8_reach", reach, persistent=False)
 
 
 def _expose_fp8(layer: Any) -> None:

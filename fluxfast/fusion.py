@@ -21,10 +21,10 @@ def nvidia_only(hardware: Hardware) -> str | None:
     return "its Triton kernels are for NVIDIA GPUs of compute capability 8.0 and later"
 
 
-def fusion_proof(evidence: Evidence, operator: str, kernel: str) -> Proof:
-    """In force if the operator (any of its variants) or its kernel ran in a step.
+def fusion_proof(evidence: Evidence, operator: str, *kernels: str) -> Proof:
+    """In force if the operator (any of its variants) or one of its kernels ran in a step.
 
     A CUDA graph hides the operator and shows the kernel.
     """
-    seen = evidence.operators_matching(f"fluxfast::{operator}", kernel)
-    return Proof(in_force=bool(seen), seen=seen[0][:100] if seen else f"no {kernel} in a step")
+    seen = evidence.operators_matching(f"fluxfast::{operator}", *kernels)
+    return Proof(in_force=bool(seen), seen=seen[0][:100] if seen else f"no {kernels[0]} in a step")

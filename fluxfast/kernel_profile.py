@@ -36,7 +36,10 @@ class Category(StrEnum):
 # The first that is found in the name counts. Inductor names its kernels after what it fused.
 PATTERNS = (
     (Category.ATTENTION, r"flash|fmha|sdpa|attention|attn_fwd|fluxfast::(fa3|cudnn|aiter)"),
-    (Category.GEMM, r"gemm|nvjet|cutlass|_mm\b|scaled_mm|addmm|matmul|::linear|gemv|cublas|bmm"),
+    (
+        Category.GEMM,
+        r"gemm|nvjet|cutlass|_mm\b|scaled_mm|addmm|matmul|::linear|gemv|cublas|bmm|gelu_product",
+    ),
     (Category.QUANTIZE, r"quantize|amax|fp8|float8|e4m3|gelu_join"),
     (Category.NORM, r"norm|rms|rotary|layer_norm|var_mean"),
     (Category.COPY, r"memcpy|memset|copy|clone|::cat\b|_cat_|contiguous|aten::to\b|CatArray"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -141,7 +141,8 @@ def default_names(
 ) -> tuple[str, ...]:
     """What is on where nothing else is said; `chosen` fixes an axis, None switching it off.
 
-    A default gives way to a choice that it does not go with; a choice never gives way.
+    A default gives way to a choice that it does not go with, and the next best of its axis takes
+    its place; a choice never gives way.
     """
     chosen = chosen or {}
     fixed = [name for name in chosen.values() if name]
@@ -150,14 +151,22 @@ def default_names(
         for axis in Axis
         if axis not in chosen and (name := default_choice(axis, situation.hardware))
     ]
+    refused = set[str]()
     while misfits := _misfits(names, situation, keep=fixed):
+        refused.add(misfits[-1])
         names.remove(misfits[-1])
+        axis = optimization_named(misfits[-1]).axis
+        if next_best := default_choice(axis, situation.hardware, besides=refused):
+            names.append(next_best)
     return in_order(names)
 
 
-def default_choice(axis: Axis, hardware: Hardware, *, lossless: bool = False) -> str | None:
-    """What this machine prefers of an axis (among what is lossless), or None."""
+def default_choice(
+    axis: Axis, hardware: Hardware, *, lossless: bool = False, besides: Collection[str] = ()
+) -> str | None:
+    """What this machine prefers of an axis (among what is lossless, besides these), or None."""
     able = [o for o in choices(axis) if o.on_by_default(hardware) and o.why_not(hardware) is None]
+    able = [o for o in able if o.name not in besides]
     able = [o for o in able if not (lossless and o.is_lossy)]
     return min(able, key=lambda o: o.preference).name if able else None
 
@@ -171,11 +180,3 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """The names in the order of their axes."""
     order = list(optimizations())
     return tuple(sorted(names, key=lambda name: order.index(optimization_named(name).name)))
-
-
-def without(names: Iterable[str], axis: Axis, situation: Situation) -> tuple[str, ...]:
-    """`names` less the choice of `axis` and less what needs it."""
-    left = [name for name in names if optimization_named(name).axis is not axis]
-    while misfits := _misfits(left, situation, keep=[]):
-        left.remove(misfits[-1])
-    return in_order(left)

@@ -102,11 +102,11 @@ def _products(shape: Shape, fp8: bool) -> list[Work]:
     )
     rows = (
         ("single: qkv", single, hidden, 3 * hidden, 1),
-        ("single: mlp", single, hidden, mlp, 1),
+        ("single: mlp + GELU", single, hidden, mlp, 1),
         ("single: output", single, hidden + mlp, hidden, 1),
         ("double: qkv", double, hidden, 3 * hidden, 2),
         ("double: output", double, hidden, hidden, 2),
-        ("double: mlp up", double, hidden, mlp, 2),
+        ("double: mlp up + GELU", double, hidden, mlp, 2),
         ("double: mlp down", double, mlp, hidden, 2),
     )
     return [_product(*row, shape.tokens, fp8) for row in rows]
@@ -117,7 +117,8 @@ def _product(
 ) -> Work:
     """tokens × inner times inner × outer; text and image streams have weights of their own."""
     width = FP8_BYTES if fp8 else BF16_BYTES
-    moved = width * (tokens * inner + streams * inner * outer) + BF16_BYTES * tokens * outer
+    written = width if "GELU" in name else BF16_BYTES
+    moved = width * (tokens * inner + streams * inner * outer) + written * tokens * outer
     return Work(
         name=name,
         category=Category.GEMM,
@@ -142,23 +143,12 @@ def _attention(shape: Shape, fp8: bool) -> Work:
 
 def _passes(shape: Shape, fp8: bool) -> list[Work]:
     """The memory-bound kernels; sizes are in values of one row, read and written."""
-    hidden, mlp, single, double = (
-        shape.hidden,
-        shape.mlp,
-        shape.single_blocks,
-        shape.double_blocks,
-    )
-    both = single + double
+    hidden, double = shape.hidden, shape.double_blocks
+    both = shape.single_blocks + double
     cast = FP8_BYTES if fp8 else BF16_BYTES
     passes = [
         ("norm + modulate", both, BF16_BYTES * hidden + cast * hidden),
         ("QK norm + rotary", both, BF16_BYTES * 3 * hidden + cast * 3 * hidden),
-        (
-            "GELU + concatenate",
-            single,
-            BF16_BYTES * (hidden + mlp) + cast * (hidden + mlp),
-        ),
-        ("GELU", double, BF16_BYTES * mlp + cast * mlp),
         (
             "gate + residual + norm + modulate",
             double,
@@ -167,7 +157,7 @@ def _passes(shape: Shape, fp8: bool) -> list[Work]:
         ("gate + residual", both, BF16_BYTES * 3 * hidden),
     ]
     if fp8:
-        passes.insert(4, ("quantize attention", double, (BF16_BYTES + cast) * hidden))
+        passes.insert(2, ("quantize attention", both, (BF16_BYTES + cast) * hidden))
     return [
         Work(
             name=name,

@@ -10,9 +10,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fluxfast.kernels import activation, images, norm, rotary
+from fluxfast.kernels import activation, gelu_product, images, norm, rotary
 
-COUNTS = ("heads", "tokens", "text_tokens", "tiles", "parts", "per_group")
+COUNTS = ("heads", "tokens", "text_tokens", "tiles", "parts", "per_group", "row_count")
 HOPPER = GPUTarget("cuda", 90, 32)
 
 
@@ -33,7 +33,7 @@ def compiled(kernel, types, constants, options):
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, (name, kind) in enumerate(names.items())
-        if kind not in ("constexpr", "fp32") and name not in COUNTS
+        if kind not in ("constexpr", "fp32") and name not in COUNTS and "desc" not in kind
     }
     source = ASTSource(kernel, names, places, aligned)
     return triton.compile(source, target=HOPPER, options=options)
@@ -43,12 +43,29 @@ def pointers(names, kind):
     return dict.fromkeys(names, f"*{kind}")
 
 
+def product_variant(tile):
+    """The product with GELU, whose operands and result are descriptors."""
+    inner = gelu_product.INNER
+    types = {
+        "rows": f"tensordesc<fp8e4nv[{tile.rows}, {inner}]>",
+        "weight": f"tensordesc<fp8e4nv[{tile.columns}, {inner}]>",
+        "out": f"tensordesc<fp8e4nv[{tile.rows}, {tile.columns}]>",
+        "bias": "*bf16",
+        **pointers(("row_scales", "column_scales", "out_scales"), "fp32"),
+    }
+    flags = dict(ROWS=tile.rows, COLUMNS=tile.columns, INNER=inner, PROGRAMS=132)
+    flags |= dict(GROUP=gelu_product.GROUP, HAS_TANH=True)
+    options = dict(num_stages=tile.num_stages, num_warps=tile.num_warps)
+    return gelu_product.fluxfast_gelu_product, types, flags, options
+
+
 def variants():
     """Kernel, types of its arguments, constants and options: each branch at the widths of Flux."""
     for is_fp8 in (False, True):
         out = {"out": "*fp8e4nv" if is_fp8 else "*bf16", "out_scales": "*fp32", "eps": "fp32"}
         rows = pointers(("text", "image", "update", "gate", "shift", "scale", "summed"), "bf16")
-        rows |= pointers(("bias",), "bf16") | pointers(("row_scales", "column_scales"), "fp32")
+        rows |= pointers(("bias",), "bf16")
+        rows |= pointers(("row_scales", "column_scales", "reach", "inner_scales"), "fp32")
         # Gated, scaled, normed, as the operators launch them.
         launched = [(False, False, True), (True, False, True)]
         if not is_fp8:
@@ -56,13 +73,14 @@ def variants():
         for is_gated, is_scaled, is_normed in launched:
             flags = dict(FIRST=2048, REST=1024, IS_FP8=is_fp8)
             flags |= dict(IS_GATED=is_gated, IS_SCALED=is_scaled, IS_NORMED=is_normed)
+            flags |= dict(HAS_REACH=is_fp8)
             warps = 2 if is_fp8 and not is_gated else 4
             yield norm.fluxfast_residual_norm, rows | out, flags, dict(num_warps=warps)
-        rows = pointers(("attended", "mlp"), "bf16")
+        rows = pointers(("attended", "mlp"), "bf16") | pointers(("least_scales",), "fp32")
         attended, mlp, none = (2048, 1024), (8192, 4096), (0, 0)
         for left, right in ((attended, mlp), (attended, none) if is_fp8 else (none, mlp)):
             flags = dict(ATTENDED=left[0], ATTENDED_REST=left[1], IS_FP8=is_fp8)
-            flags |= dict(MLP=right[0], MLP_REST=right[1])
+            flags |= dict(MLP=right[0], MLP_REST=right[1], HAS_LEAST=is_fp8 and right == none)
             options = dict(num_warps=activation.default_warps(sum(left + right)))
             options |= dict(maxnreg=activation.MAX_REGISTERS)
             yield activation.fluxfast_gelu_join, rows | out, flags, options
@@ -74,6 +92,9 @@ def variants():
             dict(HEADS=8, HEAD_BLOCK=128),
             dict(num_warps=1),
         )
+
+    for tile in (gelu_product.LARGE, gelu_product.SMALL):
+        yield product_variant(tile)
 
     types = pointers(("x", "x_bias", "weight", "bias", "residual", "out"), "bf16")
     types |= pointers(("sums", "factors"), "fp32") | {"eps": "fp32"}
@@ -94,9 +115,11 @@ def main():
         rows.append(
             {
                 "kernel": kernel.__name__,
-                "is_fp8": types["out"] == "*fp8e4nv",
+                "is_fp8": "fp8e4nv" in types["out"],
                 "converts_to_fp8": "e4m3" in done.asm["ptx"],
                 "wide_loads": "ld.global.v4" in done.asm["ptx"],
+                "on_tensor_cores": "wgmma" in done.asm["ptx"],
+                "shared_bytes": done.metadata.shared,
                 "cubin_bytes": len(done.asm["cubin"]),
             }
         )

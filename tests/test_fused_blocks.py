@@ -22,6 +22,7 @@ from tests.test_attention import fake_kernels  # noqa: F401
 HERE = detect(DEVICE)
 FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu")
 ALL = (*FUSIONS, "modulation_table")
+EPILOGUE = ("fused_norms", "fused_rotary", "gelu_epilogue", "modulation_table")
 # The interpreter takes milliseconds for each row.
 TINY = dict(height=32, width=16, num_inference_steps=2)
 TEXT_TOKENS = 2
@@ -67,11 +68,13 @@ def eager():
     return draw(("sdpa",))
 
 
-@pytest.mark.parametrize("names", [(name,) for name in FUSIONS], ids="+".join)
+@pytest.mark.parametrize("names", [*((name,) for name in FUSIONS), EPILOGUE], ids="+".join)
 def test_the_image_is_the_eager_one(names, eager):
-    image = draw(("sdpa", *names))
+    with build(*planned(("sdpa", *names))) as pipeline:
+        image = pipeline.draw(output_type="pt")
+        seen = proofs(gather_evidence(pipeline))
     assert (image - eager).abs().max() < 1e-3
-    assert not torch.equal(image, eager)  # nothing was fused, if it is the same to the last bit
+    assert all(seen[name].in_force for name in names)
 
 
 def test_kontext_and_a_batch():
@@ -80,8 +83,9 @@ def test_kontext_and_a_batch():
     assert difference.abs().max() < 1e-3
 
 
-def test_compiled_blocks_are_fused_and_prove_it(eager):
-    with build(*planned(("sdpa", *ALL, "regional"))) as pipeline:
+@pytest.mark.parametrize("fusions", [ALL, EPILOGUE], ids=["fused_gelu", "gelu_epilogue"])
+def test_compiled_blocks_are_fused_and_prove_it(eager, fusions):
+    with build(*planned(("sdpa", *fusions, "regional"))) as pipeline:
         image = pipeline.draw(output_type="pt")
         evidence = gather_evidence(pipeline)
     assert all(proof.in_force for proof in proofs(evidence).values())
@@ -158,7 +162,13 @@ def first_step(pipeline):
         )[0]
 
 
-def test_fp8_products_take_the_rows_as_they_leave_a_kernel(monkeypatch):
+@pytest.mark.parametrize(
+    # Of a single block qkv, mlp and output; of a double block four for each stream.
+    ("fusions", "products"),
+    [(ALL, 3 + 2 * 4), (EPILOGUE, 2 + 2 * 3)],
+    ids=["fused_gelu", "gelu_epilogue"],
+)
+def test_fp8_products_take_the_rows_as_they_leave_a_kernel(monkeypatch, fusions, products):
     exact, by_torchao = first_step(bf16_build(())), first_step(bf16_build(("fp8_per_row",)))
     calls = []
     scaled_mm = torch._scaled_mm
@@ -167,11 +177,10 @@ def test_fp8_products_take_the_rows_as_they_leave_a_kernel(monkeypatch):
         calls.append(arguments)
         return scaled_mm(*arguments, **options)
 
-    fused = bf16_build(("fp8_per_row", *ALL))
+    fused = bf16_build(("fp8_per_row", *fusions))
     monkeypatch.setattr(torch, "_scaled_mm", counted)
     out = first_step(fused)
-    # Of a single block qkv, mlp and output; of a double block four for each stream.
-    assert len(calls) == 3 + 2 * 4
+    assert len(calls) == products
     assert relative_error(out, exact) < 1.2 * relative_error(by_torchao, exact) < 0.2
     monkeypatch.undo()
     fused.transformer.compile_repeated_blocks(fullgraph=True, backend="aot_eager")

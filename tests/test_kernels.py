@@ -9,9 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.gelu_epilogue import gelu_figures
+from fluxfast.hardware import detect
 from tests.interpreter import DEVICE, random, relative_error
 
-from fluxfast.kernels import activation, images, norm, rotary  # isort: skip
+from fluxfast.kernels import activation, gelu_product, images, norm, rotary  # isort: skip
 
 EPS = 1e-6
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3, "fp8": 3e-2}
@@ -57,7 +59,9 @@ def test_norm_and_modulation(shape, dtype):
     out = norm.norm_modulate(text, image, shift, scale, EPS)
     assert out.dtype is dtype and out.is_contiguous()
     assert relative_error(out, expected) < TOLERANCE[dtype]
-    rows = dequantized(*norm.norm_modulate_fp8(text, image, shift, scale, EPS))
+    *rows, reached = norm.norm_modulate_fp8(text, image, shift, scale, EPS, None)
+    assert not reached.numel()
+    rows = dequantized(*rows)
     assert relative_error(rows, expected) < TOLERANCE["fp8"]
 
 
@@ -76,8 +80,8 @@ def test_gate_and_residual(shape, dtype):
     # Like PyTorch's, its norm reads what was stored.
     normed = modulated(out.float(), shift, scale)
     assert relative_error(rows, normed) < TOLERANCE[dtype]
-    summed, *quantized = norm.gate_residual_norm_fp8(
-        before.to(dtype), update, gate, shift, scale, EPS
+    summed, *quantized, _ = norm.gate_residual_norm_fp8(
+        before.to(dtype), update, gate, shift, scale, EPS, None
     )
     assert torch.equal(summed, out)
     assert relative_error(dequantized(*quantized), normed) < TOLERANCE["fp8"]
@@ -116,6 +120,91 @@ def test_gelu_and_concatenation(widths, dtype):
         assert out.dtype is dtype and relative_error(out, expected) < TOLERANCE[dtype]
         quantized = activation.joined_fp8(attended, mlp)
     assert relative_error(dequantized(*quantized), expected) < TOLERANCE["fp8"]
+
+
+def fp8_rows(*shape, seed, scale=1.0):
+    """In fp8, the scale of each row, and what they are then."""
+    rows = random(1, *shape, dtype=torch.float32, seed=seed, scale=scale)
+    values, scales = activation.quantize_rows(rows)
+    return values[0], scales[0], dequantized(values, scales)[0]
+
+
+@dtypes
+def test_gelu_within_a_product(dtype):
+    rows, bias = random(2, 5, 48, dtype=dtype), random(32, dtype=dtype, seed=2)
+    weight = random(32, 48, dtype=dtype, seed=1, scale=48**-0.5)
+    product = rows.float() @ weight.float().t() + bias.float()
+    out = gelu_product.gelu_product(rows, weight, bias)
+    assert out.dtype is dtype and out.shape == (2, 5, 32)
+    # cuBLASLt's tanh is not exact.
+    tolerance = 1e-3 if DEVICE == "cuda" and dtype is torch.float32 else TOLERANCE[dtype]
+    assert relative_error(out, F.gelu(product, approximate="tanh")) < tolerance
+
+
+# tokens, inner, columns, attended: within a tile, past its ends, several tiles of each.
+PRODUCTS = [(5, 48, 32, 16), (130, 80, 272, 48), (300, 272, 528, None)]
+
+
+@pytest.mark.parametrize("shape", PRODUCTS, ids=str)
+@pytest.mark.parametrize("tile", [gelu_product.LARGE, gelu_product.SMALL], ids=["large", "small"])
+def test_gelu_within_a_product_of_fp8(shape, tile, monkeypatch):
+    monkeypatch.setattr(gelu_product, "best_tile", lambda *given: tile)
+    tokens, inner, columns, width = shape
+    bias = random(columns, seed=2)
+    values, row_scales, rows = fp8_rows(2 * tokens, inner, seed=3)
+    weight, weight_scales, exact = fp8_rows(columns, inner, seed=4, scale=inner**-0.5)
+    activated = F.gelu(rows @ exact.t() + bias.float(), approximate="tanh").unflatten(0, (2, -1))
+    # Of a token, some 15 times as much as is needed.
+    inner_scales = 15 / 448 * activated.abs().amax(2, keepdim=True)
+    given = (values.view(2, tokens, -1), row_scales.view(2, tokens, 1), inner_scales)
+    given += (weight, weight_scales, bias)
+    out = gelu_product.gelu_product_fp8(*given)
+    assert relative_error(dequantized(out, inner_scales), activated) < TOLERANCE["fp8"]
+    if width:
+        attended = random(2, tokens, width, seed=5)
+        attended[:, 1] *= 1e3  # a token whose scale is that of its attention
+        joined, scales = gelu_product.gelu_product_join_fp8(attended, *given)
+        expected = torch.cat([attended.float(), activated], dim=2)
+        assert relative_error(dequantized(joined, scales), expected) < TOLERANCE["fp8"]
+        rest = torch.arange(tokens, device=DEVICE) != 1
+        found = dequantized(joined, scales)[:, rest, width:]
+        assert relative_error(found, activated[:, rest]) < TOLERANCE["fp8"]
+
+
+@shapes
+def test_no_product_is_out_of_reach(shape):
+    """The scale that is known before the product, where a row points exactly as a weight does."""
+    text, image = streams(shape, torch.float32)
+    shift, scale = vectors(shape, 2, torch.float32)
+    longest, largest_bias = 3.0, 0.5
+    reach = torch.tensor([longest, largest_bias], device=DEVICE)
+    values, scales, inner = norm.norm_modulate_fp8(text, image, shift, scale, EPS, reach)
+    rows = dequantized(values, scales)
+    lengths = rows.norm(dim=2, keepdim=True)
+    products = (rows * longest * rows / lengths).sum(dim=2, keepdim=True) + largest_bias
+    assert (products <= 448 * inner * (1 + 1e-6)).all()
+    assert (448 * inner <= 1.15 * products).all()  # nor is it wasted
+    before = join(text, image)
+    gated = norm.gate_residual_norm_fp8(before, before, 0 * shift, shift, scale, EPS, reach)
+    torch.testing.assert_close(gated[3], inner)
+
+
+def test_its_benchmark_takes_the_same_from_each_way():
+    found = gelu_figures(3, 32, 64, detect(DEVICE))
+    assert {name.partition(", ")[2] for name in found} >= {
+        "product, then a pass",
+        "in the epilogue",
+    }
+    assert all(len(costs) == 2 and all(c["us"] > 0 for c in costs) for costs in found.values())
+
+
+def test_a_product_of_two_parts_is_that_of_both_joined():
+    left, right, bias = random(2, 5, 24), random(2, 5, 40, seed=1), random(16, seed=2)
+    weight = random(16, 64, seed=3)
+    joined = torch.cat([left, right], dim=2)
+    out = gelu_product.product_of_two(left, right, weight, bias)
+    expected = F.linear(joined.float(), weight.float(), bias.float())
+    assert relative_error(out, expected) < 2 * TOLERANCE[torch.bfloat16]
 
 
 def test_gelu_at_the_ends_of_its_range():
@@ -250,10 +339,14 @@ def samples():
     tokens, text, vector = random(1, 2, 32), random(1, 1, 32), random(1, 32)
     joined = random(1, 3, 32)
     image, of_channels = random(2, 8, 3, 2), random(8)
+    # In float32: PyTorch has no arithmetic in fp8 to check them with.
+    rows, scales = random(1, 2, 32, dtype=torch.float32), random(1, 64, 1, dtype=torch.float32)
+    weight = random(64, 32, dtype=torch.float32)
+    in_fp8 = (rows, scales[:, :2], scales[:, :2].abs(), weight, scales[0], random(64))
     rotary_call = (None, random(1, 2, 48), random(2, 2, 8), random(2, 8), random(2, 8), 2, EPS)
     return {
         norm.norm_modulate: (text, tokens, vector, vector, EPS),
-        norm.norm_modulate_fp8: (text, tokens, vector, vector, EPS),
+        norm.norm_modulate_fp8: (text, tokens, vector, vector, EPS, random(2, dtype=torch.float32)),
         norm.gate_residual: (text, tokens, joined, vector),
         norm.gate_residual_scaled: (
             text,
@@ -265,10 +358,14 @@ def samples():
             vector,
         ),
         norm.gate_residual_norm: (tokens, tokens, vector, vector, vector, EPS),
-        norm.gate_residual_norm_fp8: (tokens, tokens, vector, vector, vector, EPS),
+        norm.gate_residual_norm_fp8: (tokens, tokens, vector, vector, vector, EPS, None),
         activation.joined: (tokens, tokens),
         activation.joined_fp8: (tokens, tokens),
         activation.quantize_rows: (tokens,),
+        gelu_product.gelu_product: (tokens, random(64, 32), random(64)),
+        gelu_product.gelu_product_fp8: in_fp8,
+        gelu_product.gelu_product_join_fp8: (tokens, *in_fp8),
+        gelu_product.product_of_two: (tokens, tokens, random(16, 64), random(16)),
         rotary.qkv_rotary: (*rotary_call, False, True),
         images.group_norm_silu: (image, of_channels, of_channels, of_channels, 2, EPS),
         images.bias_residual: (image, of_channels, image),
@@ -293,6 +390,7 @@ def test_every_kernel_compiles_for_a_hopper_gpu():
     assert {row["kernel"] for row in rows} == {
         "fluxfast_residual_norm",
         "fluxfast_gelu_join",
+        "fluxfast_gelu_product",
         "fluxfast_qkv_rotary",
         "fluxfast_channel_sums",
         "fluxfast_group_factors",
@@ -302,6 +400,9 @@ def test_every_kernel_compiles_for_a_hopper_gpu():
     }
     for row in rows:
         assert row["cubin_bytes"] > 0, row
-        # The few values of a group are not read side by side.
-        assert row["wide_loads"] or row["kernel"] == "fluxfast_group_factors", row
+        # The few values of a group are not read side by side; a product's are not read so at all.
+        others = ("fluxfast_group_factors", "fluxfast_gelu_product")
+        assert row["wide_loads"] or row["kernel"] in others, row
+        assert row["on_tensor_cores"] is (row["kernel"] == "fluxfast_gelu_product"), row
+        assert row["shared_bytes"] <= 227 * 1024, row
         assert row["converts_to_fp8"] or not row["is_fp8"], row

@@ -8,7 +8,7 @@ from fluxfast.cache_config import cache_config_of
 from fluxfast.errors import PlanError
 from fluxfast.model import DEV, KONTEXT, SCHNELL, default_request
 from fluxfast.optimization import Axis, Situation
-from fluxfast.plan import default_names, optimizations, plan, without
+from fluxfast.plan import default_names, optimizations, plan
 from tests.machines import A100, B200, CPU, H100, H200, L20, MI250, MI300X
 
 
@@ -36,6 +36,7 @@ def test_every_optimization_is_found_in_order_of_its_axis():
         "fused_norms",
         "fused_rotary",
         "fused_gelu",
+        "gelu_epilogue",
         "modulation_table",
         "inductor_flags",
         "regional",
@@ -60,6 +61,7 @@ ON_NVIDIA = (
     "fused_norms fused_rotary fused_gelu modulation_table fused_vae device_images "
     "compiled_encoder known_device cuda_graph"
 )
+ON_HOPPER = ON_NVIDIA.replace("fused_gelu", "gelu_epilogue")
 ON_AMD = "device_images known_device"
 
 
@@ -69,8 +71,8 @@ ON_AMD = "device_images known_device"
         (CPU, "fused_projections channels_last inductor_flags regional"),
         (A100, "bf16 fused_projections cudnn int8 regional " + ON_NVIDIA),
         (L20, "bf16 fused_projections cudnn fp8_per_row regional " + ON_NVIDIA),
-        (H100, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_NVIDIA),
-        (H200, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_NVIDIA),
+        (H100, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_HOPPER),
+        (H200, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_HOPPER),
         (B200, "bf16 fused_projections cudnn fp8_per_row regional " + ON_NVIDIA),
         (MI300X, "bf16 fused_projections aiter_fp8 fp8_per_row regional " + ON_AMD),
         (MI250, "bf16 fused_projections int8 regional " + ON_AMD),
@@ -97,8 +99,16 @@ def test_a_default_gives_way_to_a_choice():
 
 
 def test_leaving_one_out_takes_what_needs_it_along():
-    names = default_names(situation(CPU))
-    assert without(names, Axis.COMPILE, situation(CPU)) == ("fused_projections", "channels_last")
+    names = default_names(situation(CPU), {Axis.COMPILE: None})
+    assert names == ("fused_projections", "channels_last")
+
+
+def test_the_next_best_default_takes_the_place_of_one_that_does_not_go_with_a_choice():
+    for axis, choice in ((Axis.QUANTIZATION, "int8"), (Axis.NORMS, None)):
+        names = default_names(situation(H200), {axis: choice})
+        assert "fused_gelu" in names and "gelu_epilogue" not in names
+    names = default_names(situation(H200), {Axis.PROJECTIONS: None})
+    assert "fused_gelu" not in names and "fused_norms" not in names
 
 
 CACHE = {"Fn_compute_blocks": 1}
@@ -108,7 +118,7 @@ AROUND = ("fused_vae", "device_images", "compiled_encoder", "known_device", "cud
 
 @pytest.mark.parametrize("hardware", [A100, L20, H200, B200], ids=lambda h: h.name)
 def test_what_compiles_is_applied_last(hardware):
-    asked = {*AROUND, *FUSIONS, *default_names(situation(hardware))}
+    asked = {*AROUND, *FUSIONS, *default_names(situation(hardware))} - {"gelu_epilogue"}
     found = plan(asked, situation(hardware))
     assert found.names[found.names.index("regional") :] == ("regional", *FUSIONS, *AROUND)
     applied = [o.name for o in found.in_order_of_application]
@@ -150,6 +160,9 @@ def test_what_compiles_is_applied_last(hardware):
         ("fused_gelu fused_projections", situation(H200), "attend through an operator"),
         ("fused_rotary sdpa", situation(H200), "from one product"),
         ("modulation_table", situation(H200), "needs fused_norms"),
+        ("gelu_epilogue", situation(L20), "take fused_gelu on other NVIDIA GPUs"),
+        ("gelu_epilogue int8", situation(H200), "not with int8: its kernel multiplies bfloat16"),
+        ("gelu_epilogue fused_gelu", situation(H200), "only one of fused_gelu, gelu_epilogue"),
         ("encoder_graph", situation(CPU), "no CUDA graphs elsewhere"),
     ],
 )

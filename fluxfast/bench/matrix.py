@@ -18,7 +18,6 @@ from fluxfast.plan import (
     optimization_named,
     optimizations,
     why_invalid,
-    without,
 )
 
 Names = tuple[str, ...]
@@ -112,15 +111,11 @@ def ablation(situation: Situation) -> list[Names]:
 
 def _one_off(all_on: Names, axis: Axis, situation: Situation) -> Names:
     """All on less the choice of an axis; where others need one, with the next best in its place."""
-    names, hardware = without(all_on, axis, situation), situation.hardware
-    next_best = [
-        o
-        for o in choices(axis)
-        if o.name not in all_on and o.on_by_default(hardware) and o.why_not(hardware) is None
-    ]
+    names = default_names(situation, {axis: None})
+    next_best = default_choice(axis, situation.hardware, besides=all_on)
     if len(names) == len(all_on) - 1 or not next_best:
         return names
-    return default_names(situation, {axis: min(next_best, key=lambda o: o.preference).name})
+    return default_names(situation, {axis: next_best})
 
 
 def alone(situation: Situation) -> list[Names]:
@@ -200,7 +195,8 @@ def _combinations(situation: Situation, wanted: Callable[[Optimization], bool]) 
         [None, *(o.name for o in able if o.axis is axis)] for axis in Axis if axis not in DETAILS
     ]
     rows = [tuple(name for name in row if name) for row in product(*columns)]
-    details = [o.name for o in able if o.axis in DETAILS]
+    # The preferred first: of an axis the first that goes with the rest is taken.
+    details = [o.name for o in sorted(able, key=lambda o: o.preference) if o.axis in DETAILS]
     valid = [row for row in rows if is_valid(row, situation)] if details else []
     return [*rows, *(_with_what_goes(row, details, situation) for row in valid)]
 
@@ -228,7 +224,7 @@ def label(names: Names, situation: Situation) -> str:
         return "eager"
     if not missing and not added:
         return "all on"
-    if len(added) <= 1 and len(missing) <= 2 and len(missing) < len(all_on) - 1:
+    if len(added) <= 1 and len(missing) <= 3 and len(missing) < len(all_on) - 1:
         parts = [*(f"− {name}" for name in missing), *(f"+ {name}" for name in added)]
         return " ".join(["all on", *parts])
     return f"eager {names[0]}" if names == ("bf16",) else " + ".join(names)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fluxfast.kernels.launch import (
+    FP8_MAX,
     check_fp8,
     halves_of,
     largest,
@@ -41,6 +42,7 @@ def gelu(x):
 def fluxfast_gelu_join(
     attended,
     mlp,
+    least_scales,
     out,
     out_scales,
     tokens,
@@ -55,8 +57,9 @@ def fluxfast_gelu_join(
     MLP: tl.constexpr,
     MLP_REST: tl.constexpr,
     IS_FP8: tl.constexpr,
+    HAS_LEAST: tl.constexpr,
 ):
-    """One program for each row; blocks of 0 say that this part is absent."""
+    """One program for each row; blocks of 0 say that this part is absent, or written elsewhere."""
     row = tl.program_id(0).to(tl.int64)
     batch = row // tokens
     token = row % tokens
@@ -73,6 +76,8 @@ def fluxfast_gelu_join(
         start = attended + batch * attended_batch + token * attended_token
         a, a_rest = load_row(start, attended_columns, ATTENDED, ATTENDED_REST)
         amax = tl.maximum(amax, largest(a, a_rest))
+    if HAS_LEAST:
+        amax = tl.maximum(amax, FP8_MAX * tl.load(least_scales + row))
     if IS_FP8:
         inverse = store_scale(out_scales + row, amax)
     if MLP > 0:
@@ -103,6 +108,7 @@ def gelu_join(
         fluxfast_gelu_join[(batch * tokens,)](
             left,
             right,
+            scales,
             out,
             scales,
             tokens,
@@ -114,10 +120,43 @@ def gelu_join(
             MLP=blocks[2],
             MLP_REST=blocks[3],
             IS_FP8=is_fp8,
+            HAS_LEAST=False,
             num_warps=num_warps or default_warps(sum(blocks)),
             maxnreg=MAX_REGISTERS,
         )
     return out, scales
+
+
+def quantize_beside(attended: Tensor, least_scales: Tensor, out: Tensor, scales: Tensor) -> None:
+    """Write the tokens in fp8 into the first columns of `out`, and the scale of each of its rows.
+
+    A scale is at least what `least_scales` (batch, tokens, 1) says for the rest of the row.
+    """
+    attended = packed(attended)
+    batch, tokens, width = attended.shape
+    blocks = halves_of(width)
+    check_fp8(attended)
+    if out.numel():
+        fluxfast_gelu_join[(batch * tokens,)](
+            attended,
+            attended,
+            least_scales.contiguous(),
+            out,
+            scales,
+            tokens,
+            width,
+            out.shape[-1] - width,
+            *attended.stride()[:2],
+            *attended.stride()[:2],
+            ATTENDED=blocks[0],
+            ATTENDED_REST=blocks[1],
+            MLP=0,
+            MLP_REST=0,
+            IS_FP8=True,
+            HAS_LEAST=True,
+            num_warps=default_warps(sum(blocks)),
+            maxnreg=MAX_REGISTERS,
+        )
 
 
 def default_warps(values: int) -> int:

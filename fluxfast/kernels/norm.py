@@ -3,6 +3,10 @@
 A Flux block adds `gate · update` to its residual stream and reads it again through a LayerNorm
 without weights, scaled and shifted by vectors of the timestep. Single blocks work on text and image
 tokens joined, text first: with `text` given the rows are read from both, nothing is concatenated.
+
+A product of such a row y and the rows w of a weight, plus a bias b, is at most
+‖y‖ · max‖w‖ + max|b| (Cauchy and Schwarz), and its GELU no more. `reach`, a tensor of the two
+maxima, asks for the scale in fp8 that holds it.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ from fluxfast.kernels.launch import (
     store_scale,
 )
 
+# A value in e4m3 is off by 2⁻⁴ of itself at most, so a row is no longer than this.
+ROUNDED_UP = tl.constexpr(1 + 2**-4)
+
 
 @triton.jit
 def fluxfast_residual_norm(
@@ -35,9 +42,11 @@ def fluxfast_residual_norm(
     row_scales,
     column_scales,
     bias,
+    reach,
     summed,
     out,
     out_scales,
+    inner_scales,
     tokens,
     text_tokens,
     columns,
@@ -57,6 +66,7 @@ def fluxfast_residual_norm(
     IS_SCALED: tl.constexpr,
     IS_NORMED: tl.constexpr,
     IS_FP8: tl.constexpr,
+    HAS_REACH: tl.constexpr,
 ):
     """One program for each row; `*_batch` and `*_token` are strides."""
     row = tl.program_id(0).to(tl.int64)
@@ -91,6 +101,10 @@ def fluxfast_residual_norm(
         d, d_rest = load_row(shift + batch * shift_batch, columns, FIRST, REST)
         y = x * factor * (1.0 + s) + d
         y_rest = x_rest * factor * (1.0 + s_rest) + d_rest
+        if HAS_REACH:
+            length = tl.sqrt(tl.sum(y * y, 0) + tl.sum(y_rest * y_rest, 0)) * ROUNDED_UP
+            bound = length * tl.load(reach) + tl.load(reach + 1)
+            store_scale(inner_scales + row, bound)
         if IS_FP8:
             inverse = store_scale(out_scales + row, largest(y, y_rest))
             y = y * inverse
@@ -108,15 +122,16 @@ def residual_norm(
     shift: Tensor | None = None,
     scale: Tensor | None = None,
     eps: float = 0.0,
+    reach: Tensor | None = None,
     is_fp8: bool = False,
     num_warps: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The new residual stream, its normalized and modulated rows, and their scales.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The new residual stream, its rows normalized and modulated, their scales, their product's.
 
     `image` and `text`: (batch, tokens, channels); `update` as the two joined; `gate`, `shift` and
     `scale`: (batch, channels). `scales_and_bias` of an update that lacks them: of its rows
-    (batch, tokens, 1), of its columns and the bias (channels). What is not asked for comes back
-    empty.
+    (batch, tokens, 1), of its columns and the bias (channels). `reach` (2): of the
+    product that follows. What is not asked for comes back empty.
     """
     image = packed(image)
     before = packed(text) if text is not None else image[:, :0]
@@ -125,6 +140,7 @@ def residual_norm(
     is_gated, is_normed = gate is not None, shift is not None
     summed = image.new_empty(shape if is_gated else (0,))
     out, scales = rows_like(shape if is_normed else (0,), image, is_fp8 and is_normed)
+    inner_scales = scales.new_empty(scales.shape if reach is not None else (0,))
     added = packed(update) if update is not None else image
     vectors = [packed(v) if v is not None else image for v in (gate, shift, scale)]
     lacking = [t.contiguous() for t in scales_and_bias or (image[:0],) * 3]
@@ -140,9 +156,11 @@ def residual_norm(
             added,
             *vectors,
             *lacking,
+            reach if reach is not None else image,
             summed,
             out,
             scales,
+            inner_scales,
             shape[1],
             text_tokens,
             columns,
@@ -155,9 +173,10 @@ def residual_norm(
             IS_SCALED=scales_and_bias is not None,
             IS_NORMED=is_normed,
             IS_FP8=is_fp8,
+            HAS_REACH=reach is not None,
             num_warps=num_warps or warps,
         )
-    return summed, out, scales
+    return summed, out, scales, inner_scales
 
 
 def _joined_shape(text: Tensor | None, image: Tensor) -> tuple[int, int, int]:
@@ -185,21 +204,40 @@ def _(text: Tensor | None, image: Tensor, shift: Tensor, scale: Tensor, eps: flo
 @torch.library.custom_op(
     "fluxfast::norm_modulate_fp8",
     mutates_args=(),
-    schema="(Tensor? text, Tensor image, Tensor shift, Tensor scale, "
-    "float eps) -> (Tensor, Tensor)",
+    schema="(Tensor? text, Tensor image, Tensor shift, Tensor scale, float eps, Tensor? reach) "
+    "-> (Tensor, Tensor, Tensor)",
 )
 def norm_modulate_fp8(
-    text: Tensor | None, image: Tensor, shift: Tensor, scale: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """`norm_modulate` in fp8, and the scale of each row."""
-    return residual_norm(image, text=text, shift=shift, scale=scale, eps=eps, is_fp8=True)[1:]
+    text: Tensor | None,
+    image: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    eps: float,
+    reach: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`norm_modulate` in fp8, the scale of each row, and of its product's (without reach: none)."""
+    return residual_norm(
+        image, text=text, shift=shift, scale=scale, eps=eps, reach=reach, is_fp8=True
+    )[1:]
 
 
 @norm_modulate_fp8.register_fake
 def _(
-    text: Tensor | None, image: Tensor, shift: Tensor, scale: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    return rows_like(_joined_shape(text, image), image, is_fp8=True)
+    text: Tensor | None,
+    image: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    eps: float,
+    reach: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _fp8_rows_like(_joined_shape(text, image), image, reach)
+
+
+def _fp8_rows_like(
+    shape: tuple[int, ...], like: Tensor, reach: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    out, scales = rows_like(shape, like, is_fp8=True)
+    return out, scales, scales.new_empty(scales.shape if reach is not None else (0,))
 
 
 @torch.library.custom_op(
@@ -276,19 +314,38 @@ def _(
     "fluxfast::gate_residual_norm_fp8",
     mutates_args=(),
     schema="(Tensor tokens, Tensor update, Tensor gate, Tensor shift, Tensor scale, "
-    "float eps) -> (Tensor, Tensor, Tensor)",
+    "float eps, Tensor? reach) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def gate_residual_norm_fp8(
-    tokens: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`gate_residual_norm` with the second result in fp8, and the scale of each of its rows."""
+    tokens: Tensor,
+    update: Tensor,
+    gate: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    eps: float,
+    reach: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`gate_residual_norm` with the second result as in `norm_modulate_fp8`."""
     return residual_norm(
-        tokens, update=update, gate=gate, shift=shift, scale=scale, eps=eps, is_fp8=True
+        tokens,
+        update=update,
+        gate=gate,
+        shift=shift,
+        scale=scale,
+        eps=eps,
+        reach=reach,
+        is_fp8=True,
     )
 
 
 @gate_residual_norm_fp8.register_fake
 def _(
-    tokens: Tensor, update: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    return tokens.new_empty(tokens.shape), *rows_like(tuple(tokens.shape), tokens, is_fp8=True)
+    tokens: Tensor,
+    update: Tensor,
+    gate: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    eps: float,
+    reach: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return tokens.new_empty(tokens.shape), *_fp8_rows_like(tuple(tokens.shape), tokens, reach)

@@ -1,0 +1,271 @@
+"""The first product of an MLP with its GELU, and the cast to fp8, in the product's own epilogue.
+
+What would be 113 MB written and read again at 1024×1024 stays in registers. In bfloat16 cuBLASLt
+has such an epilogue; in fp8 with a scale for each row there is a kernel here. A row's scale cannot
+wait for the row's largest value then: it comes from a bound that the row and the weight have
+(`fluxfast.kernels.norm`), some 15 times as large on random values, which costs range, not
+precision, as e4m3's error is relative. Tensors come through the tensor memory accelerator, so the
+kernel is for Hopper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from fluxfast.kernels.activation import gelu, quantize_beside
+from fluxfast.kernels.launch import rows_like
+
+# Tiles of rows that share what they read of the weight while it is in the L2 cache.
+GROUP = 8
+# √(2/π) and its product with GELU's 0.044715.
+LINEAR = tl.constexpr(0.7978845608)
+CUBIC = tl.constexpr(0.7978845608 * 0.044715)
+
+
+@triton.jit
+def gelu_by_tanh(x):
+    """GELU with the hardware's tanh, off by 2⁻¹¹: one special-function operation instead of two."""
+    t = tl.inline_asm_elementwise(
+        "tanh.approx.f32 $0, $1;",
+        "=f,f",
+        [x * (LINEAR + CUBIC * x * x)],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+    return 0.5 * x * (1.0 + t)
+
+
+@triton.jit
+def fluxfast_gelu_product(
+    rows,
+    weight,
+    out,
+    row_scales,
+    column_scales,
+    bias,
+    out_scales,
+    row_count,
+    columns,
+    inner,
+    first_column,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INNER: tl.constexpr,
+    GROUP: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    HAS_TANH: tl.constexpr,
+):
+    """Each program takes every `PROGRAMS`-th tile: its stores overlap with the next one's loads."""
+    row_tiles = tl.cdiv(row_count, ROWS)
+    column_tiles = tl.cdiv(columns, COLUMNS)
+    steps = tl.cdiv(inner, INNER)
+    for tile in tl.range(tl.program_id(0), row_tiles * column_tiles, PROGRAMS, flatten=True):
+        first_tile = tile // (GROUP * column_tiles) * GROUP
+        group = min(row_tiles - first_tile, GROUP)
+        first_row = (first_tile + tile % group) * ROWS
+        start = tile % (GROUP * column_tiles) // group * COLUMNS
+        x = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+        for step in range(steps):
+            left = rows.load([first_row, step * INNER])
+            right = weight.load([start, step * INNER])
+            x = tl.dot(left, right.T, x)
+        row = first_row + tl.arange(0, ROWS)
+        column = start + tl.arange(0, COLUMNS)
+        of_row = tl.load(row_scales + row, mask=row < row_count, other=0.0)
+        of_column = tl.load(column_scales + column, mask=column < columns, other=0.0)
+        b = tl.load(bias + column, mask=column < columns, other=0.0).to(tl.float32)
+        x = x * of_row[:, None] * of_column[None, :] + b[None, :]
+        x = gelu_by_tanh(x) if HAS_TANH else gelu(x)
+        x = x * (1.0 / tl.load(out_scales + row, mask=row < row_count, other=1.0))[:, None]
+        out.store([first_row, first_column + start], x.to(out.dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """Of the result, in rows and columns, and how its program runs; `INNER` values at a time."""
+
+    rows: int
+    columns: int
+    num_stages: int
+    num_warps: int
+
+
+# Measured on an H200 at 4608, 4096 and 512 rows (docs/performance.md).
+LARGE = Tile(rows=128, columns=256, num_stages=3, num_warps=8)
+SMALL = Tile(rows=128, columns=128, num_stages=4, num_warps=4)
+INNER = 128
+
+
+def best_tile(row_count: int, columns: int, multiprocessors: int) -> Tile:
+    """The small tile where there are not two large ones for each multiprocessor."""
+    large_tiles = triton.cdiv(row_count, LARGE.rows) * triton.cdiv(columns, LARGE.columns)
+    return LARGE if large_tiles >= 2 * multiprocessors else SMALL
+
+
+def _launch(
+    rows: Tensor,
+    row_scales: Tensor,
+    weight: Tensor,
+    weight_scales: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    out_scales: Tensor,
+) -> None:
+    """Write gelu(rows · weightᵀ + bias) into the last columns of `out`, in fp8.
+
+    `rows`: (batch, tokens, inner), `weight`: (columns, inner), `out`: (batch, tokens, columns or
+    more), each with a scale for each of its rows.
+    """
+    rows, out = rows.flatten(0, 1), out.flatten(0, 1)
+    (row_count, inner), columns = rows.shape, weight.shape[0]
+    if not out.numel():
+        return
+    processors = 1
+    if rows.is_cuda:
+        processors = torch.cuda.get_device_properties(rows.device).multi_processor_count
+    tile = best_tile(row_count, columns, processors)
+    tiles = triton.cdiv(row_count, tile.rows) * triton.cdiv(columns, tile.columns)
+    programs = min(processors, tiles)
+    fluxfast_gelu_product[(programs,)](
+        TensorDescriptor.from_tensor(rows, [tile.rows, INNER]),
+        TensorDescriptor.from_tensor(weight, [tile.columns, INNER]),
+        TensorDescriptor.from_tensor(out, [tile.rows, tile.columns]),
+        row_scales.contiguous(),
+        weight_scales.contiguous(),
+        bias,
+        out_scales.contiguous(),
+        row_count,
+        columns,
+        inner,
+        out.shape[1] - columns,
+        ROWS=tile.rows,
+        COLUMNS=tile.columns,
+        INNER=INNER,
+        GROUP=GROUP,
+        PROGRAMS=programs,
+        HAS_TANH=rows.is_cuda,
+        num_stages=tile.num_stages,
+        num_warps=tile.num_warps,
+    )
+
+
+@torch.library.custom_op(
+    "fluxfast::gelu_product",
+    mutates_args=(),
+    schema="(Tensor rows, Tensor weight, Tensor bias) -> Tensor",
+)
+def gelu_product(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """gelu(rows · weightᵀ + bias) of (batch, tokens, inner), in the dtype of the rows."""
+    if not rows.is_cuda:
+        return F.gelu(F.linear(rows, weight, bias), approximate="tanh")
+    # PyTorch's own GELU by tanh on a GPU; on a CPU it is the exact one.
+    out = torch._addmm_activation(bias, rows.flatten(0, 1), weight.t(), use_gelu=True)
+    return out.view(*rows.shape[:2], -1)
+
+
+@gelu_product.register_fake
+def _(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return rows.new_empty((*rows.shape[:2], weight.shape[0]))
+
+
+@torch.library.custom_op(
+    "fluxfast::gelu_product_fp8",
+    mutates_args=(),
+    schema="(Tensor rows, Tensor row_scales, Tensor inner_scales, Tensor weight, "
+    "Tensor weight_scales, Tensor bias) -> Tensor",
+)
+def gelu_product_fp8(
+    rows: Tensor,
+    row_scales: Tensor,
+    inner_scales: Tensor,
+    weight: Tensor,
+    weight_scales: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """gelu(rows · weightᵀ + bias) in fp8, its rows divided by `inner_scales` (batch, tokens, 1).
+
+    `rows` (batch, tokens, inner) and `weight` (columns, inner) are in fp8 with a scale for each
+    row.
+    """
+    out = rows.new_empty((*rows.shape[:2], weight.shape[0]))
+    _launch(rows, row_scales, weight, weight_scales, bias, out, inner_scales)
+    return out
+
+
+@gelu_product_fp8.register_fake
+def _(
+    rows: Tensor,
+    row_scales: Tensor,
+    inner_scales: Tensor,
+    weight: Tensor,
+    weight_scales: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    return rows.new_empty((*rows.shape[:2], weight.shape[0]))
+
+
+@torch.library.custom_op(
+    "fluxfast::gelu_product_join_fp8",
+    mutates_args=(),
+    schema="(Tensor attended, Tensor rows, Tensor row_scales, Tensor inner_scales, "
+    "Tensor weight, Tensor weight_scales, Tensor bias) -> (Tensor, Tensor)",
+)
+def gelu_product_join_fp8(
+    attended: Tensor,
+    rows: Tensor,
+    row_scales: Tensor,
+    inner_scales: Tensor,
+    weight: Tensor,
+    weight_scales: Tensor,
+    bias: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """[attended, gelu(rows · weightᵀ + bias)] in fp8, and the scale of each row.
+
+    That is `inner_scales`, or what `attended` (batch, tokens, channels) asks for if it is more; the
+    others as in `gelu_product_fp8`.
+    """
+    width = attended.shape[-1] + weight.shape[0]
+    out, out_scales = rows_like((*rows.shape[:2], width), rows, is_fp8=True)
+    quantize_beside(attended, inner_scales, out, out_scales)
+    _launch(rows, row_scales, weight, weight_scales, bias, out, out_scales)
+    return out, out_scales
+
+
+@gelu_product_join_fp8.register_fake
+def _(
+    attended: Tensor,
+    rows: Tensor,
+    row_scales: Tensor,
+    inner_scales: Tensor,
+    weight: Tensor,
+    weight_scales: Tensor,
+    bias: Tensor,
+) -> tuple[Tensor, Tensor]:
+    width = attended.shape[-1] + weight.shape[0]
+    return rows_like((*rows.shape[:2], width), rows, is_fp8=True)
+
+
+@torch.library.custom_op(
+    "fluxfast::product_of_two",
+    mutates_args=(),
+    schema="(Tensor left, Tensor right, Tensor weight, Tensor bias) -> Tensor",
+)
+def product_of_two(left: Tensor, right: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[left, right] · weightᵀ + bias of (batch, tokens, channels) each, without joining them."""
+    width = left.shape[-1]
+    out = F.linear(left.flatten(0, 1), weight[:, :width], bias)
+    out.addmm_(right.flatten(0, 1), weight[:, width:].t())
+    return out.view(*left.shape[:2], -1)
+
+
+@product_of_two.register_fake
+def _(left: Tensor, right: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return left.new_empty((*left.shape[:2], weight.shape[0]))
