@@ -132,6 +132,7 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
     reset_peak_memory(built)
 
     suite.say(planned, f"sampling: {limits}")
+    sampler.settle()
     benchmark.group = f"{planned.case.model} {planned.case.weights}"
     benchmark.pedantic(
         sampler.draw,
@@ -163,6 +164,7 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
     if not limits.rounds and suite.outcome_of(result()) is Outcome.UNDECIDED:
         sampler.limits = limits.extended(len(sampler.images))
         suite.say(planned, f"sampling on, for it is undecided: {sampler.limits}")
+        sampler.settle()
         sample_on(sampler, benchmark)
         after = canaries(hardware)
     found = result()

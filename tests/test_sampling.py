@@ -84,6 +84,27 @@ def readings(*throttled):
     return lambda: Reading(energy_j=next(joules), throttled=next(whys, None), **look)
 
 
+@pytest.mark.parametrize(("hardware", "count"), [(H200, 4), (CPU, 0)], ids=["GPU", "CPU"])
+def test_what_a_pause_gave_a_gpu_is_spent_before_the_images_that_count(
+    hardware, count, monkeypatch
+):
+    clock, drawn = [0.0], []
+
+    def draw(built, *faults):
+        clock[0] += 0.32
+        drawn.append(faults)
+        return image(0.32), None
+
+    monkeypatch.setattr(measure, "time_image", draw)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    built = SimpleNamespace(
+        plan=SimpleNamespace(situation=SimpleNamespace(hardware=hardware)), e2e_s=0.32
+    )
+    sampler = Sampler(built=built, limits=LIMITS, faults=("slower",))
+    sampler.settle()
+    assert drawn == [("slower",)] * count and not sampler.images
+
+
 def test_a_throttled_image_is_discarded_counted_and_bounded(built):
     sampler = Sampler(
         built=built,

@@ -14,7 +14,14 @@ from fluxfast.bench.canary import FixedWork
 from fluxfast.bench.case import Case
 from fluxfast.bench.counters import counters, kernels
 from fluxfast.bench.result import CaseResult, ImageTiming, eager_ratios, provenance
-from fluxfast.bench.sampling import STEADY_ON_CPU, STEADY_ON_GPU, Limits, why_enough, why_warm
+from fluxfast.bench.sampling import (
+    SETTLE_S,
+    STEADY_ON_CPU,
+    STEADY_ON_GPU,
+    Limits,
+    why_enough,
+    why_warm,
+)
 from fluxfast.hardware import GIB, environment, momentary
 from fluxfast.manifest import described, folder_name
 from fluxfast.observe import Observer, Region, Together, observed
@@ -145,6 +152,12 @@ class Sampler:
             self.why_warm = why_warm(steps_ms, elapsed_s, tolerance, self.limits)
         self.why_warm = f"{1 + len(steps_ms)} images: {self.why_warm}"
         self.steady_step_ms = steps_ms[-1]
+
+    def settle(self) -> None:
+        """On a GPU draw what a pause has given it credit for, before the images that count."""
+        started = time.perf_counter()
+        while self._on_gpu and time.perf_counter() - started < SETTLE_S:
+            time_image(self.built, *self.faults)
 
     @property
     def _on_gpu(self) -> bool:

@@ -170,6 +170,7 @@ def _run(
         sampler.faults = (delay,)
     reset_peak_memory(built)
     with block_twice(built.pipeline) if fault.name == TWICE else nullcontext():
+        sampler.settle()
         while not sampler.why_enough:
             sampler.sample()
         peak_gib = peak_memory_gib(built)
