@@ -20,15 +20,17 @@ class Limits:
     """How long a case is warmed up and sampled, whatever its noise; `rounds` is an exact number.
 
     The noise rule is that of nvbench's stdrel criterion (nvbench/detail/stdrel_criterion.cxx): at
-    least `min_images`, until the relative standard deviation is below `max_noise` or no longer
-    changes; or `sampling_s` and LEAST_IMAGES. A case that is undecided then is sampled on, to
-    `extension` times its images.
+    least `min_images` and `min_sampling_s`, for images that follow each other at a power limit are
+    alike, until the relative standard deviation is below `max_noise` or no longer changes; or
+    `sampling_s` and LEAST_IMAGES. A case that is undecided then is sampled on, to `extension` times
+    its images.
     """
 
     rounds: int | None = None
     sampling_s: float = 30.0
     warmup_s: float = 30.0
     min_images: int = 5
+    min_sampling_s: float = 5.0
     extension: int = 2
     max_warmup_images: int = 10
     max_discarded: int = 10
@@ -48,7 +50,7 @@ class Limits:
 
 
 # Images of a CPU scatter by a tenth, and its processes differ by little more: images decide there.
-ON_CPU = Limits(min_images=12, extension=4)
+ON_CPU = Limits(min_images=12, min_sampling_s=0.0, extension=4)
 
 
 def limits_on(is_gpu: bool) -> Limits:
@@ -85,7 +87,7 @@ def why_enough(samples: Sequence[float], elapsed_s: float, limits: Limits) -> st
     noise = relative_noise(samples)
     if elapsed_s >= limits.sampling_s:
         return f"{limits.sampling_s:.0f} s, noise {noise:.1%}"
-    if len(samples) < limits.min_images:
+    if len(samples) < limits.min_images or elapsed_s < limits.min_sampling_s:
         return ""
     if noise <= limits.max_noise:
         return f"noise {noise:.2%}"

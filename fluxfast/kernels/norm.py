@@ -27,7 +27,8 @@ from fluxfast.kernels.launch import (
     store_scale,
 )
 
-# A value in e4m3 is off by 2⁻⁴ of itself at most, so a row is no longer than this.
+# A value in e4m3 is off by 2⁻⁴ of itself at most, so a row is no longer than this (but for what is
+# below 2⁻⁶ of its scale, which is nothing: the cast of a result that is out of reach saturates).
 ROUNDED_UP = tl.constexpr(1 + 2**-4)
 
 
