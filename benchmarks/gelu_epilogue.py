@@ -48,7 +48,7 @@ def gelu_figures(
     """Microseconds and millijoules of each way, each twice."""
     figures: dict[str, list[dict[str, float]]] = {}
     for fp8 in (False, True):
-        ways = _ways(tokens, hidden, mlp, fp8=fp8, device=hardware.device)
+        ways = ways_of(tokens, hidden, mlp, fp8=fp8, device=hardware.device)
         for _ in range(2):
             for name, way in ways.items():
                 key = f"{'fp8' if fp8 else 'bf16'}, {name}"
@@ -70,17 +70,15 @@ def _cost(way: Callable[[], Any], hardware: Hardware) -> dict[str, float]:
     _replayed(graph)
     read = reader(hardware)
     before = read() if read else None
-    us = _replayed(graph)
+    us, runs = _replayed(graph)
     found = {"us": round(us, 1)}
     if read and before:
-        after = read()
-        found["sm_clock_mhz"] = after.sm_clock_mhz
-        found["mj"] = round((after.energy_j - before.energy_j) / LOOP_S * us * 1e-3, 1)
+        found["mj"] = round((read().energy_j - before.energy_j) / runs * 1e3, 1)
     return found
 
 
-def _replayed(graph: torch.cuda.CUDAGraph) -> float:
-    """Microseconds of a run, over `LOOP_S` seconds."""
+def _replayed(graph: torch.cuda.CUDAGraph) -> tuple[float, int]:
+    """Microseconds of a run, over `LOOP_S` seconds or a little more, and how many they were."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     runs, started = 0, time.perf_counter()
     begin.record()
@@ -91,10 +89,10 @@ def _replayed(graph: torch.cuda.CUDAGraph) -> float:
         runs += 5 * RUNS_AT_ONCE
     end.record()
     torch.cuda.synchronize()
-    return float(begin.elapsed_time(end)) / runs * 1e3
+    return float(begin.elapsed_time(end)) / runs * 1e3, runs
 
 
-def _ways(
+def ways_of(
     tokens: int, hidden: int, mlp: int, *, fp8: bool, device: str
 ) -> dict[str, Callable[[], Any]]:
     generator = torch.Generator(device).manual_seed(0)

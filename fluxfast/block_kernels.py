@@ -37,7 +37,8 @@ Angles = tuple[Tensor, Tensor]
 class Fp8Rows(NamedTuple):
     """Rows as `torch._scaled_mm` takes them: (batch, tokens, channels), (batch, tokens, 1).
 
-    `inner_scales`, as `scales`: of what the next product's GELU will be, where that was asked for.
+    `inner_scales`, as `scales`: of what the next product's GELU will be; nothing, or empty, where
+    that was not asked for.
     """
 
     values: Tensor
@@ -46,7 +47,7 @@ class Fp8Rows(NamedTuple):
 
 
 class SplitRows(NamedTuple):
-    """Rows in two parts, left of each other, that were not joined."""
+    """Rows in two parts beside each other, that were not joined."""
 
     left: Tensor
     right: Tensor
@@ -78,13 +79,13 @@ class BlockKernels:
         shift: Tensor,
         scale: Tensor,
         eps: float,
-        mlp: Any = None,
+        before_gelu: Any = None,
     ) -> Rows:
-        """Text and image joined, normalized, modulated; `mlp`: the layer before GELU, if next."""
+        """Text and image joined, normalized, modulated; `before_gelu`: that layer, if next."""
         if not self.norms:
             return _modulated(_joined(text, image), shift, scale, eps)
         if self.fp8_rows:
-            reach = self._reach(mlp)
+            reach = self._reach(before_gelu)
             return Fp8Rows(*norm_modulate_fp8(text, image, shift, scale, eps, reach))
         out: Tensor = norm_modulate(text, image, shift, scale, eps)
         return out
@@ -113,21 +114,21 @@ class BlockKernels:
         shift: Tensor,
         scale: Tensor,
         eps: float,
-        mlp: Any,
+        before_gelu: Any,
     ) -> tuple[Tensor, Rows]:
         """The tokens plus the gated update, and that normalized and modulated for the MLP."""
         if not self.norms:
             tokens = tokens + gate[:, None] * update
             return tokens, _modulated(tokens, shift, scale, eps)
         if self.fp8_rows:
-            reach = self._reach(mlp)
+            reach = self._reach(before_gelu)
             tokens, *rows = gate_residual_norm_fp8(tokens, update, gate, shift, scale, eps, reach)
             return tokens, Fp8Rows(*rows)
         summed, normed = gate_residual_norm(tokens, update, gate, shift, scale, eps)
         return summed, normed
 
-    def _reach(self, mlp: Any) -> Tensor | None:
-        return mlp.fp8_reach if self.gelu_epilogue and mlp is not None else None
+    def _reach(self, before_gelu: Any) -> Tensor | None:
+        return before_gelu.fp8_reach if self.gelu_epilogue and before_gelu is not None else None
 
     def activated(self, attended: Tensor | None, layer: Any, rows: Rows) -> Rows:
         """[attended, gelu(layer(rows))] along the channels."""
@@ -181,7 +182,7 @@ def _modulated(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tens
 
 def _activated_in_the_product(attended: Tensor | None, layer: Any, rows: Rows) -> Rows:
     if isinstance(rows, Fp8Rows):
-        assert rows.inner_scales is not None
+        assert rows.inner_scales is not None and rows.inner_scales.numel()
         given = (*rows, layer.fp8_weight.t(), layer.fp8_scale, layer.bias)
         if attended is not None:
             return Fp8Rows(*gelu_product_join_fp8(attended, *given))

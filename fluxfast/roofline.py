@@ -100,25 +100,35 @@ def _products(shape: Shape, fp8: bool) -> list[Work]:
         shape.single_blocks,
         shape.double_blocks,
     )
+    narrow = FP8_BYTES if fp8 else BF16_BYTES
     rows = (
-        ("single: qkv", single, hidden, 3 * hidden, 1),
-        ("single: mlp + GELU", single, hidden, mlp, 1),
-        ("single: output", single, hidden + mlp, hidden, 1),
-        ("double: qkv", double, hidden, 3 * hidden, 2),
-        ("double: output", double, hidden, hidden, 2),
-        ("double: mlp up + GELU", double, hidden, mlp, 2),
-        ("double: mlp down", double, mlp, hidden, 2),
+        ("single: qkv", single, hidden, 3 * hidden, 1, BF16_BYTES),
+        ("single: mlp + GELU", single, hidden, mlp, 1, narrow),
+        ("single: output", single, hidden + mlp, hidden, 1, BF16_BYTES),
+        ("double: qkv", double, hidden, 3 * hidden, 2, BF16_BYTES),
+        ("double: output", double, hidden, hidden, 2, BF16_BYTES),
+        ("double: mlp up + GELU", double, hidden, mlp, 2, narrow),
+        ("double: mlp down", double, mlp, hidden, 2, BF16_BYTES),
     )
-    return [_product(*row, shape.tokens, fp8) for row in rows]
+    return [_product(*row, read=narrow, tokens=shape.tokens) for row in rows]
 
 
 def _product(
-    name: str, count: int, inner: int, outer: int, streams: int, tokens: int, fp8: bool
+    name: str,
+    count: int,
+    inner: int,
+    outer: int,
+    streams: int,
+    written: int,
+    *,
+    read: int,
+    tokens: int,
 ) -> Work:
-    """tokens × inner times inner × outer; text and image streams have weights of their own."""
-    width = FP8_BYTES if fp8 else BF16_BYTES
-    written = width if "GELU" in name else BF16_BYTES
-    moved = width * (tokens * inner + streams * inner * outer) + written * tokens * outer
+    """tokens × inner times inner × outer; text and image streams have weights of their own.
+
+    `read`, `written`: bytes of a value.
+    """
+    moved = read * (tokens * inner + streams * inner * outer) + written * tokens * outer
     return Work(
         name=name,
         category=Category.GEMM,

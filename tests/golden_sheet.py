@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fluxfast.bench.case import Case
+from fluxfast.bench.matrix import label
 from fluxfast.hardware import detect
 from fluxfast.plan import optimizations
 from fluxfast.quality.asks import Drawing
 from fluxfast.quality.sheet import write_sheet
-from fluxfast.report.labels import label
 from fluxfast.weights import load, resolve
 
 MODELS = ("dev", "schnell", "kontext")

@@ -35,25 +35,8 @@ def _patched(tensor, scope):
     scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
 
-_dot = interpreter.InterpreterBuilder.create_dot
-
-
-def _float32_dot(builder, left, right, *rest):
-    """Triton 3.6's interpreter multiplies the bits of bfloat16 as integers."""
-    left, right = (
-        interpreter.TensorHandle(
-            (operand.data.astype(np.uint32) << 16).view(np.float32), interpreter.tl.float32
-        )
-        if str(operand.dtype.scalar) == "bf16"
-        else operand
-        for operand in (left, right)
-    )
-    return _dot(builder, left, right, *rest)
-
-
 if DEVICE == "cpu":
     interpreter._convert_float = _rounded
-    interpreter.InterpreterBuilder.create_dot = _float32_dot
     interpreter._patch_lang_tensor = _patched
 
 

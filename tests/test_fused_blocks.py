@@ -77,9 +77,10 @@ def test_the_image_is_the_eager_one(names, eager):
     assert all(seen[name].in_force for name in names)
 
 
-def test_kontext_and_a_batch():
+@pytest.mark.parametrize("fusions", [ALL, EPILOGUE], ids=["fused_gelu", "gelu_epilogue"])
+def test_kontext_and_a_batch(fusions):
     changes = dict(model="kontext", batch_size=2, num_inference_steps=1)
-    difference = draw(("sdpa", *ALL), **changes) - draw(("sdpa",), **changes)
+    difference = draw(("sdpa", *fusions), **changes) - draw(("sdpa",), **changes)
     assert difference.abs().max() < 1e-3
 
 
@@ -163,7 +164,8 @@ def first_step(pipeline):
 
 
 @pytest.mark.parametrize(
-    # Of a single block qkv, mlp and output; of a double block four for each stream.
+    # Of a single block qkv, mlp and output; of a double block four for each stream. With the
+    # epilogue the mlp's first product is the kernel's.
     ("fusions", "products"),
     [(ALL, 3 + 2 * 4), (EPILOGUE, 2 + 2 * 3)],
     ids=["fused_gelu", "gelu_epilogue"],
@@ -185,6 +187,15 @@ def test_fp8_products_take_the_rows_as_they_leave_a_kernel(monkeypatch, fusions,
     monkeypatch.undo()
     fused.transformer.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
     assert torch.equal(first_step(fused), out)
+
+
+def test_the_reach_of_a_product_is_that_of_its_longest_weight_and_largest_bias():
+    transformer = bf16_build(("fp8_per_row", *EPILOGUE)).transformer
+    double, single = transformer.transformer_blocks[0], transformer.single_transformer_blocks[0]
+    for layer in (single.proj_mlp, double.ff.net[0].proj, double.ff_context.net[0].proj):
+        weight = layer.weight.dequantize().float()
+        expected = torch.stack([weight.norm(dim=1).max(), layer.bias.float().abs().max()])
+        torch.testing.assert_close(layer.fp8_reach, expected, rtol=0.01, atol=0)
 
 
 @pytest.mark.usefixtures("fake_kernels")

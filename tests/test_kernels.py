@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gelu_epilogue import gelu_figures
+from benchmarks.gelu_epilogue import gelu_figures, ways_of
 from fluxfast.hardware import detect
 from tests.interpreter import DEVICE, random, relative_error
 
@@ -149,6 +149,9 @@ PRODUCTS = [(5, 48, 32, 16), (130, 80, 272, 48), (300, 272, 528, None)]
 @pytest.mark.parametrize("tile", [gelu_product.LARGE, gelu_product.SMALL], ids=["large", "small"])
 def test_gelu_within_a_product_of_fp8(shape, tile, monkeypatch):
     monkeypatch.setattr(gelu_product, "best_tile", lambda *given: tile)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(gelu_product, "GROUP", 2)
+        monkeypatch.setattr(gelu_product, "multiprocessors", lambda tensor: 3)
     tokens, inner, columns, width = shape
     bias = random(columns, seed=2)
     values, row_scales, rows = fp8_rows(2 * tokens, inner, seed=3)
@@ -171,6 +174,12 @@ def test_gelu_within_a_product_of_fp8(shape, tile, monkeypatch):
         assert relative_error(found, activated[:, rest]) < TOLERANCE["fp8"]
 
 
+def test_few_rows_get_small_tiles():
+    """Text of 512 tokens, the picture and both of 1024×1024, on the multiprocessors of Hopper."""
+    small, *large = (gelu_product.best_tile(rows, 12288, 132) for rows in (512, 4096, 4608))
+    assert small == gelu_product.SMALL and large == [gelu_product.LARGE] * 2
+
+
 @shapes
 def test_no_product_is_out_of_reach(shape):
     """The scale that is known before the product, where a row points exactly as a weight does."""
@@ -189,12 +198,16 @@ def test_no_product_is_out_of_reach(shape):
     torch.testing.assert_close(gated[3], inner)
 
 
-def test_its_benchmark_takes_the_same_from_each_way():
+def test_its_benchmark_compares_ways_to_the_same():
+    ways = ways_of(3, 32, 64, fp8=False, device=DEVICE)
+    for a_pass, epilogue in (
+        ("product, then a pass", "in the epilogue"),
+        ("chain, a pass", "chain, the epilogue"),
+    ):
+        assert relative_error(ways[epilogue](), ways[a_pass]()) < 0.01
+    in_fp8 = ways_of(3, 32, 64, fp8=True, device=DEVICE)
+    assert in_fp8.keys() == ways.keys()
     found = gelu_figures(3, 32, 64, detect(DEVICE))
-    assert {name.partition(", ")[2] for name in found} >= {
-        "product, then a pass",
-        "in the epilogue",
-    }
     assert all(len(costs) == 2 and all(c["us"] > 0 for c in costs) for costs in found.values())
 
 

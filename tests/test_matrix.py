@@ -80,10 +80,15 @@ def test_what_is_left_out_says_why():
 def test_labels_are_what_people_say():
     given = situation(H200)
     all_on = default_names(given)
-    assert label(all_on, given) == "all on"
-    assert label(("bf16",), given) == "eager bf16"
-    assert label(tuple(n for n in all_on if n != "fa3_fp8"), given) == "all on − fa3_fp8"
-    assert label((*all_on, "dbcache"), given) == "all on + dbcache"
+    assert label(all_on, all_on) == "all on" and label((), all_on) == "eager"
+    assert label(tuple(n for n in all_on if n != "fa3_fp8"), all_on) == "all on − fa3_fp8"
+    assert label((*all_on, "dbcache"), all_on) == "all on + dbcache"
+    assert label(all_on[:-3], all_on) == " + ".join(all_on[:-3])
+    instead = default_names(given, {Axis.NORMS: None})
+    missing = "all on − fused_norms − gelu_epilogue − modulation_table"
+    assert label(instead, all_on) == f"{missing} + fused_gelu"
+    cases, _ = planned_cases("smoke", ["dev"], "synthetic", H200)
+    assert [c.label for c in cases] == ["eager bf16", "all on"]
 
 
 def test_shards_are_disjoint_and_whole():

@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
+from benchmarks.fusions import step_cases
 from fluxfast.cache_config import cache_config_of
 from fluxfast.errors import PlanError
 from fluxfast.model import DEV, KONTEXT, SCHNELL, default_request
 from fluxfast.optimization import Axis, Situation
-from fluxfast.plan import default_names, optimizations, plan
+from fluxfast.plan import default_names, optimizations, plan, why_invalid
 from tests.machines import A100, B200, CPU, H100, H200, L20, MI250, MI300X
 
 
@@ -182,6 +183,12 @@ def test_a_missing_package_is_named_with_how_to_install_it():
         PlanError, match="fa3-fwd is not installed; install it with: pip install fa3-fwd"
     ):
         plan(["bf16", "fa3"], situation(bare))
+
+
+def test_the_benchmark_of_fusions_asks_for_what_can_be_had():
+    for name, (model, names, _) in step_cases(False, H200).items():
+        given = situation(H200, {"dev": DEV, "schnell": SCHNELL, "kontext": KONTEXT}[model])
+        assert why_invalid(names, given) is None, name
 
 
 def test_every_problem_is_told_at_once():

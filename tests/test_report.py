@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from fluxfast.bench.matrix import label
 from fluxfast.bench.result import read_results, write_result
 from fluxfast.cli import main
 from fluxfast.errors import BaselineError
@@ -17,7 +18,7 @@ from fluxfast.hardware import Platform
 from fluxfast.report.charts import steps_of
 from fluxfast.report.effects import blames, effects
 from fluxfast.report.inputs import Measured, read_inputs
-from fluxfast.report.labels import label, staircase_of
+from fluxfast.report.labels import staircase_of
 from fluxfast.report.markdown import markdown
 from fluxfast.report.page import page as page_of
 from fluxfast.report.profiles import telemetry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -216,15 +216,17 @@ def _pairs(names: Names) -> Iterable[tuple[tuple[Axis, str | None], ...]]:
     return combinations(settings.items(), 2)
 
 
-def label(names: Names, situation: Situation) -> str:
-    """What people call a combination: `all on`, `all on − fa3_fp8`, or its parts."""
-    all_on = set(default_names(situation))
-    missing, added = in_order(all_on - set(names)), in_order(set(names) - all_on)
-    if not names:
-        return "eager"
-    if not missing and not added:
-        return "all on"
-    if len(added) <= 1 and len(missing) <= 3 and len(missing) < len(all_on) - 1:
-        parts = [*(f"− {name}" for name in missing), *(f"+ {name}" for name in added)]
-        return " ".join(["all on", *parts])
-    return f"eager {names[0]}" if names == ("bf16",) else " + ".join(names)
+def label(names: Names, all_on: Names) -> str:
+    """What people call a combination: `all on`, `all on − a + b`, or its parts."""
+    missing = [name for name in all_on if name not in names]
+    added = [name for name in names if name not in all_on]
+    # What is added takes the place of one that is missing.
+    is_near = len(added) <= 1 and len(missing) - len(added) <= 2
+    if names and len(all_on) > 1 and is_near and 2 * len(missing) <= len(all_on):
+        signs = [f"− {name}" for name in missing] + [f"+ {name}" for name in added]
+        return " ".join(["all on", *signs])
+    return joined(names)
+
+
+def joined(names: Sequence[str]) -> str:
+    return " + ".join(names) or "eager"

@@ -12,7 +12,7 @@ from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.model import default_request, model_named
 from fluxfast.optimization import Situation
-from fluxfast.plan import Plan, plan
+from fluxfast.plan import Plan, default_names, plan
 from fluxfast.weights import Checkpoint, resolve
 
 
@@ -49,9 +49,9 @@ def planned_case(names: Sequence[str], checkpoint: Checkpoint, situation: Situat
         batch_size=request.batch_size,
         num_inference_steps=request.num_inference_steps,
     )
-    return PlannedCase(
-        case=case, plan=checked, checkpoint=checkpoint, label=label(checked.names, situation)
-    )
+    is_eager = checked.names == ("bf16",)
+    told = "eager bf16" if is_eager else label(checked.names, default_names(situation))
+    return PlannedCase(case=case, plan=checked, checkpoint=checkpoint, label=told)
 
 
 def planned_from_id(text: str, hardware: Hardware) -> PlannedCase:

@@ -42,7 +42,8 @@ class Limits:
         """As it is told to people."""
         if self.rounds:
             return f"{self.rounds} images"
-        return f"{self.min_images} images or more, about {self.sampling_s:.0f} s at most"
+        least_s = f" and {self.min_sampling_s:.0f} s" if self.min_sampling_s else ""
+        return f"{self.min_images} images{least_s} or more, about {self.sampling_s:.0f} s at most"
 
     def extended(self, images: int) -> Limits:
         """For an undecided case that has so many images."""

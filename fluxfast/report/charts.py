@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from fluxfast.bench.matrix import joined
 from fluxfast.extras import extra
 from fluxfast.report.effects import Effect
-from fluxfast.report.labels import figure_name, joined, staircase_of
+from fluxfast.report.labels import figure_name, staircase_of
 from fluxfast.report.rows import Row
 
 BAR_PX = 26

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
-Names = tuple[str, ...]
+from fluxfast.bench.matrix import Names
 
 # Figures as they are called in files, and as people call them.
 FIGURES = {
@@ -50,19 +50,3 @@ def staircase_of(combinations: Collection[Names]) -> list[Names]:
 
 def _neighbours(names: Names, known: Collection[Names]) -> int:
     return sum(len(set(names) ^ set(other)) == 1 for other in known)
-
-
-def label(names: Names, all_on: Names) -> str:
-    """`all on`, `all on − a`, `all on + b`, or the parts."""
-    missing = [name for name in all_on if name not in names]
-    added = [name for name in names if name not in all_on]
-    if not names or len(all_on) < 2:
-        return joined(names)
-    if len(missing) <= 2 and len(added) <= 1 and 2 * len(missing) < len(all_on):
-        signs = [f"− {name}" for name in missing] + [f"+ {name}" for name in added]
-        return " ".join(["all on", *signs])
-    return joined(names)
-
-
-def joined(names: Sequence[str]) -> str:
-    return " + ".join(names) or "eager"

@@ -19,13 +19,14 @@ from fluxfast.bench.baseline import (
 )
 from fluxfast.bench.case import EAGER, Case
 from fluxfast.bench.machine import hardware_of
+from fluxfast.bench.matrix import Names, label
 from fluxfast.bench.report import speedups
 from fluxfast.bench.result import CaseResult, ImageTiming
 from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Hardware
 from fluxfast.report.inputs import RECORDED, Measured
-from fluxfast.report.labels import Names, label, staircase_of
+from fluxfast.report.labels import staircase_of
 
 AGAINST = Path("--against")  # where a verdict's figures come from, in place of a baseline's file
 PASSING = ("same", "faster", RECORDED)
