@@ -11,21 +11,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fluxfast.block_kernels import BlockKernels, Fp8Rows, Rows, product, unscaled_product
 from fluxfast.console import out, quiet_libraries
 from fluxfast.hardware import Hardware, detect, environment
-from fluxfast.kernels.activation import joined, joined_fp8, quantize_rows
-from fluxfast.kernels.gelu_product import (
-    gelu_product,
-    gelu_product_fp8,
-    gelu_product_join_fp8,
-    product_of_two,
-)
+from fluxfast.kernels.activation import quantize_rows
 from fluxfast.telemetry import reader
 
 HIDDEN, MLP = 3072, 12288
@@ -95,61 +91,38 @@ def _replayed(graph: torch.cuda.CUDAGraph) -> tuple[float, int]:
 def ways_of(
     tokens: int, hidden: int, mlp: int, *, fp8: bool, device: str
 ) -> dict[str, Callable[[], Any]]:
+    """What a double block's MLP and a single block do, by a pass of GELU's and in the epilogue."""
     generator = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int, scale: float = 1.0) -> Tensor:
         return (scale * torch.randn(*shape, device=device, generator=generator)).bfloat16()
 
-    rows, attended = random(1, tokens, hidden), random(1, tokens, hidden, scale=0.1)
-    up, bias = random(mlp, hidden, scale=0.02), random(mlp, scale=0.02)
-    down, out_bias = random(hidden, hidden + mlp, scale=0.02), random(hidden, scale=0.02)
-    if not fp8:
-        return {
-            "product, then a pass": lambda: joined(None, F.linear(rows, up, bias)),
-            "in the epilogue": lambda: gelu_product(rows, up, bias),
-            "chain, a pass": lambda: F.linear(
-                joined(attended, F.linear(rows, up, bias)), down, out_bias
-            ),
-            "chain, the epilogue": lambda: product_of_two(
-                attended, gelu_product(rows, up, bias), down, out_bias
-            ),
-        }
-    values, scales = quantize_rows(rows)
-    (up8, up_scales), (down8, _) = (
-        (weight[0], of_rows[0])
-        for weight, of_rows in (quantize_rows(up[None]), quantize_rows(down[None]))
-    )
-    inner = scales.new_full(scales.shape, hidden**0.5 / 448)
-    unit = torch.ones(1, 1, device=device)
+    def layer(inner: int, outer: int) -> Any:
+        weight, bias = random(outer, inner, scale=0.02), random(outer, scale=0.02)
+        if fp8:
+            values, scales = (part[0].t() for part in quantize_rows(weight[None]))
+            unit = torch.ones(1, 1, device=device)
+            return SimpleNamespace(fp8_weight=values, fp8_scale=scales, fp8_unit=unit, bias=bias)
+        linear = torch.nn.Linear(inner, outer, device=device, dtype=torch.bfloat16)
+        linear.weight.data, linear.bias.data = weight, bias
+        return linear
 
-    def product() -> Tensor:
-        return _scaled(values[0], up8, scales[0], up_scales.t(), bias).view(1, tokens, mlp)
-
-    given = (values, scales, inner, up8, up_scales, bias)
+    rows: Rows = random(1, tokens, hidden)
+    attended = random(1, tokens, hidden, scale=0.1)
+    up, down = layer(hidden, mlp), layer(hidden + mlp, hidden)
+    output = product
+    if fp8:
+        values, scales = quantize_rows(rows)
+        rows = Fp8Rows(values, scales, torch.full_like(scales, hidden**0.5 / 448))
+        output = unscaled_product
+    a_pass = BlockKernels(gelu=True, fp8_rows=fp8)
+    epilogue = replace(a_pass, gelu_epilogue=True)
     return {
-        "product, then a pass": lambda: joined_fp8(None, product()),
-        "in the epilogue": lambda: gelu_product_fp8(*given),
-        "chain, a pass": lambda: _scaled(
-            joined_fp8(attended, product())[0][0], down8, unit, unit, None
-        ),
-        "chain, the epilogue": lambda: _scaled(
-            gelu_product_join_fp8(attended, *given)[0][0], down8, unit, unit, None
-        ),
+        "product, then a pass": lambda: a_pass.activated(None, up, rows),
+        "in the epilogue": lambda: epilogue.activated(None, up, rows),
+        "chain, a pass": lambda: output(down, a_pass.activated(attended, up, rows)),
+        "chain, the epilogue": lambda: output(down, epilogue.activated(attended, up, rows)),
     }
-
-
-def _scaled(
-    rows: Tensor, weight: Tensor, of_rows: Tensor, of_columns: Tensor, bias: Tensor | None
-) -> Tensor:
-    return torch._scaled_mm(
-        rows,
-        weight.t(),
-        scale_a=of_rows,
-        scale_b=of_columns,
-        bias=bias,
-        out_dtype=torch.bfloat16,
-        use_fast_accum=True,
-    )
 
 
 if __name__ == "__main__":

@@ -95,35 +95,10 @@ def gelu_join(
     num_warps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """[attended, gelu(mlp)] along the channels, either of which may be absent, and row scales."""
-    parts = [packed(part) for part in (attended, mlp) if part is not None]
-    widths = [part.shape[-1] if part is not None else 0 for part in (attended, mlp)]
-    first = parts[0]
-    left, right = first if attended is not None else parts[-1], parts[-1]
-    batch, tokens = first.shape[:2]
-    out, scales = rows_like((batch, tokens, sum(widths)), first, is_fp8)
-    blocks = [block for width in widths for block in (halves_of(width) if width else (0, 0))]
-    if is_fp8:
-        check_fp8(first)
-    if out.numel():
-        fluxfast_gelu_join[(batch * tokens,)](
-            left,
-            right,
-            scales,
-            out,
-            scales,
-            tokens,
-            *widths,
-            *left.stride()[:2],
-            *right.stride()[:2],
-            ATTENDED=blocks[0],
-            ATTENDED_REST=blocks[1],
-            MLP=blocks[2],
-            MLP_REST=blocks[3],
-            IS_FP8=is_fp8,
-            HAS_LEAST=False,
-            num_warps=num_warps or default_warps(sum(blocks)),
-            maxnreg=MAX_REGISTERS,
-        )
+    parts = [part for part in (attended, mlp) if part is not None]
+    shape = (*parts[0].shape[:2], sum(part.shape[-1] for part in parts))
+    out, scales = rows_like(shape, parts[0], is_fp8)
+    _launch(attended, mlp, out, scales, is_fp8=is_fp8, num_warps=num_warps)
     return out, scales
 
 
@@ -132,29 +107,50 @@ def quantize_beside(attended: Tensor, least_scales: Tensor, out: Tensor, scales:
 
     A scale is at least what `least_scales` (batch, tokens, 1) says for the rest of the row.
     """
-    attended = packed(attended)
-    batch, tokens, width = attended.shape
-    blocks = halves_of(width)
-    check_fp8(attended)
+    _launch(attended, None, out, scales, is_fp8=True, least_scales=least_scales)
+
+
+def _launch(
+    attended: Tensor | None,
+    mlp: Tensor | None,
+    out: Tensor,
+    scales: Tensor,
+    *,
+    is_fp8: bool,
+    least_scales: Tensor | None = None,
+    num_warps: int | None = None,
+) -> None:
+    """Fill the columns of `out` that there is something for."""
+    parts = [packed(part) for part in (attended, mlp) if part is not None]
+    left, right = parts[0], parts[-1]
+    batch, tokens = left.shape[:2]
+    width = left.shape[-1] if attended is not None else 0
+    columns = (width, out.shape[-1] - width)
+    blocks = [
+        block
+        for part in (attended, mlp)
+        for block in (halves_of(part.shape[-1]) if part is not None else (0, 0))
+    ]
+    if is_fp8:
+        check_fp8(left)
     if out.numel():
         fluxfast_gelu_join[(batch * tokens,)](
-            attended,
-            attended,
-            least_scales.contiguous(),
+            left,
+            right,
+            least_scales.contiguous() if least_scales is not None else scales,
             out,
             scales,
             tokens,
-            width,
-            out.shape[-1] - width,
-            *attended.stride()[:2],
-            *attended.stride()[:2],
+            *columns,
+            *left.stride()[:2],
+            *right.stride()[:2],
             ATTENDED=blocks[0],
             ATTENDED_REST=blocks[1],
-            MLP=0,
-            MLP_REST=0,
-            IS_FP8=True,
-            HAS_LEAST=True,
-            num_warps=default_warps(sum(blocks)),
+            MLP=blocks[2],
+            MLP_REST=blocks[3],
+            IS_FP8=is_fp8,
+            HAS_LEAST=least_scales is not None,
+            num_warps=num_warps or default_warps(sum(blocks)),
             maxnreg=MAX_REGISTERS,
         )
 

@@ -182,7 +182,18 @@ def gelu_product(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @gelu_product.register_fake
 def _(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return _product_like(rows, weight)
+
+
+def _product_like(rows: Tensor, weight: Tensor) -> Tensor:
+    """Uninitialized, in the dtype of the rows."""
     return rows.new_empty((*rows.shape[:2], weight.shape[0]))
+
+
+def _joined_like(attended: Tensor, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Uninitialized: rows of both in fp8, and the scale of each."""
+    width = attended.shape[-1] + weight.shape[0]
+    return rows_like((*rows.shape[:2], width), rows, is_fp8=True)
 
 
 @torch.library.custom_op(
@@ -204,21 +215,14 @@ def gelu_product_fp8(
     `rows` (batch, tokens, inner) and `weight` (columns, inner) are in fp8 with a scale for each
     row.
     """
-    out = rows.new_empty((*rows.shape[:2], weight.shape[0]))
+    out = _product_like(rows, weight)
     _launch(rows, row_scales, weight, weight_scales, bias, out, inner_scales)
     return out
 
 
 @gelu_product_fp8.register_fake
-def _(
-    rows: Tensor,
-    row_scales: Tensor,
-    inner_scales: Tensor,
-    weight: Tensor,
-    weight_scales: Tensor,
-    bias: Tensor,
-) -> Tensor:
-    return rows.new_empty((*rows.shape[:2], weight.shape[0]))
+def _(rows: Tensor, row_scales: Tensor, inner_scales: Tensor, weight: Tensor, *_: Tensor) -> Tensor:
+    return _product_like(rows, weight)
 
 
 @torch.library.custom_op(
@@ -241,8 +245,7 @@ def gelu_product_join_fp8(
     That is `inner_scales`, or what `attended` (batch, tokens, channels) asks for if it is more; the
     others as in `gelu_product_fp8`.
     """
-    width = attended.shape[-1] + weight.shape[0]
-    out, out_scales = rows_like((*rows.shape[:2], width), rows, is_fp8=True)
+    out, out_scales = _joined_like(attended, rows, weight)
     quantize_beside(attended, inner_scales, out, out_scales)
     _launch(rows, row_scales, weight, weight_scales, bias, out, out_scales)
     return out, out_scales
@@ -255,11 +258,9 @@ def _(
     row_scales: Tensor,
     inner_scales: Tensor,
     weight: Tensor,
-    weight_scales: Tensor,
-    bias: Tensor,
+    *_: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    width = attended.shape[-1] + weight.shape[0]
-    return rows_like((*rows.shape[:2], width), rows, is_fp8=True)
+    return _joined_like(attended, rows, weight)
 
 
 @torch.library.custom_op(
@@ -277,4 +278,4 @@ def product_of_two(left: Tensor, right: Tensor, weight: Tensor, bias: Tensor) ->
 
 @product_of_two.register_fake
 def _(left: Tensor, right: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return left.new_empty((*left.shape[:2], weight.shape[0]))
+    return _product_like(left, weight)

@@ -141,7 +141,7 @@ def residual_norm(
     is_gated, is_normed = gate is not None, shift is not None
     summed = image.new_empty(shape if is_gated else (0,))
     out, scales = rows_like(shape if is_normed else (0,), image, is_fp8 and is_normed)
-    inner_scales = scales.new_empty(scales.shape if reach is not None else (0,))
+    inner_scales = _scales_of_product(scales, reach)
     added = packed(update) if update is not None else image
     vectors = [packed(v) if v is not None else image for v in (gate, shift, scale)]
     lacking = [t.contiguous() for t in scales_and_bias or (image[:0],) * 3]
@@ -238,7 +238,12 @@ def _fp8_rows_like(
     shape: tuple[int, ...], like: Tensor, reach: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     out, scales = rows_like(shape, like, is_fp8=True)
-    return out, scales, scales.new_empty(scales.shape if reach is not None else (0,))
+    return out, scales, _scales_of_product(scales, reach)
+
+
+def _scales_of_product(scales: Tensor, reach: Tensor | None) -> Tensor:
+    """Uninitialized: a scale for each row, or none without its reach."""
+    return scales.new_empty(scales.shape if reach is not None else (0,))
 
 
 @torch.library.custom_op(
