@@ -171,14 +171,15 @@ def step_cases(rehearse: bool, hardware: Hardware) -> dict[str, tuple[str, list[
     cases["schnell, everything"] = ("schnell", everything, 2 if rehearse else 4)
     if rehearse:
         return cases
-    in_epilogue = [n if n != "fused_gelu" else "gelu_epilogue" for n in everything]
+    epilogues = {"fused_gelu": "gelu_epilogue", "fused_rotary": "rotary_epilogue"}
+    in_epilogues = [epilogues.get(name, name) for name in everything]
     without_fp8 = [n for n in on if n not in ("fp8_per_row", "fa3_fp8")]
     lossless = [*without_fp8, "fa3"]
     return cases | {
         "bf16, all on": ("dev", lossless, STEPS),
         "bf16, everything": ("dev", [*lossless, *added], STEPS),
         "everything, 28 steps": ("dev", everything, 28),
-        "everything, gelu_epilogue for fused_gelu": ("dev", in_epilogue, STEPS),
+        "everything, epilogues for passes": ("dev", in_epilogues, STEPS),
         "kontext, everything": ("kontext", everything, STEPS),
         **{f"everything + {name}": ("dev", [*everything, name], STEPS) for name in DECODERS},
     }

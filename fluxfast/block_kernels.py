@@ -29,6 +29,7 @@ from fluxfast.kernels.norm import (
     norm_modulate,
     norm_modulate_fp8,
 )
+from fluxfast.kernels.qkv_product import qkv_product
 from fluxfast.kernels.rotary import qkv_rotary
 
 Angles = tuple[Tensor, Tensor]
@@ -60,13 +61,15 @@ Rows = Tensor | Fp8Rows | SplitRows
 class BlockKernels:
     """Which steps of a block are kernels, and what they write.
 
-    `gelu`: GELU and casts in one pass; `gelu_epilogue`: GELU in the product before it.
+    `gelu`: GELU and casts in one pass; `gelu_epilogue`: GELU in the product before it. `rotary`:
+    QK norm, rotary embedding and cast in one pass; `rotary_epilogue`: in the product before them.
     `fp8_rows`: the products after them take fp8 with a scale for each row. `fp8_heads`: so does
     attention, with a scale of one.
     """
 
     norms: bool = False
     rotary: bool = False
+    rotary_epilogue: bool = False
     gelu: bool = False
     gelu_epilogue: bool = False
     fp8_rows: bool = False
@@ -150,9 +153,27 @@ class BlockKernels:
         return attended.contiguous()
 
     def heads(
+        self, attn: Any, text: Rows | None, image: Rows, angles: Angles
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of the rows, as attention reads them.
+
+        `text`: where it has a product of its own. `angles`: for the epilogue of pairs of channels.
+        """
+        if self.rotary_epilogue:
+            of_text, of_image = attn.norm_weights
+            streams = (
+                _stream(attn.to_added_qkv, text, of_text) if text is not None else [],
+                _stream(attn.to_qkv, image, of_image),
+            )
+            given = (*streams, *angles, attn.heads, attn.norm_q.eps, self.fp8_heads)
+            query, key, value = qkv_product(*given).unbind(0)
+            return query, key, value
+        text_qkv = product(attn.to_added_qkv, text) if text is not None else None
+        return self._heads_of_products(attn, text_qkv, product(attn.to_qkv, image), angles)
+
+    def _heads_of_products(
         self, attn: Any, text: Tensor | None, image: Tensor, angles: Angles
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of the fused products, as attention reads them."""
         if not self.rotary:
             text_parts = split_heads(attn, text) if text is not None else None
             return rotated_heads(attn, text_parts, split_heads(attn, image), angles)
@@ -169,6 +190,15 @@ class BlockKernels:
         )
         query, key, *value = heads.unbind(0)
         return query, key, value[0] if value else split_heads(attn, image)[2]
+
+
+def _stream(layer: Any, rows: Rows, norm_weights: Tensor) -> list[Tensor]:
+    """The tensors of a `Stream`."""
+    if isinstance(rows, Fp8Rows):
+        scales = (rows.scales, layer.fp8_scale)
+        return [rows.values, layer.fp8_weight.t(), layer.bias, norm_weights, *scales]
+    assert isinstance(rows, Tensor)
+    return [rows, layer.weight, layer.bias, norm_weights]
 
 
 def _joined(text: Tensor | None, image: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class FusedSingleBlock(FluxSingleTransformerBlock):  # type: ignore[misc]
         text, image = encoder_hidden_states, hidden_states
         shift, scale, gate = _vectors(self.norm, temb, self.vectors, 3)
         rows = kernels.modulated(text, image, shift, scale, self.norm.norm.eps, self.proj_mlp)
-        heads = kernels.heads(attn, None, product(attn.to_qkv, rows), image_rotary_emb)
+        heads = kernels.heads(attn, None, rows, image_rotary_emb)
         attended = self.attend(*heads).flatten(2, 3).to(image.dtype)
         inner = kernels.activated(attended, self.proj_mlp, rows)
         tokens = kernels.summed(text, image, self.proj_out, inner, gate)
@@ -91,8 +91,7 @@ class FusedDoubleBlock(FluxTransformerBlock):  # type: ignore[misc]
         text_rows = kernels.modulated(
             None, text, text_shift, text_scale, self.norm1_context.norm.eps
         )
-        text_qkv, qkv = product(attn.to_added_qkv, text_rows), product(attn.to_qkv, rows)
-        heads = kernels.heads(attn, text_qkv, qkv, image_rotary_emb)
+        heads = kernels.heads(attn, text_rows, rows, image_rotary_emb)
         attended = self.attend(*heads).flatten(2, 3).to(image.dtype)
         of_text, of_image = attended[:, : text.shape[1]], attended[:, text.shape[1] :]
         image = self._after(image, of_image, attn.to_out[0], self.norm2, self.ff, rest)
@@ -163,6 +162,23 @@ def _norm_weights(attn: Any) -> Tensor:
     has_text = attn.added_kv_proj_dim is not None
     text = [attn.norm_added_q.weight, attn.norm_added_k.weight] if has_text else image
     return torch.stack([*text, *image]).view(2, 2, -1)
+
+
+class HalfAngles(nn.Module):
+    """Cosines and sines once for each pair of channels: (tokens, head_dim / 2), without copies."""
+
+    def __init__(self, of_channels: nn.Module) -> None:
+        super().__init__()
+        self.of_channels = of_channels
+
+    def forward(self, ids: Tensor) -> Angles:
+        cosines, sines = self.of_channels(ids)
+        return cosines[:, ::2].contiguous(), sines[:, ::2].contiguous()
+
+
+def halve_angles(transformer: Any) -> None:
+    """For the epilogue of query and key, which reads them in wide loads."""
+    transformer.pos_embed = HalfAngles(transformer.pos_embed)
 
 
 def expose_reach(transformer: Any) -> None:

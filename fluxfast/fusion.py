@@ -21,6 +21,19 @@ def nvidia_only(hardware: Hardware) -> str | None:
     return "its Triton kernels are for NVIDIA GPUs of compute capability 8.0 and later"
 
 
+def hopper_tiles(hardware: Hardware, instead: str) -> str | None:
+    """Of a product with an epilogue of its own."""
+    if hardware.compute_capability == (9, 0):
+        return None
+    return f"its tiles are for Hopper GPUs (sm_90); take {instead} on other NVIDIA GPUs"
+
+
+def epilogue_conflicts(instead: str) -> dict[str, str]:
+    """What quantizes the layers of such a product in another way."""
+    why = f"its kernel multiplies bfloat16, or fp8 with a scale for each row; take {instead}"
+    return {"int8": why, "fp8_per_tensor": why}
+
+
 def fusion_proof(evidence: Evidence, operator: str, *kernels: str) -> Proof:
     """In force if the operator (any of its variants) or one of its kernels ran in a step.
 

@@ -38,7 +38,7 @@ PATTERNS = (
     (Category.ATTENTION, r"flash|fmha|sdpa|attention|attn_fwd|fluxfast::(fa3|cudnn|aiter)"),
     (
         Category.GEMM,
-        r"gemm|nvjet|cutlass|_mm\b|scaled_mm|addmm|matmul|::linear|gemv|cublas|bmm|gelu_product",
+        r"gemm|nvjet|cutlass|_mm\b|scaled_mm|addmm|matmul|::linear|gemv|cublas|bmm|(gelu|qkv)_product",
     ),
     (Category.QUANTIZE, r"quantize|amax|fp8|float8|e4m3|gelu_join"),
     (Category.NORM, r"norm|rms|rotary|layer_norm|var_mean"),

@@ -10,9 +10,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fluxfast.kernels import activation, gelu_product, images, norm, rotary
+from fluxfast.kernels import activation, gelu_product, images, norm, qkv_product, rotary, tiles
 
-COUNTS = ("heads", "tokens", "text_tokens", "tiles", "parts", "per_group", "row_count")
+COUNTS = (
+    "heads",
+    "batch",
+    "tokens",
+    "text_tokens",
+    "image_tokens",
+    "tiles",
+    "parts",
+    "per_group",
+    "row_count",
+)
 HOPPER = GPUTarget("cuda", 90, 32)
 
 
@@ -43,20 +53,35 @@ def pointers(names, kind):
     return dict.fromkeys(names, f"*{kind}")
 
 
-def product_variant(tile):
-    """The product with GELU, whose operands and result are descriptors."""
-    inner = gelu_product.INNER
-    types = {
-        "rows": f"tensordesc<fp8e4nv[{tile.rows}, {inner}]>",
-        "weight": f"tensordesc<fp8e4nv[{tile.columns}, {inner}]>",
-        "out": f"tensordesc<fp8e4nv[{tile.rows}, {tile.columns}]>",
-        "bias": "*bf16",
-        **pointers(("row_scales", "column_scales", "out_scales"), "fp32"),
+def product_variant(kernel, tile, is_fp8, out_box, constants):
+    """A product with an epilogue, whose operands and result are descriptors."""
+    kind, inner = ("fp8e4nv", 128) if is_fp8 else ("bf16", 64)
+    one = {
+        "rows": f"tensordesc<{kind}[{tile.rows}, {inner}]>",
+        "weight": f"tensordesc<{kind}[{tile.columns}, {inner}]>",
+        "out": f"tensordesc<{kind}{out_box}>",
+        **pointers(("bias", "norm_weights"), "bf16"),
+        **pointers(("row_scales", "column_scales"), "fp32"),
     }
+    both = {f"{stream}_{name}": kind for stream in ("text", "image") for name, kind in one.items()}
+    both |= {"text": one["rows"], "image": one["rows"]}
+    types = one | both | pointers(("out_scales", "cosines", "sines"), "fp32") | {"eps": "fp32"}
     flags = dict(ROWS=tile.rows, COLUMNS=tile.columns, INNER=inner, PROGRAMS=132)
-    flags |= dict(GROUP=gelu_product.GROUP, HAS_TANH=True)
+    flags |= dict(GROUP=tiles.GROUPS[1 if is_fp8 else 2], **constants)
     options = dict(num_stages=tile.num_stages, num_warps=tile.num_warps)
-    return gelu_product.fluxfast_gelu_product, types, flags, options
+    return kernel, types, flags, options
+
+
+def products():
+    for tile in (tiles.LARGE, tiles.SMALL):
+        box = [tile.rows, tile.columns]
+        gelu = gelu_product.fluxfast_gelu_product
+        yield product_variant(gelu, tile, True, box, dict(HAS_TANH=True))
+        for is_fp8 in (False, True):
+            stores = 1 if is_fp8 or tile is tiles.SMALL else 2
+            box = [1, tile.rows, tile.columns // stores]
+            flags = dict(HEAD_DIM=128, STORES=stores, IS_FP8=is_fp8, HAS_TEXT=True)
+            yield product_variant(qkv_product.fluxfast_qkv_product, tile, is_fp8, box, flags)
 
 
 def variants():
@@ -93,8 +118,7 @@ def variants():
             dict(num_warps=1),
         )
 
-    for tile in (gelu_product.LARGE, gelu_product.SMALL):
-        yield product_variant(tile)
+    yield from products()
 
     types = pointers(("x", "x_bias", "weight", "bias", "residual", "out"), "bf16")
     types |= pointers(("sums", "factors"), "fp32") | {"eps": "fp32"}

@@ -26,6 +26,22 @@ def _rounded(values, source, target, rounding):
     return tensor.to(narrow).view(bits).numpy().reshape(np.shape(values))
 
 
+_dot = interpreter.InterpreterBuilder.create_dot
+
+
+def _dot_of_floats(self, a, b, d, *given):
+    """Triton 3.6's interpreter keeps bfloat16 as integers, and multiplies them as such."""
+    a, b = (
+        interpreter.TensorHandle(
+            (x.data.astype(np.uint32) << 16).view(np.float32), interpreter.tl.float32
+        )
+        if x.dtype.scalar == interpreter.tl.bfloat16
+        else x
+        for x in (a, b)
+    )
+    return _dot(self, a, b, d, *given)
+
+
 _patch = interpreter._patch_lang_tensor
 
 
@@ -38,6 +54,7 @@ def _patched(tensor, scope):
 if DEVICE == "cpu":
     interpreter._convert_float = _rounded
     interpreter._patch_lang_tensor = _patched
+    interpreter.InterpreterBuilder.create_dot = _dot_of_floats
 
 
 def random(*shape, dtype=torch.bfloat16, seed=0, scale=1.0):

@@ -60,7 +60,7 @@ WAYS = {
     "collected": ("pytest correctness_tests --gpu cpu", "python -m pytest -p tests.sabotage."),
     "made": ("make ",),
     "refused without a GPU": tuple(
-        f"python -m benchmarks.{name}" for name in ("fusions", "gelu_epilogue", "start", "vae")
+        f"python -m benchmarks.{name}" for name in ("epilogues", "fusions", "start", "vae")
     ),
     "read": ("pip install ",),
 }

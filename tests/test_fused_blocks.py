@@ -22,7 +22,8 @@ from tests.test_attention import fake_kernels  # noqa: F401
 HERE = detect(DEVICE)
 FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu")
 ALL = (*FUSIONS, "modulation_table")
-EPILOGUE = ("fused_norms", "fused_rotary", "gelu_epilogue", "modulation_table")
+EPILOGUES = ("fused_norms", "rotary_epilogue", "gelu_epilogue", "modulation_table")
+both = pytest.mark.parametrize("fusions", [ALL, EPILOGUES], ids=["passes", "epilogues"])
 # The interpreter takes milliseconds for each row.
 TINY = dict(height=32, width=16, num_inference_steps=2)
 TEXT_TOKENS = 2
@@ -68,7 +69,7 @@ def eager():
     return draw(("sdpa",))
 
 
-@pytest.mark.parametrize("names", [*((name,) for name in FUSIONS), EPILOGUE], ids="+".join)
+@pytest.mark.parametrize("names", [*((name,) for name in FUSIONS), EPILOGUES], ids="+".join)
 def test_the_image_is_the_eager_one(names, eager):
     with build(*planned(("sdpa", *names))) as pipeline:
         image = pipeline.draw(output_type="pt")
@@ -77,14 +78,14 @@ def test_the_image_is_the_eager_one(names, eager):
     assert all(seen[name].in_force for name in names)
 
 
-@pytest.mark.parametrize("fusions", [ALL, EPILOGUE], ids=["fused_gelu", "gelu_epilogue"])
+@both
 def test_kontext_and_a_batch(fusions):
     changes = dict(model="kontext", batch_size=2, num_inference_steps=1)
     difference = draw(("sdpa", *fusions), **changes) - draw(("sdpa",), **changes)
     assert difference.abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("fusions", [ALL, EPILOGUE], ids=["fused_gelu", "gelu_epilogue"])
+@both
 def test_compiled_blocks_are_fused_and_prove_it(eager, fusions):
     with build(*planned(("sdpa", *fusions, "regional"))) as pipeline:
         image = pipeline.draw(output_type="pt")
@@ -164,11 +165,11 @@ def first_step(pipeline):
 
 
 @pytest.mark.parametrize(
-    # Of a single block qkv, mlp and output; of a double block four for each stream. With the
-    # epilogue the mlp's first product is the kernel's.
+    # Of a single block qkv, mlp and output; of a double block four for each stream. With epilogues
+    # qkv and the mlp's first product are the kernels'.
     ("fusions", "products"),
-    [(ALL, 3 + 2 * 4), (EPILOGUE, 2 + 2 * 3)],
-    ids=["fused_gelu", "gelu_epilogue"],
+    [(ALL, 3 + 2 * 4), (EPILOGUES, 1 + 2 * 2)],
+    ids=["passes", "epilogues"],
 )
 def test_fp8_products_take_the_rows_as_they_leave_a_kernel(monkeypatch, fusions, products):
     exact, by_torchao = first_step(bf16_build(())), first_step(bf16_build(("fp8_per_row",)))
@@ -190,7 +191,7 @@ def test_fp8_products_take_the_rows_as_they_leave_a_kernel(monkeypatch, fusions,
 
 
 def test_the_reach_of_a_product_is_that_of_its_longest_weight_and_largest_bias():
-    transformer = bf16_build(("fp8_per_row", *EPILOGUE)).transformer
+    transformer = bf16_build(("fp8_per_row", *EPILOGUES)).transformer
     double, single = transformer.transformer_blocks[0], transformer.single_transformer_blocks[0]
     for layer in (single.proj_mlp, double.ff.net[0].proj, double.ff_context.net[0].proj):
         weight = layer.weight.dequantize().float()
@@ -199,10 +200,11 @@ def test_the_reach_of_a_product_is_that_of_its_longest_weight_and_largest_bias()
 
 
 @pytest.mark.usefixtures("fake_kernels")
-def test_heads_leave_the_kernel_in_the_fp8_that_attention_takes():
+@pytest.mark.parametrize("fusions", [("fused_rotary",), ("rotary_epilogue",)], ids="".join)
+def test_heads_leave_the_kernel_in_the_fp8_that_attention_takes(fusions):
     exact = first_step(bf16_build(()))
     cast_later = first_step(bf16_build((), attention="fa3_fp8"))
-    cast_within = first_step(bf16_build(("fused_rotary",), attention="fa3_fp8"))
+    cast_within = first_step(bf16_build(fusions, attention="fa3_fp8"))
     error = relative_error(cast_within, exact)
     assert 0.5 * relative_error(cast_later, exact) < error < 1.2 * relative_error(cast_later, exact)
 

@@ -4,16 +4,25 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gelu_epilogue import gelu_figures, ways_of
+from benchmarks.epilogues import Random, figures, gelu_ways, heads_ways
 from fluxfast.hardware import detect
 from tests.interpreter import DEVICE, random, relative_error
 
-from fluxfast.kernels import activation, gelu_product, images, norm, rotary  # isort: skip
+from fluxfast.kernels import (  # isort: skip
+    activation,
+    gelu_product,
+    images,
+    norm,
+    qkv_product,
+    rotary,
+    tiles,
+)
 
 EPS = 1e-6
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3, "fp8": 3e-2}
@@ -141,17 +150,23 @@ def test_gelu_within_a_product(dtype):
     assert relative_error(out, F.gelu(product, approximate="tanh")) < tolerance
 
 
+def few_programs(monkeypatch, module, tile):
+    """Of an interpreter: each has several tiles, in groups of two."""
+    monkeypatch.setattr(module, "best_tile", lambda *given: tile)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(tiles, "GROUPS", {1: 2, 2: 2, 4: 2})
+        monkeypatch.setattr(module, "multiprocessors", lambda tensor: 3)
+
+
+both_tiles = pytest.mark.parametrize("tile", [tiles.LARGE, tiles.SMALL], ids=["large", "small"])
 # tokens, inner, columns, attended: within a tile, past its ends, several tiles of each.
 PRODUCTS = [(5, 48, 32, 16), (130, 80, 272, 48), (300, 272, 528, None)]
 
 
 @pytest.mark.parametrize("shape", PRODUCTS, ids=str)
-@pytest.mark.parametrize("tile", [gelu_product.LARGE, gelu_product.SMALL], ids=["large", "small"])
+@both_tiles
 def test_gelu_within_a_product_of_fp8(shape, tile, monkeypatch):
-    monkeypatch.setattr(gelu_product, "best_tile", lambda *given: tile)
-    if DEVICE == "cpu":
-        monkeypatch.setattr(gelu_product, "GROUP", 2)
-        monkeypatch.setattr(gelu_product, "multiprocessors", lambda tensor: 3)
+    few_programs(monkeypatch, gelu_product, tile)
     tokens, inner, columns, width = shape
     bias = random(columns, seed=2)
     values, row_scales, rows = fp8_rows(2 * tokens, inner, seed=3)
@@ -176,8 +191,8 @@ def test_gelu_within_a_product_of_fp8(shape, tile, monkeypatch):
 
 def test_few_rows_get_small_tiles():
     """Text of 512 tokens, the picture and both of 1024×1024, on the multiprocessors of Hopper."""
-    small, *large = (gelu_product.best_tile(rows, 12288, 132) for rows in (512, 4096, 4608))
-    assert small == gelu_product.SMALL and large == [gelu_product.LARGE] * 2
+    small, *large = (tiles.best_tile(rows, 9216, 132) for rows in (512, 4096, 4608))
+    assert small == tiles.SMALL and large == [tiles.LARGE] * 2
 
 
 @shapes
@@ -196,19 +211,6 @@ def test_no_product_is_out_of_reach(shape):
     before = join(text, image)
     gated = norm.gate_residual_norm_fp8(before, before, 0 * shift, shift, scale, EPS, reach)
     torch.testing.assert_close(gated[3], inner)
-
-
-def test_its_benchmark_compares_ways_to_the_same():
-    ways = ways_of(3, 32, 64, fp8=False, device=DEVICE)
-    for a_pass, epilogue in (
-        ("product, then a pass", "in the epilogue"),
-        ("chain, a pass", "chain, the epilogue"),
-    ):
-        assert relative_error(ways[epilogue](), ways[a_pass]()) < 0.01
-    in_fp8 = ways_of(3, 32, 64, fp8=True, device=DEVICE)
-    assert in_fp8.keys() == ways.keys()
-    found = gelu_figures(3, 32, 64, detect(DEVICE))
-    assert all(len(costs) == 2 and all(c["us"] > 0 for c in costs) for costs in found.values())
 
 
 def test_a_product_of_two_parts_is_that_of_both_joined():
@@ -284,6 +286,81 @@ def test_rms_norm_and_rotary_embedding(sizes, dtype, is_fp8):
     assert torch.equal(without.float(), out[:2].float())
 
 
+def layer_of(inner, columns, *, fp8, seed):
+    """Weight, bias, its scales (none of bfloat16), and what its weight is in float32."""
+    bias = random(columns, seed=seed)
+    if not fp8:
+        weight = random(columns, inner, seed=seed, scale=inner**-0.5)
+        return weight, bias, [], weight.float()
+    weight, scales, exact = fp8_rows(columns, inner, seed=seed, scale=inner**-0.5)
+    return weight, bias, [scales.t()], exact
+
+
+# batch, text tokens, image tokens, inner, heads, head_dim: as many heads in a tile as there can be,
+# an odd number of them, no text, several tiles of each.
+QKV = [(2, 3, 5, 48, 2, 16), (1, 70, 65, 80, 3, 32), (2, 0, 130, 64, 4, 128)]
+
+
+@pytest.mark.parametrize("sizes", QKV, ids=str)
+@both_tiles
+@pytest.mark.parametrize("fp8_rows_given", [False, True], ids=["bf16", "fp8"])
+@pytest.mark.parametrize("is_fp8", [False, True], ids=["", "fp8_heads"])
+def test_norm_and_rotary_within_a_product(sizes, tile, fp8_rows_given, is_fp8, monkeypatch):
+    few_programs(monkeypatch, qkv_product, tile)
+    batch, *counts, inner, heads, dim = sizes
+    tokens = sum(counts)
+    angles = random(tokens, dim // 2, dtype=torch.float32, seed=9, scale=3.0)
+    cosines, sines = angles.cos(), angles.sin()
+    given, expected, start = [], [], 0
+    for seed, count in enumerate(counts):
+        if not count:
+            given.append([])
+            continue
+        weight, bias, scales, exact = layer_of(
+            inner, 3 * heads * dim, fp8=fp8_rows_given, seed=seed
+        )
+        rows = exact_rows = random(batch, count, inner, seed=seed + 2)
+        if fp8_rows_given:
+            rows, row_scales = activation.quantize_rows(rows)
+            exact_rows, scales = dequantized(rows, row_scales), [row_scales, *scales]
+        norms = 1 + random(2, dim, seed=seed + 4, scale=0.1)
+        given.append([rows, weight, bias, norms, *scales])
+        product = exact_rows.float() @ exact.t() + bias.float()
+        parts = product.unflatten(-1, (3, heads, dim)).unbind(2)
+        at = slice(start, start + count)
+        wide = (a[at].repeat_interleave(2, dim=1) for a in (cosines, sines))
+        wide = list(wide)
+        turned = [rotated(x, w, *wide) for x, w in zip(parts, norms, strict=False)]
+        expected.append(torch.stack([*turned, parts[2]]))
+        start += count
+    out = qkv_product.qkv_product(*given, cosines, sines, heads, EPS, is_fp8)
+    assert out.dtype is (torch.float8_e4m3fn if is_fp8 else torch.bfloat16)
+    assert out.shape == (3, batch, tokens, heads, dim) and out.is_contiguous()
+    tolerance = TOLERANCE["fp8" if is_fp8 else torch.bfloat16]
+    for found, wanted in zip(out, torch.cat(expected, dim=2), strict=True):
+        assert relative_error(found, wanted) < tolerance
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        partial(gelu_ways, 3, 32, 64),
+        partial(heads_ways, 0, 3, 2, 16),
+        partial(heads_ways, 2, 3, 2, 16),
+    ],
+    ids=["gelu", "joined heads", "heads"],
+)
+def test_the_benchmark_of_epilogues_compares_ways_to_the_same(made):
+    ways = made(Random(DEVICE), fp8=False)
+    for a_pass in (name for name in ways if "a pass" in name):
+        epilogue = {"chain, a pass": "chain, the epilogue"}.get(a_pass, "in the epilogue")
+        for found, expected in zip(ways[epilogue](), ways[a_pass](), strict=True):
+            assert relative_error(found, expected) < 0.01
+    assert made(Random(DEVICE), fp8=True).keys() == ways.keys()
+    costs = figures(made, detect(DEVICE))
+    assert all(len(of) == 2 and all(c["us"] > 0 for c in of) for of in costs.values())
+
+
 def test_fp8_heads_saturate():
     qkv = torch.full((1, 1, 3 * 16), 1e4, device=DEVICE)
     ones = torch.ones(1, 16, device=DEVICE)
@@ -356,6 +433,8 @@ def samples():
     rows, scales = random(1, 2, 32, dtype=torch.float32), random(1, 64, 1, dtype=torch.float32)
     weight = random(64, 32, dtype=torch.float32)
     in_fp8 = (rows, scales[:, :2], scales[:, :2].abs(), weight, scales[0], random(64))
+    stream = [tokens, random(48, 32), random(48), random(2, 8)]
+    angles = (random(2, 4, dtype=torch.float32),) * 2
     rotary_call = (None, random(1, 2, 48), random(2, 2, 8), random(2, 8), random(2, 8), 2, EPS)
     return {
         norm.norm_modulate: (text, tokens, vector, vector, EPS),
@@ -380,6 +459,7 @@ def samples():
         gelu_product.gelu_product_join_fp8: (tokens, *in_fp8),
         gelu_product.product_of_two: (tokens, tokens, random(16, 64), random(16)),
         rotary.qkv_rotary: (*rotary_call, False, True),
+        qkv_product.qkv_product: ([], stream, *angles, 2, EPS, False),
         images.group_norm_silu: (image, of_channels, of_channels, of_channels, 2, EPS),
         images.bias_residual: (image, of_channels, image),
         images.upsample: (image,),
@@ -400,10 +480,11 @@ def test_every_kernel_compiles_for_a_hopper_gpu():
     command = [sys.executable, "-m", "tests.compile_kernels"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     rows = json.loads(done.stdout)
+    products = {"fluxfast_gelu_product", "fluxfast_qkv_product"}
     assert {row["kernel"] for row in rows} == {
         "fluxfast_residual_norm",
         "fluxfast_gelu_join",
-        "fluxfast_gelu_product",
+        *products,
         "fluxfast_qkv_rotary",
         "fluxfast_channel_sums",
         "fluxfast_group_factors",
@@ -416,6 +497,6 @@ def test_every_kernel_compiles_for_a_hopper_gpu():
         # The few values of a group are not read side by side; a product's are not read so at all.
         others = ("fluxfast_group_factors", "fluxfast_gelu_product")
         assert row["wide_loads"] or row["kernel"] in others, row
-        assert row["on_tensor_cores"] is (row["kernel"] == "fluxfast_gelu_product"), row
+        assert row["on_tensor_cores"] is (row["kernel"] in products), row
         assert row["shared_bytes"] <= 227 * 1024, row
         assert row["converts_to_fp8"] or not row["is_fp8"], row

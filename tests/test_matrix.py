@@ -85,8 +85,8 @@ def test_labels_are_what_people_say():
     assert label((*all_on, "dbcache"), all_on) == "all on + dbcache"
     assert label(all_on[:-3], all_on) == " + ".join(all_on[:-3])
     instead = default_names(given, {Axis.NORMS: None})
-    missing = "all on − fused_norms − gelu_epilogue − modulation_table"
-    assert label(instead, all_on) == f"{missing} + fused_gelu"
+    missing = "all on − fused_norms − rotary_epilogue − gelu_epilogue − modulation_table"
+    assert label(instead, all_on) == f"{missing} + fused_rotary + fused_gelu"
     cases, _ = planned_cases("smoke", ["dev"], "synthetic", H200)
     assert [c.label for c in cases] == ["eager bf16", "all on"]
 

@@ -38,6 +38,7 @@ def test_every_optimization_is_found_in_order_of_its_axis():
         "fused_rotary",
         "fused_gelu",
         "gelu_epilogue",
+        "rotary_epilogue",
         "modulation_table",
         "inductor_flags",
         "regional",
@@ -62,7 +63,8 @@ ON_NVIDIA = (
     "fused_norms fused_rotary fused_gelu modulation_table fused_vae device_images "
     "compiled_encoder known_device cuda_graph"
 )
-ON_HOPPER = ON_NVIDIA.replace("fused_gelu", "gelu_epilogue")
+EPILOGUES = {"fused_rotary": "rotary_epilogue", "fused_gelu": "gelu_epilogue"}
+ON_HOPPER = " ".join(EPILOGUES.get(name, name) for name in ON_NVIDIA.split())
 ON_AMD = "device_images known_device"
 
 
@@ -107,7 +109,7 @@ def test_leaving_one_out_takes_what_needs_it_along():
 def test_the_next_best_default_takes_the_place_of_one_that_does_not_go_with_a_choice():
     for axis, choice in ((Axis.QUANTIZATION, "int8"), (Axis.NORMS, None)):
         names = default_names(situation(H200), {axis: choice})
-        assert "fused_gelu" in names and "gelu_epilogue" not in names
+        assert EPILOGUES.keys() <= set(names) and not {*EPILOGUES.values()} & {*names}
     names = default_names(situation(H200), {Axis.PROJECTIONS: None})
     assert "fused_gelu" not in names and "fused_norms" not in names
 
@@ -119,7 +121,7 @@ AROUND = ("fused_vae", "device_images", "compiled_encoder", "known_device", "cud
 
 @pytest.mark.parametrize("hardware", [A100, L20, H200, B200], ids=lambda h: h.name)
 def test_what_compiles_is_applied_last(hardware):
-    asked = {*AROUND, *FUSIONS, *default_names(situation(hardware))} - {"gelu_epilogue"}
+    asked = {*AROUND, *FUSIONS, *default_names(situation(hardware))} - {*EPILOGUES.values()}
     found = plan(asked, situation(hardware))
     assert found.names[found.names.index("regional") :] == ("regional", *FUSIONS, *AROUND)
     applied = [o.name for o in found.in_order_of_application]
@@ -162,6 +164,8 @@ def test_what_compiles_is_applied_last(hardware):
         ("fused_rotary sdpa", situation(H200), "from one product"),
         ("modulation_table", situation(H200), "needs fused_norms"),
         ("gelu_epilogue", situation(L20), "take fused_gelu on other NVIDIA GPUs"),
+        ("rotary_epilogue", situation(L20), "take fused_rotary on other NVIDIA GPUs"),
+        ("rotary_epilogue fused_norms fa3", situation(H200), "needs bf16: its kernel multiplies"),
         ("gelu_epilogue int8", situation(H200), "not with int8: its kernel multiplies bfloat16"),
         ("gelu_epilogue fused_gelu", situation(H200), "only one of fused_gelu, gelu_epilogue"),
         ("encoder_graph", situation(CPU), "no CUDA graphs elsewhere"),

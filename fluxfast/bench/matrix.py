@@ -221,7 +221,7 @@ def label(names: Names, all_on: Names) -> str:
     missing = [name for name in all_on if name not in names]
     added = [name for name in names if name not in all_on]
     # What is added takes the place of one that is missing.
-    is_near = len(added) <= 1 and len(missing) - len(added) <= 2
+    is_near = len(added) <= 2 and len(missing) - len(added) <= 2
     if names and len(all_on) > 1 and is_near and 2 * len(missing) <= len(all_on):
         signs = [f"− {name}" for name in missing] + [f"+ {name}" for name in added]
         return " ".join(["all on", *signs])

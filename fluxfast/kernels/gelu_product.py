@@ -4,13 +4,10 @@ What would be 113 MB written and read again at 1024×1024 stays in registers. In
 has such an epilogue; in fp8 with a scale for each row there is a kernel here. A row's scale cannot
 wait for the row's largest value then: it comes from a bound that the row and the weight have
 (`fluxfast.kernels.norm`), some 15 times as large on random values, which costs range, not
-precision, as e4m3's error is relative. Tensors come through the tensor memory accelerator, so the
-kernel is for Hopper.
+precision, as e4m3's error is relative.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +18,15 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fluxfast.kernels.activation import gelu, quantize_beside
 from fluxfast.kernels.launch import rows_like
+from fluxfast.kernels.tiles import (
+    best_tile,
+    inner_block,
+    multiplied,
+    multiprocessors,
+    options,
+    place_of,
+)
 
-# Tiles of rows that share what they read of the weight while it is in the L2 cache.
-GROUP = 8
 # √(2/π) and its product with GELU's 0.044715.
 LINEAR = tl.constexpr(0.7978845608)
 CUBIC = tl.constexpr(0.7978845608 * 0.044715)
@@ -67,20 +70,12 @@ def fluxfast_gelu_product(
     PROGRAMS: tl.constexpr,
     HAS_TANH: tl.constexpr,
 ):
-    """Each program takes every `PROGRAMS`-th tile: its stores overlap with the next one's loads."""
     row_tiles = tl.cdiv(row_count, ROWS)
     column_tiles = tl.cdiv(columns, COLUMNS)
-    steps = tl.cdiv(inner, INNER)
     for tile in tl.range(tl.program_id(0), row_tiles * column_tiles, PROGRAMS, flatten=True):
-        first_tile = tile // (GROUP * column_tiles) * GROUP
-        group = min(row_tiles - first_tile, GROUP)
-        first_row = (first_tile + tile % group) * ROWS
-        start = tile % (GROUP * column_tiles) // group * COLUMNS
-        x = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-        for step in range(steps):
-            left = rows.load([first_row, step * INNER])
-            right = weight.load([start, step * INNER])
-            x = tl.dot(left, right.T, x)
+        row_tile, column_tile = place_of(tile, row_tiles, column_tiles, GROUP)
+        first_row, start = row_tile * ROWS, column_tile * COLUMNS
+        x = multiplied(rows, weight, first_row, start, inner, ROWS, COLUMNS, INNER)
         row = first_row + tl.arange(0, ROWS)
         column = start + tl.arange(0, COLUMNS)
         of_row = tl.load(row_scales + row, mask=row < row_count, other=0.0)
@@ -90,35 +85,6 @@ def fluxfast_gelu_product(
         x = gelu_by_tanh(x) if HAS_TANH else gelu(x)
         x = x * (1.0 / tl.load(out_scales + row, mask=row < row_count, other=1.0))[:, None]
         out.store([first_row, first_column + start], x.to(out.dtype))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """Of the result, in rows and columns, and how its program runs; `INNER` values at a time."""
-
-    rows: int
-    columns: int
-    num_stages: int
-    num_warps: int
-
-
-# Measured on an H200 at 4608, 4096 and 512 rows (docs/performance.md).
-LARGE = Tile(rows=128, columns=256, num_stages=3, num_warps=8)
-SMALL = Tile(rows=128, columns=128, num_stages=4, num_warps=4)
-INNER = 128
-
-
-def multiprocessors(tensor: Tensor) -> int:
-    """Of the tensor's GPU; an interpreter is one."""
-    if not tensor.is_cuda:
-        return 1
-    return torch.cuda.get_device_properties(tensor.device).multi_processor_count
-
-
-def best_tile(row_count: int, columns: int, processors: int) -> Tile:
-    """The small tile where there are not two large ones for each multiprocessor."""
-    large_tiles = triton.cdiv(row_count, LARGE.rows) * triton.cdiv(columns, LARGE.columns)
-    return LARGE if large_tiles >= 2 * processors else SMALL
 
 
 def _launch(
@@ -141,11 +107,10 @@ def _launch(
         return
     processors = multiprocessors(rows)
     tile = best_tile(row_count, columns, processors)
-    tiles = triton.cdiv(row_count, tile.rows) * triton.cdiv(columns, tile.columns)
-    programs = min(processors, tiles)
+    programs = min(processors, tile.count(row_count, columns))
     fluxfast_gelu_product[(programs,)](
-        TensorDescriptor.from_tensor(rows, [tile.rows, INNER]),
-        TensorDescriptor.from_tensor(weight, [tile.columns, INNER]),
+        TensorDescriptor.from_tensor(rows, [tile.rows, inner_block(rows)]),
+        TensorDescriptor.from_tensor(weight, [tile.columns, inner_block(rows)]),
         TensorDescriptor.from_tensor(out, [tile.rows, tile.columns]),
         row_scales.contiguous(),
         weight_scales.contiguous(),
@@ -155,14 +120,8 @@ def _launch(
         columns,
         inner,
         out.shape[1] - columns,
-        ROWS=tile.rows,
-        COLUMNS=tile.columns,
-        INNER=INNER,
-        GROUP=GROUP,
-        PROGRAMS=programs,
         HAS_TANH=rows.is_cuda,
-        num_stages=tile.num_stages,
-        num_warps=tile.num_warps,
+        **options(tile, rows, programs),
     )
 
 

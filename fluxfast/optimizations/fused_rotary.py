@@ -21,4 +21,5 @@ OPTIMIZATION = Optimization(
     needs=FUSION_NEEDS,
     conflicts=FUSION_CONFLICTS,
     on_by_default=lambda hardware: True,
+    preference=1,
 )

@@ -1,12 +1,18 @@
 """GELU and its cast to fp8 within the product before it: its input never goes to memory."""
 
-from fluxfast.fusion import FUSION_CONFLICTS, FUSION_NEEDS, TRITON, fusion_proof
-from fluxfast.hardware import Hardware
+from fluxfast.fusion import (
+    FUSION_CONFLICTS,
+    FUSION_NEEDS,
+    TRITON,
+    epilogue_conflicts,
+    fusion_proof,
+    hopper_tiles,
+)
 from fluxfast.optimization import Axis, Build, Optimization
 
 # In the name of this project's kernel, or of cuBLASLt's.
 KERNELS = ("fluxfast_gelu_product", "gelubias")
-OTHER_LAYERS = "its kernel multiplies bfloat16, or fp8 with a scale for each row; take fused_gelu"
+INSTEAD = "fused_gelu"
 
 
 def apply(build: Build) -> None:
@@ -18,21 +24,15 @@ def apply(build: Build) -> None:
         expose_reach(build.pipeline.transformer)
 
 
-def unsupported(hardware: Hardware) -> str | None:
-    if hardware.compute_capability == (9, 0):
-        return None
-    return "its tiles are for Hopper GPUs (sm_90); take fused_gelu on other NVIDIA GPUs"
-
-
 OPTIMIZATION = Optimization(
     name="gelu_epilogue",
     axis=Axis.ACTIVATION,
     summary="GELU and cast in the epilogue of the product before them",
     apply=apply,
     proof=lambda evidence: fusion_proof(evidence, "gelu_product", *KERNELS),
-    unsupported=unsupported,
+    unsupported=lambda hardware: hopper_tiles(hardware, INSTEAD),
     packages=TRITON,
     needs=FUSION_NEEDS | {"fused_norms": "the scales of what it writes come from there"},
-    conflicts=FUSION_CONFLICTS | {"int8": OTHER_LAYERS, "fp8_per_tensor": OTHER_LAYERS},
+    conflicts=FUSION_CONFLICTS | epilogue_conflicts(INSTEAD),
     on_by_default=lambda hardware: True,
 )

@@ -1,0 +1,177 @@
+"""Work in a product's epilogue against a pass after the product, at the shapes of Flux.
+
+    python -m benchmarks.epilogues       # on a Hopper GPU, about two minutes; prints JSON
+
+Each way runs in a loop of its own until the power limit sets the clock, twice in turns with the
+others. A chain is what a single block does from its rows to its output product.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fluxfast.block_kernels import BlockKernels, Fp8Rows, Rows, product, unscaled_product
+from fluxfast.console import out, quiet_libraries
+from fluxfast.hardware import Hardware, detect, environment
+from fluxfast.kernels.activation import quantize_rows
+from fluxfast.telemetry import reader
+
+HEADS, HEAD_DIM, MLP = 24, 128, 12288
+TOKENS = (4608, 4096, 512)
+# Text and image in a product each; nothing and both joined.
+STREAMS = ((512, 4096), (0, 4608))
+LOOP_S = 0.8
+RUNS_AT_ONCE = 20
+
+Ways = dict[str, Callable[[], Any]]
+
+
+def main() -> None:
+    quiet_libraries()
+    hardware = detect("cuda")
+    ways = {
+        f"GELU of {tokens} tokens": partial(gelu_ways, tokens, HEADS * HEAD_DIM, MLP)
+        for tokens in TOKENS
+    }
+    for text, image in STREAMS:
+        name = f"query, key and value of {text} and {image} tokens"
+        ways[name] = partial(heads_ways, text, image, HEADS, HEAD_DIM)
+    found = {name: figures(made, hardware) for name, made in ways.items()}
+    out(json.dumps({"environment": environment(hardware)} | found, indent=1))
+
+
+@torch.no_grad()
+def figures(made: Callable[..., Ways], hardware: Hardware) -> dict[str, list[dict[str, float]]]:
+    """Microseconds and millijoules of each way, each twice."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for fp8 in (False, True):
+        ways = made(Random(hardware.device), fp8=fp8)
+        for _ in range(2):
+            for name, way in ways.items():
+                key = f"{'fp8' if fp8 else 'bf16'}, {name}"
+                found.setdefault(key, []).append(_cost(way, hardware))
+    return found
+
+
+def _cost(way: Callable[[], Any], hardware: Hardware) -> dict[str, float]:
+    """Of one run; in a loop without launches between them on a GPU, once on a CPU."""
+    way()
+    if not hardware.is_gpu:
+        started = time.perf_counter()
+        way()
+        return {"us": (time.perf_counter() - started) * 1e6}
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(RUNS_AT_ONCE):
+            way()
+    _replayed(graph)
+    read = reader(hardware)
+    before = read() if read else None
+    us, runs = _replayed(graph)
+    found = {"us": round(us, 1)}
+    if read and before:
+        found["mj"] = round((read().energy_j - before.energy_j) / runs * 1e3, 1)
+    return found
+
+
+def _replayed(graph: torch.cuda.CUDAGraph) -> tuple[float, int]:
+    """Microseconds of a run, over `LOOP_S` seconds or a little more, and how many they were."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    runs, started = 0, time.perf_counter()
+    begin.record()
+    while time.perf_counter() - started < LOOP_S:
+        for _ in range(5):
+            graph.replay()
+        torch.cuda.synchronize()
+        runs += 5 * RUNS_AT_ONCE
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) / runs * 1e3, runs
+
+
+class Random:
+    """Random tensors and layers, the same in each run."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.generator = torch.Generator(device).manual_seed(0)
+
+    def tensor(self, *shape: int, scale: float = 1.0) -> Tensor:
+        drawn = torch.randn(*shape, device=self.device, generator=self.generator)
+        return (scale * drawn).bfloat16()
+
+    def layer(self, inner: int, outer: int, *, fp8: bool) -> Any:
+        weight, bias = self.tensor(outer, inner, scale=0.02), self.tensor(outer, scale=0.02)
+        if fp8:
+            values, scales = (part[0].t() for part in quantize_rows(weight[None]))
+            unit = torch.ones(1, 1, device=self.device)
+            return SimpleNamespace(fp8_weight=values, fp8_scale=scales, fp8_unit=unit, bias=bias)
+        linear = torch.nn.Linear(inner, outer, device=self.device, dtype=torch.bfloat16)
+        linear.weight.data, linear.bias.data = weight, bias
+        return linear
+
+    def rows(self, tokens: int, hidden: int, *, fp8: bool) -> Rows:
+        rows = self.tensor(1, tokens, hidden)
+        if not fp8:
+            return rows
+        values, scales = quantize_rows(rows)
+        return Fp8Rows(values, scales, torch.full_like(scales, hidden**0.5 / 448))
+
+
+def gelu_ways(tokens: int, hidden: int, mlp: int, random: Random, *, fp8: bool) -> Ways:
+    """What a double block's MLP and a single block do, by a pass of GELU's and in the epilogue."""
+    rows = random.rows(tokens, hidden, fp8=fp8)
+    attended = random.tensor(1, tokens, hidden, scale=0.1)
+    up = random.layer(hidden, mlp, fp8=fp8)
+    down = random.layer(hidden + mlp, hidden, fp8=fp8)
+    output: Any = unscaled_product if fp8 else product
+    a_pass = BlockKernels(gelu=True, fp8_rows=fp8)
+    epilogue = replace(a_pass, gelu_epilogue=True)
+    return {
+        "product, then a pass": lambda: a_pass.activated(None, up, rows),
+        "in the epilogue": lambda: epilogue.activated(None, up, rows),
+        "chain, a pass": lambda: output(down, a_pass.activated(attended, up, rows)),
+        "chain, the epilogue": lambda: output(down, epilogue.activated(attended, up, rows)),
+    }
+
+
+def heads_ways(
+    text_tokens: int, image_tokens: int, heads: int, head_dim: int, random: Random, *, fp8: bool
+) -> Ways:
+    """QK norm and rotary embedding by a pass and in the epilogue, attention in the same precision.
+
+    Without text as a single block does them, which leaves the value of bfloat16 where it is.
+    """
+    hidden = heads * head_dim
+    attn = SimpleNamespace(
+        to_qkv=random.layer(hidden, 3 * hidden, fp8=fp8),
+        to_added_qkv=random.layer(hidden, 3 * hidden, fp8=fp8),
+        norm_weights=1 + random.tensor(2, 2, head_dim, scale=0.1),
+        norm_q=SimpleNamespace(eps=1e-6),
+        heads=heads,
+        head_dim=head_dim,
+    )
+    text = random.rows(text_tokens, hidden, fp8=fp8) if text_tokens else None
+    image = random.rows(image_tokens, hidden, fp8=fp8)
+    angles = 3.14 * random.tensor(text_tokens + image_tokens, head_dim // 2).float()
+    half = angles.cos(), angles.sin()
+    whole = tuple(a.repeat_interleave(2, dim=1) for a in half)
+    a_pass = BlockKernels(rotary=True, fp8_rows=fp8, fp8_heads=fp8)
+    epilogue = BlockKernels(rotary_epilogue=True, fp8_rows=fp8, fp8_heads=fp8)
+    return {
+        "product, then a pass": lambda: a_pass.heads(attn, text, image, whole),
+        "in the epilogue": lambda: epilogue.heads(attn, text, image, half),
+    }
+
+
+if __name__ == "__main__":
+    main()
