@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from fluxfast.bench.baseline import find_baseline
+from fluxfast.bench.baseline import LOOKS, find_baseline
 from fluxfast.bench.compare import Change, Comparison, Outcome, compare, settle
 from fluxfast.bench.metrics import METRICS, metric_named
 from fluxfast.bench.noise import PRIOR_DOF, Estimate, Noise, Process, estimate, noise_of, noises
@@ -18,6 +18,7 @@ from tests.results import case, result
 
 ONE_CARD = {**result().environment, "gpu": {"uuid": "GPU-a"}}
 STEP = metric_named("step_ms")
+WHOLE = metric_named("e2e_s")
 
 
 def process(step_ms=100.0, images=8, noise=0.001, seed=0, **changes):
@@ -110,6 +111,104 @@ def test_an_image_that_a_neighbour_held_up_hides_no_slowdown():
     noise = Noise(between=0.01, dof=20)
     quiet = estimate(STEP, [calm[0]], calm[1:], noise).error
     assert estimate(STEP, held, calm[1:], noise).error < 1.2 * quiet
+
+
+def timed(e2e_s):
+    """A process whose whole images took so long."""
+    drawn = process(images=len(e2e_s))
+    images = zip(drawn.images, e2e_s, strict=True)
+    return dataclasses.replace(
+        drawn, images=tuple(dataclasses.replace(image, e2e_s=s) for image, s in images)
+    )
+
+
+def calm(images=8, seed=0, level=1.0):
+    draw = random.Random(f"calm {seed}")
+    return [level * draw.gauss(1, 0.003) for _ in range(images)]
+
+
+def of_whole_image(measured, accepted):
+    noise = Noise(between=0.003, dof=40)  # of an H200
+    return estimate(WHOLE, [timed(measured)], [timed(one) for one in accepted], noise)
+
+
+def as_if_independent(found):
+    return dataclasses.replace(found, halves=())
+
+
+def width(found):
+    low, high = found.interval()
+    return high - low
+
+
+def outcome_of(found):
+    change = Change(metric=WHOLE, measured=1.0, baseline=1.0, estimate=found)
+    return settle([Comparison(changes=(change,))], LOOKS)[0].outcome
+
+
+@pytest.mark.parametrize(
+    "slower_by",
+    [
+        pytest.param(lambda image: 0.05 * (image >= 6), id="a step"),
+        pytest.param(lambda image: 0.005 * image, id="a ramp"),
+    ],
+)
+def test_a_process_that_drifts_is_less_sure_than_its_images_in_random_order(slower_by):
+    """Their scatter is the same in any order."""
+    drifting = [s * (1 + slower_by(n)) for n, s in enumerate(calm(12))]
+    accepted = [calm(12, seed) for seed in (1, 2, 3)]
+    draw = random.Random(0)
+    orders = [draw.sample(drifting, len(drifting)) for _ in range(100)]
+    found = of_whole_image(drifting, accepted)
+    shuffled = [of_whole_image(order, accepted) for order in orders]
+    assert width(found) > 1.3 * statistics.fmean(map(width, shuffled))
+    assert found.p_worse > statistics.median(one.p_worse for one in shuffled)
+    assert found.smallest_visible(0.001) > as_if_independent(found).smallest_visible(0.001)
+    assert width(as_if_independent(found)) == pytest.approx(width(as_if_independent(shuffled[0])))
+
+
+def test_what_all_processes_drift_by_is_no_drift():
+    warming = [[s * (1 + 0.005 * n) for n, s in enumerate(calm(8, seed))] for seed in range(4)]
+    found = of_whole_image(warming[0], warming[1:])
+    assert width(found) == pytest.approx(width(as_if_independent(found)), rel=0.1)
+
+
+@pytest.mark.parametrize("images", [3, 5, 8, 16])
+def test_calm_processes_are_as_sure_as_ever(images):
+    drawn = [
+        of_whole_image(calm(images, n), [calm(images, 1000 * k + n) for k in (1, 2, 3)])
+        for n in range(300)
+    ]
+    wider = [width(one) / width(as_if_independent(one)) for one in drawn]
+    assert statistics.fmean(wider) < 1.02 and statistics.quantiles(wider, n=20)[-1] < 1.1
+
+
+def test_two_images_that_a_neighbour_held_up_are_no_drift():
+    accepted = [calm(12, seed) for seed in (1, 2, 3)]
+    held_up = [3 * s if n in (2, 3) else s for n, s in enumerate(calm(12))]
+    quiet = of_whole_image(calm(12), accepted)
+    assert width(of_whole_image(held_up, accepted)) < 1.2 * width(quiet)
+
+
+def test_a_host_that_became_slow_while_it_was_sampled_is_no_regression():
+    """Recorded on an H200: the unoptimized schnell, the same code in three processes."""
+    slow_host = [0.8134, 0.8042, 0.8419, 0.8364, 0.8380, 0.8371, 0.8419]
+    others = (
+        [0.7963, 0.7934, 0.7952, 0.7937, 0.7941, 0.7950, 0.7982],
+        [0.8007, 0.7967, 0.7975, 0.7945, 0.7960, 0.8094, 0.8271],
+    )
+    found = of_whole_image(slow_host, others)
+    assert outcome_of(found) is Outcome.SAME
+    assert outcome_of(as_if_independent(found)) is Outcome.SLOWER
+    in_another_order = [*slow_host[2:5], *slow_host[:2], *slow_host[5:]]
+    assert outcome_of(of_whole_image(in_another_order, others)) is Outcome.SLOWER
+
+
+def test_a_slowdown_that_both_halves_show_is_seen_whatever_the_drift():
+    held_up = [s * (1.2 if n < 4 else 1.0) for n, s in enumerate(calm(14, level=1.1))]
+    found = of_whole_image(held_up, [calm(8, 1), calm(8, 2)])
+    assert outcome_of(found) is Outcome.SLOWER
+    assert found.interval()[1] > as_if_independent(found).interval()[1] + 0.1
 
 
 def slow(image):

@@ -158,14 +158,14 @@ def settle(comparisons: Sequence[Comparison], looks: int = 1, to_come: int = 0) 
     The more figures a run compares, the more of them look slower by chance: the p-values are those
     of Benjamini and Hochberg (1995) over all figures of the run, once for worse, once for better.
     """
-    judged = [c for comparison in comparisons for c in comparison.changes if c.estimate]
+    judged = [(c, c.estimate) for of_case in comparisons for c in of_case.changes if c.estimate]
     others = to_come * len(judged) // max(1, len(comparisons))
-    worse = _corrected([c.estimate.p_worse for c in judged if c.estimate], others)
-    better = _corrected([c.estimate.p_better for c in judged if c.estimate], others)
+    worse = _corrected([shown.p_worse for _, shown in judged], others)
+    better = _corrected([shown.p_better for _, shown in judged], others)
     surely = {
-        id(change): (change.worse >= change.metric.minimum and p <= _risk(change) / looks)
-        - (change.better >= change.metric.minimum and q <= _risk(change) / looks)
-        for change, p, q in zip(judged, worse, better, strict=True)
+        id(change): (shown.worse >= change.metric.minimum and p <= _risk(change) / looks)
+        - (shown.better >= change.metric.minimum and q <= _risk(change) / looks)
+        for (change, shown), p, q in zip(judged, worse, better, strict=True)
     }
     return [_verdict(comparison, surely, looks) for comparison in comparisons]
 

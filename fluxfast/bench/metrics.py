@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fluxfast.bench.result import CaseResult, ImageTiming
 
 # How often one look may miss a change for the worse as large as the tolerance. There are two, or
-# up to twelve with --against, where 3% are missed in all (docs/verdict.md).
+# up to twelve with --against, where 2% are missed in all (docs/verdict.md).
 MISS_RISK = 0.02
 
 

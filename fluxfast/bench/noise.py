@@ -19,6 +19,13 @@ same few cards move all cases together, so cards have few degrees of freedom how
 there are. How sure the sum is, is Satterthwaite's ("An approximate distribution of estimates of
 variance components", 1946).
 
+Images of a process that drifts are not independent: after a host became slow they agree with each
+other, and a median of them looks sure. So what is concluded of a change has to hold of the first
+half of all processes' images and of the last half alike, an intersection-union test (Casella and
+Berger, "Statistical Inference", 2002, section 8.2.3). A half has fewer images: it may be outside
+the bound of all by as much as the bound is wide. What all processes have in common, as a GPU that
+warms up, halves have too, and it drops out.
+
 Each card finds another clock at its power limit. What follows the canaries is taken out (a control
 variate); its slope is fitted on the baseline, and is 0 where not all its processes have canaries.
 Pure, no torch.
@@ -30,7 +37,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from scipy.special import ndtri, stdtr, stdtrit
@@ -57,6 +64,13 @@ class Process:
     @property
     def log_median(self) -> float:
         return math.log(statistics.median(self.samples))
+
+    @property
+    def halves(self) -> tuple[Process, Process]:
+        """Its first and its last images, without the one in the middle of an odd number."""
+        half = max(1, len(self.samples) // 2)
+        first, last = self.samples[:half], self.samples[-half:]
+        return replace(self, samples=first), replace(self, samples=last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,37 +125,62 @@ def _apart(now: Sequence[Process], before: Sequence[Process]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A relative change on the log scale, positive where it is for the worse, and how sure."""
+    """A relative change on the log scale, positive where it is for the worse, and how sure.
+
+    `halves`: what the first half of each process's images shows of it, and what the last.
+    """
 
     effect: float
     error: float
     dof: float
+    halves: tuple[float, ...] = ()
+
+    @property
+    def least(self) -> float:
+        """The effect, or less where one half of the images hardly shows it."""
+        return min([self.effect, *(half + self._reach(MISS_RISK) for half in self.halves)])
+
+    @property
+    def most(self) -> float:
+        return max([self.effect, *(half - self._reach(MISS_RISK) for half in self.halves)])
+
+    @property
+    def worse(self) -> float:
+        """The relative change for the worse that both halves show."""
+        return math.expm1(self.least)
+
+    @property
+    def better(self) -> float:
+        return math.expm1(-self.most)
 
     @property
     def p_worse(self) -> float:
         """How often noise alone would look at least this much worse."""
-        return float(stdtr(self.dof, -self.effect / self.error))
+        return float(stdtr(self.dof, -self.least / self.error))
 
     @property
     def p_better(self) -> float:
-        return float(stdtr(self.dof, self.effect / self.error))
+        return float(stdtr(self.dof, self.most / self.error))
+
+    def _reach(self, risk: float) -> float:
+        return float(stdtrit(self.dof, 1 - risk)) * self.error
 
     def bound(self, risk: float) -> float:
         """The change is worse than this with probability `risk` alone; relative."""
-        return math.expm1(self.effect + float(stdtrit(self.dof, 1 - risk)) * self.error)
+        return math.expm1(self.most + self._reach(risk))
 
     def interval(self, risk: float = 0.05) -> tuple[float, float]:
         """Both ends, relative."""
-        reach = float(stdtrit(self.dof, 1 - risk / 2)) * self.error
-        return math.expm1(self.effect - reach), math.expm1(self.effect + reach)
+        reach = self._reach(risk / 2)
+        return math.expm1(self.least - reach), math.expm1(self.most + reach)
 
     def smallest_visible(self, risk: float) -> float:
         """The least relative change that is called out in all but MISS_RISK of looks.
 
         `risk`: of one look, for this figure alone.
         """
-        reach = float(stdtrit(self.dof, 1 - risk)) + float(stdtrit(self.dof, 1 - MISS_RISK))
-        return math.expm1(reach * self.error)
+        drift = self.effect - self.least
+        return math.expm1(drift + self._reach(risk) + self._reach(MISS_RISK))
 
 
 def estimate(
@@ -154,14 +193,28 @@ def estimate(
     now, before = _processes(metric, measured), _processes(metric, accepted)
     if not now or not before:
         return None
-    change = _centre(now) - _centre(before)
     paces = [_mean_pace(measured), _mean_pace(accepted)]
     moved = 0.0
     if noise.slope and paces[0] is not None and paces[1] is not None:
         moved = paces[0] - paces[1]
-    change -= noise.slope * moved
+
+    def effect(now: Sequence[Process], before: Sequence[Process]) -> float:
+        change = _centre(now) - _centre(before) - noise.slope * moved
+        return change if metric.lower_is_better else -change
+
     error, dof = noise.of_difference(now, before, moved)
-    return Estimate(effect=change if metric.lower_is_better else -change, error=error, dof=dof)
+    halves = zip(_halves(now), _halves(before), strict=True)
+    return Estimate(
+        effect=effect(now, before),
+        error=error,
+        dof=dof,
+        halves=tuple(effect(*sides) for sides in halves),
+    )
+
+
+def _halves(side: Sequence[Process]) -> Iterable[Sequence[Process]]:
+    """The first half of each process, and the last half of each."""
+    return zip(*(process.halves for process in side), strict=True)
 
 
 def noises(cases: Iterable[Sequence[CaseResult]]) -> Mapping[str, Noise]:

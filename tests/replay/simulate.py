@@ -22,15 +22,20 @@ from fluxfast.bench.metrics import Metric, metric_named
 from fluxfast.bench.noise import MEDIAN_VARIANCE, estimate, noise_of
 from fluxfast.bench.sampling import why_enough
 
+SLOW_HOST = 1.04  # an image of unoptimized schnell on an H200 took 0.84 s, after 0.81 s
 ONE_CARD = "the same for all"  # an empty name would be that of an unknown GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """As much of a CaseResult as the noise model looks at."""
+    """As much of a CaseResult as the noise model looks at.
+
+    `slow_from`: the image from which on the host is slow.
+    """
 
     level: float
     card: str
+    slow_from: float = math.inf
     samples: tuple[float, ...] = ()
     canaries: dict = field(default_factory=dict)
     on_gpu: bool = True
@@ -47,13 +52,17 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """Of one metric: per case the log samples about their process's median, and the effects."""
+    """Of one metric: per case the log samples about their process's median, and the effects.
+
+    `slow_hosts`: in what share of the runs made of it the host becomes slow. None was recorded so.
+    """
 
     metric: Metric
     image_s: list[float]
     scatter: list[list[float]]
     effects: list[Effect]
     has_canaries: bool
+    slow_hosts: float = 0.0
 
 
 def recording(
@@ -120,14 +129,20 @@ def _without_scatter(effects, scatter, cases, metric):
     return math.sqrt(max(0.0, 1 - added / statistics.fmean(x.level**2 for x in effects)))
 
 
-def draw(recorded, case, factor, random_, limits):
-    """One process of `case`, sampled until the stop rule ends it; `factor` slows it down."""
+def draw(recorded, case, factor, random_, limits, slow_hosts=0.0):
+    """One process of `case`, sampled until the stop rule ends it; `factor` slows it down.
+
+    `slow_hosts`: how likely the host becomes slow meanwhile, at any image but the first.
+    """
     effect = random_.choice(recorded.effects)
     process = Process(
         level=100.0 * factor * math.exp(effect.level),
         card=effect.card,
         canaries={"gemm_ms": (10.0 * math.exp(effect.pace),) * 2} if recorded.has_canaries else {},
     )
+    if slow_hosts and random_.random() < slow_hosts:
+        images = max(limits.min_images, math.ceil(limits.min_sampling_s / recorded.image_s[case]))
+        process = replace(process, slow_from=random_.randrange(1, images))
     return sampled(process, recorded, case, random_, limits)
 
 
@@ -135,7 +150,8 @@ def sampled(process, recorded, case, random_, limits):
     """The process with images added, until there are enough."""
     scatter, samples = recorded.scatter[case], list(process.samples)
     while not why_enough(samples, len(samples) * recorded.image_s[case], limits):
-        samples.append(process.level * math.exp(random_.choice(scatter)))
+        host = SLOW_HOST if len(samples) >= process.slow_from else 1.0
+        samples.append(process.level * math.exp(random_.choice(scatter)) * host)
     return replace(process, samples=tuple(samples))
 
 
@@ -159,7 +175,10 @@ def stored_run(recorded, factor, random_, limits):
     asked = list(cases) if factor == 1 else [random_.choice(cases)]
     accepted = [[draw(recorded, c, 1.0, random_, limits) for _ in range(3)] for c in cases]
     noise = noise_of(recorded.metric, accepted)
-    measured = [draw(recorded, c, factor if c in asked else 1.0, random_, limits) for c in cases]
+    measured = [
+        draw(recorded, c, factor if c in asked else 1.0, random_, limits, recorded.slow_hosts)
+        for c in cases
+    ]
 
     def compared(c):
         beside = on_the_same_cards([measured[c]], accepted[c])
