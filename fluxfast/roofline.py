@@ -90,10 +90,11 @@ class Work:
 
 def step_work(shape: Shape, *, fp8: bool, fp8_attention: bool) -> list[Work]:
     """The kernels of one step in which whatever can be fused is fused, in order of a block."""
-    return [*_products(shape, fp8), _attention(shape, fp8_attention), *_passes(shape, fp8)]
+    products = _products(shape, fp8, fp8_attention)
+    return [*products, _attention(shape, fp8_attention), *_passes(shape, fp8)]
 
 
-def _products(shape: Shape, fp8: bool) -> list[Work]:
+def _products(shape: Shape, fp8: bool, fp8_heads: bool) -> list[Work]:
     hidden, mlp, single, double = (
         shape.hidden,
         shape.mlp,
@@ -101,11 +102,12 @@ def _products(shape: Shape, fp8: bool) -> list[Work]:
         shape.double_blocks,
     )
     narrow = FP8_BYTES if fp8 else BF16_BYTES
+    heads = FP8_BYTES if fp8_heads else BF16_BYTES
     rows = (
-        ("single: qkv", single, hidden, 3 * hidden, 1, BF16_BYTES),
+        ("single: qkv + norm + rotary", single, hidden, 3 * hidden, 1, heads),
         ("single: mlp + GELU", single, hidden, mlp, 1, narrow),
         ("single: output", single, hidden + mlp, hidden, 1, BF16_BYTES),
-        ("double: qkv", double, hidden, 3 * hidden, 2, BF16_BYTES),
+        ("double: qkv + norm + rotary", double, hidden, 3 * hidden, 2, heads),
         ("double: output", double, hidden, hidden, 2, BF16_BYTES),
         ("double: mlp up + GELU", double, hidden, mlp, 2, narrow),
         ("double: mlp down", double, mlp, hidden, 2, BF16_BYTES),
@@ -158,7 +160,6 @@ def _passes(shape: Shape, fp8: bool) -> list[Work]:
     cast = FP8_BYTES if fp8 else BF16_BYTES
     passes = [
         ("norm + modulate", both, BF16_BYTES * hidden + cast * hidden),
-        ("QK norm + rotary", both, BF16_BYTES * 3 * hidden + cast * 3 * hidden),
         (
             "gate + residual + norm + modulate",
             double,
