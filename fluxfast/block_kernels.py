@@ -157,7 +157,8 @@ class BlockKernels:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of the rows, as attention reads them.
 
-        `text`: where it has a product of its own. `angles`: for the epilogue of pairs of channels.
+        `text`: where it has a product of its own. `angles`: one for each channel, in the
+        epilogue for each pair of channels.
         """
         if self.rotary_epilogue:
             of_text, of_image = attn.norm_weights

@@ -165,7 +165,7 @@ def _norm_weights(attn: Any) -> Tensor:
 
 
 class HalfAngles(nn.Module):
-    """Cosines and sines once for each pair of channels: (tokens, head_dim / 2), without copies."""
+    """Cosines and sines once for each pair of channels, not twice: (tokens, head_dim / 2)."""
 
     def __init__(self, of_channels: nn.Module) -> None:
         super().__init__()

@@ -148,7 +148,7 @@ class Optimization:
     both return None where there is nothing to say. `needs` and `conflicts` map the name of another
     optimization (or, for `needs`, of an axis) to the reason. Of several defaults of one axis the
     one with the lowest `preference` is taken. `slow_to_build` says why the default matrices leave
-    it out. `is_lossy`: it changes the image by more than the order of sums does.
+    it out. `is_lossy`: it changes the image by more than the order of sums and their rounding do.
     """
 
     name: str

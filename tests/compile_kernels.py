@@ -5,6 +5,7 @@ In a process of its own, without TRITON_INTERPRET: `python -m tests.compile_kern
 
 import json
 import sys
+from itertools import product
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -53,13 +54,16 @@ def pointers(names, kind):
     return dict.fromkeys(names, f"*{kind}")
 
 
-def product_variant(kernel, tile, is_fp8, out_box, constants):
+KINDS = {1: "fp8e4nv", 2: "bf16"}  # by the bytes of a value
+
+
+def product_variant(kernel, tile, in_bytes, out_bytes, out_box, constants):
     """A product with an epilogue, whose operands and result are descriptors."""
-    kind, inner = ("fp8e4nv", 128) if is_fp8 else ("bf16", 64)
+    kind, inner = KINDS[in_bytes], tiles.INNER_BYTES // in_bytes
     one = {
         "rows": f"tensordesc<{kind}[{tile.rows}, {inner}]>",
         "weight": f"tensordesc<{kind}[{tile.columns}, {inner}]>",
-        "out": f"tensordesc<{kind}{out_box}>",
+        "out": f"tensordesc<{KINDS[out_bytes]}{out_box}>",
         **pointers(("bias", "norm_weights"), "bf16"),
         **pointers(("row_scales", "column_scales"), "fp32"),
     }
@@ -67,7 +71,7 @@ def product_variant(kernel, tile, is_fp8, out_box, constants):
     both |= {"text": one["rows"], "image": one["rows"]}
     types = one | both | pointers(("out_scales", "cosines", "sines"), "fp32") | {"eps": "fp32"}
     flags = dict(ROWS=tile.rows, COLUMNS=tile.columns, INNER=inner, PROGRAMS=132)
-    flags |= dict(GROUP=tiles.GROUPS[1 if is_fp8 else 2], **constants)
+    flags |= dict(GROUP=tiles.GROUPS[in_bytes], **constants)
     options = dict(num_stages=tile.num_stages, num_warps=tile.num_warps)
     return kernel, types, flags, options
 
@@ -76,12 +80,14 @@ def products():
     for tile in (tiles.LARGE, tiles.SMALL):
         box = [tile.rows, tile.columns]
         gelu = gelu_product.fluxfast_gelu_product
-        yield product_variant(gelu, tile, True, box, dict(HAS_TANH=True))
-        for is_fp8 in (False, True):
-            stores = 1 if is_fp8 or tile is tiles.SMALL else 2
-            box = [1, tile.rows, tile.columns // stores]
-            flags = dict(HEAD_DIM=128, STORES=stores, IS_FP8=is_fp8, HAS_TEXT=True)
-            yield product_variant(qkv_product.fluxfast_qkv_product, tile, is_fp8, box, flags)
+        yield product_variant(gelu, tile, 1, 1, box, dict(HAS_TANH=True))
+    # The small tile is the large one's code.
+    kernel, tile = qkv_product.fluxfast_qkv_product, tiles.LARGE
+    for in_bytes, out_bytes, has_text in product(KINDS, KINDS, (False, True)):
+        stores = qkv_product.stores_of(tile, out_bytes)
+        box = [1, tile.rows, tile.columns // stores]
+        flags = dict(HEAD_DIM=128, STORES=stores, IS_FP8=in_bytes == 1, HAS_TEXT=has_text)
+        yield product_variant(kernel, tile, in_bytes, out_bytes, box, flags)
 
 
 def variants():

@@ -94,16 +94,19 @@ def test_compiled_blocks_are_fused_and_prove_it(eager, fusions):
     assert (image - eager).abs().max() < 1e-3
 
 
-def test_a_kernel_that_does_not_run_is_seen(monkeypatch):
+@pytest.mark.parametrize("names", [FUSIONS, ("rotary_epilogue",)], ids="+".join)
+def test_a_kernel_that_does_not_run_is_seen(monkeypatch, names):
     monkeypatch.setattr(fused_blocks, "use_kernels", lambda build, **chosen: None)
-    with build(*planned(("sdpa", *FUSIONS), num_inference_steps=1)) as pipeline:
+    monkeypatch.setattr(fused_blocks, "halve_angles", lambda transformer: None)
+    with build(*planned(("sdpa", *names), num_inference_steps=1)) as pipeline:
         seen = proofs(gather_evidence(pipeline))
-    assert not any(seen[name].in_force for name in FUSIONS)
+    assert not any(seen[name].in_force for name in names)
 
 
-def test_a_cache_goes_on_top():
+@both
+def test_a_cache_goes_on_top(fusions):
     changes = dict(num_inference_steps=8)
-    fused = draw(("sdpa", *ALL, "dbcache"), **changes)
+    fused = draw(("sdpa", *fusions, "dbcache"), **changes)
     assert (fused - draw(("sdpa", "dbcache"), **changes)).abs().max() < 1e-3
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.epilogues import Random, figures, gelu_ways, heads_ways
+from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
 from tests.interpreter import DEVICE, random, relative_error
 
@@ -155,7 +156,7 @@ def few_programs(monkeypatch, module, tile):
     monkeypatch.setattr(module, "best_tile", lambda *given: tile)
     if DEVICE == "cpu":
         monkeypatch.setattr(tiles, "GROUPS", {1: 2, 2: 2, 4: 2})
-        monkeypatch.setattr(module, "multiprocessors", lambda tensor: 3)
+        monkeypatch.setattr(module, "multiprocessors", lambda tensor: 4)
 
 
 both_tiles = pytest.mark.parametrize("tile", [tiles.LARGE, tiles.SMALL], ids=["large", "small"])
@@ -328,8 +329,7 @@ def test_norm_and_rotary_within_a_product(sizes, tile, fp8_rows_given, is_fp8, m
         product = exact_rows.float() @ exact.t() + bias.float()
         parts = product.unflatten(-1, (3, heads, dim)).unbind(2)
         at = slice(start, start + count)
-        wide = (a[at].repeat_interleave(2, dim=1) for a in (cosines, sines))
-        wide = list(wide)
+        wide = [a[at].repeat_interleave(2, dim=1) for a in (cosines, sines)]
         turned = [rotated(x, w, *wide) for x, w in zip(parts, norms, strict=False)]
         expected.append(torch.stack([*turned, parts[2]]))
         start += count
@@ -361,12 +361,27 @@ def test_the_benchmark_of_epilogues_compares_ways_to_the_same(made):
     assert all(len(of) == 2 and all(c["us"] > 0 for c in of) for of in costs.values())
 
 
+def test_angles_of_another_shape_are_refused():
+    stream = [random(1, 2, 32), random(48, 32), random(48), random(2, 8)]
+    for shape in ((2, 8), (3, 4)):
+        angles = random(*shape, dtype=torch.float32)
+        with pytest.raises(FluxFastError, match="one angle for each pair of channels"):
+            qkv_product.qkv_product([], stream, angles, angles, 2, EPS, False)
+
+
 def test_fp8_heads_saturate():
     qkv = torch.full((1, 1, 3 * 16), 1e4, device=DEVICE)
     ones = torch.ones(1, 16, device=DEVICE)
     weights = torch.ones(2, 2, 16, device=DEVICE)
     out = rotary.qkv_rotary(None, qkv, weights, ones, ones, 1, EPS, with_value=True, is_fp8=True)
     assert (out[2].float() == 448).all()
+    rows, weight = torch.full((1, 1, 16), 100.0, device=DEVICE), torch.full((48, 16), 10.0)
+    stream = [rows, weight.to(DEVICE), torch.zeros(48, device=DEVICE), weights[0]]
+    half = torch.ones(1, 8, device=DEVICE)
+    if DEVICE == "cpu":  # whose interpreter takes float32
+        assert (
+            qkv_product.qkv_product([], stream, half, half, 1, EPS, True)[2].float() == 448
+        ).all()
 
 
 # batch, channels, height, width, groups: of the mini VAE, an odd one, one group of one, of Flux.
@@ -433,8 +448,8 @@ def samples():
     rows, scales = random(1, 2, 32, dtype=torch.float32), random(1, 64, 1, dtype=torch.float32)
     weight = random(64, 32, dtype=torch.float32)
     in_fp8 = (rows, scales[:, :2], scales[:, :2].abs(), weight, scales[0], random(64))
-    stream = [tokens, random(48, 32), random(48), random(2, 8)]
-    angles = (random(2, 4, dtype=torch.float32),) * 2
+    fp8_stream = [rows, weight[:48], random(48), random(2, 8), scales[:, :2], scales[0, :48].t()]
+    angles = (random(4, 4, dtype=torch.float32),) * 2
     rotary_call = (None, random(1, 2, 48), random(2, 2, 8), random(2, 8), random(2, 8), 2, EPS)
     return {
         norm.norm_modulate: (text, tokens, vector, vector, EPS),
@@ -459,7 +474,7 @@ def samples():
         gelu_product.gelu_product_join_fp8: (tokens, *in_fp8),
         gelu_product.product_of_two: (tokens, tokens, random(16, 64), random(16)),
         rotary.qkv_rotary: (*rotary_call, False, True),
-        qkv_product.qkv_product: ([], stream, *angles, 2, EPS, False),
+        qkv_product.qkv_product: (fp8_stream, fp8_stream, *angles, 2, EPS, True),
         images.group_norm_silu: (image, of_channels, of_channels, of_channels, 2, EPS),
         images.bias_residual: (image, of_channels, image),
         images.upsample: (image,),

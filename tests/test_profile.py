@@ -110,6 +110,8 @@ def test_the_kernels_that_a_slowdown_came_from_are_first(tmp_path):
         ("fluxfast::gelu_product_join_fp8", Category.GEMM),
         ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_gelubias_TNN", Category.GEMM),
         ("fluxfast_qkv_rotary", Category.NORM),
+        ("fluxfast_qkv_product", Category.GEMM),
+        ("fluxfast::qkv_product", Category.GEMM),
         ("triton_red_fused__to_copy_abs_amax_cat_gelu_3", Category.QUANTIZE),
         ("Memset (Device)", Category.COPY),
         ("aten::silu", Category.OTHER),

@@ -127,9 +127,9 @@ def calm(images=8, seed=0, level=1.0):
     return [level * draw.gauss(1, 0.003) for _ in range(images)]
 
 
-def of_whole_image(measured, accepted):
+def of_whole_image(measured, accepted, metric=WHOLE):
     noise = Noise(between=0.003, dof=40)  # of an H200
-    return estimate(WHOLE, [timed(measured)], [timed(one) for one in accepted], noise)
+    return estimate(metric, [timed(measured)], [timed(one) for one in accepted], noise)
 
 
 def as_if_independent(found):
@@ -165,6 +165,38 @@ def test_a_process_that_drifts_is_less_sure_than_its_images_in_random_order(slow
     assert found.p_worse > statistics.median(one.p_worse for one in shuffled)
     assert found.smallest_visible(0.001) > as_if_independent(found).smallest_visible(0.001)
     assert width(as_if_independent(found)) == pytest.approx(width(as_if_independent(shuffled[0])))
+
+
+IMAGES_A_SECOND = dataclasses.replace(
+    WHOLE, lower_is_better=False, samples=lambda result: [1 / i.e2e_s for i in result.images]
+)
+
+
+@pytest.mark.parametrize("metric", [WHOLE, IMAGES_A_SECOND], ids=["seconds", "images a second"])
+@pytest.mark.parametrize(
+    ("moved", "factor", "of_all", "outcome"),
+    [
+        pytest.param(range(7), 0.85, Outcome.FASTER, Outcome.SAME, id="fast at first"),
+        pytest.param(range(7, 12), 1.15, Outcome.SAME, Outcome.UNDECIDED, id="slow at last"),
+        pytest.param(range(7), 1.15, Outcome.SLOWER, Outcome.UNDECIDED, id="slow at first"),
+    ],
+)
+def test_what_one_half_shows_alone_is_not_concluded(metric, moved, factor, of_all, outcome):
+    measured = [s * (factor if n in moved else 1.0) for n, s in enumerate(calm(12))]
+    found = of_whole_image(measured, [calm(12, seed) for seed in (1, 2, 3)], metric)
+    assert outcome_of(as_if_independent(found)) is of_all
+    assert outcome_of(found) is outcome and found.drifts
+    low, high = found.interval()
+    assert low < 0 < high or outcome is Outcome.SAME
+
+
+@pytest.mark.parametrize("images", [3, 4, 5])
+def test_of_few_images_one_that_was_held_up_is_no_drift(images):
+    """As the baseline of the H200 has them."""
+    held_up = calm(images)
+    held_up[-1] *= 1.4
+    found = of_whole_image(calm(images, 9, level=1.15), [held_up])
+    assert not found.drifts and outcome_of(found) is Outcome.SLOWER
 
 
 def test_what_all_processes_drift_by_is_no_drift():

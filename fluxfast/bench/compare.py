@@ -201,7 +201,7 @@ def _verdict(comparison: Comparison, surely: Mapping[int, int], looks: int) -> V
             changes=changes,
             decided_by=max(
                 (r for r in reasons if isinstance(r, Change)),
-                key=lambda change: abs(change.worse),
+                key=_size,
                 default=None,
             ),
         )
@@ -219,6 +219,13 @@ def _verdict(comparison: Comparison, surely: Mapping[int, int], looks: int) -> V
     return verdict(Outcome.SAME, "no figure changed by as much as its tolerance")
 
 
+def _size(change: Change) -> float:
+    """What is known of it, either way."""
+    if change.estimate is None:
+        return abs(change.worse)
+    return max(change.estimate.worse, change.estimate.better)
+
+
 def _beyond(change: Change) -> bool:
     return change.worse > change.tolerance and not change.is_slack
 
@@ -233,7 +240,8 @@ def _undecided(change: Change, looks: int) -> str:
         if blind
         else "more samples are needed"
     )
-    return f"{change}: {why}"
+    drift = "; its first and its last images do not agree" if change.estimate.drifts else ""
+    return f"{change}: {why}{drift}"
 
 
 def changed_counters(measured: CaseResult, accepted: CaseResult) -> list[str]:

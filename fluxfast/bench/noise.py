@@ -21,10 +21,10 @@ variance components", 1946).
 
 Images of a process that drifts are not independent: after a host became slow they agree with each
 other, and a median of them looks sure. So what is concluded of a change has to hold of the first
-half of all processes' images and of the last half alike, an intersection-union test (Casella and
-Berger, "Statistical Inference", 2002, section 8.2.3). A half has fewer images: it may be outside
-the bound of all by as much as the bound is wide. What all processes have in common, as a GPU that
-warms up, halves have too, and it drops out.
+half of each process's images and of the last half alike, as in an intersection-union test (Casella
+and Berger, "Statistical Inference", 2002, section 8.2.3), but less strictly: a half has fewer
+images, and may miss by as much as the bound of all is wide. What processes of as many images have
+in common, as a GPU that warms up, their halves have too, and it drops out.
 
 Each card finds another clock at its power limit. What follows the canaries is taken out (a control
 variate); its slope is fitted on the baseline, and is 0 where not all its processes have canaries.
@@ -50,6 +50,7 @@ PACE_CANARIES = ("gemm_ms", "attention_ms")
 PACE_NOISE = 0.002  # of one reading of the canaries: a baseline that moves no more gives no slope
 PACE_MIN_DOF = 6
 MEDIAN_VARIANCE = math.pi / 2
+HALVED_FROM = 6  # images: of three, one that was held up does not move the median
 # Of a normal distribution's standard deviation to the median difference of two of its samples.
 SHAMOS = 1 / (math.sqrt(2) * float(ndtri(0.75)))
 
@@ -67,8 +68,10 @@ class Process:
 
     @property
     def halves(self) -> tuple[Process, Process]:
-        """Its first and its last images, without the one in the middle of an odd number."""
-        half = max(1, len(self.samples) // 2)
+        """Its first and its last images, without the one in the middle; twice itself if few."""
+        if len(self.samples) < HALVED_FROM:
+            return self, self
+        half = len(self.samples) // 2
         first, last = self.samples[:half], self.samples[-half:]
         return replace(self, samples=first), replace(self, samples=last)
 
@@ -143,6 +146,11 @@ class Estimate:
     @property
     def most(self) -> float:
         return max([self.effect, *(half - self._reach(MISS_RISK) for half in self.halves)])
+
+    @property
+    def drifts(self) -> bool:
+        """Whether one half shows less or more than all images are sure of."""
+        return self.least < self.effect or self.most > self.effect
 
     @property
     def worse(self) -> float:

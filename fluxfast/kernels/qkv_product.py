@@ -2,7 +2,7 @@
 its own epilogue.
 
 What would be 85 MB written and read again at 1024×1024 stays in registers: a tile of the result is
-two whole heads of 128, so that a norm needs nothing from another tile. Text and image, each with a
+one or two whole heads, so that a norm needs nothing from another tile. Text and image, each with a
 weight of its own, are tiles of one launch, since text alone does not fill the GPU, and are written
 joined, text first, as attention reads them.
 """
@@ -19,8 +19,11 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from fluxfast.errors import FluxFastError
 from fluxfast.kernels.launch import FP8
+from fluxfast.kernels.rotary import VALUE_PART, normed_and_turned
 from fluxfast.kernels.tiles import (
+    Tile,
     best_tile,
     inner_block,
     multiplied,
@@ -29,7 +32,6 @@ from fluxfast.kernels.tiles import (
     place_of,
 )
 
-VALUE_PART = tl.constexpr(2)  # of query, key, value
 # Of a tile, at once: what waits to be stored takes room of what is loaded next.
 STORED_BYTES = 32 * 1024
 
@@ -172,36 +174,10 @@ def _write_stream(
         x = x + tl.load(bias + column).to(tl.float32)[None, :]
         if part < VALUE_PART:
             w = tl.load(norm_weights + part * HEAD_DIM + tl.arange(0, HEAD_DIM)).to(tl.float32)
-            x = _normed_and_turned(x, w, cosines, sines, at, tokens, eps, HEAD_DIM, ROWS, COLUMNS)
+            x = normed_and_turned(x, w, cosines, sines, at, tokens, eps, HEAD_DIM, ROWS, COLUMNS)
         # The hardware's conversion to fp8 saturates: ±448 rather than NaN.
         place = part * batch + sequence
         _store(out, x.to(out.dtype), place, token, start % channels, ROWS, COLUMNS, STORES)
-
-
-@triton.jit
-def _normed_and_turned(
-    x,
-    weight,
-    cosines,
-    sines,
-    token,
-    tokens,
-    eps,
-    HEAD_DIM: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    PAIRS: tl.constexpr = HEAD_DIM // 2
-    heads = tl.reshape(x, (ROWS, COLUMNS // HEAD_DIM, HEAD_DIM))
-    factor = tl.rsqrt(tl.sum(heads * heads, 2) / HEAD_DIM + eps)
-    heads = heads * factor[:, :, None] * weight[None, None, :]
-    pair = token[:, None] * PAIRS + tl.arange(0, PAIRS)[None, :]
-    held = (token < tokens)[:, None]
-    cos = tl.load(cosines + pair, mask=held, other=0.0)[:, None, :]
-    sin = tl.load(sines + pair, mask=held, other=0.0)[:, None, :]
-    even, odd = tl.split(tl.reshape(heads, (ROWS, COLUMNS // HEAD_DIM, PAIRS, 2)))
-    turned = tl.join(even * cos - odd * sin, odd * cos + even * sin)
-    return tl.reshape(turned, (ROWS, COLUMNS))
 
 
 @triton.jit
@@ -234,6 +210,22 @@ class Stream(NamedTuple):
     weight_scales: Tensor | None = None
 
 
+def stores_of(tile: Tile, value_bytes: int) -> int:
+    """In how many parts a tile is stored."""
+    return 1 if tile.rows * tile.columns * value_bytes <= STORED_BYTES else 2
+
+
+def _check(cosines: Tensor, sines: Tensor, tokens: int, head_dim: int) -> None:
+    shapes = [tuple(cosines.shape), tuple(sines.shape)]
+    if shapes != [(tokens, head_dim // 2)] * 2 or head_dim & (head_dim - 1):
+        raise FluxFastError(
+            "the product of query, key and value cannot turn these heads",
+            got=f"heads of {head_dim}, cosines and sines {shapes}",
+            allowed=f"a power of two, {tokens} × half of it: one angle for each pair of channels",
+            remedy="take fused_rotary instead of rotary_epilogue",
+        )
+
+
 def _launch(
     text: Stream | None, image: Stream, cosines: Tensor, sines: Tensor, out: Tensor, eps: float
 ) -> None:
@@ -242,12 +234,13 @@ def _launch(
     text_tokens = text.rows.shape[1] if text else 0
     heads, head_dim = out.shape[-2:]
     channels = heads * head_dim
+    _check(cosines, sines, text_tokens + image_tokens, head_dim)
     if not out.numel():
         return
     processors = multiprocessors(out)
     tile = best_tile(batch * (text_tokens + image_tokens), 3 * channels, processors)
     tile = replace(tile, columns=head_dim * (1 if heads % 2 else 2))
-    stores = 1 if tile.rows * tile.columns * out.element_size() <= STORED_BYTES else 2
+    stores = stores_of(tile, out.element_size())
     tiles = batch * sum(tile.count(tokens, 3 * channels) for tokens in (text_tokens, image_tokens))
     joined = out.view(-1, text_tokens + image_tokens, channels)
 

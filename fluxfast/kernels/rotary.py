@@ -17,6 +17,33 @@ VALUE_PART = tl.constexpr(2)  # of query, key, value
 
 
 @triton.jit
+def normed_and_turned(
+    x,
+    weight,
+    cosines,
+    sines,
+    token,
+    tokens,
+    eps,
+    HEAD_DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """A tile of whole heads, with an angle for each pair of channels: (tokens, HEAD_DIM / 2)."""
+    PAIRS: tl.constexpr = HEAD_DIM // 2
+    heads = tl.reshape(x, (ROWS, COLUMNS // HEAD_DIM, HEAD_DIM))
+    factor = tl.rsqrt(tl.sum(heads * heads, 2) / HEAD_DIM + eps)
+    heads = heads * factor[:, :, None] * weight[None, None, :]
+    pair = token[:, None] * PAIRS + tl.arange(0, PAIRS)[None, :]
+    held = (token < tokens)[:, None]
+    cos = tl.load(cosines + pair, mask=held, other=0.0)[:, None, :]
+    sin = tl.load(sines + pair, mask=held, other=0.0)[:, None, :]
+    even, odd = tl.split(tl.reshape(heads, (ROWS, COLUMNS // HEAD_DIM, PAIRS, 2)))
+    turned = tl.join(even * cos - odd * sin, odd * cos + even * sin)
+    return tl.reshape(turned, (ROWS, COLUMNS))
+
+
+@triton.jit
 def fluxfast_qkv_rotary(
     text,
     image,

@@ -17,7 +17,8 @@ from torch import Tensor
 # Of a row, loaded at once: as much as the accelerator swizzles.
 INNER_BYTES = 128
 # How many tiles below each other share what they read of the weight while it is in the L2 cache, by
-# the bytes of a value: measured on an H200 (docs/performance.md).
+# the bytes of a value: measured on an H200 with the large tile (docs/performance.md). Float32 is
+# for interpreters alone.
 GROUPS = {1: 36, 2: 12, 4: 6}
 
 

@@ -31,7 +31,7 @@ OPTIMIZATION = Optimization(
     needs=FUSION_NEEDS
     | {
         "bf16": "its kernel multiplies bfloat16 or fp8",
-        "fused_norms": "the rows of fp8 that it multiplies come from there",
+        "fused_norms": "where it multiplies fp8, the rows come from there",
     },
     conflicts=FUSION_CONFLICTS | epilogue_conflicts(INSTEAD),
     on_by_default=lambda hardware: True,
