@@ -77,16 +77,16 @@ def product_variant(kernel, tile, in_bytes, out_bytes, out_box, constants):
 
 
 def products():
-    for tile in (tiles.LARGE, tiles.SMALL):
+    both_tiles = (tiles.LARGE, tiles.SMALL)
+    for tile in both_tiles:
         box = [tile.rows, tile.columns]
         gelu = gelu_product.fluxfast_gelu_product
         yield product_variant(gelu, tile, 1, 1, box, dict(HAS_TANH=True))
-    # The small tile is the large one's code.
-    kernel, tile = qkv_product.fluxfast_qkv_product, tiles.LARGE
-    for in_bytes, out_bytes, has_text in product(KINDS, KINDS, (False, True)):
+    for tile, in_bytes, out_bytes, has_text in product(both_tiles, KINDS, KINDS, (False, True)):
         stores = qkv_product.stores_of(tile, out_bytes)
         box = [1, tile.rows, tile.columns // stores]
         flags = dict(HEAD_DIM=128, STORES=stores, IS_FP8=in_bytes == 1, HAS_TEXT=has_text)
+        kernel = qkv_product.fluxfast_qkv_product
         yield product_variant(kernel, tile, in_bytes, out_bytes, box, flags)
 
 
