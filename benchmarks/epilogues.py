@@ -3,7 +3,8 @@
     python -m benchmarks.epilogues       # on a Hopper GPU, about two minutes; prints JSON
 
 Each way runs in a loop of its own until the power limit sets the clock, twice in turns with the
-others. A chain is what a single block does from its rows to its output product.
+others. A chain is what a single block does from its rows to its output product, in bfloat16 with
+heads and attention, too.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from fluxfast.block_kernels import BlockKernels, Fp8Rows, Rows, product, unscale
 from fluxfast.console import out, quiet_libraries
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.kernels.activation import quantize_rows
+from fluxfast.optimizations.fa3 import fa3, fa3_into
 from fluxfast.telemetry import reader
 
 HEADS, HEAD_DIM, MLP = 24, 128, 12288
 TOKENS = (4608, 4096, 512)
 # Text and image in a product each; nothing and both joined.
 STREAMS = ((512, 4096), (0, 4608))
+# Text and image of dev, of Kontext.
+JOINED = (4608, 8704)
 LOOP_S = 0.8
 RUNS_AT_ONCE = 20
 
@@ -45,6 +49,9 @@ def main() -> None:
     for text, image in STREAMS:
         name = f"query, key and value of {text} and {image} tokens"
         ways[name] = partial(heads_ways, text, image, HEADS, HEAD_DIM)
+    for tokens in JOINED:
+        name = f"both products of a single block of {tokens} tokens"
+        ways[name] = partial(single_block_ways, tokens, HEADS, HEAD_DIM, MLP)
     found = {name: figures(made, hardware) for name, made in ways.items()}
     out(json.dumps({"environment": environment(hardware)} | found, indent=1))
 
@@ -126,6 +133,22 @@ class Random:
         values, scales = quantize_rows(rows)
         return Fp8Rows(values, scales, torch.full_like(scales, hidden**0.5 / 448))
 
+    def attention(self, heads: int, head_dim: int, *, fp8: bool) -> Any:
+        hidden = heads * head_dim
+        return SimpleNamespace(
+            to_qkv=self.layer(hidden, 3 * hidden, fp8=fp8),
+            to_added_qkv=self.layer(hidden, 3 * hidden, fp8=fp8),
+            norm_weights=1 + self.tensor(2, 2, head_dim, scale=0.1),
+            norm_q=SimpleNamespace(eps=1e-6),
+            heads=heads,
+            head_dim=head_dim,
+        )
+
+    def angles(self, tokens: int, head_dim: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, one for each pair of channels."""
+        angles = 3.14 * self.tensor(tokens, head_dim // 2).float()
+        return angles.cos(), angles.sin()
+
 
 def gelu_ways(tokens: int, hidden: int, mlp: int, random: Random, *, fp8: bool) -> Ways:
     """What a double block's MLP and a single block do, by a pass of GELU's and in the epilogue."""
@@ -152,24 +175,48 @@ def heads_ways(
     Without text as a single block does them, which leaves the value of bfloat16 where it is.
     """
     hidden = heads * head_dim
-    attn = SimpleNamespace(
-        to_qkv=random.layer(hidden, 3 * hidden, fp8=fp8),
-        to_added_qkv=random.layer(hidden, 3 * hidden, fp8=fp8),
-        norm_weights=1 + random.tensor(2, 2, head_dim, scale=0.1),
-        norm_q=SimpleNamespace(eps=1e-6),
-        heads=heads,
-        head_dim=head_dim,
-    )
+    attn = random.attention(heads, head_dim, fp8=fp8)
     text = random.rows(text_tokens, hidden, fp8=fp8) if text_tokens else None
     image = random.rows(image_tokens, hidden, fp8=fp8)
-    angles = 3.14 * random.tensor(text_tokens + image_tokens, head_dim // 2).float()
-    half = angles.cos(), angles.sin()
+    half = random.angles(text_tokens + image_tokens, head_dim)
     whole = tuple(a.repeat_interleave(2, dim=1) for a in half)
     a_pass = BlockKernels(rotary=True, fp8_rows=fp8, fp8_heads=fp8)
     epilogue = BlockKernels(rotary_epilogue=True, fp8_rows=fp8, fp8_heads=fp8)
     return {
         "product, then a pass": lambda: a_pass.heads(attn, text, image, whole),
         "in the epilogue": lambda: epilogue.heads(attn, text, image, half),
+    }
+
+
+def single_block_ways(
+    tokens: int, heads: int, head_dim: int, mlp: int, random: Random, *, fp8: bool
+) -> Ways:
+    """Heads and GELU of a single block by a launch each and by one, which fp8 does not have."""
+    if fp8:
+        return {}
+    hidden = heads * head_dim
+    attn = random.attention(heads, head_dim, fp8=False)
+    rows, angles = random.rows(tokens, hidden, fp8=False), random.angles(tokens, head_dim)
+    up, down = random.layer(hidden, mlp, fp8=False), random.layer(hidden + mlp, hidden, fp8=False)
+    kernels = BlockKernels(rotary_epilogue=True, gelu_epilogue=True)
+
+    def two_launches() -> Tensor:
+        attended = fa3(*kernels.heads(attn, None, rows, angles)).flatten(2, 3)
+        return product(down, kernels.activated(attended, up, rows))
+
+    def one_launch() -> Tensor:
+        found, joined = kernels.heads_and_activated(attn, up, rows, angles)
+        fa3_into(*found, joined)
+        return product(down, joined)
+
+    return {
+        "two launches": lambda: (
+            kernels.heads(attn, None, rows, angles),
+            kernels.activated(None, up, rows),
+        ),
+        "one launch": lambda: kernels.heads_and_activated(attn, up, rows, angles),
+        "chain, two launches": two_launches,
+        "chain, one launch": one_launch,
     }
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from fluxfast.optimization import Build, Evidence, Proof
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Of query, key, value and rows, into whose first channels it writes.
+AttendInto = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 
 def attention_operator(name: str, function: Attend, out_dtype: torch.dtype | None = None) -> Attend:
@@ -36,14 +38,28 @@ def attention_operator(name: str, function: Attend, out_dtype: torch.dtype | Non
     return operator
 
 
+def attention_into_operator(name: str, function: AttendInto) -> AttendInto:
+    """Register `fluxfast::name`, which writes into rows (batch, tokens, channels or more)."""
+    operator = torch.library.custom_op(
+        f"fluxfast::{name}",
+        function,
+        mutates_args=("rows",),
+        schema="(Tensor query, Tensor key, Tensor value, Tensor(a!) rows) -> ()",
+    )
+    operator.register_fake(lambda query, key, value, rows: None)
+    return operator
+
+
 class OperatorAttnProcessor:
     """diffusers' attention processor for Flux with the attention itself left to `attend`.
 
     Serves fused and separate projections, single and double blocks, and any batch size.
+    `attend_into`: the same attention where it can write beside what a block has computed already.
     """
 
-    def __init__(self, attend: Attend) -> None:
+    def __init__(self, attend: Attend, attend_into: AttendInto | None = None) -> None:
         self.attend = attend
+        self.attend_into = attend_into
 
     def __call__(
         self,
@@ -110,9 +126,10 @@ def rotated_heads(
     return query, key, value
 
 
-def use_attention(build: Build, attend: Attend) -> None:
+def use_attention(build: Build, attend: Attend, attend_into: AttendInto | None = None) -> None:
     """Let every block of the transformer attend through `attend`."""
-    build.pipeline.transformer.set_attn_processor(OperatorAttnProcessor(attend))
+    processor = OperatorAttnProcessor(attend, attend_into)
+    build.pipeline.transformer.set_attn_processor(processor)
 
 
 def attention_proof(evidence: Evidence, operator: str, kernel: str) -> Proof:

@@ -31,8 +31,10 @@ from fluxfast.kernels.norm import (
 )
 from fluxfast.kernels.qkv_product import qkv_product
 from fluxfast.kernels.rotary import qkv_rotary
+from fluxfast.kernels.single_block_product import qkv_product_and_gelu
 
 Angles = tuple[Tensor, Tensor]
+Heads = tuple[Tensor, Tensor, Tensor]  # query, key and value
 
 
 class Fp8Rows(NamedTuple):
@@ -152,9 +154,7 @@ class BlockKernels:
             return Fp8Rows(*quantize_rows(attended))
         return attended.contiguous()
 
-    def heads(
-        self, attn: Any, text: Rows | None, image: Rows, angles: Angles
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, attn: Any, text: Rows | None, image: Rows, angles: Angles) -> Heads:
         """Query, key and value of the rows, as attention reads them.
 
         `text`: where it has a product of its own. `angles`: one for each channel, in the
@@ -172,9 +172,25 @@ class BlockKernels:
         text_qkv = product(attn.to_added_qkv, text) if text is not None else None
         return self._heads_of_products(attn, text_qkv, product(attn.to_qkv, image), angles)
 
+    @property
+    def takes_both_products(self) -> bool:
+        """Whether a single block's heads and GELU can leave one launch."""
+        both = self.rotary_epilogue and self.gelu_epilogue
+        return both and not self.fp8_rows and not self.fp8_heads
+
+    def heads_and_activated(
+        self, attn: Any, layer: Any, rows: Rows, angles: Angles
+    ) -> tuple[Heads, Tensor]:
+        """`heads`, and [room for what attention makes of them, gelu(layer(rows))]."""
+        stream = _stream(attn.to_qkv, rows, attn.norm_weights[1])
+        given = (layer.weight, layer.bias, *angles, attn.heads, attn.norm_q.eps)
+        heads, joined = qkv_product_and_gelu(stream, *given)
+        query, key, value = heads.unbind(0)
+        return (query, key, value), joined
+
     def _heads_of_products(
         self, attn: Any, text: Tensor | None, image: Tensor, angles: Angles
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Heads:
         if not self.rotary:
             text_parts = split_heads(attn, text) if text is not None else None
             return rotated_heads(attn, text_parts, split_heads(attn, image), angles)

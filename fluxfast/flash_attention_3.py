@@ -15,16 +15,29 @@ FA3_PACKAGES = (
     Package(name="fa3-fwd", install="pip install fa3-fwd"),
     Package(name="flash-attn-3", install="build hopper/ of Dao-AILab/flash-attention"),
 )
-MODULES = ("fa3_fwd_interface", "flash_attn_interface")
+# Their modules, and what each calls its operators, whose `fwd` can write into a given tensor.
+MODULES = {"fa3_fwd_interface": "fa3_fwd_cuda", "flash_attn_interface": "flash_attn_3_cuda"}
 KERNEL = "FlashAttnFwdSm90"  # in the name of every FlashAttention-3 device kernel on Hopper
 
 
 def flash_attention_3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of (batch, tokens, heads, head_dim) in bfloat16 or fp8; bfloat16 out."""
-    name = next(name for name in MODULES if importlib.util.find_spec(name))
-    out = importlib.import_module(name).flash_attn_func(query, key, value)
+    out = importlib.import_module(_module()).flash_attn_func(query, key, value)
     attended: Tensor = out[0] if isinstance(out, tuple) else out
     return attended
+
+
+def flash_attention_3_into(query: Tensor, key: Tensor, value: Tensor, rows: Tensor) -> None:
+    """The same into the first channels of rows (batch, tokens, channels or more), in bfloat16."""
+    name = _module()
+    batch, tokens, heads, head_dim = query.shape
+    out = rows[..., : heads * head_dim].view(batch, tokens, heads, head_dim)
+    operators = getattr(importlib.import_module(name), MODULES[name])
+    operators.fwd(query, key, value, out=out, num_splits=1)
+
+
+def _module() -> str:
+    return next(name for name in MODULES if importlib.util.find_spec(name))
 
 
 def hopper_only(hardware: Hardware) -> str | None:

@@ -18,7 +18,7 @@ from diffusers.models.transformers.transformer_flux import (
 from torch import Tensor, nn
 
 from fluxfast.attention import OperatorAttnProcessor
-from fluxfast.block_kernels import Angles, BlockKernels, product
+from fluxfast.block_kernels import Angles, BlockKernels, Rows, product
 from fluxfast.optimization import Axis, Build
 from fluxfast.quantize import is_quantizable
 
@@ -41,6 +41,7 @@ class FusedSingleBlock(FluxSingleTransformerBlock):  # type: ignore[misc]
 
     kernels: BlockKernels
     attend: Any
+    attend_into: Any
     vectors: Tensor | None
 
     def forward(
@@ -56,9 +57,14 @@ class FusedSingleBlock(FluxSingleTransformerBlock):  # type: ignore[misc]
         text, image = encoder_hidden_states, hidden_states
         shift, scale, gate = _vectors(self.norm, temb, self.vectors, 3)
         rows = kernels.modulated(text, image, shift, scale, self.norm.norm.eps, self.proj_mlp)
-        heads = kernels.heads(attn, None, rows, image_rotary_emb)
-        attended = self.attend(*heads).flatten(2, 3).to(image.dtype)
-        inner = kernels.activated(attended, self.proj_mlp, rows)
+        inner: Rows
+        if self.attend_into is not None and kernels.takes_both_products:
+            heads, inner = kernels.heads_and_activated(attn, self.proj_mlp, rows, image_rotary_emb)
+            self.attend_into(*heads, inner)
+        else:
+            heads = kernels.heads(attn, None, rows, image_rotary_emb)
+            attended = self.attend(*heads).flatten(2, 3).to(image.dtype)
+            inner = kernels.activated(attended, self.proj_mlp, rows)
         tokens = kernels.summed(text, image, self.proj_out, inner, gate)
         text_tokens = text.shape[1]
         return tokens[:, :text_tokens], tokens[:, text_tokens:]
@@ -143,7 +149,7 @@ def _fuse(block: Any, build: Build) -> None:
     plan, processor = build.plan, block.attn.processor
     assert isinstance(processor, OperatorAttnProcessor)
     block.__class__ = FUSED[type(block)]
-    block.attend = processor.attend
+    block.attend, block.attend_into = processor.attend, processor.attend_into
     for name in ("vectors", "text_vectors"):
         block.register_buffer(name, None, persistent=False)
     fp8_rows = plan.choice(Axis.QUANTIZATION) == "fp8_per_row"

@@ -11,7 +11,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fluxfast.kernels import activation, gelu_product, images, norm, qkv_product, rotary, tiles
+from fluxfast.kernels import (
+    activation,
+    gelu_product,
+    images,
+    norm,
+    qkv_product,
+    rotary,
+    single_block_product,
+    tiles,
+)
 
 COUNTS = (
     "heads",
@@ -64,7 +73,9 @@ def product_variant(kernel, tile, in_bytes, out_bytes, out_box, constants):
         "rows": f"tensordesc<{kind}[{tile.rows}, {inner}]>",
         "weight": f"tensordesc<{kind}[{tile.columns}, {inner}]>",
         "out": f"tensordesc<{KINDS[out_bytes]}{out_box}>",
-        **pointers(("bias", "norm_weights"), "bf16"),
+        "mlp_weight": f"tensordesc<{kind}[{tile.columns}, {inner}]>",
+        "mlp_out": f"tensordesc<{KINDS[out_bytes]}{out_box[-2:]}>",
+        **pointers(("bias", "mlp_bias", "norm_weights"), "bf16"),
         **pointers(("row_scales", "column_scales"), "fp32"),
     }
     both = {f"{stream}_{name}": kind for stream in ("text", "image") for name, kind in one.items()}
@@ -83,11 +94,17 @@ def products():
         gelu = gelu_product.fluxfast_gelu_product
         yield product_variant(gelu, tile, 1, 1, box, dict(HAS_TANH=True))
     for tile, in_bytes, out_bytes, has_text in product(both_tiles, KINDS, KINDS, (False, True)):
-        stores = qkv_product.stores_of(tile, out_bytes)
+        stores = tiles.stores_of(tile, out_bytes)
         box = [1, tile.rows, tile.columns // stores]
         flags = dict(HEAD_DIM=128, STORES=stores, IS_FP8=in_bytes == 1, HAS_TEXT=has_text)
         kernel = qkv_product.fluxfast_qkv_product
         yield product_variant(kernel, tile, in_bytes, out_bytes, box, flags)
+    for tile in both_tiles:
+        stores = tiles.stores_of(tile, 2)
+        box = [1, tile.rows, tile.columns // stores]
+        flags = dict(HEAD_DIM=128, STORES=stores, HAS_TANH=True)
+        kernel = single_block_product.fluxfast_qkv_product_and_gelu
+        yield product_variant(kernel, tile, 2, 2, box, flags)
 
 
 def variants():

@@ -43,11 +43,16 @@ def fake_kernels(monkeypatch):
     def flash_attn_func(query, key, value):
         return float32_attention(query, key, value).to(torch.bfloat16), None
 
+    def fwd(query, key, value, *, out, num_splits):
+        assert out.stride(-1) == 1 and num_splits == 1
+        out.copy_(float32_attention(query, key, value))
+
     def flash_attn_fp8_func(query, key, value):
         return float32_attention(query, key, value)
 
     fa3_module = types.ModuleType("fa3_fwd_interface")
     fa3_module.flash_attn_func = flash_attn_func
+    fa3_module.fa3_fwd_cuda = types.SimpleNamespace(fwd=fwd)
     fa3_module.__spec__ = types.SimpleNamespace()
     monkeypatch.setitem(sys.modules, "fa3_fwd_interface", fa3_module)
     for name in ("aiter", "aiter.ops", "aiter.ops.triton", "aiter.ops.triton.mha"):
@@ -67,6 +72,15 @@ def test_the_way_to_a_kernel_keeps_layout_and_type(attend, tolerance, fake_kerne
     out, expected = attend(*inputs), float32_attention(*inputs)
     assert out.dtype is torch.bfloat16 and out.is_contiguous()
     assert (out - expected).norm() / expected.norm() < tolerance
+
+
+def test_attention_writes_beside_what_is_there(fake_kernels):
+    inputs = heads(dtype=torch.bfloat16)
+    rows = torch.full((2, 24, 2 * 128 + 8), 7.0, dtype=torch.bfloat16)
+    torch.library.opcheck(torch.ops.fluxfast.fa3_into.default, (*inputs, rows.clone()))
+    fa3.fa3_into(*inputs, rows)
+    assert torch.equal(rows[..., :256], fa3.fa3(*inputs).flatten(2, 3))
+    assert (rows[..., 256:] == 7).all()
 
 
 def test_cudnn_attention_refuses_a_cpu_rather_than_falling_back():

@@ -8,7 +8,7 @@ from diffusers import FluxTransformer2DModel
 
 from tests.interpreter import DEVICE, relative_error
 
-from fluxfast import fused_blocks, weights  # isort: skip
+from fluxfast import block_kernels, fused_blocks, weights  # isort: skip
 from fluxfast.architecture import MINI
 from fluxfast.bench.faults import block_twice
 from fluxfast.bench.planned import situation_of
@@ -210,6 +210,26 @@ def test_heads_leave_the_kernel_in_the_fp8_that_attention_takes(fusions):
     cast_within = first_step(bf16_build(fusions, attention="fa3_fp8"))
     error = relative_error(cast_within, exact)
     assert 0.5 * relative_error(cast_later, exact) < error < 1.2 * relative_error(cast_later, exact)
+
+
+@pytest.mark.usefixtures("fake_kernels")
+def test_heads_and_gelu_of_a_single_block_leave_one_launch(monkeypatch):
+    """Where nothing is in fp8 and attention can write beside GELU: the same step, to rounding."""
+    exact = first_step(bf16_build(()))
+    apart = first_step(bf16_build(EPILOGUES))
+    pipeline = bf16_build(EPILOGUES, attention="fa3")
+    calls = []
+    launch = block_kernels.qkv_product_and_gelu
+    monkeypatch.setattr(
+        block_kernels,
+        "qkv_product_and_gelu",
+        lambda *given: calls.append(1) or launch(*given),
+    )
+    joint = first_step(pipeline)
+    assert len(calls) == 1
+    assert relative_error(joint, exact) < 1.2 * relative_error(apart, exact)
+    pipeline.transformer.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
+    assert torch.equal(first_step(pipeline), joint)
 
 
 def test_a_timestep_that_is_not_of_the_schedule_gives_no_image():

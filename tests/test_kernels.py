@@ -10,10 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.epilogues import Random, figures, gelu_ways, heads_ways
+from benchmarks.epilogues import Random, figures, gelu_ways, heads_ways, single_block_ways
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
 from tests.interpreter import DEVICE, random, relative_error
+from tests.test_attention import fake_kernels  # noqa: F401
 
 from fluxfast.kernels import (  # isort: skip
     activation,
@@ -22,6 +23,7 @@ from fluxfast.kernels import (  # isort: skip
     norm,
     qkv_product,
     rotary,
+    single_block_product,
     tiles,
 )
 
@@ -342,6 +344,27 @@ def test_norm_and_rotary_within_a_product(sizes, tile, fp8_rows_given, is_fp8, m
         assert relative_error(found, wanted) < tolerance
 
 
+# batch, tokens, inner, heads, head_dim, columns: past a tile's ends, several tiles of each.
+@pytest.mark.parametrize("sizes", [(2, 5, 48, 3, 16, 40), (2, 130, 80, 2, 32, 272)], ids=str)
+@both_tiles
+def test_both_products_of_a_single_block_in_one_launch(sizes, tile, monkeypatch):
+    few_programs(monkeypatch, single_block_product, tile)
+    batch, tokens, inner, heads, dim, columns = sizes
+    rows = random(batch, tokens, inner, seed=1)
+    weight, bias, _, _ = layer_of(inner, 3 * heads * dim, fp8=False, seed=2)
+    mlp_weight, mlp_bias, _, _ = layer_of(inner, columns, fp8=False, seed=3)
+    angles = random(tokens, dim // 2, dtype=torch.float32, seed=4, scale=3.0)
+    stream = [rows, weight, bias, 1 + random(2, dim, seed=5, scale=0.1)]
+    turning = (angles.cos(), angles.sin(), heads, EPS)
+    out, joined = single_block_product.qkv_product_and_gelu(stream, mlp_weight, mlp_bias, *turning)
+    assert torch.equal(out, qkv_product.qkv_product([], stream, *turning, False))
+    assert joined.shape == (batch, tokens, heads * dim + columns)
+    product = rows.float() @ mlp_weight.float().t() + mlp_bias.float()
+    found = joined[..., heads * dim :]
+    expected = F.gelu(product, approximate="tanh")
+    assert relative_error(found, expected) < TOLERANCE[torch.bfloat16]
+
+
 @pytest.mark.parametrize(
     "made",
     [
@@ -360,6 +383,14 @@ def test_the_benchmark_of_epilogues_compares_ways_to_the_same(made):
     assert made(Random(DEVICE), fp8=True).keys() == ways.keys()
     costs = figures(made, detect(DEVICE))
     assert all(len(of) == 2 and all(c["us"] > 0 for c in of) for of in costs.values())
+
+
+@pytest.mark.usefixtures("fake_kernels")
+def test_the_benchmark_of_one_launch_compares_it_to_the_same():
+    ways = single_block_ways(3, 2, 16, 64, Random(DEVICE), fp8=False)
+    assert relative_error(ways["chain, one launch"](), ways["chain, two launches"]()) < 0.01
+    costs = figures(partial(single_block_ways, 3, 2, 16, 64), detect(DEVICE))
+    assert costs.keys() == {f"bf16, {name}" for name in ways}
 
 
 def test_angles_of_another_shape_are_refused():
@@ -451,6 +482,7 @@ def samples():
     in_fp8 = (rows, scales[:, :2], scales[:, :2].abs(), weight, scales[0], random(64))
     fp8_stream = [rows, weight[:48], random(48), random(2, 8), scales[:, :2], scales[0, :48].t()]
     angles = (random(4, 4, dtype=torch.float32),) * 2
+    angles_of_two = (random(2, 4, dtype=torch.float32),) * 2
     rotary_call = (None, random(1, 2, 48), random(2, 2, 8), random(2, 8), random(2, 8), 2, EPS)
     return {
         norm.norm_modulate: (text, tokens, vector, vector, EPS),
@@ -476,6 +508,14 @@ def samples():
         gelu_product.product_of_two: (tokens, tokens, random(16, 64), random(16)),
         rotary.qkv_rotary: (*rotary_call, False, True),
         qkv_product.qkv_product: (fp8_stream, fp8_stream, *angles, 2, EPS, True),
+        single_block_product.qkv_product_and_gelu: (
+            fp8_stream[:4],
+            weight,
+            random(64),
+            *angles_of_two,
+            2,
+            EPS,
+        ),
         images.group_norm_silu: (image, of_channels, of_channels, of_channels, 2, EPS),
         images.bias_residual: (image, of_channels, image),
         images.upsample: (image,),
@@ -484,11 +524,10 @@ def samples():
 
 @pytest.mark.parametrize("operator", list(samples()), ids=lambda operator: operator._name)
 def test_what_compilers_are_told_is_what_happens(operator):
-    torch.library.opcheck(
-        operator,
-        samples()[operator],
-        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
-    )
+    checks = ["test_schema", "test_faketensor", "test_aot_dispatch_dynamic"]
+    if operator is single_block_product.qkv_product_and_gelu:
+        checks.pop()  # compares two runs, also in the part that is left for attention
+    torch.library.opcheck(operator, samples()[operator], test_utils=checks)
 
 
 def test_every_kernel_compiles_for_a_hopper_gpu():
@@ -496,7 +535,11 @@ def test_every_kernel_compiles_for_a_hopper_gpu():
     command = [sys.executable, "-m", "tests.compile_kernels"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     rows = json.loads(done.stdout)
-    products = {"fluxfast_gelu_product", "fluxfast_qkv_product"}
+    products = {
+        "fluxfast_gelu_product",
+        "fluxfast_qkv_product",
+        "fluxfast_qkv_product_and_gelu",
+    }
     assert {row["kernel"] for row in rows} == {
         "fluxfast_residual_norm",
         "fluxfast_gelu_join",

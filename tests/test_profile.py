@@ -112,6 +112,8 @@ def test_the_kernels_that_a_slowdown_came_from_are_first(tmp_path):
         ("fluxfast_qkv_rotary", Category.NORM),
         ("fluxfast_qkv_product", Category.GEMM),
         ("fluxfast::qkv_product", Category.GEMM),
+        ("fluxfast_qkv_product_and_gelu", Category.GEMM),
+        ("fluxfast::fa3_into", Category.ATTENTION),
         ("triton_red_fused__to_copy_abs_amax_cat_gelu_3", Category.QUANTIZE),
         ("Memset (Device)", Category.COPY),
         ("aten::silu", Category.OTHER),

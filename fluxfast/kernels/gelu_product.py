@@ -20,6 +20,7 @@ from fluxfast.kernels.activation import gelu, quantize_beside
 from fluxfast.kernels.launch import rows_like
 from fluxfast.kernels.tiles import (
     best_tile,
+    halves,
     inner_block,
     multiplied,
     multiprocessors,
@@ -70,21 +71,78 @@ def fluxfast_gelu_product(
     PROGRAMS: tl.constexpr,
     HAS_TANH: tl.constexpr,
 ):
+    write_gelu(
+        rows,
+        weight,
+        out,
+        row_scales,
+        column_scales,
+        bias,
+        out_scales,
+        tl.program_id(0),
+        row_count,
+        columns,
+        inner,
+        first_column,
+        1,
+        True,
+        ROWS,
+        COLUMNS,
+        INNER,
+        GROUP,
+        PROGRAMS,
+        HAS_TANH,
+    )
+
+
+@triton.jit
+def write_gelu(
+    rows,
+    weight,
+    out,
+    row_scales,
+    column_scales,
+    bias,
+    out_scales,
+    first,
+    row_count,
+    columns,
+    inner,
+    first_column,
+    STORES: tl.constexpr,
+    IS_FP8: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INNER: tl.constexpr,
+    GROUP: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    HAS_TANH: tl.constexpr,
+):
+    """Every `PROGRAMS`-th tile from the `first` on, into `out` from `first_column` on."""
     row_tiles = tl.cdiv(row_count, ROWS)
     column_tiles = tl.cdiv(columns, COLUMNS)
-    for tile in tl.range(tl.program_id(0), row_tiles * column_tiles, PROGRAMS, flatten=True):
+    for tile in tl.range(first, row_tiles * column_tiles, PROGRAMS, flatten=True):
         row_tile, column_tile = place_of(tile, row_tiles, column_tiles, GROUP)
         first_row, start = row_tile * ROWS, column_tile * COLUMNS
         x = multiplied(rows, weight, first_row, start, inner, ROWS, COLUMNS, INNER)
         row = first_row + tl.arange(0, ROWS)
         column = start + tl.arange(0, COLUMNS)
-        of_row = tl.load(row_scales + row, mask=row < row_count, other=0.0)
-        of_column = tl.load(column_scales + column, mask=column < columns, other=0.0)
+        if IS_FP8:
+            of_row = tl.load(row_scales + row, mask=row < row_count, other=0.0)
+            of_column = tl.load(column_scales + column, mask=column < columns, other=0.0)
+            x = x * of_row[:, None] * of_column[None, :]
         b = tl.load(bias + column, mask=column < columns, other=0.0).to(tl.float32)
-        x = x * of_row[:, None] * of_column[None, :] + b[None, :]
+        x = x + b[None, :]
         x = gelu_by_tanh(x) if HAS_TANH else gelu(x)
-        x = x * (1.0 / tl.load(out_scales + row, mask=row < row_count, other=1.0))[:, None]
-        out.store([first_row, first_column + start], x.to(out.dtype))
+        if IS_FP8:
+            x = x * (1.0 / tl.load(out_scales + row, mask=row < row_count, other=1.0))[:, None]
+        place = first_column + start
+        if STORES == 1:
+            out.store([first_row, place], x.to(out.dtype))
+        else:
+            left, right = halves(x.to(out.dtype), ROWS, COLUMNS)
+            out.store([first_row, place], left)
+            out.store([first_row, place + COLUMNS // 2], right)
 
 
 def _launch(

@@ -25,15 +25,14 @@ from fluxfast.kernels.rotary import VALUE_PART, normed_and_turned
 from fluxfast.kernels.tiles import (
     Tile,
     best_tile,
+    halves,
     inner_block,
     multiplied,
     multiprocessors,
     options,
     place_of,
+    stores_of,
 )
-
-# Of a tile, at once: what waits to be stored takes room of what is loaded next.
-STORED_BYTES = 32 * 1024
 
 
 @triton.jit
@@ -74,7 +73,7 @@ def fluxfast_qkv_product(
     first = tl.program_id(0)
     if HAS_TEXT:
         tiles = tl.cdiv(text_tokens, ROWS) * batch * (3 * channels // COLUMNS)
-        _write_stream(
+        write_stream(
             text,
             text_weight,
             text_out,
@@ -100,7 +99,7 @@ def fluxfast_qkv_product(
             PROGRAMS,
         )
         first += tl.cdiv(tiles - first, PROGRAMS) * PROGRAMS - tiles
-    _write_stream(
+    write_stream(
         image,
         image_weight,
         image_out,
@@ -128,7 +127,7 @@ def fluxfast_qkv_product(
 
 
 @triton.jit
-def _write_stream(
+def write_stream(
     rows,
     weight,
     out,
@@ -189,7 +188,7 @@ def _store(
         out.store([place, token, column], tl.reshape(y, (1, ROWS, COLUMNS)))
     else:
         HALF: tl.constexpr = COLUMNS // 2
-        left, right = tl.split(tl.permute(tl.reshape(y, (ROWS, 2, HALF)), (0, 2, 1)))
+        left, right = halves(y, ROWS, COLUMNS)
         out.store([place, token, column], tl.reshape(left, (1, ROWS, HALF)))
         out.store([place, token, column + HALF], tl.reshape(right, (1, ROWS, HALF)))
 
@@ -210,12 +209,7 @@ class Stream(NamedTuple):
     weight_scales: Tensor | None = None
 
 
-def stores_of(tile: Tile, value_bytes: int) -> int:
-    """In how many parts a tile is stored."""
-    return 1 if tile.rows * tile.columns * value_bytes <= STORED_BYTES else 2
-
-
-def _check(cosines: Tensor, sines: Tensor, tokens: int, head_dim: int) -> None:
+def check_angles(cosines: Tensor, sines: Tensor, tokens: int, head_dim: int) -> None:
     shapes = [tuple(cosines.shape), tuple(sines.shape)]
     if shapes != [(tokens, head_dim // 2)] * 2 or head_dim & (head_dim - 1):
         raise FluxFastError(
@@ -226,6 +220,26 @@ def _check(cosines: Tensor, sines: Tensor, tokens: int, head_dim: int) -> None:
         )
 
 
+def of_whole_heads(tile: Tile, heads: int, head_dim: int) -> Tile:
+    return replace(tile, columns=head_dim * (1 if heads % 2 else 2))
+
+
+def given(stream: Stream, out: Tensor, tile: Tile) -> tuple[Any, ...]:
+    """To the kernel, of a stream that is written into `out` (3 · batch, tokens, channels)."""
+    rows, inner = stream.rows, inner_block(stream.rows)
+    columns = tile.columns // stores_of(tile, out.element_size())
+    return (
+        TensorDescriptor.from_tensor(rows.flatten(0, 1), [tile.rows, inner]),
+        TensorDescriptor.from_tensor(stream.weight, [tile.columns, inner]),
+        TensorDescriptor.from_tensor(out, [1, tile.rows, columns]),
+        stream.row_scales.contiguous() if stream.row_scales is not None else None,
+        stream.weight_scales.contiguous() if stream.weight_scales is not None else None,
+        stream.bias,
+        stream.norm_weights.contiguous(),
+        rows.shape[1],
+    )
+
+
 def _launch(
     text: Stream | None, image: Stream, cosines: Tensor, sines: Tensor, out: Tensor, eps: float
 ) -> None:
@@ -234,31 +248,17 @@ def _launch(
     text_tokens = text.rows.shape[1] if text else 0
     heads, head_dim = out.shape[-2:]
     channels = heads * head_dim
-    _check(cosines, sines, text_tokens + image_tokens, head_dim)
+    check_angles(cosines, sines, text_tokens + image_tokens, head_dim)
     if not out.numel():
         return
     processors = multiprocessors(out)
     tile = best_tile(batch * (text_tokens + image_tokens), 3 * channels, processors)
-    tile = replace(tile, columns=head_dim * (1 if heads % 2 else 2))
+    tile = of_whole_heads(tile, heads, head_dim)
     stores = stores_of(tile, out.element_size())
     tiles = batch * sum(tile.count(tokens, 3 * channels) for tokens in (text_tokens, image_tokens))
     joined = out.view(-1, text_tokens + image_tokens, channels)
-
-    def given(stream: Stream, tokens: slice) -> tuple[Any, ...]:
-        rows, inner = stream.rows, inner_block(stream.rows)
-        return (
-            TensorDescriptor.from_tensor(rows.flatten(0, 1), [tile.rows, inner]),
-            TensorDescriptor.from_tensor(stream.weight, [tile.columns, inner]),
-            TensorDescriptor.from_tensor(joined[:, tokens], [1, tile.rows, tile.columns // stores]),
-            stream.row_scales.contiguous() if stream.row_scales is not None else None,
-            stream.weight_scales.contiguous() if stream.weight_scales is not None else None,
-            stream.bias,
-            stream.norm_weights.contiguous(),
-            rows.shape[1],
-        )
-
-    of_image = given(image, slice(text_tokens, None))
-    of_text = given(text, slice(text_tokens)) if text else (*of_image[:-1], 0)
+    of_image = given(image, joined[:, text_tokens:], tile)
+    of_text = given(text, joined[:, :text_tokens], tile) if text else (*of_image[:-1], 0)
     programs = min(processors, tiles)
     fluxfast_qkv_product[(programs,)](
         *of_text,
@@ -277,7 +277,7 @@ def _launch(
     )
 
 
-def _empty(text: Sequence[Tensor], image: Sequence[Tensor], heads: int, is_fp8: bool) -> Tensor:
+def heads_like(text: Sequence[Tensor], image: Sequence[Tensor], heads: int, is_fp8: bool) -> Tensor:
     stream = Stream(*image)
     batch, tokens, _ = stream.rows.shape
     tokens += text[0].shape[1] if text else 0
@@ -306,7 +306,7 @@ def qkv_product(
     `cosines` and `sines`: (tokens of both, head_dim / 2), of pairs of neighbouring channels. In the
     dtype of the bias, or in fp8 with a scale of one.
     """
-    out = _empty(text, image, heads, is_fp8)
+    out = heads_like(text, image, heads, is_fp8)
     _launch(Stream(*text) if text else None, Stream(*image), cosines, sines, out, eps)
     return out
 
@@ -321,4 +321,4 @@ def _(
     eps: float,
     is_fp8: bool,
 ) -> Tensor:
-    return _empty(text, image, heads, is_fp8)
+    return heads_like(text, image, heads, is_fp8)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 # Of a row, loaded at once: as much as the accelerator swizzles.
 INNER_BYTES = 128
+# Of a tile, at once: what waits to be stored takes room of what is loaded next.
+STORED_BYTES = 32 * 1024
 # How many tiles below each other share what they read of the weight while it is in the L2 cache, by
 # the bytes of a value: measured on an H200 with the large tile (docs/performance.md). Float32 is
 # for interpreters alone.
@@ -50,6 +52,11 @@ def multiprocessors(tensor: Tensor) -> int:
     if not tensor.is_cuda:
         return 1
     return torch.cuda.get_device_properties(tensor.device).multi_processor_count
+
+
+def stores_of(tile: Tile, value_bytes: int) -> int:
+    """In how many parts a tile is stored."""
+    return 1 if tile.rows * tile.columns * value_bytes <= STORED_BYTES else 2
 
 
 def inner_block(rows: Tensor) -> int:
@@ -96,3 +103,9 @@ def multiplied(
         right = weight.load([first_column, step * INNER])
         x = tl.dot(left, right.T, x)
     return x
+
+
+@triton.jit
+def halves(y, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The left and the right one of a tile."""
+    return tl.split(tl.permute(tl.reshape(y, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))

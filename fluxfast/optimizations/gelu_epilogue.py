@@ -10,8 +10,8 @@ from fluxfast.fusion import (
 )
 from fluxfast.optimization import Axis, Build, Optimization
 
-# In the name of this project's kernel, or of cuBLASLt's.
-KERNELS = ("fluxfast_gelu_product", "gelubias")
+# In the names of this project's kernels, or of cuBLASLt's.
+KERNELS = ("fluxfast_gelu_product", "fluxfast_qkv_product_and_gelu", "gelubias")
 INSTEAD = "fused_gelu"
 
 
