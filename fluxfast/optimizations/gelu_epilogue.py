@@ -1,4 +1,7 @@
-"""GELU and its cast to fp8 within the product before it: its input never goes to memory."""
+"""GELU and its cast to fp8 within the product before it: its input never goes to memory.
+
+In bfloat16, with `rotary_epilogue` and `fa3`, one launch makes a single block's heads and GELU.
+"""
 
 from fluxfast.fusion import (
     FUSION_CONFLICTS,
