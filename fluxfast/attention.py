@@ -39,7 +39,11 @@ def attention_operator(name: str, function: Attend, out_dtype: torch.dtype | Non
 
 
 def attention_into_operator(name: str, function: AttendInto) -> AttendInto:
-    """Register `fluxfast::name`, which writes into rows (batch, tokens, channels or more)."""
+    """Register `fluxfast::name`, which writes into rows (batch, tokens, channels or more).
+
+    Compiled blocks write in place as long as nothing else reads the rows before: Inductor would
+    copy them first.
+    """
     operator = torch.library.custom_op(
         f"fluxfast::{name}",
         function,
@@ -137,7 +141,8 @@ def attention_proof(evidence: Evidence, operator: str, kernel: str) -> Proof:
 
     A CUDA graph hides the operator and shows the kernel.
     """
-    seen = [o for o in evidence.operators if o == f"fluxfast::{operator}"]
+    names = {f"fluxfast::{operator}", f"fluxfast::{operator}_into"}
+    seen = sorted(names & evidence.operators)
     seen += [o for o in sorted(evidence.operators) if re.search(kernel, o)]
     missing = f"no fluxfast::{operator} in a step"
     return Proof(in_force=bool(seen), seen=seen[0][:100] if seen else missing)

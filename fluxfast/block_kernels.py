@@ -166,27 +166,34 @@ class BlockKernels:
                 _stream(attn.to_added_qkv, text, of_text) if text is not None else [],
                 _stream(attn.to_qkv, image, of_image),
             )
-            given = (*streams, *angles, attn.heads, attn.norm_q.eps, self.fp8_heads)
-            query, key, value = qkv_product(*given).unbind(0)
+            turning = (*angles, attn.heads, attn.norm_q.eps)
+            query, key, value = qkv_product(*streams, *turning, self.fp8_heads).unbind(0)
             return query, key, value
         text_qkv = product(attn.to_added_qkv, text) if text is not None else None
         return self._heads_of_products(attn, text_qkv, product(attn.to_qkv, image), angles)
 
     @property
     def takes_both_products(self) -> bool:
-        """Whether a single block's heads and GELU can leave one launch."""
+        """Whether a single block's heads and GELU can leave one launch.
+
+        In bfloat16, where attention can write beside GELU; not done for attention in fp8.
+        """
         both = self.rotary_epilogue and self.gelu_epilogue
-        return both and not self.fp8_rows and not self.fp8_heads
+        return both and not (self.fp8_rows or self.fp8_heads)
 
     def heads_and_activated(
         self, attn: Any, layer: Any, rows: Rows, angles: Angles
     ) -> tuple[Heads, Tensor]:
-        """`heads`, and [room for what attention makes of them, gelu(layer(rows))]."""
+        """`heads` of rows in bfloat16, and [room for attention, gelu(layer(rows))].
+
+        Attention has to write the first heads · head_dim channels of the latter, (batch, tokens,
+        channels of both). Where `takes_both_products`.
+        """
         stream = _stream(attn.to_qkv, rows, attn.norm_weights[1])
-        given = (layer.weight, layer.bias, *angles, attn.heads, attn.norm_q.eps)
-        heads, joined = qkv_product_and_gelu(stream, *given)
+        turning = (*angles, attn.heads, attn.norm_q.eps)
+        heads, inner = qkv_product_and_gelu(*stream, layer.weight, layer.bias, *turning)
         query, key, value = heads.unbind(0)
-        return (query, key, value), joined
+        return (query, key, value), inner
 
     def _heads_of_products(
         self, attn: Any, text: Tensor | None, image: Tensor, angles: Angles

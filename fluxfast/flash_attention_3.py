@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 
+import torch
 from torch import Tensor
 
+from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.optimization import Package
 
@@ -15,8 +17,8 @@ FA3_PACKAGES = (
     Package(name="fa3-fwd", install="pip install fa3-fwd"),
     Package(name="flash-attn-3", install="build hopper/ of Dao-AILab/flash-attention"),
 )
-# Their modules, and what each calls its operators, whose `fwd` can write into a given tensor.
-MODULES = {"fa3_fwd_interface": "fa3_fwd_cuda", "flash_attn_interface": "flash_attn_3_cuda"}
+# Their modules, and the names under which each registers its operators.
+MODULES = {"fa3_fwd_interface": "fa3_fwd", "flash_attn_interface": "flash_attn_3"}
 KERNEL = "FlashAttnFwdSm90"  # in the name of every FlashAttention-3 device kernel on Hopper
 
 
@@ -28,12 +30,23 @@ def flash_attention_3(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def flash_attention_3_into(query: Tensor, key: Tensor, value: Tensor, rows: Tensor) -> None:
-    """The same into the first channels of rows (batch, tokens, channels or more), in bfloat16."""
+    """The same into the first channels of rows (batch, tokens, channels or more), in bfloat16.
+
+    Raises FluxFastError where the distribution has no operator for it.
+    """
     name = _module()
+    importlib.import_module(name)
+    fwd = getattr(getattr(torch.ops, MODULES[name]), "fwd", None)
+    if fwd is None:
+        raise FluxFastError(
+            "this FlashAttention-3 cannot write into a given tensor",
+            got=f"{name} without torch.ops.{MODULES[name]}.fwd",
+            allowed="fa3-fwd 0.0.3, or a build of hopper/ that registers PyTorch operators",
+            remedy="install one of them, or leave gelu_epilogue out",
+        )
     batch, tokens, heads, head_dim = query.shape
     out = rows[..., : heads * head_dim].view(batch, tokens, heads, head_dim)
-    operators = getattr(importlib.import_module(name), MODULES[name])
-    operators.fwd(query, key, value, out=out, num_splits=1)
+    fwd(query, key, value, out=out, num_splits=1)
 
 
 def _module() -> str:

@@ -149,7 +149,9 @@ def _fuse(block: Any, build: Build) -> None:
     plan, processor = build.plan, block.attn.processor
     assert isinstance(processor, OperatorAttnProcessor)
     block.__class__ = FUSED[type(block)]
-    block.attend, block.attend_into = processor.attend, processor.attend_into
+    block.attend = processor.attend
+    if isinstance(block, FusedSingleBlock):
+        block.attend_into = processor.attend_into
     for name in ("vectors", "text_vectors"):
         block.register_buffer(name, None, persistent=False)
     fp8_rows = plan.choice(Axis.QUANTIZATION) == "fp8_per_row"

@@ -103,6 +103,7 @@ def products():
         stores = tiles.stores_of(tile, 2)
         box = [1, tile.rows, tile.columns // stores]
         flags = dict(HEAD_DIM=128, STORES=stores, HAS_TANH=True)
+        flags |= dict(row_scales=None, column_scales=None)
         kernel = single_block_product.fluxfast_qkv_product_and_gelu
         yield product_variant(kernel, tile, 2, 2, box, flags)
 

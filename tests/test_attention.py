@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import FluxTransformer2DModel
 
+from fluxfast import flash_attention_3
 from fluxfast.architecture import MINI
 from fluxfast.attention import OperatorAttnProcessor
+from fluxfast.errors import FluxFastError
 from fluxfast.optimizations import aiter_fp8, cudnn, fa3, fa3_fp8, sdpa
 
 
@@ -36,6 +38,12 @@ def test_what_compilers_are_told_of_an_operator(name):
     assert out.shape == query.shape and out.is_contiguous() and out.dtype is torch.bfloat16
 
 
+def fa3_fwd(query, key, value, *, out, num_splits):
+    """Of FlashAttention-3, which both of its distributions register."""
+    assert out.stride(-1) == 1 and num_splits == 1
+    out.copy_(float32_attention(query, key, value))
+
+
 @pytest.fixture
 def fake_kernels(monkeypatch):
     """Stand-ins with the interfaces of FlashAttention-3 and AITER: no such kernel runs here."""
@@ -43,18 +51,14 @@ def fake_kernels(monkeypatch):
     def flash_attn_func(query, key, value):
         return float32_attention(query, key, value).to(torch.bfloat16), None
 
-    def fwd(query, key, value, *, out, num_splits):
-        assert out.stride(-1) == 1 and num_splits == 1
-        out.copy_(float32_attention(query, key, value))
-
     def flash_attn_fp8_func(query, key, value):
         return float32_attention(query, key, value)
 
     fa3_module = types.ModuleType("fa3_fwd_interface")
     fa3_module.flash_attn_func = flash_attn_func
-    fa3_module.fa3_fwd_cuda = types.SimpleNamespace(fwd=fwd)
     fa3_module.__spec__ = types.SimpleNamespace()
     monkeypatch.setitem(sys.modules, "fa3_fwd_interface", fa3_module)
+    monkeypatch.setattr(torch.ops, "fa3_fwd", types.SimpleNamespace(fwd=fa3_fwd))
     for name in ("aiter", "aiter.ops", "aiter.ops.triton", "aiter.ops.triton.mha"):
         module = types.ModuleType(name)
         module.__spec__, module.__path__ = types.SimpleNamespace(), []
@@ -81,6 +85,18 @@ def test_attention_writes_beside_what_is_there(fake_kernels):
     fa3.fa3_into(*inputs, rows)
     assert torch.equal(rows[..., :256], fa3.fa3(*inputs).flatten(2, 3))
     assert (rows[..., 256:] == 7).all()
+
+
+def test_attention_writes_beside_by_a_build_of_hopper_too(monkeypatch):
+    monkeypatch.setattr(flash_attention_3, "_module", lambda: "flash_attn_interface")
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", types.ModuleType("of_hopper"))
+    inputs = heads(dtype=torch.bfloat16)
+    rows = torch.zeros(2, 24, 2 * 128, dtype=torch.bfloat16)
+    with pytest.raises(FluxFastError, match=r"without torch\.ops\.flash_attn_3\.fwd"):
+        flash_attention_3.flash_attention_3_into(*inputs, rows)
+    monkeypatch.setattr(torch.ops, "flash_attn_3", types.SimpleNamespace(fwd=fa3_fwd))
+    flash_attention_3.flash_attention_3_into(*inputs, rows)
+    assert torch.equal(rows, float32_attention(*inputs).to(torch.bfloat16).flatten(2, 3))
 
 
 def test_cudnn_attention_refuses_a_cpu_rather_than_falling_back():

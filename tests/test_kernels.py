@@ -356,7 +356,8 @@ def test_both_products_of_a_single_block_in_one_launch(sizes, tile, monkeypatch)
     angles = random(tokens, dim // 2, dtype=torch.float32, seed=4, scale=3.0)
     stream = [rows, weight, bias, 1 + random(2, dim, seed=5, scale=0.1)]
     turning = (angles.cos(), angles.sin(), heads, EPS)
-    out, joined = single_block_product.qkv_product_and_gelu(stream, mlp_weight, mlp_bias, *turning)
+    of_mlp = (mlp_weight, mlp_bias)
+    out, joined = single_block_product.qkv_product_and_gelu(*stream, *of_mlp, *turning)
     assert torch.equal(out, qkv_product.qkv_product([], stream, *turning, False))
     assert joined.shape == (batch, tokens, heads * dim + columns)
     product = rows.float() @ mlp_weight.float().t() + mlp_bias.float()
@@ -509,7 +510,7 @@ def samples():
         rotary.qkv_rotary: (*rotary_call, False, True),
         qkv_product.qkv_product: (fp8_stream, fp8_stream, *angles, 2, EPS, True),
         single_block_product.qkv_product_and_gelu: (
-            fp8_stream[:4],
+            *fp8_stream[:4],
             weight,
             random(64),
             *angles_of_two,

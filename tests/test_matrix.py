@@ -37,6 +37,18 @@ def test_tiers_go_from_unoptimized_over_lossless_and_all_on_to_the_cache():
     assert len(matrix("tiers", situation(CPU))) == 3  # all on is lossless
 
 
+def test_peers_are_diffusers_with_a_compiler_and_what_flux_fast_sets():
+    given = situation(H200)
+    eager, regional, flux_fast, *rest = matrix("peers", given)
+    assert [eager, *rest] == matrix("tiers", given)
+    assert regional == ("bf16", "regional")
+    settings = {"fused_projections", "fa3_fp8", "channels_last", "fp8_per_tensor", "compile"}
+    assert set(flux_fast) == {"bf16", "inductor_flags", *settings}
+    assert not {"compile", "inductor_flags"} & {
+        e.name for e in excluded(matrix("peers", given), given)
+    }
+
+
 def test_the_ablation_has_the_staircase_each_one_off_and_what_goes_on_top():
     names = matrix("ablation", situation(H200))
     all_on = default_names(situation(H200))
@@ -54,7 +66,8 @@ def test_what_is_slow_to_build_is_in_the_full_matrix_alone():
     slow = {"compile", "export_aoti", "inductor_flags"}
     for kind in ("smoke", "ablation", "pairwise"):
         assert not slow & {name for names in matrix(kind, situation(H200)) for name in names}
-        assert slow <= {e.name for e in excluded(kind, situation(H200))}
+        left_out = excluded(matrix(kind, situation(H200)), situation(H200))
+        assert slow <= {e.name for e in left_out}
     assert slow <= {name for names in matrix("full", situation(H200)) for name in names}
 
 
@@ -73,7 +86,8 @@ def test_pairwise_covers_every_two_settings_that_go_together(hardware):
 
 
 def test_what_is_left_out_says_why():
-    reasons = {e.name: e.reason for e in excluded("smoke", situation(CPU, SCHNELL))}
+    given = situation(CPU, SCHNELL)
+    reasons = {e.name: e.reason for e in excluded(matrix("smoke", given), given)}
     assert "ROCm" in reasons["aiter_fp8"] and "nothing to reuse" in reasons["dbcache"]
 
 

@@ -53,14 +53,15 @@ def _candidates(kind: str, situation: Situation) -> list[Names]:
     return list(dict.fromkeys(MATRICES[kind](situation)))
 
 
-def excluded(kind: str, situation: Situation) -> list[Excluded]:
-    """What the matrix has no case of, with the reason."""
+def excluded(cases: Iterable[Names], situation: Situation) -> list[Excluded]:
+    """What a matrix of these cases lacks, with the reason."""
+    covered = {name for names in cases for name in names}
     found = []
     for optimization in optimizations().values():
         reason = optimization.why_not(situation.hardware) or optimization.objection(situation)
-        if not reason and kind != "full":
+        if not reason and optimization.name not in covered:
             slow = optimization.slow_to_build(situation.hardware)
-            reason = f"only in --matrix full: {slow}" if slow else None
+            reason = f"left to --matrix full: {slow}" if slow else None
         if reason:
             found.append(Excluded(name=optimization.name, reason=reason))
     return found
@@ -84,6 +85,22 @@ def tiers(situation: Situation) -> list[Names]:
         default_names(situation, lossless),
         *smoke(situation)[1:],
         default_names(situation, {Axis.CACHE: "dbcache"}),
+    ]
+
+
+# What flux-fast switches on beside fp8 attention (github.com/huggingface/flux-fast).
+FLUX_FAST = ("fused_projections", "channels_last", "fp8_per_tensor", "inductor_flags", "compile")
+
+
+def peers(situation: Situation) -> list[Names]:
+    """The unoptimized pipeline, diffusers' regional compile, flux-fast's settings, the tiers."""
+    eager = eager_names(situation)
+    attention = default_choice(Axis.ATTENTION, situation.hardware)
+    return [
+        eager,
+        in_order({*eager, "regional"}),
+        in_order({*eager, *FLUX_FAST, *([attention] if attention else [])}),
+        *tiers(situation)[1:],
     ]
 
 
@@ -165,6 +182,7 @@ def pairwise(situation: Situation) -> list[Names]:
 MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
     "smoke": smoke,
     "tiers": tiers,
+    "peers": peers,
     "ablation": ablation,
     "alone": alone,
     "pairwise": pairwise,

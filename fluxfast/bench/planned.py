@@ -77,8 +77,9 @@ def planned_cases(
     for model in dict.fromkeys(models):
         checkpoint = resolve(model_named(model).name, weights, hardware)
         situation = situation_of(checkpoint, hardware, **changes)
-        cases += [planned_case(names, checkpoint, situation) for names in matrix(kind, situation)]
-        left_out[model] = excluded(kind, situation)
+        combinations = matrix(kind, situation)
+        cases += [planned_case(names, checkpoint, situation) for names in combinations]
+        left_out[model] = excluded(combinations, situation)
     return cases, left_out
 
 

@@ -1,10 +1,12 @@
 """The first product of an MLP with its GELU, and the cast to fp8, in the product's own epilogue.
 
 What would be 113 MB written and read again at 1024×1024 stays in registers. In bfloat16 cuBLASLt
-has such an epilogue; in fp8 with a scale for each row there is a kernel here. A row's scale cannot
-wait for the row's largest value then: it comes from a bound that the row and the weight have
-(`fluxfast.kernels.norm`), some 15 times as large on random values, which costs range, not
-precision, as e4m3's error is relative.
+has such an epilogue, in fp8 with a scale for each row there is a kernel here; a single block's GELU
+in bfloat16 can leave one launch with its heads (`fluxfast.kernels.single_block_product`).
+
+In fp8 a row's scale cannot wait for the row's largest value then: it comes from a bound that the
+row and the weight have (`fluxfast.kernels.norm`), some 15 times as large on random values, which
+costs range, not precision, as e4m3's error is relative.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from fluxfast.kernels.activation import gelu, quantize_beside
 from fluxfast.kernels.launch import rows_like
 from fluxfast.kernels.tiles import (
     best_tile,
-    halves,
     inner_block,
+    left_and_right,
     multiplied,
     multiprocessors,
     options,
@@ -84,7 +86,7 @@ def fluxfast_gelu_product(
         columns,
         inner,
         first_column,
-        1,
+        1,  # a tile in fp8 is small enough
         True,
         ROWS,
         COLUMNS,
@@ -118,7 +120,11 @@ def write_gelu(
     PROGRAMS: tl.constexpr,
     HAS_TANH: tl.constexpr,
 ):
-    """Every `PROGRAMS`-th tile from the `first` on, into `out` from `first_column` on."""
+    """Every `PROGRAMS`-th tile from the `first` on.
+
+    `rows`: (row_count, inner), `weight`: (columns, inner); `out`: (row_count, columns or more),
+    from its `first_column` on, each tile in `STORES` parts. Without fp8 all scales are None.
+    """
     row_tiles = tl.cdiv(row_count, ROWS)
     column_tiles = tl.cdiv(columns, COLUMNS)
     for tile in tl.range(first, row_tiles * column_tiles, PROGRAMS, flatten=True):
@@ -140,7 +146,7 @@ def write_gelu(
         if STORES == 1:
             out.store([first_row, place], x.to(out.dtype))
         else:
-            left, right = halves(x.to(out.dtype), ROWS, COLUMNS)
+            left, right = left_and_right(x.to(out.dtype), ROWS, COLUMNS)
             out.store([first_row, place], left)
             out.store([first_row, place + COLUMNS // 2], right)
 

@@ -25,8 +25,8 @@ from fluxfast.kernels.rotary import VALUE_PART, normed_and_turned
 from fluxfast.kernels.tiles import (
     Tile,
     best_tile,
-    halves,
     inner_block,
+    left_and_right,
     multiplied,
     multiprocessors,
     options,
@@ -73,7 +73,7 @@ def fluxfast_qkv_product(
     first = tl.program_id(0)
     if HAS_TEXT:
         tiles = tl.cdiv(text_tokens, ROWS) * batch * (3 * channels // COLUMNS)
-        write_stream(
+        write_heads(
             text,
             text_weight,
             text_out,
@@ -99,7 +99,7 @@ def fluxfast_qkv_product(
             PROGRAMS,
         )
         first += tl.cdiv(tiles - first, PROGRAMS) * PROGRAMS - tiles
-    write_stream(
+    write_heads(
         image,
         image_weight,
         image_out,
@@ -127,7 +127,7 @@ def fluxfast_qkv_product(
 
 
 @triton.jit
-def write_stream(
+def write_heads(
     rows,
     weight,
     out,
@@ -188,7 +188,7 @@ def _store(
         out.store([place, token, column], tl.reshape(y, (1, ROWS, COLUMNS)))
     else:
         HALF: tl.constexpr = COLUMNS // 2
-        left, right = halves(y, ROWS, COLUMNS)
+        left, right = left_and_right(y, ROWS, COLUMNS)
         out.store([place, token, column], tl.reshape(left, (1, ROWS, HALF)))
         out.store([place, token, column + HALF], tl.reshape(right, (1, ROWS, HALF)))
 
@@ -221,11 +221,14 @@ def check_angles(cosines: Tensor, sines: Tensor, tokens: int, head_dim: int) -> 
 
 
 def of_whole_heads(tile: Tile, heads: int, head_dim: int) -> Tile:
+    """As wide as two heads, or one where their number is odd: a norm stays within a tile."""
     return replace(tile, columns=head_dim * (1 if heads % 2 else 2))
 
 
-def given(stream: Stream, out: Tensor, tile: Tile) -> tuple[Any, ...]:
-    """To the kernel, of a stream that is written into `out` (3 · batch, tokens, channels)."""
+def stream_arguments(stream: Stream, out: Tensor, tile: Tile) -> tuple[Any, ...]:
+    """The kernel's first arguments, from `rows` to `tokens`: of a stream that is written into `out`
+    (3 · batch, tokens, channels).
+    """
     rows, inner = stream.rows, inner_block(stream.rows)
     columns = tile.columns // stores_of(tile, out.element_size())
     return (
@@ -257,8 +260,10 @@ def _launch(
     stores = stores_of(tile, out.element_size())
     tiles = batch * sum(tile.count(tokens, 3 * channels) for tokens in (text_tokens, image_tokens))
     joined = out.view(-1, text_tokens + image_tokens, channels)
-    of_image = given(image, joined[:, text_tokens:], tile)
-    of_text = given(text, joined[:, :text_tokens], tile) if text else (*of_image[:-1], 0)
+    of_image = stream_arguments(image, joined[:, text_tokens:], tile)
+    of_text = (*of_image[:-1], 0)
+    if text:
+        of_text = stream_arguments(text, joined[:, :text_tokens], tile)
     programs = min(processors, tiles)
     fluxfast_qkv_product[(programs,)](
         *of_text,
@@ -278,6 +283,7 @@ def _launch(
 
 
 def heads_like(text: Sequence[Tensor], image: Sequence[Tensor], heads: int, is_fp8: bool) -> Tensor:
+    """Uninitialized: what `qkv_product` of the two streams writes."""
     stream = Stream(*image)
     batch, tokens, _ = stream.rows.shape
     tokens += text[0].shape[1] if text else 0

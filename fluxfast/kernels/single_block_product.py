@@ -1,14 +1,12 @@
 """Query, key, value and GELU of a single block, whose products read the same rows, in one launch.
 
-In bfloat16 alone: in fp8 the scale of a row, which GELU's part shares with the attention beside it,
-is not known before attention is done. GELU's tiles at 1024×1024 are 13.1 for each multiprocessor of
-an H200, both products' 22.9; and GELU is written where the output product reads it, beside the room
-for attention, so that this is one product of a joined row.
+For each multiprocessor of an H200 GELU's tiles at 1024×1024 are 13.1 and those of the heads 9.8,
+so 14 and 10 rounds; together they are 22.9, so 23. And GELU is written where the output product
+reads it, beside the room for attention, so that this is one product of a joined row. In bfloat16
+alone: in fp8 the scale of such a row is not known before attention is done.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import triton
@@ -20,10 +18,10 @@ from fluxfast.kernels.gelu_product import write_gelu
 from fluxfast.kernels.qkv_product import (
     Stream,
     check_angles,
-    given,
     heads_like,
     of_whole_heads,
-    write_stream,
+    stream_arguments,
+    write_heads,
 )
 from fluxfast.kernels.tiles import best_tile, inner_block, multiprocessors, options, stores_of
 
@@ -60,7 +58,7 @@ def fluxfast_qkv_product_and_gelu(
     """The tiles of the heads, then GELU's, dealt out as if they were one row of tiles."""
     first = tl.program_id(0)
     tiles = tl.cdiv(tokens, ROWS) * batch * (3 * channels // COLUMNS)
-    write_stream(
+    write_heads(
         rows,
         weight,
         out,
@@ -90,8 +88,8 @@ def fluxfast_qkv_product_and_gelu(
         rows,
         mlp_weight,
         mlp_out,
-        row_scales,
-        column_scales,
+        None,
+        None,
         mlp_bias,
         None,
         first,
@@ -110,8 +108,8 @@ def fluxfast_qkv_product_and_gelu(
     )
 
 
-def _empty(stream: Sequence[Tensor], mlp_weight: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    out = heads_like([], stream, heads, is_fp8=False)
+def _empty(stream: Stream, mlp_weight: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    out = heads_like([], stream[:4], heads, is_fp8=False)
     width = out.shape[3] * out.shape[4] + mlp_weight.shape[0]
     return out, out.new_empty((*out.shape[1:3], width))
 
@@ -119,11 +117,14 @@ def _empty(stream: Sequence[Tensor], mlp_weight: Tensor, heads: int) -> tuple[Te
 @torch.library.custom_op(
     "fluxfast::qkv_product_and_gelu",
     mutates_args=(),
-    schema="(Tensor[] stream, Tensor mlp_weight, Tensor mlp_bias, Tensor cosines, Tensor sines, "
-    "int heads, float eps) -> (Tensor, Tensor)",
+    schema="(Tensor rows, Tensor weight, Tensor bias, Tensor norm_weights, Tensor mlp_weight, "
+    "Tensor mlp_bias, Tensor cosines, Tensor sines, int heads, float eps) -> (Tensor, Tensor)",
 )
 def qkv_product_and_gelu(
-    stream: Sequence[Tensor],
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    norm_weights: Tensor,
     mlp_weight: Tensor,
     mlp_bias: Tensor,
     cosines: Tensor,
@@ -131,28 +132,29 @@ def qkv_product_and_gelu(
     heads: int,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """`qkv_product` of a stream in bfloat16, and rows of [nothing yet, gelu(its MLP's product)].
+    """What `qkv_product` makes of a stream in bfloat16, and rows of [nothing yet, GELU].
 
-    (3, batch, tokens, heads, head_dim) and (batch, tokens, heads · head_dim + columns), of which
-    the first part is left for attention. `mlp_weight`: (columns, inner).
+    (3, batch, tokens, heads, head_dim), and (batch, tokens, heads · head_dim + columns): the first
+    heads · head_dim channels are for attention to write, then comes gelu(rows · mlp_weightᵀ +
+    mlp_bias), `mlp_weight` being (columns, inner). Widths are multiples of 8, as the tensor memory
+    accelerator asks. The others as in `Stream`, and as in `qkv_product`.
     """
+    stream = Stream(rows, weight, bias, norm_weights)
     out, joined = _empty(stream, mlp_weight, heads)
-    given_stream = Stream(*stream)
-    rows = given_stream.rows
-    batch, tokens, inner = rows.shape
-    channels, columns = heads * out.shape[4], mlp_weight.shape[0]
-    check_angles(cosines, sines, tokens, out.shape[4])
+    (batch, tokens, inner), head_dim = rows.shape, out.shape[4]
+    channels, columns = heads * head_dim, mlp_weight.shape[0]
+    check_angles(cosines, sines, tokens, head_dim)
     if not out.numel():
         return out, joined
     processors = multiprocessors(out)
     tile = best_tile(batch * tokens, 3 * channels + columns, processors)
-    tile = of_whole_heads(tile, heads, out.shape[4])
+    tile = of_whole_heads(tile, heads, head_dim)
     stores = stores_of(tile, out.element_size())
     count = batch * tile.count(tokens, 3 * channels) + tile.count(batch * tokens, columns)
     programs = min(processors, count)
     box = [tile.rows, tile.columns // stores]
     fluxfast_qkv_product_and_gelu[(programs,)](
-        *given(given_stream, out.view(-1, tokens, channels), tile),
+        *stream_arguments(stream, out.view(-1, tokens, channels), tile),
         TensorDescriptor.from_tensor(mlp_weight, [tile.columns, inner_block(rows)]),
         TensorDescriptor.from_tensor(joined.flatten(0, 1), box),
         mlp_bias,
@@ -163,7 +165,7 @@ def qkv_product_and_gelu(
         channels,
         inner,
         eps,
-        HEAD_DIM=out.shape[4],
+        HEAD_DIM=head_dim,
         STORES=stores,
         HAS_TANH=rows.is_cuda,
         **options(tile, rows, programs),
@@ -173,7 +175,10 @@ def qkv_product_and_gelu(
 
 @qkv_product_and_gelu.register_fake
 def _(
-    stream: Sequence[Tensor],
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    norm_weights: Tensor,
     mlp_weight: Tensor,
     mlp_bias: Tensor,
     cosines: Tensor,
@@ -181,4 +186,4 @@ def _(
     heads: int,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    return _empty(stream, mlp_weight, heads)
+    return _empty(Stream(rows, weight, bias, norm_weights), mlp_weight, heads)

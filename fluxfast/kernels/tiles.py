@@ -106,6 +106,6 @@ def multiplied(
 
 
 @triton.jit
-def halves(y, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The left and the right one of a tile."""
+def left_and_right(y, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The two halves of a tile."""
     return tl.split(tl.permute(tl.reshape(y, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
