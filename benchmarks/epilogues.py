@@ -1,4 +1,4 @@
-"""Work in a product's epilogue against a pass after the product, at the shapes of Flux.
+"""Work in a product's epilogue against a pass after it, and two products in one launch.
 
     python -m benchmarks.epilogues       # on a Hopper GPU, about two minutes; prints JSON
 
