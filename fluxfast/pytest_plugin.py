@@ -183,6 +183,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for planned in (p for p in suite.selected if p not in shown):
         lacks = "no verdict" if planned in stored else "no figures"
         terminalreporter.write_line(f"{lacks}: {planned.case.model}, {planned.label}")
+    if suite.compared_s:
+        terminalreporter.write_line(f"processes of both revisions: {suite.compared_s:.0f} s")
     terminalreporter.write_line(f"results: {suite.results_folder}")
     if suite.is_recording:
         terminalreporter.write_line(

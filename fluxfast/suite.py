@@ -52,6 +52,7 @@ class Suite:
     recorded: set[str] = field(default_factory=set)
     compared: bool = False
     sides: dict[str, Sides] = field(default_factory=dict)
+    compared_s: float = 0.0
     not_compared: dict[str, FluxFastError] = field(default_factory=dict)
     mistake: FluxFastError | None = None
     selected: list[PlannedCase] = field(default_factory=list)
@@ -285,6 +286,8 @@ class Suite:
         """What a case was measured under: what bounds it, how much was sampled, clock and power."""
         result = self.measured[planned.case.id]
         told = [f"{len(result.images)} images ({result.sampling.get('ended', 'kept')})"]
+        if after_s := result.sampling.get("after_first_image_s"):
+            told.append(f"{after_s:.0f} s after its first image")
         if result.bound == "power":
             told.append(f"power-bound ({result.power_share:.0%} of the limit)")
         elif result.device_busy is not None:

@@ -6,6 +6,7 @@ there are.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def compare_all(suite: Suite, other: Path) -> None:
         )
 
     judged = [case for case in cases if case not in references]
+    began = time.monotonic()
     suite.sides, suite.not_compared = interleaved(measure, judged)
     suite.measured |= {case_id: s.compared[1][-1] for case_id, s in suite.sides.items()}
     for case_id, found in (measure("B", 0, references, "--rounds=1") if references else {}).items():
@@ -109,6 +111,7 @@ def compare_all(suite: Suite, other: Path) -> None:
             suite.not_compared[case_id] = found
         else:
             suite.measured[case_id] = found
+    suite.compared_s = time.monotonic() - began
     for planned in suite.selected:
         suite.store_quality(planned)
 

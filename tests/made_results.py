@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from fluxfast.bench.baseline import Baseline, find_baseline
 from fluxfast.bench.result import CaseResult, write_result
 from tests.machines import H200
-from tests.results import case, result
+from tests.results import CANARIES, case, result
 
 FACTORS = {
     "bf16": 1.0,
@@ -33,21 +33,24 @@ def combinations() -> list[tuple[str, ...]]:
     return list(dict.fromkeys([*staircase, *each_off, (*ALL_ON[:3], "dbcache", *ALL_ON[3:])]))
 
 
-def ablation(slower: dict[str, float] | None = None, seed: int = 0) -> list[CaseResult]:
-    """Three processes of each case, with a noise of 0.3%."""
+def ablation(
+    slower: dict[str, float] | None = None, seed: int = 0, processes: int = 3
+) -> list[CaseResult]:
+    """Some processes of each case, with a noise of 0.3%."""
     random, found = np.random.default_rng(seed), []
     factors = {name: factor * (slower or {}).get(name, 1.0) for name, factor in FACTORS.items()}
     for model, image_s in IMAGE_S.items():
         for names in combinations():
             whole_s = image_s * (slower or {}).get(model, 1.0)
             whole_s *= float(np.prod([factors[name] for name in names]))
-            for process in range(3):
+            for process in range(processes):
                 found.append(
                     result(
                         whole_s * float(np.exp(random.normal(0, 0.003))),
                         case=case(model=model, optimizations=names, num_inference_steps=4),
                         hardware=H200,
                         compiles="regional" in names,
+                        canaries=CANARIES,
                         provenance={
                             "commit": "abc",
                             "dirty": False,

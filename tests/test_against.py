@@ -55,6 +55,13 @@ def test_it_ends_undecided_rather_than_never():
     assert settle([sides.comparison], looks=6)[0].outcome is Outcome.UNDECIDED
 
 
+@pytest.mark.parametrize(("process_s", "pairs"), [(400.0, 2), (200.0, 4), (1.0, 12)])
+def test_no_pair_begins_that_would_end_too_late(process_s, pairs):
+    order, measure = measured(1.01, 0.08)
+    interleaved(measure, [case()], clock=lambda: process_s * len(order))
+    assert len(order) == 2 * pairs
+
+
 def test_what_is_sure_is_not_measured_again_and_what_fails_does_not_stop_the_rest():
     quiet, noisy, gone = case(), case(model="schnell"), case(model="kontext")
     asked = []

@@ -3,6 +3,9 @@
 import dataclasses
 import errno
 import json
+import math
+import re
+import shutil
 import subprocess
 import sys
 
@@ -19,13 +22,13 @@ from fluxfast.bench.baseline import (
 from fluxfast.bench.compare import Outcome, compare, settle
 from fluxfast.bench.noise import noises
 from fluxfast.bench.report import baseline_rows, verdict_table
-from fluxfast.bench.result import read_result, read_results, write_result
+from fluxfast.bench.result import provenance, read_result, read_results, write_result
 from fluxfast.bench.summary import summarize
 from fluxfast.cli import main
 from fluxfast.errors import BaselineError, FluxFastError
 from fluxfast.files import write_atomically
 from tests.machines import CPU, H100, H200, L20, MI300X
-from tests.results import case, result
+from tests.results import CANARIES, case, result
 
 
 def test_a_summary_is_the_median_over_processes_of_medians_within():
@@ -40,12 +43,20 @@ def test_a_cpu_is_judged_by_the_ratio_to_the_eager_image_beside_each():
     assert summary.eager_ratio == pytest.approx(0.5)
 
 
+def processes(e2e_s=2.0, count=3, **changes):
+    """That may become a baseline: no two have the same samples."""
+    return [
+        result(e2e_s + (n - count // 2) / 1e4, **{"canaries": CANARIES, **changes})
+        for n in range(count)
+    ]
+
+
 @pytest.fixture
 def baseline(tmp_path):
     empty = dataclasses.replace(
         find_baseline("h200"), results={}, path=tmp_path / "nvidia-h200.json"
     )
-    return empty.accept([result(2.0), result(2.1), result(2.2)])
+    return empty.accept([result(e2e_s, canaries=CANARIES) for e2e_s in (2.0, 2.1, 2.2)])
 
 
 def test_a_baseline_survives_writing_and_reading(baseline):
@@ -84,15 +95,19 @@ def write_all(folder, results):
     return [write_result(folder / str(n), r).parent for n, r in enumerate(results)]
 
 
+SLOW = CANARIES | {"gemm_ms": (0.6,)}
+A_PROCESS = {"commit": "abc", "dirty": False, "process": 7, "date": "2026-11-27T09:13:42+00:00"}
+
+
 @pytest.mark.parametrize("e2e_s", [1.0, 3.0], ids=["down", "up"])
 def test_accepting_raises_as_readily_as_it_lowers_and_keeps_a_history(shipped, capsys, e2e_s):
-    assert accept(write_all(shipped, [result(e2e_s)] * 3)) == 0
+    assert accept(write_all(shipped, processes(e2e_s))) == 0
     change = f"{e2e_s / 2.1 - 1:+.2%}"
     assert change in capsys.readouterr().out
     assert read_baseline(shipped / "nvidia-h200.json").summaries()[0].e2e_s == e2e_s
     history = (shipped / "nvidia-h200.history.tsv").read_text().splitlines()
     assert history[0].startswith("date\tcommit\tcase") and change in history[1]
-    assert accept(write_all(shipped, [result(e2e_s)] * 3)) == 0
+    assert accept(write_all(shipped, processes(e2e_s))) == 0
     again = (shipped / "nvidia-h200.history.tsv").read_text().splitlines()
     assert again[: len(history)] == history and len(again) == 2 * len(history) - 1
 
@@ -100,16 +115,38 @@ def test_accepting_raises_as_readily_as_it_lowers_and_keeps_a_history(shipped, c
 @pytest.mark.parametrize(
     ("results", "told"),
     [
-        ([result(provenance={"commit": "abc", "dirty": True})] * 3, "a tree with changes"),
-        ([result(provenance={"commit": None, "dirty": None})] * 3, "an unknown commit"),
-        ([result()] * 2, "too few processes"),
-        ([result(hardware=H100)] * 3, "another machine"),
+        (processes(provenance={"commit": "abc", "dirty": True}), "a tree with changes"),
+        (processes(provenance={"commit": None, "dirty": None}), "an unknown commit"),
+        (processes(count=2), "too few processes"),
+        (processes(hardware=H100), "another machine"),
         (
-            [result(canaries={"gemm_ms": (ms,)}) for ms in (10.0, 10.0, 12.0)],
+            [*processes(count=2), *processes(3.0, 1, canaries=SLOW)],
             "the runner of a result stands out",
         ),
+        (
+            processes(canaries=SLOW, case=case(model="schnell")),
+            "the runner of a result stands out",
+        ),
+        (processes(canaries={}), "lacks canaries"),
+        (processes(canaries={"gemm_ms": (0.52,)}), "no attention_ms, copy_ms, launch_us"),
+        ([result(canaries=CANARIES)] * 3, "one process would count as two"),
+        (
+            processes(provenance=A_PROCESS),
+            "one process would count as two",
+        ),
     ],
-    ids=["dirty", "no commit", "two processes", "another gpu", "another runner"],
+    ids=[
+        "dirty",
+        "no commit",
+        "two processes",
+        "another gpu",
+        "another runner",
+        "another runner of a new case",
+        "no canaries",
+        "not all canaries",
+        "the same samples",
+        "the same process",
+    ],
 )
 def test_what_may_not_become_a_baseline_changes_nothing(shipped, capsys, results, told):
     before = (shipped / "nvidia-h200.json").read_text()
@@ -117,6 +154,86 @@ def test_what_may_not_become_a_baseline_changes_nothing(shipped, capsys, results
     assert told in capsys.readouterr().err
     assert (shipped / "nvidia-h200.json").read_text() == before
     assert not (shipped / "nvidia-h200.history.tsv").exists()
+
+
+def test_a_folder_that_is_named_twice_is_one_process(shipped, capsys):
+    folders = write_all(shipped, [result(canaries=CANARIES)])
+    assert accept(folders * 3) == 2
+    path = folders[0] / f"{case().id}.json"
+    assert f"got:     {path} and {path}" in capsys.readouterr().err
+
+
+def test_processes_of_one_id_and_date_on_two_cards_are_two(shipped):
+    """Containers start at once, and count their processes alike."""
+    cards = [
+        one.environment | {"gpu": {"uuid": card}}
+        for one, card in zip(processes(), "abc", strict=True)
+    ]
+    found = [
+        dataclasses.replace(one, environment=environment)
+        for one, environment in zip(processes(provenance=A_PROCESS), cards, strict=True)
+    ]
+    assert accept(write_all(shipped, found)) == 0
+
+
+def test_a_new_case_is_accepted_from_a_runner_like_that_of_the_others(shipped):
+    assert accept(write_all(shipped, processes(case=case(model="schnell")))) == 0
+    assert len(read_baseline(shipped / "nvidia-h200.json").results) == 2
+
+
+def test_a_cpu_needs_no_canaries(shipped):
+    found = processes(hardware=CPU, reference_e2e_s=(1.0,) * 3, canaries={})
+    assert accept(write_all(shipped, found)) == 0
+
+
+def test_a_row_of_the_history_that_was_cut_stays_a_row_of_its_own(shipped):
+    history = shipped / "nvidia-h200.history.tsv"
+    history.write_text("date\tcommit\n2026-11-27\tab")
+    assert accept(write_all(shipped, processes())) == 0
+    lines = history.read_text().splitlines()
+    assert lines[:2] == ["date\tcommit", "2026-11-27\tab"] and all(
+        case().id in x for x in lines[2:]
+    )
+
+
+def test_a_history_that_is_no_text_is_named_before_anything_is_written(shipped, capsys):
+    history = shipped / "nvidia-h200.history.tsv"
+    history.write_bytes(b"\xff\xfe")
+    before = (shipped / "nvidia-h200.json").read_text()
+    assert accept(write_all(shipped, processes())) == 2
+    told = capsys.readouterr().err
+    assert "this history cannot be read" in told and str(history) in told
+    assert (shipped / "nvidia-h200.json").read_text() == before
+    assert history.read_bytes() == b"\xff\xfe"
+
+
+def test_an_untracked_source_makes_a_tree_dirty_and_results_do_not(tmp_path, monkeypatch):
+    monkeypatch.delenv("FLUXFAST_COMMIT", raising=False)
+    monkeypatch.setattr(
+        "fluxfast.bench.result.__file__", str(tmp_path / "fluxfast" / "bench" / "result.py")
+    )
+    assert provenance()["dirty"] is None  # no repository
+
+    def written(name, text="1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        return provenance()["dirty"]
+
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
+
+    written(".gitignore", "__pycache__/\n")
+    written("fluxfast/optimizations/one.py")
+    git("init")
+    git("add", "--all")
+    git("-c", "user.name=tests", "-c", "user.email=tests@example.org", "commit", "-m", "one")
+    for name in ("r/1/case.json", "results/1/case.json", "fluxfast/__pycache__/one.pyc"):
+        assert written(name) is False
+    for name in ("fluxfast/optimizations/two.py", "perf_tests/a.py", "conftest.py"):
+        assert written(name) is True
+        (tmp_path / name).unlink()
+    assert provenance()["dirty"] is False
+    assert written("fluxfast/optimizations/one.py", "2") is True
 
 
 def test_the_shipped_baseline_is_read_judged_and_written_as_it_was(tmp_path):
@@ -149,7 +266,8 @@ def test_judging_against_a_baseline(baseline):
         ("{", "corrupt or truncated"),
         ("[]", "not what this version"),
         ('{"schema": 99}', "newer than what this version"),
-        ('{"schema": 0}', "not what this version"),
+        ('{"schema": 1}', "older than what this version"),
+        ('{"schema": "2"}', "not what this version"),
         ('{"schema": 2}', "incomplete"),
         ('{"schema": 2, "gpu": {"slug": "x"}}', "incomplete"),
     ],
@@ -160,6 +278,9 @@ def test_a_damaged_baseline_is_named_with_what_to_do(tmp_path, text, told):
     with pytest.raises(BaselineError, match=told) as error:
         read_baseline(path)
     assert str(path) in str(error.value) and error.value.remedy
+
+
+IMAGE = dataclasses.asdict(result().images[0])
 
 
 @pytest.mark.parametrize(
@@ -179,6 +300,56 @@ def test_a_baseline_that_lacks_what_it_is_judged_by_is_refused(baseline, damage)
     baseline.path.write_text(json.dumps(data))
     with pytest.raises(BaselineError, match="incomplete"):
         read_baseline(baseline.path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        *(
+            ({"images": [{**IMAGE, **image}]}, told)
+            for image, told in (
+                ({"step_ms": []}, "without steps"),
+                ({"step_ms": "fast"}, "step_ms is 'f'"),
+                ({"step_ms": 450.0}, "not iterable"),
+                ({"step_ms": [450.0, math.inf]}, "step_ms is inf"),
+                ({"e2e_s": 0}, "e2e_s is 0"),
+                ({"e2e_s": -2.0}, "e2e_s is -2.0"),
+                ({"decode_ms": math.nan}, "decode_ms is nan"),
+                ({"decode_ms": "80"}, "decode_ms is '80'"),
+                ({"decode_ms": None}, "decode_ms is None"),
+            )
+        ),
+        ({"images": [5]}, "incomplete"),
+        ({"reference_e2e_s": [0.0]}, "reference_e2e_s is 0.0"),
+        ({"first_image_s": "12"}, "first_image_s is '12'"),
+        ({"peak_memory_gib": math.nan}, "peak_memory_gib is nan"),
+        ({"canaries": {"gemm_ms": [0.0]}}, "gemm_ms is 0.0"),
+        ({"canaries": []}, "incomplete"),
+        ({"sampling": 5}, "incomplete"),
+        ({"environment": {"hardware": {"platform": "cuda"}}}, "incomplete"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_named_with_its_file(tmp_path, changes, told):
+    path = write_result(tmp_path, result())
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"images": data["images"][:1]} | changes))
+    with pytest.raises(BaselineError, match=re.escape(told)) as error:
+        read_result(path)
+    assert str(path) in str(error.value) and "measure again" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    "changes", [{"memory_gib": "139.8"}, {"memory_gib": 0}, {"device_names": []}], ids=str
+)
+def test_a_wrong_value_of_a_gpu_is_named_with_its_file(baseline, changes):
+    baseline.write()
+    data = json.loads(baseline.path.read_text())
+    data["gpu"].update(changes)
+    baseline.path.write_text(json.dumps(data))
+    with pytest.raises(BaselineError, match=next(iter(changes))) as error:
+        read_baseline(baseline.path)
+    assert str(baseline.path) in str(error.value)
 
 
 def test_every_truncation_of_a_baseline_is_refused(baseline):
@@ -212,6 +383,16 @@ def test_a_wrong_or_unknown_gpu_is_refused():
     for change in ({"name": "NVIDIA B300"}, {"name": "NVIDIA H200 NVL"}, slice_of_it):
         with pytest.raises(BaselineError, match="no baseline describes this GPU"):
             baseline_for("auto", dataclasses.replace(H200, **change))
+
+
+def test_a_damaged_file_of_another_gpu_is_no_obstacle(tmp_path):
+    for path in SHIPPED.glob("*.json"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "nvidia-h100.json").write_text('{"schema": 2, "gpu"')
+    for hardware, slug in ((H200, "nvidia-h200"), (L20, "nvidia-l20")):  # read after it
+        assert baseline_for("auto", hardware, tmp_path).gpu.slug == slug
+    with pytest.raises(BaselineError, match=r"corrupt or truncated(.|\n)*nvidia-h100\.json"):
+        baseline_for("auto", H100, tmp_path)  # it may be the file of this machine
 
 
 def test_a_cpu_nobody_described_has_a_baseline_of_its_own(tmp_path):

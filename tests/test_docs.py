@@ -145,7 +145,7 @@ def test_what_is_accepted_is_in_a_copy_of_the_project(tmp_path):
     for name in ("fluxfast", "baselines"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     new_gpu(tmp_path / "baselines")
-    folders = write(ablation(), tmp_path / "made")
+    folders = write(ablation(processes=5), tmp_path / "made")
     assert main(["merge", *map(str, folders), "--output", str(tmp_path / "merged")]) == 0
     for name in ("results", "r"):
         (tmp_path / name).mkdir()

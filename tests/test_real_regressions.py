@@ -1,225 +1,594 @@
-"""Regressions that other projects really had, acted out: each has to be called what it is.
+"""Regressions that other projects really had, acted out: each has to be caught.
 
-The faults that need a GPU run where there is one; those of the picture are the business of
-correctness_tests and named here so that the list is whole.
+Each is put into a mini pipeline that was built right; what only the clock can see, and a fault of
+the gate itself, into times that are made up.
 """
 
-import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 
+from fluxfast.attention import OperatorAttnProcessor
+from fluxfast.bench import compare as gate
 from fluxfast.bench.compare import Outcome, settle
 from fluxfast.bench.counters import counters, kernels
 from fluxfast.bench.faults import without_applying
-from fluxfast.bench.metrics import metric_named
-from fluxfast.bench.noise import Estimate, noises
-from fluxfast.bench.planned import planned_case, situation_of
+from fluxfast.bench.measure import StageTimer
+from fluxfast.bench.noise import noises
+from fluxfast.bench.planned import situation_of
 from fluxfast.cache_config import CacheConfig
 from fluxfast.hardware import detect
-from fluxfast.pipeline import build, dynamo_counters, gather_evidence, proofs
-from fluxfast.weights import resolve
-from tests.test_verdict import Change, Comparison, compare, process, processes
+from fluxfast.observe import Region
+from fluxfast.pipeline import (
+    BuiltPipeline,
+    build,
+    dynamo_counters,
+    forget_compiled_code,
+    gather_evidence,
+    proofs,
+)
+from fluxfast.plan import Plan, optimization_named
+from fluxfast.quality.asks import asks_of, draw
+from fluxfast.quality.budget import read_budgets
+from fluxfast.quality.gates import alone_as_in_a_batch, as_recorded
+from fluxfast.quality.golden import write_golden
+from fluxfast.quality.metrics import faults
+from fluxfast.quantize import is_quantizable
+from fluxfast.weights import Checkpoint, resolve
+from tests.sabotage.pictures import BUDGETS
+from tests.test_verdict import process, processes
+
+CPU, HERE = detect("cpu"), detect()
+# Of a picture in fp8: smaller ones are flat. Only the first has a multiple of 16 tokens.
+SIDE, ODD_SIDES = 192, (336, 592) if HERE.is_gpu else (208,)
+SLEEP_CYCLES = 200_000_000  # a tenth of a second
 
 
-def planned(*names, model="schnell", steps=2, cache_config=None):
-    hardware = detect("cpu")
-    checkpoint = resolve(model, "mini", hardware)
-    changes = {"height": 32, "width": 32, "num_inference_steps": steps}
-    situation = situation_of(checkpoint, hardware, **changes)
-    situation = dataclasses.replace(situation, cache_config=cache_config)
-    return planned_case(names, checkpoint, situation)
+@dataclass(kw_only=True)
+class Right:
+    """A pipeline that was built right, and what is recorded of it while it is."""
+
+    checkpoint: Checkpoint
+    built: BuiltPipeline
+    folder: Path
+
+    @cached_property
+    def accepted(self):
+        return measured(self.built)
+
+    @cached_property
+    def asks(self):
+        request = self.built.request
+        return asks_of(self.checkpoint, request.batch_size, request.height, request.width)
+
+    @cached_property
+    def golden(self):
+        path = self.folder / "golden.safetensors"
+        write_golden(path, self.drawn().latents)
+        return path
+
+    def drawn(self):
+        return draw(self.built, self.asks)
+
+    @property
+    def transformer(self) -> Any:
+        return self.built.pipeline.transformer
+
+    @property
+    def blocks(self) -> list[Any]:
+        return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 
 
-@contextmanager
-def built(case):
-    with build(case.checkpoint, case.plan) as pipeline:
-        yield pipeline
-
-
-def measured(pipeline):
+def measured(built):
     """Counters and kernels of a warmed-up pipeline, as a run stores them."""
-    pipeline.draw(output_type="latent")
-    pipeline.draw(output_type="latent")
+    forget_compiled_code()
+    built.draw(output_type="latent")
     warm = dynamo_counters()["unique_graphs"]
-    pipeline.draw(output_type="latent")
-    evidence = gather_evidence(pipeline)
+    evidence = gather_evidence(built)
     found = counters(evidence, dynamo_counters(), warm)
     return process(counters=found, kernels=kernels(evidence.step))
 
 
-def verdict_on(now, before):
-    return settle([compare([now], [before], noises([[before]]))])[0]
+# What the faults are put into. One pipeline of each is built, when a row first asks for it.
+
+
+def unchecked(names, model="schnell", hardware=CPU, cache_config=None, **changes):
+    """A checkpoint and a plan, of what a CPU refuses too."""
+    checkpoint = resolve(model, "mini", hardware)
+    request = {"height": 32, "width": 32, "num_inference_steps": 1, **changes}
+    situation = situation_of(checkpoint, hardware, **request)
+    situation = replace(situation, cache_config=cache_config)
+    optimizations = tuple(map(optimization_named, names))
+    return checkpoint, Plan(optimizations=optimizations, situation=situation)
+
+
+def asking(plan, **changes):
+    """The same plan for another request."""
+    request = replace(plan.situation.request, **changes)
+    return replace(plan, situation=replace(plan.situation, request=request))
+
+
+@contextmanager
+def built_right(checkpoint, plan):
+    with build(checkpoint, plan) as built, TemporaryDirectory() as folder:
+        yield Right(checkpoint=checkpoint, built=built, folder=Path(folder))
+
+
+def schnell():
+    return built_right(*unchecked(()))
+
+
+def kontext():
+    return built_right(*unchecked((), model="kontext"))
+
+
+def compiled():
+    """By Dynamo alone, and allowed to break graphs, as `compile` is beside a cache."""
+    checkpoint, plan = unchecked(("fused_projections", "sdpa", "regional"))
+
+    def apply(build):
+        build.pipeline.transformer.compile_repeated_blocks(backend="eager")
+
+    *others, regional = plan.optimizations
+    optimizations = (*others, replace(regional, apply=apply))
+    return built_right(checkpoint, replace(plan, optimizations=optimizations))
+
+
+@contextmanager
+def fa3():
+    """With a stand-in for FlashAttention-3, which runs on no CPU."""
+
+    def flash_attn_func(query, key, value):
+        query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))
+        weights = (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1)
+        return (weights @ value).transpose(1, 2).contiguous()
+
+    module = ModuleType("fa3_fwd_interface")
+    module.flash_attn_func, module.__spec__ = flash_attn_func, SimpleNamespace()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, module.__name__, module)
+        with built_right(*unchecked(("fa3",))) as right:
+            yield right
+
+
+def int8():
+    names = ("fused_projections", "sdpa", "int8")
+    return built_right(*unchecked(names, batch_size=2))
+
+
+@contextmanager
+def fp8():
+    """torchao's fp8 runs on a CPU, but for its check of the hardware."""
+    from torchao.quantization import quant_api
+
+    names = ("bf16", "fp8_per_row")
+    with (
+        patch.object(quant_api, "_check_hardware_support", lambda granularity: None),
+        built_right(*unchecked(names, hardware=HERE, height=SIDE, width=SIDE)) as right,
+    ):
+        yield right
+
+
+def fused():
+    """On a CPU the kernel is interpreted, which takes milliseconds for each row."""
+    from tests.interpreter import DEVICE
+
+    names = ("fused_projections", "sdpa", "fused_rotary")
+    checkpoint, plan = unchecked(names, hardware=detect(DEVICE), width=16)
+    return built_right(checkpoint, asking(plan, max_sequence_length=2))
+
+
+def cached():
+    dbcache = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 1}
+    config = CacheConfig(dbcache={**dbcache, "residual_diff_threshold": 0.9})
+    return built_right(
+        *unchecked(("dbcache",), model="dev", cache_config=config, num_inference_steps=4)
+    )
+
+
+@contextmanager
+def made_up_times():
+    accepted = processes()
+    yield SimpleNamespace(
+        now=process(100.0), accepted=accepted, noise=noises([accepted] * 8), metrics=gate.METRICS
+    )
+
+
+@contextmanager
+def a_timer():
+    if not HERE.is_gpu:
+        pytest.skip("needs a GPU: on a CPU no operator returns before it is done")
+    torch.cuda._sleep(1)
+    torch.cuda.synchronize()
+    yield SimpleNamespace(timer=partial(StageTimer, is_gpu=True))
+
+
+# The faults: contexts in which what was built right is at fault.
+
+
+def no_begin_index(right):
+    """The scheduler looks for the first timestep, and reads where it found it."""
+    return patch.object(right.built.pipeline.scheduler, "set_begin_index", lambda index: None)
+
+
+@contextmanager
+def every_image_larger(right):
+    built, right_draw = right.built, right.built.draw
+
+    def draw_larger(**options):
+        built.plan = asking(built.plan, height=built.request.height + 16)
+        return right_draw(**options)
+
+    with patch.object(built, "plan", built.plan), patch.object(built, "draw", draw_larger):
+        yield
+
+
+@contextmanager
+def a_number_in_each_block(right):
+    """Blocks of one kind are compiled once, unless what they are compiled with differs."""
+    attend = right.blocks[0].attn.processor.attend
+
+    def attend_from(first):
+        return OperatorAttnProcessor(lambda *heads: attend(*heads) if first >= 0 else heads[0])
+
+    with ExitStack() as stack:
+        for number, block in enumerate(right.blocks):
+            stack.enter_context(patch.object(block.attn, "processor", attend_from(number)))
+        yield
+
+
+def a_warning_in_a_compiled_block(right):
+    processor = right.blocks[0].attn.processor
+    attend, logger = processor.attend, logging.getLogger(__name__)
+
+    def attend_and_warn(*heads):
+        logger.warning("FlashInfer is not installed")
+        return attend(*heads)
+
+    return patch.object(processor, "attend", attend_and_warn)
+
+
+@contextmanager
+def nothing_applied(right):
+    plan = right.built.plan
+    for name in plan.names:
+        plan = without_applying(plan, name)
+    with build(right.checkpoint, plan) as unoptimized, patch.object(right, "built", unoptimized):
+        yield
+
+
+@contextmanager
+def import_error_passed_over(right):
+    """The processor stays what diffusers made it."""
+    from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
+
+    ours = right.transformer.attn_processors
+    right.transformer.set_attn_processor(FluxAttnProcessor())
+    try:
+        yield
+    finally:
+        right.transformer.set_attn_processor(ours)
+
+
+def first_image_of_the_batch(right):
+    """Of a tensor, taken for a pair of output and normalizer."""
+    processor = right.blocks[0].attn.processor  # of all blocks
+    attend = processor.attend
+    return patch.object(
+        processor, "attend", lambda *heads: attend(*heads)[0].expand_as(heads[0]).contiguous()
+    )
+
+
+def rows_of_zeros(right):
+    """As a text's padding may leave: their scale is 0, for torchao has no least one."""
+
+    def zeroed(layer, given):
+        tokens = given[0].clone()
+        tokens[:, -1] = 0
+        return (tokens,)
+
+    return right.blocks[0].ff_context.net[2].register_forward_pre_hook(zeroed)
+
+
+@contextmanager
+def default_flipped(right):
+    with ExitStack() as stack:
+        for block in right.blocks:
+            unfused = replace(block.kernels, rotary=False)
+            stack.enter_context(patch.object(block, "kernels", unfused))
+        yield
+
+
+@contextmanager
+def fp8_path_skipped(right):
+    """Weights are fp8, and made bfloat16 again to be multiplied."""
+    with ExitStack() as stack:
+        for layer in quantized_layers(right):
+            stack.enter_context(patch.object(layer.weight, "act_quant_kwargs", None))
+        yield
+
+
+def quantized_layers(right):
+    return [m for name, m in right.transformer.named_modules() if is_quantizable(m, name)]
+
+
+def cache_never_hit(right):
+    from cache_dit.caching.cache_contexts.cache_manager import CachedContextManager
+
+    return patch.object(CachedContextManager, "can_cache", lambda *args, **kwargs: False)
+
+
+@contextmanager
+def every_layer_quantized(right):
+    """Modulation, embedders and the last projection too."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    left_out = {
+        name: layer.weight
+        for name, layer in right.transformer.named_modules()
+        if isinstance(layer, nn.Linear) and not is_quantizable(layer, name)
+    }
+    config = Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
+    quantize_(right.transformer, config, filter_fn=lambda layer, name: name in left_out)
+    try:
+        yield
+    finally:
+        for name, weight in left_out.items():
+            right.transformer.get_submodule(name).weight = weight
+
+
+def a_slow_cast(times):
+    """A quarter of its speed: a few per cent of a step."""
+    return patch.object(times, "now", process(104.0))
+
+
+def refused_rows(right):
+    """An invalid access of memory, where it was: here an error."""
+    product = torch._scaled_mm
+
+    def picky(rows, *others, **options):
+        if len(rows) % 16:
+            raise RuntimeError(f"invalid memory access: {len(rows)} rows")
+        return product(rows, *others, **options)
+
+    return patch.object(torch, "_scaled_mm", picky)
+
+
+def no_synchronization(timing):
+    return patch.object(timing, "timer", partial(StageTimer, is_gpu=False))
+
+
+@contextmanager
+def slower_and_its_direction_wrong(times):
+    flipped = tuple(
+        replace(m, lower_is_better=False) if m.name == "step_ms" else m for m in times.metrics
+    )
+    with patch.object(times, "now", process(250.0)), patch.object(times, "metrics", flipped):
+        yield
+
+
+# What has to catch them: each says what is wrong, or nothing.
+
+
+def counters_changed(right):
+    accepted = right.accepted
+    found = settle([gate.compare([measured(right.built)], [accepted], noises([[accepted]]))])[0]
+    return found.reason if found.outcome is Outcome.BROKEN else ""
+
+
+def not_in_force(right):
+    seen = proofs(gather_evidence(right.built))
+    return "; ".join(f"{name}: {proof.seen}" for name, proof in seen.items() if not proof.in_force)
+
+
+def shows_nothing(right):
+    return "; ".join(faults(right.drawn()))
+
+
+def not_the_golden(right):
+    bound = read_budgets(BUDGETS, "cpu").golden(right.built.plan.names)
+    return "; ".join(as_recorded(right.golden, right.drawn(), bound))
+
+
+def another_in_a_batch(right):
+    bounds = read_budgets(BUDGETS, "cpu").of(right.built.plan.names, "schnell")
+    return "; ".join(alone_as_in_a_batch(right.built, right.asks, right.drawn(), bounds))
+
+
+def crashes_at_another_size(right):
+    built = right.built
+    for side in ODD_SIDES:
+        with patch.object(built, "plan", asking(built.plan, height=side, width=side)):
+            try:
+                if not built.draw(output_type="latent").isfinite().all():
+                    return f"values that are no numbers at {side} pixels"
+            except RuntimeError as error:
+                return str(error)
+    return ""
+
+
+def slower_by_the_clock(times):
+    with patch.object(gate, "METRICS", times.metrics):
+        found = settle([gate.compare([times.now], times.accepted, times.noise)])[0]
+    return found.reason if found.outcome is Outcome.SLOWER else ""
+
+
+def false_figure(timing):
+    """A step in which the device sleeps takes as long as it sleeps."""
+    step, timer = Region.DENOISING_STEP, timing.timer()
+    started = time.perf_counter()
+    timer.enter(step)
+    torch.cuda._sleep(SLEEP_CYCLES)
+    timer.exit(step)
+    torch.cuda.synchronize()
+    took_ms = (time.perf_counter() - started) * 1e3
+    timed_ms = timer._ms(timer.begins[step][0], timer.ends[step][0])
+    return "" if timed_ms > took_ms / 2 else f"{timed_ms:.1f} of {took_ms:.1f} ms"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """Who had it, the fault and what it is put into, and what each that catches it says."""
+
+    had_by: str
+    fault: Callable[..., Any]
+    into: Callable[[], Any]
+    caught: dict[Callable[..., str], str]
+
+
+TABLE = (
+    Regression(
+        had_by="diffusers#11696",
+        fault=no_begin_index,
+        into=schnell,
+        caught={counters_changed: "host_syncs_in_a_step is 2, was 0"},
+    ),
+    Regression(
+        had_by="diffusers#11818",
+        fault=no_begin_index,
+        into=kontext,
+        caught={counters_changed: "host_syncs_in_a_step is 2, was 0"},
+    ),
+    Regression(
+        had_by="diffusers#11360",
+        fault=every_image_larger,
+        into=compiled,
+        caught={counters_changed: "graphs_compiled_after_warmup is 3, was 0"},
+    ),
+    Regression(
+        had_by="diffusers#14297",
+        fault=a_number_in_each_block,
+        into=compiled,
+        caught={counters_changed: "unique_graphs is 6, was 3"},
+    ),
+    Regression(
+        had_by="diffusers#12512, sglang#23648",
+        fault=a_warning_in_a_compiled_block,
+        into=compiled,
+        caught={counters_changed: "graph_breaks is"},
+    ),
+    Regression(
+        had_by="flux-fast's optimize()",
+        fault=nothing_applied,
+        into=compiled,
+        caught={not_in_force: "regional: 0 of 6 blocks and 0 graphs compiled"},
+    ),
+    Regression(
+        had_by="flux-fast#20",
+        fault=import_error_passed_over,
+        into=fa3,
+        caught={
+            not_in_force: "fa3: no fluxfast::fa3 in a step",
+            counters_changed: "attention kernels: aten::_scaled_dot_product",
+        },
+    ),
+    Regression(
+        had_by="flux-fast's attention processor",
+        fault=first_image_of_the_batch,
+        into=int8,
+        caught={another_in_a_batch: "alone against in a batch: latent_relative_error"},
+    ),
+    Regression(
+        had_by="cache-dit#1097",
+        fault=rows_of_zeros,
+        into=fp8,
+        caught={shows_nothing: "image 0 has values that are no numbers"},
+    ),
+    Regression(
+        had_by="TRT-LLM#15676",
+        fault=default_flipped,
+        into=fused,
+        caught={
+            not_in_force: "fused_rotary: no fluxfast_qkv_rotary in a step",
+            counters_changed: "launches_in_a_step is",
+        },
+    ),
+    Regression(
+        had_by="ComfyUI#10330",
+        fault=fp8_path_skipped,
+        into=fp8,
+        caught={
+            not_in_force: "hold float8_e4m3fn, multiplied by something else",
+            counters_changed: "gemm kernels: ",
+        },
+    ),
+    Regression(
+        had_by="sglang#33827",
+        fault=cache_never_hit,
+        into=cached,
+        caught={
+            not_in_force: "dbcache: 0 of 4 steps from the cache",
+            counters_changed: "cached_steps is 0, was",
+        },
+    ),
+    Regression(
+        had_by="vllm-omni#2728",
+        fault=every_layer_quantized,
+        into=int8,
+        caught={
+            not_the_golden: "relative error of the latents to the golden",
+            counters_changed: "launches_in_a_step is",
+        },
+    ),
+    # The same kernels, slower: no counter changes.
+    Regression(
+        had_by="pytorch#164301",
+        fault=a_slow_cast,
+        into=made_up_times,
+        caught={slower_by_the_clock: "denoising step: step_ms"},
+    ),
+    Regression(
+        had_by="pytorch#133334",
+        fault=refused_rows,
+        into=fp8,
+        caught={crashes_at_another_size: "invalid memory access"},
+    ),
+    Regression(
+        had_by="sglang#16219",
+        fault=no_synchronization,
+        into=a_timer,
+        caught={false_figure: " of "},
+    ),
+    # The figure itself is called faster; the whole image is judged beside it.
+    Regression(
+        had_by="TRT-LLM#18741",
+        fault=slower_and_its_direction_wrong,
+        into=made_up_times,
+        caught={slower_by_the_clock: "whole image: e2e_s"},
+    ),
+)
 
 
 @pytest.fixture(scope="module")
-def healthy():
-    with built(planned()) as pipeline:
-        return measured(pipeline)
+def right_of():
+    """What the faults are put into: each is built when it is first asked for, and kept."""
+    with ExitStack() as stack:
+        yield cache(lambda into: stack.enter_context(into()))
 
 
-# What is done to a built pipeline; it goes with the pipeline, or on the stack.
+@pytest.mark.parametrize("regression", TABLE, ids=lambda regression: regression.had_by)
+def test_a_real_regression_is_caught(regression, right_of):
+    right = right_of(regression.into)
+    assert not "".join(catches(right) for catches in regression.caught)
+    with regression.fault(right):
+        for catches, says in regression.caught.items():
+            assert says in catches(right)
 
 
-def scheduler_reads_a_tensor(pipeline, stack):
-    step = pipeline.pipeline.scheduler.step
-
-    def reading(output, timestep, *arguments, **keywords):
-        times = pipeline.pipeline.scheduler.timesteps
-        (times == timestep).nonzero().item()
-        return step(output, timestep, *arguments, **keywords)
-
-    pipeline.pipeline.scheduler.step = reading
-
-
-def _compiled_embedder(pipeline, function):
-    """`function` goes before the first linear layer, compiled by Dynamo alone."""
-    embedder = pipeline.pipeline.transformer.x_embedder
-    compiled = torch.compile(function, backend="eager")
-    embedder.register_forward_pre_hook(lambda module, given: (compiled(*given),))
-
-
-def every_call_recompiles(pipeline, stack):
-    calls = SimpleNamespace(number=0)
-    limit = torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000)
-    stack.enter_context(limit)
-    embedder = pipeline.pipeline.transformer.x_embedder
-    compiled = torch.compile(lambda tokens, n: tokens + 0 * len(n), backend="eager")
-
-    def hook(module, given):
-        calls.number += 1
-        return (compiled(*given, "x" * calls.number),)
-
-    embedder.register_forward_pre_hook(hook)
-
-
-def a_graph_breaks(pipeline, stack):
-    def broken(tokens):
-        tokens = tokens + 0
-        torch._dynamo.graph_break()
-        return tokens + 0
-
-    _compiled_embedder(pipeline, broken)
-
-
-def attention_falls_back(pipeline, stack):
-    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-
-
-def an_operation_more(pipeline, stack):
-    embedder = pipeline.pipeline.transformer.x_embedder
-    embedder.register_forward_pre_hook(lambda module, given: (given[0].clone(),))
-
-
-@pytest.mark.parametrize(
-    ("fault", "told"),
-    [
-        pytest.param(
-            scheduler_reads_a_tensor, "host_syncs_in_a_step is 2, was 0", id="diffusers#11696"
-        ),
-        pytest.param(
-            every_call_recompiles, "graphs_compiled_after_warmup is", id="diffusers#11360,14297"
-        ),
-        pytest.param(a_graph_breaks, "graph_breaks is", id="diffusers#12512,sglang#23648"),
-        pytest.param(attention_falls_back, "attention kernels: ", id="TRT-LLM#15676,ComfyUI#10330"),
-        pytest.param(an_operation_more, "launches_in_a_step is", id="a fusion that is off"),
-    ],
-)
-def test_a_fault_that_a_counter_catches_on_its_own(healthy, fault, told):
-    with built(planned()) as pipeline, ExitStack() as stack:
-        fault(pipeline, stack)
-        verdict = verdict_on(measured(pipeline), healthy)
-    assert verdict.outcome is Outcome.BROKEN and told in verdict.reason
-
-
-def test_the_same_pipeline_built_again_has_the_same_counters(healthy):
-    with built(planned()) as pipeline:
-        assert verdict_on(measured(pipeline), healthy).outcome is Outcome.SAME
-
-
-@pytest.mark.parametrize("name", ["fused_projections", "int8"])
-def test_an_optimization_that_was_asked_for_and_is_not_there(name):
-    """flux-fast's inverted export mode, flux-fast#20 (a wrong import of FlashAttention-3)."""
-    case = planned(name)
-    with built(dataclasses.replace(case, plan=without_applying(case.plan, name))) as pipeline:
-        assert not proofs(gather_evidence(pipeline))[name].in_force
-    with built(case) as pipeline:
-        assert proofs(gather_evidence(pipeline))[name].in_force
-
-
-def test_a_cache_that_is_on_and_never_hit():
-    """sglang#33827."""
-    found = []
-    for threshold in (0.9, 1e-9):
-        dbcache = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 1}
-        config = CacheConfig(dbcache={**dbcache, "residual_diff_threshold": threshold})
-        with built(planned("dbcache", model="dev", steps=8, cache_config=config)) as pipeline:
-            found.append(measured(pipeline))
-            in_force = proofs(gather_evidence(pipeline))["dbcache"].in_force
-            assert in_force is (threshold == 0.9)
-    verdict = verdict_on(found[1], found[0])
-    assert verdict.outcome is Outcome.BROKEN and "cached_steps is 0, was" in verdict.reason
-
-
-def test_a_slower_kernel_of_another_build_is_seen_by_the_clock_alone():
-    """pytorch#164301: a cast at a quarter of its speed, a few per cent of a step."""
-    accepted = processes()
-    verdict = settle([compare([process(104.0)], accepted, noises([accepted] * 8))])[0]
-    assert verdict.outcome is Outcome.SLOWER and verdict.reason.startswith(
-        "denoising step: step_ms"
-    )
-
-
-def test_a_metric_whose_direction_is_wrong_does_not_turn_a_slowdown_into_a_win():
-    """TRT-LLM#18741: 2.5 times slower, reported as better."""
-    throughput = dataclasses.replace(
-        metric_named("step_ms"), name="images_per_s", lower_is_better=False
-    )
-    for metric, measured_now in ((throughput, 0.4), (metric_named("step_ms"), 2.5)):
-        effect = Estimate(effect=0.916, error=0.01, dof=20)
-        change = Change(metric=metric, measured=measured_now, baseline=1.0, estimate=effect)
-        assert settle([Comparison(changes=(change,))])[0].outcome is Outcome.SLOWER
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: asynchronous launches")
-def test_a_timer_without_a_synchronization_would_be_wrong():
-    """sglang#16219: the suite's own timer waits for the device."""
-    from fluxfast.bench.measure import StageTimer
-    from fluxfast.observe import Region
-
-    timer = StageTimer(is_gpu=True)
-    timer.enter(Region.DENOISING_STEP)
-    torch.cuda._sleep(200_000_000)
-    timer.exit(Region.DENOISING_STEP)
-    torch.cuda.synchronize()
-    begins, ends = timer.begins[Region.DENOISING_STEP], timer.ends[Region.DENOISING_STEP]
-    assert timer._ms(begins[0], ends[0]) > 50
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: torch._scaled_mm per row")
-@pytest.mark.parametrize("size", [336, 592])
-def test_an_odd_resolution_does_not_crash_fp8(size):
-    """pytorch#133334."""
-    hardware = detect()
-    checkpoint = resolve("schnell", "mini", hardware)
-    changes = {"height": size, "width": size, "num_inference_steps": 1}
-    case = planned_case(
-        ("bf16", "fp8_per_row"), checkpoint, situation_of(checkpoint, hardware, **changes)
-    )
-    with built(case) as pipeline:
-        assert pipeline.draw(output_type="pt").isfinite().all()
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "flux-fast's attention processor returns the first image of a batch",
-        "cache-dit#1097: a zero scale, NaN, a black image",
-        "vllm-omni#2728: fp8 on sensitive layers",
-    ],
-)
-def test_a_fault_of_the_picture(fault):
-    pytest.skip(f"{fault}: judged by correctness_tests, not by the clock")
+def test_the_same_pipeline_built_again_has_the_same_counters(right_of):
+    right = right_of(schnell)
+    with build(right.checkpoint, right.built.plan) as again, patch.object(right, "built", again):
+        assert not counters_changed(right)

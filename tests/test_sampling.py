@@ -114,7 +114,7 @@ def test_a_throttled_image_is_discarded_counted_and_bounded(built):
     )
     while not sampler.why_enough:
         sampler.sample()
-    assert sampler.discarded == ["power brake"] and len(sampler.images) == 2
+    assert sampler.discarded == sampler.held_back == ["power brake"] and len(sampler.images) == 2
     assert sampler.telemetry[0]["power_w"] == 350.0 and len(sampler.telemetry) == 2
 
 
@@ -151,8 +151,9 @@ def test_nvml_is_read_for_the_selected_gpu(monkeypatch):
     )
     reading = telemetry.reader(H200)()
     assert seen["gpu"] == "GPU-1234" and reading.energy_j == 5.0
-    assert reading.throttled == "hardware thermal slowdown, 1200 of 1980 MHz"
-    assert telemetry.why_throttled(0x4, 1700, 1980) is None  # a power cap is no fault
+    assert reading.throttled == "hardware thermal slowdown"
+    assert telemetry.why_throttled(0x4, 1200, 1980) is None  # a power cap is no fault
+    assert telemetry.why_throttled(0x0, 1200, 1980) == "1200 of 1980 MHz"
     assert telemetry.reader(CPU) is None
 
 

@@ -412,6 +412,22 @@ def test_a_changed_counter_fails_even_when_the_clock_agrees(change, told):
     assert found.outcome is Outcome.BROKEN and told in found.reason
 
 
+def test_a_counter_that_is_gone_or_was_another_in_an_earlier_process_fails():
+    accepted = processes(counters={"graph_breaks": 0, "cached_steps": 17})
+    found = verdict([process(seed=9)], accepted, QUIET)
+    assert found.outcome is Outcome.BROKEN
+    assert found.reason == "cached_steps is not counted, was 17"
+    told = verdict([process(counters={"graph_breaks": 2}), process(seed=9)], processes(), QUIET)
+    assert told.outcome is Outcome.BROKEN and "graph_breaks is 2, was 0" in told.reason
+
+
+def test_a_gpu_that_is_held_back_all_the_time_is_no_runner():
+    hot = process(130.0, sampling={"held_back": ["hardware thermal slowdown"] * 4})
+    found = verdict([hot], processes(), QUIET)
+    assert found.outcome is Outcome.INVALID_RUNNER
+    assert "held back in 4 of" in found.reason and "thermal" in found.reason
+
+
 def test_what_a_process_compiles_first_may_take_some_seconds_longer():
     """On an H200 a case compiled in 5.7 s as the fifth of a process, and in 13.7 as the second."""
     accepted = processes()

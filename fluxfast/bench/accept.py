@@ -5,22 +5,25 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from fluxfast.bench.baseline import Baseline
 from fluxfast.bench.metrics import METRICS, typical
 from fluxfast.bench.result import CaseResult
-from fluxfast.bench.runner import why_invalid_runner
+from fluxfast.bench.runner import DEVICE_BAND, HOST_BAND, why_invalid_runner
 from fluxfast.errors import BaselineError
-from fluxfast.files import write_atomically
 
 COLUMNS = ("date", "commit", "case", "figure", "before", "after", "change", "processes")
 
 
 def check_acceptable(baseline: Baseline, results: Sequence[CaseResult], processes: int) -> None:
-    """Raises BaselineError for a dirty tree, too few processes, or a runner that stands out."""
+    """Raises BaselineError for a dirty tree, too few processes, or a runner that is unknown or
+    stands out.
+    """
     for result in results:
         _check_commit(result)
+        _check_canaries(result)
     for case_id, ours in by_case(results).items():
         if len(ours) < processes:
             raise BaselineError(
@@ -31,6 +34,26 @@ def check_acceptable(baseline: Baseline, results: Sequence[CaseResult], processe
                 "or ask for fewer with --processes N",
             )
         _check_runner(baseline, case_id, ours)
+
+
+def check_processes(found: Sequence[tuple[Path, CaseResult]]) -> None:
+    """Raises BaselineError where one process is there twice: it has no scatter with itself."""
+    for (path, one), (other_path, other) in combinations(found, 2):
+        if one.case == other.case and _is_same_process(one, other):
+            raise BaselineError(
+                "one process would count as two",
+                got=f"{path} and {other_path}",
+                allowed="one result of a case from each process",
+                remedy="name the results of each process once; measure in more of them, each with "
+                "--record --results DIR of its own",
+            )
+
+
+def _is_same_process(one: CaseResult, other: CaseResult) -> bool:
+    """By its samples, or by its id, date and card: ids are alike in containers of two cards."""
+    ids = [(r.provenance.get("process"), r.provenance.get("date"), r.card) for r in (one, other)]
+    is_known = None not in ids[0]
+    return one.images == other.images or (is_known and ids[0] == ids[1])
 
 
 def by_case(results: Sequence[CaseResult]) -> dict[str, list[CaseResult]]:
@@ -51,9 +74,24 @@ def _check_commit(result: CaseResult) -> None:
         )
 
 
+def _check_canaries(result: CaseResult) -> None:
+    """A CPU's figures are ratios to what is timed beside them; a GPU's are known by these alone."""
+    missing = [name for name in DEVICE_BAND | HOST_BAND if not result.canaries.get(name)]
+    if result.on_gpu and missing:
+        raise BaselineError(
+            "a result of a GPU lacks canaries",
+            got=f"{result.case.id}: no {', '.join(missing)}",
+            allowed="results with all canaries, which tell the machine from another",
+            remedy="measure it again with `pytest perf_tests --record`",
+        )
+
+
 def _check_runner(baseline: Baseline, case_id: str, results: Sequence[CaseResult]) -> None:
-    """Against the other processes, and against what the baseline has of the case."""
-    accepted = baseline.results.get(case_id, ())
+    """Against the other processes, and against what the baseline has of the case, or of any case
+    where it knows no canaries of this one: they are the same work about each.
+    """
+    accepted = [result for result in baseline.results.get(case_id, ()) if result.canaries]
+    accepted = accepted or [result for of_case in baseline.results.values() for result in of_case]
     for number, result in enumerate(results):
         others = [*results[:number], *results[number + 1 :]]
         reason = why_invalid_runner([result], others) or why_invalid_runner([result], accepted)
@@ -96,9 +134,19 @@ def history_rows(
     return rows
 
 
-def append_history(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Rows are only ever added, one for each figure, so that two branches merge."""
-    known = path.read_text(encoding="utf-8") if path.exists() else "\t".join(COLUMNS) + "\n"
+def history_text(path: Path, rows: Sequence[Mapping[str, str]]) -> str:
+    """Of the file with these added, below a last line that was cut too. Rows are only ever added,
+    one for each figure, so that two branches merge.
+    """
+    try:
+        known = path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaselineError(
+            "this history cannot be read",
+            got=f"{path}: {error}",
+            allowed="text in UTF-8, as fluxfast baseline accept writes it",
+            remedy="restore it from version control; the baseline is as it was",
+        ) from error
     text = io.StringIO()
     csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n").writerows(rows)
-    write_atomically(path, known + text.getvalue())
+    return (known or "\t".join(COLUMNS)).removesuffix("\n") + "\n" + text.getvalue()

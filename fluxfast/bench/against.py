@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from fluxfast.bench.runner import undisturbed
 from fluxfast.errors import FluxFastError
 
 PAIRS = 12  # of processes, at most: each is one look at the sequential test
+# After two pairs, which a change needs, none begins that would end later than this.
+BUDGET_S = 1800.0
 PATIENCE = 3  # pairs, until canaries that differ mean the machine and not one moment of it
 LINES_TOLD = 15
 UNKNOWN_TEST = 4  # pytest's exit status for a usage error
@@ -57,9 +60,12 @@ class Sides:
 
 
 def interleaved(
-    measure: Measure, cases: Sequence[Case], pairs: int = PAIRS
+    measure: Measure,
+    cases: Sequence[Case],
+    pairs: int = PAIRS,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[dict[str, Sides], dict[str, FluxFastError]]:
-    """Pairs of processes until each verdict is more than UNDECIDED, `pairs` at most.
+    """Pairs of processes until each verdict is more than UNDECIDED, `pairs` or BUDGET_S at most.
 
     `measure(side, number, cases)`: one process of side A or B, of the cases that are not sure yet.
     Gives what was measured of each case, and why others were not. The risk of a false alarm is
@@ -69,9 +75,14 @@ def interleaved(
     sides: dict[str, Sides] = {}
     failed: dict[str, FluxFastError] = {}
     unsure = list(cases)
+    began = clock()
     for number in range(2 * pairs):
         if not unsure:
             break
+        if number % 2 == 0:
+            elapsed_s = clock() - began
+            if number >= 4 and elapsed_s * (1 + 2 / number) > BUDGET_S:
+                break
         side, pair = "ABBA"[number % 4], number // 2
         for case_id, result in measure(side, pair, unsure).items():
             if isinstance(result, FluxFastError):

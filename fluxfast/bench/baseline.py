@@ -14,7 +14,7 @@ from fluxfast.bench.case import Case
 from fluxfast.bench.compare import Comparison, Outcome, Verdict, compare, settle
 from fluxfast.bench.machine import Gpu, hardware_of, stack_difference
 from fluxfast.bench.noise import Noise, noises
-from fluxfast.bench.result import SCHEMA, CaseResult, check_schema, read_json
+from fluxfast.bench.result import SCHEMA, CaseResult, check_positive, check_schema, read_json
 from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically
@@ -126,25 +126,27 @@ def read_baseline(path: Path) -> Baseline:
     data = read_json(path)
     check_schema(data, str(path))
     try:
-        gpu = data["gpu"]
         return Baseline(
-            gpu=Gpu(
-                **{
-                    **gpu,
-                    "device_names": tuple(gpu["device_names"]),
-                    "platform": Platform(gpu["platform"]),
-                }
-            ),
+            gpu=_read_gpu(data["gpu"]),
             results=dict(_read_case(entry, data, path) for entry in data["cases"]),
             path=path,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BaselineError(
-            "this baseline is incomplete",
+            "this baseline is incomplete, or a value of it is wrong",
             got=f"{path}: {error!r}",
             allowed=f"gpu, environments and cases of schema {SCHEMA}",
             remedy="restore it from version control",
         ) from error
+
+
+def _read_gpu(data: Mapping[str, Any]) -> Gpu:
+    names = data["device_names"]
+    if not names or isinstance(names, str):
+        raise ValueError(f"device_names is {names!r}, which is no list of names")
+    check_positive(memory_gib=data["memory_gib"])
+    changes = {"device_names": tuple(names), "platform": Platform(data["platform"])}
+    return Gpu(**{**data, **changes})
 
 
 def _read_case(
@@ -241,14 +243,24 @@ def find_baseline(gpu: str, folder: Path = SHIPPED) -> Baseline:
 def baseline_for(
     gpu: str, hardware: Hardware, folder: Path = SHIPPED, local: Path = LOCAL
 ) -> Baseline:
-    """The baseline that `--gpu` names, checked against the machine; `auto` follows the machine."""
+    """The baseline that `--gpu` names, checked against the machine; `auto` follows the machine.
+
+    A file that cannot be read may be that of any machine: it is an error where no other fits.
+    """
     if gpu == "cpu" or (gpu == "auto" and not hardware.is_gpu):
         return cpu_baseline(hardware, folder, local)
     if gpu == "auto":
-        matching = [read_baseline(path) for path in sorted(set(known_baselines(folder).values()))]
-        matching = [b for b in matching if b.gpu.describes(hardware)]
-        if matching:
-            return matching[0]
+        unread: BaselineError | None = None
+        for path in sorted(set(known_baselines(folder).values())):
+            try:
+                baseline = read_baseline(path)
+            except BaselineError as error:
+                unread = unread or error
+                continue
+            if baseline.gpu.describes(hardware):
+                return baseline
+        if unread:
+            raise unread
         raise BaselineError(
             "no baseline describes this GPU",
             got=f"{hardware.name} ({hardware.architecture})",

@@ -131,7 +131,7 @@ def compare(
 ) -> Comparison:
     """One case, each side from one process or more; `noise` by metric, see `noises`.
 
-    A metric that either side lacks is not compared, nor a counter.
+    A metric that either side lacks is not compared, nor a counter that the accepted one lacks.
     """
     changes = []
     for metric in METRICS:
@@ -143,7 +143,9 @@ def compare(
         changes.append(Change(metric=metric, measured=now, baseline=before, estimate=change))
     return Comparison(
         changes=tuple(changes),
-        broken=tuple(changed_counters(measured[-1], accepted[-1])),
+        broken=tuple(
+            dict.fromkeys(told for one in measured for told in changed_counters(one, accepted[-1]))
+        ),
         invalid_runner=why_invalid_runner(measured, accepted),
     )
 
@@ -245,12 +247,11 @@ def _undecided(change: Change, looks: int) -> str:
 
 
 def changed_counters(measured: CaseResult, accepted: CaseResult) -> list[str]:
-    """Counters and kernel names of both sides that are not the same."""
-    names = sorted(measured.counters.keys() & accepted.counters.keys())
+    """Accepted counters and kernel names that are not the same, or not there."""
     found = [
-        f"{name} is {measured.counters[name]}, was {accepted.counters[name]}"
-        for name in names
-        if measured.counters[name] != accepted.counters[name]
+        f"{name} is {measured.counters.get(name, 'not counted')}, was {before}"
+        for name, before in sorted(accepted.counters.items())
+        if measured.counters.get(name) != before
     ]
     for kind in sorted(measured.kernels.keys() & accepted.kernels.keys()):
         now, before = set(measured.kernels[kind]), set(accepted.kernels[kind])

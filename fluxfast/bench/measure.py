@@ -130,6 +130,8 @@ class Sampler:
     pace_ms: list[float] = field(default_factory=list)
     telemetry: list[dict[str, float]] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
+    held_back: list[str] = field(default_factory=list)
+    ready: float | None = None
     seconds: float = 0.0
     why_warm: str = ""
     before: tuple[float | None, float | None, Reading | None] | None = None
@@ -138,6 +140,7 @@ class Sampler:
         """With all that is compiled on the way."""
         first, _ = time_image(self.built)
         reset_peak_memory(self.built)
+        self.ready = time.perf_counter()
         return first
 
     def warm_up(self) -> None:
@@ -186,9 +189,11 @@ class Sampler:
         after = self.read_gpu() if self.read_gpu else None
         self.before = None
         self.seconds += time.perf_counter() - self.started
-        if after and after.throttled and len(self.discarded) < self.limits.max_discarded:
-            self.discarded.append(after.throttled)
-            return
+        if after and after.throttled:
+            if len(self.discarded) < self.limits.max_discarded:
+                self.discarded.append(after.throttled)
+                return
+            self.held_back.append(after.throttled)
         self.images.append(self.timing)
         if eager_s is not None:
             self.reference_e2e_s.append(eager_s)
@@ -247,13 +252,19 @@ def case_result(
             "warm_up": sampler.why_warm,
             "ended": sampler.why_enough,
             "seconds": round(sampler.seconds, 1),
+            "after_first_image_s": _seconds_since(sampler.ready),
             "discarded": list(sampler.discarded),
+            "held_back": list(sampler.held_back),
             "telemetry": "read" if sampler.read_gpu else "not read",
         },
         proofs={name: proof.seen for name, proof in proofs.items()},
         environment=environment(hardware),
         provenance=provenance() | momentary(hardware),
     )
+
+
+def _seconds_since(moment: float | None) -> float | None:
+    return None if moment is None else round(time.perf_counter() - moment, 1)
 
 
 def _device_busy(step: ProfiledStep, images: list[ImageTiming]) -> float:

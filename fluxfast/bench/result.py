@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import statistics
@@ -17,8 +18,10 @@ from typing import Any
 from fluxfast.bench.case import Case
 from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically
+from fluxfast.hardware import Hardware, Platform
 
 SCHEMA = 2
+SOURCES = ("fluxfast", "perf_tests", "conftest.py", "pyproject.toml")  # what a figure is of
 DEVICE_BOUND = 0.9  # of a step; below, the device waits for the host at least a tenth of the time
 POWER_BOUND = 0.95  # of the power limit; beyond, the clock is what the limit leaves
 
@@ -37,6 +40,13 @@ class ImageTiming:
     decode_ms: float
     postprocess_ms: float
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ImageTiming:
+        step_ms = tuple(data["step_ms"])
+        if not step_ms:
+            raise ValueError("an image without steps")
+        return cls(**{**data, "step_ms": step_ms})
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
@@ -50,7 +60,8 @@ class CaseResult:
     `telemetry`: for each image, clocks, temperature, power and energy, where the GPU tells.
     `device_busy`: share of a step in which the GPU was computing, by one profiled step; None on a
     CPU. At the power limit that step, alone, has a higher clock, and the share comes out too small.
-    `sampling`: images of warm-up, images discarded, and why sampling ended.
+    `sampling`: images of warm-up, images discarded, images kept although the GPU was held back, why
+    sampling ended, and the seconds from the first image to the end of the canaries.
     """
 
     case: Case
@@ -126,18 +137,17 @@ class CaseResult:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str) -> CaseResult:
-        """Raises BaselineError for another schema or for missing parts."""
+        """Raises BaselineError for another schema, for missing parts or for wrong values."""
         check_schema(data, where)
         try:
             values = {field.name: data[field.name] for field in fields(cls)}
             values["case"] = Case.from_json(data["case"])
-            values["images"] = tuple(
-                ImageTiming(**{**image, "step_ms": tuple(image["step_ms"])})
-                for image in data["images"]
-            )
+            values["images"] = tuple(map(ImageTiming.from_json, data["images"]))
             values["reference_e2e_s"] = tuple(data["reference_e2e_s"])
             for name in ("pace_ms", "telemetry"):
                 values[name] = tuple(values[name])
+            for name in ("proofs", "provenance", "sampling"):
+                values[name] = dict(values[name])
             for name in ("canaries", "kernels"):
                 values[name] = {k: tuple(v) for k, v in values[name].items()}
             if not values["images"]:
@@ -145,15 +155,41 @@ class CaseResult:
             for beside in (values["reference_e2e_s"], values["pace_ms"]):
                 if len(beside) not in (0, len(values["images"])):
                     raise ValueError(f"{len(beside)} timings beside {len(values['images'])} images")
-            data["environment"]["hardware"]["packages"]
-        except (KeyError, TypeError, ValueError) as error:
+            hardware = data["environment"]["hardware"]
+            changes = {"platform": Platform(hardware["platform"])}
+            # Raises for what describes no machine.
+            Hardware(**{**hardware, **changes, "packages": dict(hardware["packages"])})
+            check_positive(memory_gib=hardware["memory_gib"])
+            found = cls(**values)
+            _check_figures(found)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BaselineError(
-                "a result is incomplete",
+                "a result is incomplete, or a value of it is wrong",
                 got=f"{where}: {error!r}",
                 allowed=f"schema {SCHEMA} of fluxfast",
-                remedy="delete the file and measure again",
+                remedy="restore it from version control, or delete it and measure again",
             ) from error
-        return cls(**values)
+        return found
+
+
+def _check_figures(result: CaseResult) -> None:
+    """While the file is known: a verdict, which takes their logarithms, could not name it."""
+    check_positive(load_s=result.load_s, apply_s=result.apply_s, first_image_s=result.first_image_s)
+    check_positive(reference_e2e_s=result.reference_e2e_s, pace_ms=result.pace_ms)
+    check_positive(**result.canaries)
+    for image in result.images:
+        check_positive(**vars(image))
+    for name in ("peak_memory_gib", "package_mib", "device_busy"):
+        if figure := getattr(result, name):  # 0 and None: not measured
+            check_positive(**{name: figure})
+
+
+def check_positive(**figures: Any) -> None:
+    """Raises ValueError unless each is a finite number above 0, or a tuple of such."""
+    for name, figure in figures.items():
+        for number in figure if isinstance(figure, tuple) else (figure,):
+            if type(number) not in (int, float) or not 0 < number < math.inf:
+                raise ValueError(f"{name} is {number!r}, which is no finite number above 0")
 
 
 def eager_ratios(images: Sequence[ImageTiming], reference_e2e_s: Sequence[float]) -> list[float]:
@@ -165,12 +201,14 @@ def eager_ratios(images: Sequence[ImageTiming], reference_e2e_s: Sequence[float]
 def check_schema(data: Any, where: str) -> None:
     found = data.get("schema") if isinstance(data, dict) else None
     if found != SCHEMA:
-        age = "newer than" if isinstance(found, int) and found > SCHEMA else "not"
+        age = "not"
+        if isinstance(found, int):
+            age = "newer than" if found > SCHEMA else "older than"
         raise BaselineError(
             f"this file is {age} what this version of fluxfast reads",
             got=f"{where}: schema {found!r}",
             allowed=f"schema {SCHEMA}",
-            remedy="use the fluxfast that wrote it, or record it again",
+            remedy="record it again, or use the fluxfast that wrote it",
         )
 
 
@@ -207,6 +245,11 @@ def read_result(path: Path) -> CaseResult:
 
 def read_results(folders: Iterable[Path]) -> list[CaseResult]:
     """Every result in the folders. Raises BaselineError where there is none."""
+    return [read_result(path) for path in result_paths(folders)]
+
+
+def result_paths(folders: Iterable[Path]) -> list[Path]:
+    """Of every result in the folders. Raises BaselineError where there is none."""
     folders = list(folders)
     paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
     if not paths:
@@ -216,7 +259,7 @@ def read_results(folders: Iterable[Path]) -> list[CaseResult]:
             allowed="folders written by pytest perf_tests --results",
             remedy="run `pytest perf_tests --gpu GPU --record --results DIR` first",
         )
-    return [read_result(path) for path in paths]
+    return paths
 
 
 def provenance() -> dict[str, Any]:
@@ -227,17 +270,27 @@ def provenance() -> dict[str, Any]:
     """
     named = os.environ.get("FLUXFAST_COMMIT", "")
     if named and _git("cat-file", "-e", f"{named}^{{commit}}") is None:
-        changes = None
+        dirty = None
     else:
         named = _git("rev-parse", "HEAD") or ""
-        changes = _git("status", "--porcelain", "--untracked-files=no")
+        dirty = _is_dirty()
     return {
         "commit": named or None,
-        "dirty": None if changes is None else bool(changes),
+        "dirty": dirty,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([*_program(), *sys.argv[1:]]),
         "process": os.getpid(),
     }
+
+
+def _is_dirty() -> bool | None:
+    """Whether a file is changed, or one among the sources untracked; None without a repository.
+
+    An untracked module joins the matrix; untracked results beside the sources do not.
+    """
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    untracked = _git("ls-files", "--others", "--exclude-standard", "--", *SOURCES)
+    return None if changed is None or untracked is None else bool(changed or untracked)
 
 
 def _program() -> list[str]:

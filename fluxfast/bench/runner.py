@@ -1,4 +1,5 @@
-"""Is this the machine that the baseline was recorded on? Judged by its canaries. Pure, no torch.
+"""Is this the machine that the baseline was recorded on? Judged by its canaries, and by whether its
+GPU was held back all the time. Pure, no torch.
 
 A canary is work that no code of this project or of diffusers can change. One that takes another
 time than in the baseline says that the runner differs, so no figure of the case says anything.
@@ -25,7 +26,7 @@ def why_invalid_runner(
 ) -> str | None:
     """What tells this runner from the baseline's; None where nothing does or nothing is known."""
     bands = DEVICE_BAND | HOST_BAND if measured[0].on_gpu else CPU_BAND
-    found = []
+    found = [why for result in measured if (why := _held_back(result))]
     for name, band in bands.items():
         now, before = _typical(name, measured), _typical(name, accepted)
         if now and before and not 1 / band <= now / before <= band:
@@ -34,6 +35,14 @@ def why_invalid_runner(
                 f"allowed ×{1 / band:.2f} to ×{band:.2f}"
             )
     return "; ".join(found) or None
+
+
+def _held_back(result: CaseResult) -> str | None:
+    """Where more images than can be left out were drawn by a GPU that was held back."""
+    images: Sequence[str] = result.sampling.get("held_back", ())
+    if not images:
+        return None
+    return f"the GPU was held back in {len(images)} of {len(result.images)} images: {images[-1]}"
 
 
 def undisturbed(results: Sequence[CaseResult], every: Sequence[CaseResult]) -> Sequence[CaseResult]:

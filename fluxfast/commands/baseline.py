@@ -7,7 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.accept import append_history, check_acceptable, history_path, history_rows
+from fluxfast.bench.accept import (
+    check_acceptable,
+    check_processes,
+    history_path,
+    history_rows,
+    history_text,
+)
 from fluxfast.bench.baseline import (
     PROCESSES,
     Baseline,
@@ -16,9 +22,10 @@ from fluxfast.bench.baseline import (
 )
 from fluxfast.bench.machine import hardware_of
 from fluxfast.bench.report import baseline_rows, baseline_table
-from fluxfast.bench.result import CaseResult, read_results
+from fluxfast.bench.result import CaseResult, read_result, result_paths
 from fluxfast.console import out
 from fluxfast.errors import BaselineError
+from fluxfast.files import write_atomically
 from fluxfast.hardware import detect
 from fluxfast.table import plain_table, render, wrapping
 
@@ -64,13 +71,17 @@ def show(options: argparse.Namespace) -> None:
 
 
 def accept(options: argparse.Namespace) -> None:
-    results = _chosen(read_results(options.results), options.case)
+    paths = result_paths(options.results)
+    found = _chosen([(path, read_result(path)) for path in paths], options.case)
+    results = [result for _, result in found]
     baseline = find_baseline(options.gpu) if options.gpu else _baseline_of(results)
     updated = baseline.accept(results)
+    check_processes(found)
     check_acceptable(baseline, results, options.processes)
-    updated.write()
     rows = history_rows(baseline.results, results)
-    append_history(history_path(updated), rows)
+    history = history_text(history_path(updated), rows)  # read before anything is written
+    updated.write()
+    write_atomically(history_path(updated), history)
     table = plain_table(*SHOWN)
     for row in rows:
         table.add_row(wrapping(row["case"]), *(row[column] for column in SHOWN[1:]))
@@ -78,10 +89,12 @@ def accept(options: argparse.Namespace) -> None:
     out(f"wrote {updated.path} and {history_path(updated).name}")
 
 
-def _chosen(results: list[CaseResult], case_ids: list[str] | None) -> list[CaseResult]:
+def _chosen(
+    found: list[tuple[Path, CaseResult]], case_ids: list[str] | None
+) -> list[tuple[Path, CaseResult]]:
     if not case_ids:
-        return results
-    known = dict.fromkeys(result.case.id for result in results)
+        return found
+    known = dict.fromkeys(result.case.id for _, result in found)
     if missing := [case_id for case_id in case_ids if case_id not in known]:
         raise BaselineError(
             "the results lack a case that is to be accepted",
@@ -89,7 +102,7 @@ def _chosen(results: list[CaseResult], case_ids: list[str] | None) -> list[CaseR
             allowed=", ".join(known),
             remedy="name a case that was measured, or leave --case out to accept all",
         )
-    return [result for result in results if result.case.id in case_ids]
+    return [(path, result) for path, result in found if result.case.id in case_ids]
 
 
 def _baseline_of(results: list[CaseResult]) -> Baseline:
