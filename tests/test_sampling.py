@@ -106,6 +106,34 @@ def test_what_a_pause_gave_a_gpu_is_spent_before_the_images_that_count(
     assert drawn == [("slower",)] * count and not sampler.images
 
 
+@pytest.mark.parametrize(
+    ("compiles", "e2e_s", "warm_up", "in_all"),
+    [
+        pytest.param(False, 10.0, "2 images: steady within 1%", 2, id="unoptimized Kontext"),
+        pytest.param(True, 10.0, "3 images: steady within 1%", 3, id="a long one that compiles"),
+        pytest.param(False, 0.5, "2 images: steady within 1%", 4, id="unoptimized schnell"),
+    ],
+)
+def test_an_image_of_ten_seconds_is_not_drawn_more_than_it_has_to(
+    compiles, e2e_s, warm_up, in_all, monkeypatch
+):
+    clock = [0.0]
+
+    def draw(built, *faults):
+        clock[0] += e2e_s
+        return image(e2e_s), None
+
+    monkeypatch.setattr(measure, "time_image", draw)
+    monkeypatch.setattr(measure, "reset_peak_memory", lambda built: None)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    plan = SimpleNamespace(situation=SimpleNamespace(hardware=H200), compiles=compiles)
+    sampler = Sampler(built=SimpleNamespace(plan=plan), limits=Limits())
+    sampler.first_image()
+    sampler.warm_up()
+    sampler.settle()
+    assert sampler.why_warm == warm_up and clock[0] == in_all * e2e_s
+
+
 def test_a_throttled_image_is_discarded_counted_and_bounded(built):
     sampler = Sampler(
         built=built,

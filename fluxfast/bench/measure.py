@@ -131,6 +131,7 @@ class Sampler:
     telemetry: list[dict[str, float]] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
     held_back: list[str] = field(default_factory=list)
+    warm: list[ImageTiming] = field(default_factory=list)
     ready: float | None = None
     seconds: float = 0.0
     why_warm: str = ""
@@ -141,23 +142,34 @@ class Sampler:
         first, _ = time_image(self.built)
         reset_peak_memory(self.built)
         self.ready = time.perf_counter()
+        if self._on_gpu and not self.built.plan.compiles:
+            self.warm.append(first)
         return first
 
     def warm_up(self) -> None:
-        """Draw on until the step time has no trend."""
+        """Draw on until the step time has no trend.
+
+        On a GPU a first image that compiled nothing counts.
+        """
         tolerance = STEADY_ON_GPU if self._on_gpu else STEADY_ON_CPU
-        steps_ms: list[float] = []
-        started = time.perf_counter()
+        drawn, started = 1, time.perf_counter()
         while not self.why_warm:
             image, _ = time_image(self.built)
-            steps_ms.append(statistics.median(image.step_ms))
+            self.warm.append(image)
+            drawn += 1
+            steps_ms = [statistics.median(image.step_ms) for image in self.warm]
             elapsed_s = time.perf_counter() - started
             self.why_warm = why_warm(steps_ms, elapsed_s, tolerance, self.limits)
-        self.why_warm = f"{1 + len(steps_ms)} images: {self.why_warm}"
-        self.steady_step_ms = steps_ms[-1]
+        self.why_warm = f"{drawn} images: {self.why_warm}"
+        self.steady_step_ms = statistics.median(self.warm[-1].step_ms)
 
     def settle(self) -> None:
-        """On a GPU draw what a pause has given it credit for, before the images that count."""
+        """On a GPU draw what a pause has given it credit for, before the images that count.
+
+        To one as long as the least that is sampled the credit is next to nothing.
+        """
+        if self.warm and self.warm[-1].e2e_s >= self.limits.min_sampling_s:
+            return
         started = time.perf_counter()
         while self._on_gpu and time.perf_counter() - started < SETTLE_S:
             time_image(self.built, *self.faults)
