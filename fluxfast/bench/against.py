@@ -79,11 +79,10 @@ def interleaved(
     for number in range(2 * pairs):
         if not unsure:
             break
-        if number % 2 == 0:
-            elapsed_s = clock() - began
-            if number >= 4 and elapsed_s * (1 + 2 / number) > BUDGET_S:
-                break
         side, pair = "ABBA"[number % 4], number // 2
+        pair_begins = number % 2 == 0
+        if pair_begins and pair >= 2 and (clock() - began) * (pair + 1) / pair > BUDGET_S:
+            break
         for case_id, result in measure(side, pair, unsure).items():
             if isinstance(result, FluxFastError):
                 failed[case_id] = result
