@@ -298,9 +298,8 @@ class Suite:
         if discarded := result.sampling.get("discarded"):
             told.append(f"{len(discarded)} discarded: {discarded[-1]}")
         if result.telemetry:
-            last = result.telemetry[-1]
-            seen = "{sm_clock_mhz:.0f} MHz, {temperature_c:.0f} °C, {power_w:.0f} W"
-            told.append(seen.format(**last))
+            seen = "{sm_clock_mhz:.0f} MHz, {temperature_c:.0f} °C".format(**result.telemetry[-1])
+            told.append(f"{seen}, {result.power_w:.0f} W")
         return f"{planned.case.model}, {planned.label}: {'; '.join(told)}"
 
     def remark(self, planned: PlannedCase) -> str | None:

@@ -74,12 +74,12 @@ def store(folder, of_case, drawn, eager=None):
 
 def test_what_bounds_a_case_and_what_then_is_idle(tmp_path):
     at = {"environment": {"gpu": {"power_cap_w": 700.0}}}
-    busy = result(
-        case=EAGER, device_busy=0.95, telemetry=({"energy_j": 500.0, "power_w": 500.0},), **at
-    )
+    # Three images of 20 ms: the GPU counted its energy once, within the last.
+    nothing, all_at_once = {"energy_j": 0.0, "power_w": 0.0}, {"energy_j": 14.0, "power_w": 700.0}
+    telemetry = (nothing, nothing, all_at_once)
+    busy = result(0.02, case=EAGER, device_busy=0.95, telemetry=telemetry, **at)
     late = replace(busy, device_busy=0.8)
-    coarse = ({"energy_j": 210.0, "power_w": 600.0}, {"energy_j": 280.0, "power_w": 800.0})
-    hot = replace(late, telemetry=coarse)
+    hot = replace(late, telemetry=(all_at_once,) * 3)
     silent = replace(late, telemetry=())
     assert [r.bound for r in (busy, late, hot, silent)] == ["device", "host", "power", "host"]
     step = ProfiledStep(kernels={"nvjet": 1}, own_ms={"nvjet": 2.0})

@@ -108,18 +108,22 @@ class CaseResult:
         return "device" if self.device_busy >= DEVICE_BOUND else "host"
 
     @property
-    def power_share(self) -> float | None:
-        """Power over the power limit, where the GPU tells both.
+    def power_w(self) -> float | None:
+        """Mean power, where the GPU tells its energy.
 
-        Of all images together: a GPU counts its energy too coarsely for an image of 0.3 s.
+        Of all images together: a GPU counts its energy ten times a second, so that of one image of
+        0.3 s is coarse, and shorter ones are told nothing or too much.
         """
-        limit_w = (self.environment.get("gpu") or {}).get("power_cap_w")
-        told = [image for image in self.telemetry if image.get("power_w")]
-        if not (told and limit_w):
+        if not self.telemetry:
             return None
-        seconds: float = sum(image["energy_j"] / image["power_w"] for image in told)
-        energy_j: float = sum(image["energy_j"] for image in told)
-        return energy_j / (seconds * float(limit_w))
+        energy_j: float = sum(image["energy_j"] for image in self.telemetry)
+        return energy_j / sum(image.e2e_s for image in self.images)
+
+    @property
+    def power_share(self) -> float | None:
+        """Power over the power limit, where the GPU tells both."""
+        limit_w = (self.environment.get("gpu") or {}).get("power_cap_w")
+        return self.power_w / float(limit_w) if self.power_w and limit_w else None
 
     @property
     def compile_s(self) -> float | None:
