@@ -15,10 +15,10 @@ from fluxfast.bench.result import read_results, write_result
 from fluxfast.cli import main
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Platform
-from fluxfast.report.charts import steps_of
+from fluxfast.report.charts import staircase, steps_of
 from fluxfast.report.effects import blames, effects
 from fluxfast.report.inputs import Measured, read_inputs
-from fluxfast.report.labels import staircase_of
+from fluxfast.report.labels import all_on_of, staircase_to
 from fluxfast.report.markdown import markdown
 from fluxfast.report.page import page as page_of
 from fluxfast.report.profiles import telemetry
@@ -73,20 +73,39 @@ def test_each_step_of_a_staircase_has_a_name_of_its_own(tmp_path, baseline_file)
     measured = [r for r in ablation() if r.case.optimizations in (("bf16",), ALL_ON)]
     late = (*ALL_ON, "fused_norms", "fused_rotary", "fused_gelu")
     measured += [replace(r, case=replace(r.case, optimizations=late)) for r in measured[-1:]]
-    names = [name for name, _ in steps_of(rows(tmp_path, measured, baseline_file))]
+    of_one = [r for r in measured if r.case.model == measured[-1].case.model]
+    names = [name for name, _ in steps_of(rows(tmp_path, of_one, baseline_file))]
     assert names == ["bf16", "+ fused_projections to regional", "all on"]
 
 
+def test_what_is_no_staircase_is_shown_side_by_side(tmp_path, baseline_file):
+    cached = (*ALL_ON[:3], "dbcache", *ALL_ON[3:])
+    combinations = [("bf16",), cached, ALL_ON, ("bf16", "compile")]
+    (any_one, *_) = ablation()
+    measured = [replace(any_one, case=case(optimizations=names)) for names in combinations]
+    found = rows(tmp_path, measured, baseline_file)
+    assert [name for name, _ in steps_of(found)] == [
+        "bf16",
+        "bf16 + compile",
+        "all on",
+        "all on + dbcache",
+    ]
+    assert "Side by side" in staircase(found).about
+
+
 def test_people_call_a_combination_by_what_is_off_or_on_top():
-    chain = staircase_of([(), ("bf16",), ALL_ON[:2], ALL_ON, (*ALL_ON, "x")[1:], ("bf16", "z")])
-    assert chain == [("bf16",), ALL_ON[:2], ALL_ON]
+    known = [(), ("bf16",), ALL_ON[:2], ALL_ON, (*ALL_ON, "x")[1:], ("bf16", "z")]
+    assert all_on_of(known, "") == ALL_ON
+    assert staircase_to(ALL_ON, known) == [("bf16",), ALL_ON[:2], ALL_ON]
     ablation_of_cpu = [(), ("a",), ("a", "c"), ("c",), ("a", "b", "c"), ("a", "x"), ("z", "a", "c")]
-    assert staircase_of(ablation_of_cpu) == [(), ("a",), ("a", "c")]  # not what is on top of it
-    assert staircase_of([(), ("a",), ("a", "c"), ("c",), ("a", "c", "d"), ("a", "b", "c")])[-1] == (
+    assert all_on_of(ablation_of_cpu, "") == ("a", "c")  # not what is on top of it
+    assert all_on_of([(), ("a",), ("a", "c"), ("c",), ("a", "c", "d"), ("a", "b", "c")], "") == (
         "a",
         "c",
     )
-    assert staircase_of([(), ("a",), ("a", "c"), ("a", "c", "d")])[-1] == ("a", "c", "d")
+    assert all_on_of([(), ("a",), ("a", "c"), ("a", "c", "d")], "") == ("a", "c", "d")
+    tiers = [("a",), ("a", "c", "d"), ("a", "b", "c", "d")]
+    assert all_on_of(tiers, "b") == tiers[1] and all_on_of(tiers, "") == tiers[2]
     assert label(ALL_ON, ALL_ON) == "all on"
     assert label(ALL_ON[:3] + ALL_ON[4:], ALL_ON) == "all on − fp8_per_row"
     assert label((*ALL_ON, "dbcache"), ALL_ON) == "all on + dbcache"

@@ -400,7 +400,7 @@ def test_a_figure_is_compared_only_where_both_sides_have_it():
     [
         ({"counters": {"graph_breaks": 1}}, "graph_breaks is 1, was 0"),
         ({"peak_memory_gib": 26.0}, "peak_memory_gib 26.00 GiB, baseline 25.00: +4.0%"),
-        ({"first_image_s": 40.0}, "compiling: compile_s"),
+        ({"first_image_s": 50.0}, "compiling: compile_s"),
         ({"kernels": {"gemm": ("slow_mm",)}}, "gemm kernels: slow_mm instead of nvjet"),
         ({"package_mib": 4.0}, "package_mib 4.0 MiB, baseline 3.0"),
     ],
@@ -431,7 +431,7 @@ def test_a_gpu_that_is_held_back_all_the_time_is_no_runner():
 def test_what_a_process_compiles_first_may_take_some_seconds_longer():
     """On an H200 a case compiled in 5.7 s as the fifth of a process, and in 13.7 as the second."""
     accepted = processes()
-    later = {"first_image_s": accepted[0].first_image_s + 15.0}
+    later = {"first_image_s": accepted[0].first_image_s + 25.0}
     assert verdict([process(**later)], accepted, QUIET).outcome is Outcome.SAME
     assert max(one.compile_s for one in accepted) < 15.0  # so it is beyond the tolerance
 

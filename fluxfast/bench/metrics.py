@@ -152,8 +152,8 @@ METRICS = (
         samples=_one(lambda result: result.compile_s if result.on_gpu else None),
         tolerance=1.0,
         # The kernels that the first case of a process compiles stay in memory: on an H200 a case
-        # took 5.7 s as the fifth of a process, 13.7 as the second, and another 10.7 and 22 s.
-        slack=20.0,
+        # took 5 to 6 s as a later one of a process, and 26.6 alone in one.
+        slack=30.0,
     ),
     Metric(
         name="peak_memory_gib",

@@ -12,12 +12,13 @@ from typing import Any
 from fluxfast.bench.matrix import joined
 from fluxfast.extras import extra
 from fluxfast.report.effects import Effect
-from fluxfast.report.labels import figure_name, staircase_of
+from fluxfast.report.labels import figure_name, staircase_to
 from fluxfast.report.rows import Row
 
 BAR_PX = 26
 NAME_CHARACTERS, NAME_PX = 44, 13  # of a line of a name beside its bar
 SPEED_TICKS = [0.5, 0.7, 1, 1.4, 2, 3, 4, 6, 8]
+RANGES = "Thin lines are ranges."
 SAME = "same"  # a picture that is no other than the eager one
 BETTER_LOW = (
     "lpips",
@@ -77,11 +78,14 @@ def height_of(names: Sequence[str], least_px: int = BAR_PX) -> int:
 
 
 def steps_of(rows: Sequence[Row]) -> list[tuple[str, Row]]:
-    """The staircase of one workload, then what was tried on top of all on."""
+    """The staircase of one workload, then what was tried on top of all on.
+
+    Where few of its steps were measured: all cases, side by side.
+    """
+    if not has_staircase(rows):
+        return [(row.label, row) for row in rows]
     by_names = {row.case.optimizations: row for row in rows}
-    chain = staircase_of(by_names)
-    if not chain:
-        return []
+    chain = staircase_to(rows[0].all_on, by_names)
     names = [
         joined(chain[0]),
         *(_added(low, high, is_last=high == chain[-1]) for low, high in pairwise(chain)),
@@ -90,6 +94,12 @@ def steps_of(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     on_top = [r for names, r in by_names.items() if top < set(names) and len(names) == len(top) + 1]
     steps = [(name, by_names[c]) for name, c in zip(names, chain, strict=True)]
     return steps + [(row.label, row) for row in on_top]
+
+
+def has_staircase(rows: Sequence[Row]) -> bool:
+    """Whether there is a step between unoptimized and all on, or nothing beside these two."""
+    chain = staircase_to(rows[0].all_on, [row.case.optimizations for row in rows])
+    return len(chain) > 2 or len(chain) == len(rows)
 
 
 def _added(low: tuple[str, ...], high: tuple[str, ...], is_last: bool) -> str:
@@ -109,6 +119,7 @@ def staircase(rows: Sequence[Row]) -> Chart | None:
     data = [
         {
             "step": name,
+            "label": in_lines(name),
             "value": row.value,
             "low": row.low,
             "high": row.high,
@@ -118,10 +129,9 @@ def staircase(rows: Sequence[Row]) -> Chart | None:
         }
         for name, row in steps
     ]
+    labels = [in_lines(name) for name, _ in steps]
     base = alt.Chart(alt.Data(values=data)).encode(
-        y=alt.Y(
-            "step:N", sort=[name for name, _ in steps], title=None, axis=alt.Axis(labelLimit=320)
-        )
+        y=alt.Y("label:N", sort=labels, title=None, axis=axis_of_names(labels))
     )
     scale = alt.Scale(domain=[0, max(row.high for _, row in steps) * 1.35], nice=False)
     bars = base.mark_bar(cornerRadiusEnd=3, height={"band": 0.7}).encode(
@@ -135,10 +145,10 @@ def staircase(rows: Sequence[Row]) -> Chart | None:
     text = base.mark_text(align="left", dx=6).encode(
         x=alt.X("high:Q", title=axis_title(unit)), text="speed:N"
     )
-    chart = (bars + ranges + text).properties(width="container", height=BAR_PX * len(data) + 10)
+    chart = (bars + ranges + text).properties(width="container", height=height_of(labels))
     return chart_of(
         rows[0].title,
-        _told(data),
+        _told(data) if has_staircase(rows) else f"Side by side, each by itself. {RANGES}",
         chart,
         ("step", axis_title(unit), "lowest", "highest", "speed"),
         [(d["step"], d["value"], d["low"], d["high"], d["speed"]) for d in data],
@@ -149,7 +159,7 @@ def _told(data: Sequence[Mapping[str, Any]]) -> str:
     stairs = [d["step"] for d in data if d["kind"] == "cumulative"]
     on_top = "; the last bars are each alone on top of that" if len(stairs) < len(data) else ""
     told = f"From {stairs[0]} to {stairs[-1]}, each with all above it on{on_top}"
-    return f"{told}. Thin lines are ranges."
+    return f"{told}. {RANGES}"
 
 
 def axis_title(unit: str) -> str:

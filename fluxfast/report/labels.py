@@ -22,30 +22,42 @@ def figure_name(name: str) -> str:
     return FIGURES.get(name, name)
 
 
-def staircase_of(combinations: Collection[Names]) -> list[Names]:
-    """From unoptimized to all on: the longest chain in which each begins as the next one.
+def all_on_of(combinations: Collection[Names], on_top: str) -> Names:
+    """The end of the longest chain in which each begins as the next one.
 
-    It begins with bfloat16 where that is there: speeds refer to it, not to float32.
+    Of chains of the same length, the one whose end is without `on_top`, and that most others differ
+    from by one: an ablation's centre, not what was tried on top of it.
     """
     known = set(combinations)
-    chains = [[c[:n] for n in range(len(c) + 1) if c[:n] in known] for c in known]
-    # Of chains of the same length, the one whose end most others differ from by one: an ablation's
-    # centre, not what was tried on top of it.
+    chains = [_chain_to(names, known) for names in known]
     longest = max(
         chains,
-        key=lambda chain: (len(chain), _neighbours(chain[-1], known), len(chain[-1]), chain[-1]),
-        default=[],
+        key=lambda chain: (
+            len(chain),
+            on_top not in chain[-1],
+            _neighbours(chain[-1], known),
+            len(chain[-1]),
+            chain[-1],
+        ),
     )
     # What was tried on top may be the chain's last step, too: then it is the one before that most
     # others differ from by one. (In a bare staircase it has one such more than the last.)
     around = [_neighbours(names, known) for names in longest[-2:]]
-    if (
-        len(around) == 2
-        and len(set(longest[-1]) ^ set(longest[-2])) == 1
-        and around[0] > around[1] + 1
-    ):
-        longest = longest[:-1]
-    return longest[1:] if ("bf16",) in longest[1:] and longest[0] == () else longest
+    is_one_more = len(around) == 2 and len(set(longest[-1]) ^ set(longest[-2])) == 1
+    return longest[-2] if is_one_more and around[0] > around[1] + 1 else longest[-1]
+
+
+def staircase_to(all_on: Names, combinations: Collection[Names]) -> list[Names]:
+    """From unoptimized to all on, each beginning as the next one.
+
+    It begins with bfloat16 where that is there: speeds refer to it, not to float32.
+    """
+    chain = _chain_to(all_on, combinations)
+    return chain[1:] if ("bf16",) in chain[1:] and chain[0] == () else chain
+
+
+def _chain_to(names: Names, known: Collection[Names]) -> list[Names]:
+    return [names[:count] for count in range(len(names) + 1) if names[:count] in known]
 
 
 def _neighbours(names: Names, known: Collection[Names]) -> int:

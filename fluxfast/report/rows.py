@@ -19,14 +19,14 @@ from fluxfast.bench.baseline import (
 )
 from fluxfast.bench.case import EAGER, Case
 from fluxfast.bench.machine import hardware_of
-from fluxfast.bench.matrix import Names, label
+from fluxfast.bench.matrix import ON_TOP, Names, label
 from fluxfast.bench.report import speedups
 from fluxfast.bench.result import CaseResult, ImageTiming
 from fluxfast.bench.summary import CaseSummary, summarize
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Hardware
 from fluxfast.report.inputs import RECORDED, Measured
-from fluxfast.report.labels import staircase_of
+from fluxfast.report.labels import all_on_of
 
 AGAINST = Path("--against")  # where a verdict's figures come from, in place of a baseline's file
 PASSING = ("same", "faster", RECORDED)
@@ -59,6 +59,7 @@ class Row:
     where: str
     case: Case
     label: str
+    all_on: Names
     summary: CaseSummary
     before: CaseSummary | None
     judgement: Judgement
@@ -140,6 +141,7 @@ def _rows_of_machine(
                 where=where,
                 case=case,
                 label=label(case.optimizations, all_on[case.workload]),
+                all_on=all_on[case.workload],
                 summary=summaries[case.id],
                 before=_before(baseline, measured),
                 judgement=_judgement(baseline, measured, against=bool(against)),
@@ -162,7 +164,7 @@ def _all_on(cases: Sequence[Case]) -> dict[tuple[Any, ...], Names]:
     combinations: dict[tuple[Any, ...], list[Names]] = {}
     for case in cases:
         combinations.setdefault(case.workload, []).append(case.optimizations)
-    return {workload: staircase_of(names)[-1] for workload, names in combinations.items()}
+    return {workload: all_on_of(names, ON_TOP) for workload, names in combinations.items()}
 
 
 def _baseline(hardware: Hardware) -> Baseline | None:
