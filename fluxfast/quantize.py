@@ -38,24 +38,30 @@ def quantize_blocks(build: Build, config: Any) -> None:
     quantize_(build.pipeline.transformer, config, filter_fn=is_quantizable)
 
 
-def quantized_weights(evidence: Evidence) -> tuple[list[Any], int]:
-    """The quantized weights, and how many block layers there are to quantize."""
-    weights = [
-        module.weight.data
+def quantized_weights(evidence: Evidence) -> tuple[list[Any], int, int]:
+    """Those of block layers, how many such layers there are, and how many others are quantized."""
+    found = [
+        (module.weight.data, is_quantizable(module, name.replace("_orig_mod.", "")))
         for name, module in evidence.pipeline.transformer.named_modules()
-        if is_quantizable(module, name.replace("_orig_mod.", ""))
+        if isinstance(module, nn.Linear)
     ]
-    return [w for w in weights if type(w) is not torch.Tensor], len(weights)
+    quantized = [weight for weight, is_ours in found if is_ours and _is_quantized(weight)]
+    others = sum(_is_quantized(weight) for weight, is_ours in found if not is_ours)
+    return quantized, sum(is_ours for _, is_ours in found), others
+
+
+def _is_quantized(weight: torch.Tensor) -> bool:
+    return type(weight) is not torch.Tensor
 
 
 def quantization_proof(
     evidence: Evidence, dtype: torch.dtype, products: tuple[str, ...], *, per_row: bool
 ) -> Proof:
-    """In force if every block layer holds `dtype` with a scale for each row, or one in all.
+    """In force if every block layer, and no other, holds `dtype` with a scale for each row, or one.
 
     And if one of the `products` ran: a quantized weight may still be multiplied as something else.
     """
-    weights, layers = quantized_weights(evidence)
+    weights, layers, others = quantized_weights(evidence)
     fitting = [
         w for w in weights if w.qdata.dtype is dtype and (w.scale.numel() == w.shape[0]) is per_row
     ]
@@ -64,7 +70,9 @@ def quantization_proof(
         f"{len(fitting)} of {layers} block layers hold {str(dtype).removeprefix('torch.')}, "
         f"multiplied by {ran[0] if ran else 'something else'}"
     )
-    return Proof(in_force=0 < layers == len(fitting) and bool(ran), seen=seen)
+    if others:
+        seen += f"; {others} other layers are quantized, too"
+    return Proof(in_force=0 < layers == len(fitting) and bool(ran) and not others, seen=seen)
 
 
 def fp8_proof(evidence: Evidence, *, per_row: bool) -> Proof:

@@ -539,6 +539,7 @@ TABLE = (
         fault=every_layer_quantized,
         into=int8,
         caught={
+            not_in_force: "other layers are quantized, too",
             not_the_golden: "relative error of the latents to the golden",
             counters_changed: "launches_in_a_step is",
         },
