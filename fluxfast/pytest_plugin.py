@@ -13,7 +13,7 @@ from fluxfast.bench.compare import Outcome, Verdict
 from fluxfast.bench.matrix import MATRICES
 from fluxfast.bench.planned import PlannedCase
 from fluxfast.bench.report import failure_text, verdict_table
-from fluxfast.bench.result import result_path
+from fluxfast.bench.result import provenance, result_path
 from fluxfast.errors import FluxFastError
 from fluxfast.model import MODELS
 from fluxfast.suite import Suite
@@ -107,8 +107,11 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     kinds = dict.fromkeys(
         f"{c.case.model}: {c.checkpoint.kind} ({c.checkpoint.why})" for c in cases
     )
+    now = provenance()
+    commit = (now["commit"] or "unknown")[:7] + (" with changes" if now["dirty"] else "")
     lines = [
-        f"fluxfast: {hardware.name} ({hardware.architecture}), torch {hardware.packages['torch']}",
+        f"fluxfast: {hardware.name} ({hardware.architecture}), torch {hardware.packages['torch']}, "
+        f"commit {commit}",
         f"fluxfast: weights of {', '.join(kinds)}",
         f"fluxfast: results in {suite.results_folder}",
     ]

@@ -38,41 +38,36 @@ def quantize_blocks(build: Build, config: Any) -> None:
     quantize_(build.pipeline.transformer, config, filter_fn=is_quantizable)
 
 
-def quantized_weights(evidence: Evidence) -> tuple[list[Any], int, int]:
-    """Those of block layers, how many such layers there are, and how many others are quantized."""
-    found = [
-        (module.weight.data, is_quantizable(module, name.replace("_orig_mod.", "")))
-        for name, module in evidence.pipeline.transformer.named_modules()
-        if isinstance(module, nn.Linear)
+def quantization_proof(
+    evidence: Evidence, dtype: torch.dtype, products: tuple[str, ...], *, per_row: bool
+) -> Proof:
+    """In force if the block layers, and no others, hold `dtype` with a scale for each row, or one.
+
+    And if one of the `products` ran: a quantized weight may still be multiplied as something else.
+    """
+    ours, others = list[Any](), list[Any]()
+    for name, module in evidence.pipeline.transformer.named_modules():
+        if isinstance(module, nn.Linear):
+            is_ours = is_quantizable(module, name.replace("_orig_mod.", ""))
+            (ours if is_ours else others).append(module.weight.data)
+    fitting = [
+        w
+        for w in filter(_is_quantized, ours)
+        if w.qdata.dtype is dtype and (w.scale.numel() == w.shape[0]) is per_row
     ]
-    quantized = [weight for weight, is_ours in found if is_ours and _is_quantized(weight)]
-    others = sum(_is_quantized(weight) for weight, is_ours in found if not is_ours)
-    return quantized, sum(is_ours for _, is_ours in found), others
+    beyond = sum(map(_is_quantized, others))
+    ran = evidence.operators_matching(*products)
+    seen = (
+        f"{len(fitting)} of {len(ours)} block layers hold {str(dtype).removeprefix('torch.')}, "
+        f"multiplied by {ran[0] if ran else 'something else'}"
+    )
+    if beyond:
+        seen += f"; {beyond} other layers are quantized, too"
+    return Proof(in_force=0 < len(ours) == len(fitting) and bool(ran) and not beyond, seen=seen)
 
 
 def _is_quantized(weight: torch.Tensor) -> bool:
     return type(weight) is not torch.Tensor
-
-
-def quantization_proof(
-    evidence: Evidence, dtype: torch.dtype, products: tuple[str, ...], *, per_row: bool
-) -> Proof:
-    """In force if every block layer, and no other, holds `dtype` with a scale for each row, or one.
-
-    And if one of the `products` ran: a quantized weight may still be multiplied as something else.
-    """
-    weights, layers, others = quantized_weights(evidence)
-    fitting = [
-        w for w in weights if w.qdata.dtype is dtype and (w.scale.numel() == w.shape[0]) is per_row
-    ]
-    ran = evidence.operators_matching(*products)
-    seen = (
-        f"{len(fitting)} of {layers} block layers hold {str(dtype).removeprefix('torch.')}, "
-        f"multiplied by {ran[0] if ran else 'something else'}"
-    )
-    if others:
-        seen += f"; {others} other layers are quantized, too"
-    return Proof(in_force=0 < layers == len(fitting) and bool(ran) and not others, seen=seen)
 
 
 def fp8_proof(evidence: Evidence, *, per_row: bool) -> Proof:

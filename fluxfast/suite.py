@@ -138,7 +138,7 @@ class Suite:
         now = provenance()
         if now["commit"] is None:
             return "the commit is unknown (set FLUXFAST_COMMIT where there is no repository)"
-        return "the working tree has changes that are not committed" if now["dirty"] else None
+        return "its sources have changes that are not committed" if now["dirty"] else None
 
     @property
     def references(self) -> dict[str, CaseResult]:
@@ -298,8 +298,11 @@ class Suite:
         if discarded := result.sampling.get("discarded"):
             told.append(f"{len(discarded)} discarded: {discarded[-1]}")
         if result.telemetry:
-            seen = "{sm_clock_mhz:.0f} MHz, {temperature_c:.0f} °C".format(**result.telemetry[-1])
-            told.append(f"{seen}, {result.power_w:.0f} W")
+            told.append(
+                "{sm_clock_mhz:.0f} MHz, {temperature_c:.0f} °C".format(**result.telemetry[-1])
+            )
+        if result.power_w:
+            told.append(f"{result.power_w:.0f} W")
         return f"{planned.case.model}, {planned.label}: {'; '.join(told)}"
 
     def remark(self, planned: PlannedCase) -> str | None:

@@ -43,15 +43,13 @@ def reader(hardware: Hardware) -> Reader | None:
     return _amd_reader() if hardware.platform is Platform.ROCM else None
 
 
-def during(before: Reading, after: Reading, seconds: float) -> dict[str, float]:
+def during(before: Reading, after: Reading) -> dict[str, float]:
     """What an image between the two readings was drawn with."""
-    energy_j = after.energy_j - before.energy_j
     return {
         "sm_clock_mhz": after.sm_clock_mhz,
         "memory_clock_mhz": after.memory_clock_mhz,
         "temperature_c": after.temperature_c,
-        "energy_j": round(energy_j, 3),
-        "power_w": round(energy_j / seconds, 1),
+        "energy_j": round(after.energy_j - before.energy_j, 3),
     }
 
 

@@ -8,9 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
+from fluxfast.bench import result as result_module
 from fluxfast.bench.baseline import (
     SHIPPED,
     baseline_for,
@@ -115,7 +117,7 @@ def test_accepting_raises_as_readily_as_it_lowers_and_keeps_a_history(shipped, c
 @pytest.mark.parametrize(
     ("results", "told"),
     [
-        (processes(provenance={"commit": "abc", "dirty": True}), "a tree with changes"),
+        (processes(provenance={"commit": "abc", "dirty": True}), "sources with changes"),
         (processes(provenance={"commit": None, "dirty": None}), "an unknown commit"),
         (processes(count=2), "too few processes"),
         (processes(hardware=H100), "another machine"),
@@ -207,12 +209,17 @@ def test_a_history_that_is_no_text_is_named_before_anything_is_written(shipped, 
     assert history.read_bytes() == b"\xff\xfe"
 
 
-def test_an_untracked_source_makes_a_tree_dirty_and_results_do_not(tmp_path, monkeypatch):
+def test_sources_make_a_tree_dirty_and_what_is_beside_them_does_not(tmp_path, monkeypatch):
+    def begins():
+        """As another process would."""
+        monkeypatch.setattr(result_module, "_commit", cache(result_module._commit.__wrapped__))
+
     monkeypatch.delenv("FLUXFAST_COMMIT", raising=False)
     monkeypatch.setattr(
-        "fluxfast.bench.result.__file__", str(tmp_path / "fluxfast" / "bench" / "result.py")
+        result_module, "__file__", str(tmp_path / "fluxfast" / "bench" / "result.py")
     )
-    assert provenance()["dirty"] is None  # no repository
+    begins()
+    assert provenance()["dirty"] is provenance()["commit"] is None  # no repository
 
     def written(name, text="1"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -222,11 +229,18 @@ def test_an_untracked_source_makes_a_tree_dirty_and_results_do_not(tmp_path, mon
     def git(*words):
         subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
 
+    def commit():
+        git("add", "--all")
+        git("-c", "user.name=tests", "-c", "user.email=tests@example.org", "commit", "-m", "one")
+
     written(".gitignore", "__pycache__/\n")
+    written("docs/one.md")
     written("fluxfast/optimizations/one.py")
     git("init")
-    git("add", "--all")
-    git("-c", "user.name=tests", "-c", "user.email=tests@example.org", "commit", "-m", "one")
+    commit()
+    begins()
+    first = provenance()["commit"]
+    assert written("docs/one.md", "2") is False
     for name in ("r/1/case.json", "results/1/case.json", "fluxfast/__pycache__/one.pyc"):
         assert written(name) is False
     for name in ("fluxfast/optimizations/two.py", "perf_tests/a.py", "conftest.py"):
@@ -234,6 +248,10 @@ def test_an_untracked_source_makes_a_tree_dirty_and_results_do_not(tmp_path, mon
         (tmp_path / name).unlink()
     assert provenance()["dirty"] is False
     assert written("fluxfast/optimizations/one.py", "2") is True
+    commit()  # while cases are measured: their code is still that of the first one
+    assert provenance()["dirty"] is True and provenance()["commit"] == first
+    begins()
+    assert provenance()["dirty"] is False and provenance()["commit"] != first
 
 
 def test_the_shipped_baseline_is_read_judged_and_written_as_it_was(tmp_path):

@@ -75,7 +75,7 @@ def store(folder, of_case, drawn, eager=None):
 def test_what_bounds_a_case_and_what_then_is_idle(tmp_path):
     at = {"environment": {"gpu": {"power_cap_w": 700.0}}}
     # Three images of 20 ms: the GPU counted its energy once, within the last.
-    nothing, all_at_once = {"energy_j": 0.0, "power_w": 0.0}, {"energy_j": 14.0, "power_w": 700.0}
+    nothing, all_at_once = {"energy_j": 0.0}, {"energy_j": 14.0}
     telemetry = (nothing, nothing, all_at_once)
     busy = result(0.02, case=EAGER, device_busy=0.95, telemetry=telemetry, **at)
     late = replace(busy, device_busy=0.8)

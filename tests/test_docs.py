@@ -22,10 +22,14 @@ from pathlib import Path
 
 import pytest
 
+from fluxfast.bench.matrix import matrix
 from fluxfast.cli import main, parser
 from fluxfast.mini import WEIGHTS
+from fluxfast.model import MODELS
+from tests.machines import H200
 from tests.made_results import ablation, write
 from tests.rehearsed import rehearse_commands, run_pytest
+from tests.test_plan import situation
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -314,3 +318,39 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
             r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)', page.read_text()
         )
         assert not fetched, (page, fetched)
+
+
+# The columns of the tables of tiers, by the names of `fluxfast baseline show --json`.
+TIERS_OF = {
+    "README.md": ("## What it gets", "e2e_s step_ms speedup compile_s peak_memory_gib processes"),
+    "docs/h200.md": (
+        "## Tiers, as they are now",
+        "e2e_s step_ms decode_ms compile_s peak_memory_gib speedup processes",
+    ),
+}
+TIER = re.compile(r"\| (schnell|dev|Kontext),(?: \d+,)? (unoptimized|all on)([^|]*) \|(.*)\|")
+
+
+@pytest.mark.parametrize("page", TIERS_OF)
+def test_the_tiers_that_a_page_tells_are_those_of_the_baseline(page, capsys):
+    assert main(["baseline", "show", "--gpu", "h200", "--json"]) == 0
+    shown = {
+        (of["model"], tuple(of["optimizations"])): of for of in json.loads(capsys.readouterr().out)
+    }
+    title, columns = TIERS_OF[page]
+    section = (REPOSITORY / page).read_text().partition(title)[2].partition("\n## ")[0]
+    rows = TIER.findall(section)
+    assert len(rows) >= 8
+    for model, tier, more, cells in rows:
+        of_model = matrix("tiers", situation(H200, MODELS[model.lower()]))
+        number = (
+            0 if tier == "unoptimized" else 1 if "lossless" in more else 3 if "+" in more else 2
+        )
+        figures = shown[model.lower(), of_model[number]]
+        for name, cell in zip(columns.split(), cells.split("|"), strict=True):
+            told = cell.strip(" *")
+            if found := re.match(r"\d+(\.\d+)?", told):
+                digits = len(found[1] or ".") - 1
+                assert found[0] == f"{figures[name]:.{digits}f}", f"{model} {tier}{more}: {name}"
+            else:
+                assert told == "" or figures[name] is None, f"{model} {tier}{more}: {name}"

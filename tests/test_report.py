@@ -95,17 +95,16 @@ def test_what_is_no_staircase_is_shown_side_by_side(tmp_path, baseline_file):
 
 def test_people_call_a_combination_by_what_is_off_or_on_top():
     known = [(), ("bf16",), ALL_ON[:2], ALL_ON, (*ALL_ON, "x")[1:], ("bf16", "z")]
-    assert all_on_of(known, "") == ALL_ON
+    assert all_on_of(known) == ALL_ON
     assert staircase_to(ALL_ON, known) == [("bf16",), ALL_ON[:2], ALL_ON]
     ablation_of_cpu = [(), ("a",), ("a", "c"), ("c",), ("a", "b", "c"), ("a", "x"), ("z", "a", "c")]
-    assert all_on_of(ablation_of_cpu, "") == ("a", "c")  # not what is on top of it
-    assert all_on_of([(), ("a",), ("a", "c"), ("c",), ("a", "c", "d"), ("a", "b", "c")], "") == (
+    assert all_on_of(ablation_of_cpu) == ("a", "c")  # not what is on top of it
+    assert all_on_of([(), ("a",), ("a", "c"), ("c",), ("a", "c", "d"), ("a", "b", "c")]) == (
         "a",
         "c",
     )
-    assert all_on_of([(), ("a",), ("a", "c"), ("a", "c", "d")], "") == ("a", "c", "d")
-    tiers = [("a",), ("a", "c", "d"), ("a", "b", "c", "d")]
-    assert all_on_of(tiers, "b") == tiers[1] and all_on_of(tiers, "") == tiers[2]
+    assert all_on_of([(), ("a",), ("a", "c"), ("a", "c", "d")]) == ("a", "c", "d")
+    assert all_on_of([("a",), ("a", "dbcache", "c", "d"), ("a", "c", "d")]) == ("a", "c", "d")
     assert label(ALL_ON, ALL_ON) == "all on"
     assert label(ALL_ON[:3] + ALL_ON[4:], ALL_ON) == "all on − fp8_per_row"
     assert label((*ALL_ON, "dbcache"), ALL_ON) == "all on + dbcache"

@@ -143,7 +143,7 @@ def test_a_throttled_image_is_discarded_counted_and_bounded(built):
     while not sampler.why_enough:
         sampler.sample()
     assert sampler.discarded == sampler.held_back == ["power brake"] and len(sampler.images) == 2
-    assert sampler.telemetry[0]["power_w"] == 350.0 and len(sampler.telemetry) == 2
+    assert sampler.telemetry[0]["energy_j"] == 700 and len(sampler.telemetry) == 2
 
 
 def test_what_is_timed_beside_an_image_stays_with_it(built):

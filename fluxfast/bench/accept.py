@@ -18,7 +18,7 @@ COLUMNS = ("date", "commit", "case", "figure", "before", "after", "change", "pro
 
 
 def check_acceptable(baseline: Baseline, results: Sequence[CaseResult], processes: int) -> None:
-    """Raises BaselineError for a dirty tree, too few processes, or a runner that is unknown or
+    """Raises BaselineError for changed sources, too few processes, or a runner that is unknown or
     stands out.
     """
     for result in results:
@@ -68,7 +68,7 @@ def _check_commit(result: CaseResult) -> None:
     if dirty or not commit:
         raise BaselineError(
             "nobody could measure this again",
-            got=f"{result.case.id}: {'a tree with changes' if dirty else 'an unknown commit'}",
+            got=f"{result.case.id}: {'sources with changes' if dirty else 'an unknown commit'}",
             allowed="results of a commit",
             remedy="commit, then measure; where there is no repository, set FLUXFAST_COMMIT",
         )

@@ -77,7 +77,7 @@ def smoke(situation: Situation) -> list[Names]:
     return [eager_names(situation), default_names(situation)]
 
 
-# It changes pictures more than anything that is on by default.
+# What a tier has beyond all on: it leaves steps out.
 ON_TOP = "dbcache"
 
 

@@ -212,7 +212,7 @@ class Sampler:
         if pace_ms is not None and pace_after_ms is not None:
             self.pace_ms.append((pace_ms + pace_after_ms) / 2)
         if reading and after:
-            self.telemetry.append(during(reading, after, self.timing.e2e_s))
+            self.telemetry.append(during(reading, after))
 
     def sample(self) -> float:
         """One image; how long it took, in seconds."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +110,13 @@ class CaseResult:
 
     @property
     def power_w(self) -> float | None:
-        """Mean power, where the GPU tells its energy.
+        """Mean power of all images, where the GPU tells their energy.
 
-        Of all images together: a GPU counts its energy ten times a second, so that of one image of
-        0.3 s is coarse, and shorter ones are told nothing or too much.
+        It counts ten times a second: of an image of 0.3 s that is coarse, of shorter ones too much
+        or nothing.
         """
-        if not self.telemetry:
-            return None
         energy_j: float = sum(image["energy_j"] for image in self.telemetry)
-        return energy_j / sum(image.e2e_s for image in self.images)
+        return energy_j / sum(image.e2e_s for image in self.images) if energy_j else None
 
     @property
     def power_share(self) -> float | None:
@@ -272,27 +271,35 @@ def provenance() -> dict[str, Any]:
     Where the code travelled without its repository, or into one that has not got its commit,
     FLUXFAST_COMMIT says which it is.
     """
-    named = os.environ.get("FLUXFAST_COMMIT", "")
-    if named and _git("cat-file", "-e", f"{named}^{{commit}}") is None:
-        dirty = None
-    else:
-        named = _git("rev-parse", "HEAD") or ""
-        dirty = _is_dirty()
+    commit, has_repository = _commit()
     return {
-        "commit": named or None,
-        "dirty": dirty,
+        "commit": commit,
+        "dirty": _is_dirty(commit) if commit and has_repository else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([*_program(), *sys.argv[1:]]),
         "process": os.getpid(),
     }
 
 
-def _is_dirty() -> bool | None:
-    """Whether a file is changed, or one among the sources untracked; None without a repository.
+@cache
+def _commit() -> tuple[str | None, bool]:
+    """Of the code that this process began with, and whether its repository is here.
 
-    An untracked module joins the matrix; untracked results beside the sources do not.
+    What is committed while cases are measured is not what they run.
     """
-    changed = _git("status", "--porcelain", "--untracked-files=no")
+    named = os.environ.get("FLUXFAST_COMMIT", "")
+    if named and _git("cat-file", "-e", f"{named}^{{commit}}") is None:
+        return named, False
+    head = _git("rev-parse", "HEAD")
+    return head, head is not None
+
+
+def _is_dirty(commit: str) -> bool | None:
+    """Whether one of the sources differs from the commit, or is untracked: it joins the matrix.
+
+    Results and documents beside the sources change no figure. None where git does not say.
+    """
+    changed = _git("diff", "--name-only", commit, "--", *SOURCES)
     untracked = _git("ls-files", "--others", "--exclude-standard", "--", *SOURCES)
     return None if changed is None or untracked is None else bool(changed or untracked)
 

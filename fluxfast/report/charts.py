@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from fluxfast.bench.matrix import joined
+from fluxfast.bench.matrix import Names, joined
 from fluxfast.extras import extra
 from fluxfast.report.effects import Effect
 from fluxfast.report.labels import figure_name, staircase_to
@@ -80,12 +80,12 @@ def height_of(names: Sequence[str], least_px: int = BAR_PX) -> int:
 def steps_of(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     """The staircase of one workload, then what was tried on top of all on.
 
-    Where few of its steps were measured: all cases, side by side.
+    Without a step between unoptimized and all on: all cases, side by side.
     """
-    if not has_staircase(rows):
-        return [(row.label, row) for row in rows]
     by_names = {row.case.optimizations: row for row in rows}
-    chain = staircase_to(rows[0].all_on, by_names)
+    chain = _staircase_of(rows)
+    if not chain:
+        return [(row.label, row) for row in rows]
     names = [
         joined(chain[0]),
         *(_added(low, high, is_last=high == chain[-1]) for low, high in pairwise(chain)),
@@ -96,10 +96,10 @@ def steps_of(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     return steps + [(row.label, row) for row in on_top]
 
 
-def has_staircase(rows: Sequence[Row]) -> bool:
-    """Whether there is a step between unoptimized and all on, or nothing beside these two."""
+def _staircase_of(rows: Sequence[Row]) -> list[Names]:
+    """Empty where nothing was measured between unoptimized and all on, but other cases were."""
     chain = staircase_to(rows[0].all_on, [row.case.optimizations for row in rows])
-    return len(chain) > 2 or len(chain) == len(rows)
+    return chain if len(chain) > 2 or len(chain) == len(rows) else []
 
 
 def _added(low: tuple[str, ...], high: tuple[str, ...], is_last: bool) -> str:
@@ -115,21 +115,20 @@ def staircase(rows: Sequence[Row]) -> Chart | None:
     if len(steps) < 2:
         return None
     alt, unit = altair(), rows[0].unit
-    first = steps[0][1].value
+    labels = [in_lines(name) for name, _ in steps]
     data = [
         {
             "step": name,
-            "label": in_lines(name),
+            "label": label,
             "value": row.value,
             "low": row.low,
             "high": row.high,
             "speed": f"{row.value:.3g} {unit}"
-            + (f", {first / row.value:.2f}×" if unit == "s" else ""),
+            + (f", {row.speed:.2f}×" if row.speed and unit == "s" else ""),
             "kind": "on top" if name.startswith("all on +") else "cumulative",
         }
-        for name, row in steps
+        for (name, row), label in zip(steps, labels, strict=True)
     ]
-    labels = [in_lines(name) for name, _ in steps]
     base = alt.Chart(alt.Data(values=data)).encode(
         y=alt.Y("label:N", sort=labels, title=None, axis=axis_of_names(labels))
     )
@@ -148,7 +147,7 @@ def staircase(rows: Sequence[Row]) -> Chart | None:
     chart = (bars + ranges + text).properties(width="container", height=height_of(labels))
     return chart_of(
         rows[0].title,
-        _told(data) if has_staircase(rows) else f"Side by side, each by itself. {RANGES}",
+        _told(data) if _staircase_of(rows) else f"Side by side, each by itself. {RANGES}",
         chart,
         ("step", axis_title(unit), "lowest", "highest", "speed"),
         [(d["step"], d["value"], d["low"], d["high"], d["speed"]) for d in data],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from fluxfast.bench.matrix import Names
+from fluxfast.bench.matrix import ON_TOP, Names
 
 # Figures as they are called in files, and as people call them.
 FIGURES = {
@@ -22,10 +22,10 @@ def figure_name(name: str) -> str:
     return FIGURES.get(name, name)
 
 
-def all_on_of(combinations: Collection[Names], on_top: str) -> Names:
+def all_on_of(combinations: Collection[Names]) -> Names:
     """The end of the longest chain in which each begins as the next one.
 
-    Of chains of the same length, the one whose end is without `on_top`, and that most others differ
+    Of chains of the same length, the one whose end is without a cache, and that most others differ
     from by one: an ablation's centre, not what was tried on top of it.
     """
     known = set(combinations)
@@ -34,7 +34,7 @@ def all_on_of(combinations: Collection[Names], on_top: str) -> Names:
         chains,
         key=lambda chain: (
             len(chain),
-            on_top not in chain[-1],
+            ON_TOP not in chain[-1],
             _neighbours(chain[-1], known),
             len(chain[-1]),
             chain[-1],

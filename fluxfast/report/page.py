@@ -129,7 +129,7 @@ def _sections(report: Report, *, has_pictures: bool) -> list[Section]:
         Section(
             id="staircase",
             name="Staircase",
-            about="One optimization more on each step; where none were measured, case by case.",
+            about="One optimization more on each step; without such steps, case beside case.",
             charts=_present(map(staircase, of_workload)),
         ),
         Section(

@@ -156,7 +156,7 @@ def steps(row: Row) -> Chart | None:
 
 
 def telemetry(row: Row) -> Chart | None:
-    """Clocks, temperature, power: what was read for each image, against its own median."""
+    """Clocks, temperature, energy: what was read for each image, against its own median."""
     readings: Sequence[Mapping[str, Any]] = getattr(row.measured.results[-1], "telemetry", ())
     names = dict.fromkeys(name for reading in readings for name in reading)
     whole = [n for n in names if all(isinstance(r.get(n), int | float) and r[n] for r in readings)]

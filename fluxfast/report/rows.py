@@ -19,7 +19,7 @@ from fluxfast.bench.baseline import (
 )
 from fluxfast.bench.case import EAGER, Case
 from fluxfast.bench.machine import hardware_of
-from fluxfast.bench.matrix import ON_TOP, Names, label
+from fluxfast.bench.matrix import Names, label
 from fluxfast.bench.report import speedups
 from fluxfast.bench.result import CaseResult, ImageTiming
 from fluxfast.bench.summary import CaseSummary, summarize
@@ -164,7 +164,7 @@ def _all_on(cases: Sequence[Case]) -> dict[tuple[Any, ...], Names]:
     combinations: dict[tuple[Any, ...], list[Names]] = {}
     for case in cases:
         combinations.setdefault(case.workload, []).append(case.optimizations)
-    return {workload: all_on_of(names, ON_TOP) for workload, names in combinations.items()}
+    return {workload: all_on_of(names) for workload, names in combinations.items()}
 
 
 def _baseline(hardware: Hardware) -> Baseline | None:
