@@ -75,7 +75,7 @@ def budgets(suite: Suite, hardware_name: str) -> Budgets | None:
     try:
         return read_budgets(FOLDER / "budgets.yaml", hardware_name)
     except FluxFastError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ def test_pictures_are_the_golden_ones(
     try:
         passes(planned, as_recorded(path, drawn, budgets.golden(planned.case.optimizations)))
     except FluxFastError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 def test_what_is_drawn_again_is_the_same(

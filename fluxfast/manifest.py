@@ -68,7 +68,7 @@ def read(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
             got=f"{path}: {type(error).__name__}",
             allowed="a folder made by --compile_export_mode export_aoti for "
             f"{folder_name(description)}",
-            remedy="run once without --use-cached-model",
+            remedy="run once with --compile_export_mode export_aoti, without --use-cached-model",
         ) from error
     differences = _differences(found, description)
     if differences:

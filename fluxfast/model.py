@@ -74,7 +74,7 @@ def model_named(name: str) -> ModelSpec:
             "unknown model",
             got=name,
             allowed=", ".join(MODELS),
-            remedy="name one of these, or give a checkpoint with --ckpt",
+            remedy="name one of these; `fluxfast generate --ckpt` takes a checkpoint of your own",
         )
     return MODELS[name]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,20 @@ SUITE = pytest.StashKey[Suite]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SUITE] = Suite(config=config)
+    for name in ("--against", "--matrix", "--resolution"):
+        if config.getoption(name) == "":  # as of a `$(git merge-base …)` that failed
+            raise pytest.UsageError(f"{name} is empty: give it a value, or leave it out")
+    rounds, seconds = config.getoption("--rounds"), config.getoption("--seconds")
+    if rounds is not None and rounds < 1:
+        raise pytest.UsageError(f"--rounds is {rounds}: one image or more, or leave it out")
+    if not 0 < seconds < math.inf:
+        raise pytest.UsageError(f"--seconds is {seconds:g}: more than none, or leave it out")
     if config.getoption("--against") and config.getoption("--record"):
         raise pytest.UsageError("--against compares two revisions and --record none: choose one")
+    if results := config.getoption("--results"):
+        there = next(path for path in (results, *results.absolute().parents) if path.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            raise pytest.UsageError(f"--results is {results}: nothing can be written in {there}")
     if config.getoption("--resume") and not config.getoption("--results"):
         raise pytest.UsageError("--resume needs the --results DIR of the run that was interrupted")
 
@@ -148,7 +162,7 @@ def built(planned: PlannedCase, suite: Suite) -> Iterator[Any]:
         try:
             pipeline = build(planned.checkpoint, planned.plan, artifacts=suite.artifacts)
         except FluxFastError as error:
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         with pipeline:
             yield pipeline
 

@@ -73,7 +73,9 @@ class Suite:
     def plan(self, module: Any) -> list[PlannedCase]:
         """The cases of a test module: its MATRIX and BATCH_SIZE stand where no option is given."""
         matrix = self.option("matrix") or getattr(module, "MATRIX", "smoke")
-        batch_size = self.option("batch-size") or getattr(module, "BATCH_SIZE", None)
+        batch_size = self.option("batch-size")
+        if batch_size is None:
+            batch_size = getattr(module, "BATCH_SIZE", None)
         if (matrix, batch_size) not in self.plans:
             self.plans[matrix, batch_size] = self._planned(matrix, batch_size)
         return self.plans[matrix, batch_size][0]

@@ -65,7 +65,7 @@ def result_of(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest
         measure = compared if suite.option("against") else measured
         result = kept or measure(planned, suite, request)
     except FluxFastError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     suite.measured[planned.case.id] = result
     return result
 

@@ -149,6 +149,11 @@ def test_a_corrupt_baseline_stops_the_run_before_it_begins(project):
         ("--shard=3/2", "no such shard"),
         ("--resolution=100", "multiple of 16"),
         ("--resume", "--resume needs the --results DIR"),
+        ("--against=", "--against is empty"),
+        ("--results=perf_tests/conftest.py/r", "nothing can be written in"),
+        ("--rounds=0", "--rounds is 0"),
+        ("--seconds=nan", "--seconds is nan"),
+        ("--batch-size=0", "batch_size"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_told_at_once(project, argument, told):
