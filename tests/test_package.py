@@ -129,7 +129,8 @@ def test_a_manifest_names_what_differs(tmp_path, change, told):
 def test_a_missing_or_broken_manifest_is_refused(tmp_path, text):
     if text is not None:
         (tmp_path / manifest.FILE).write_text(text)
-    with pytest.raises(ArtifactError, match="without --use-cached-model"):
+    remedy = "run once with --compile_export_mode export_aoti, without --use-cached-model"
+    with pytest.raises(ArtifactError, match=remedy):
         manifest.read(tmp_path, description())
 
 
