@@ -1,1 +1,1 @@
-pytest_plugins = ["fluxfast.pytest_plugin"]
+pytest_plugins = ["fluxfast.pytest_plugin.plugin"]

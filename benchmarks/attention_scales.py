@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fluxfast.architecture import MINI
-from fluxfast.bench.planned import planned_case, situation_of
+from fluxfast.bench.cases.planned import planned_case, situation_of
 from fluxfast.console import out, quiet_libraries
 from fluxfast.hardware import detect
-from fluxfast.pipeline import build
+from fluxfast.models.architecture import MINI
+from fluxfast.models.weights import resolve
+from fluxfast.pipeline.build import build
 from fluxfast.quality.asks import asks_of, draw
-from fluxfast.table import plain_table, render
-from fluxfast.weights import resolve
+from fluxfast.tables import plain_table, render
 
 E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
 STEPS, PICTURES = 4, 4

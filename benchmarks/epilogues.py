@@ -20,12 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluxfast.block_kernels import BlockKernels, Fp8Rows, Rows, product, unscaled_product
 from fluxfast.console import out, quiet_libraries
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.kernels.activation import quantize_rows
-from fluxfast.optimizations.fa3 import fa3, fa3_into
-from fluxfast.telemetry import reader
+from fluxfast.optimizations.attention.fa3 import fa3, fa3_into
+from fluxfast.optimizations.fusion._block_kernels import (
+    BlockKernels,
+    Fp8Rows,
+    Rows,
+    product,
+    unscaled_product,
+)
+from fluxfast.profiling.telemetry import reader
 
 HEADS, HEAD_DIM, MLP = 24, 128, 12288
 TOKENS = (4608, 4096, 512)

@@ -25,22 +25,23 @@ import torch.nn.functional as F
 
 from benchmarks.kernel_cases import KernelCase, errors, kernel_cases
 from benchmarks.record import Record
-from fluxfast.architecture import PUBLISHED
-from fluxfast.bench.measure import peak_memory_gib, reset_peak_memory, time_image
-from fluxfast.bench.planned import PlannedCase, planned_case, situation_of
-from fluxfast.ceilings import attention_tflops, attentions, copy_tb_s, scaled_product
-from fluxfast.commands.profile import to_json
+from fluxfast.bench.cases.planned import PlannedCase, planned_case, situation_of
+from fluxfast.bench.measurement.sampler import peak_memory_gib, reset_peak_memory, time_image
+from fluxfast.cli.profile import to_json
 from fluxfast.console import quiet_libraries
-from fluxfast.device_clock import median_ms
 from fluxfast.hardware import Hardware, detect, environment
-from fluxfast.kernel_profile import read_profile
-from fluxfast.model import DEV, default_request
-from fluxfast.optimization import Situation
-from fluxfast.pipeline import BuiltPipeline, build, gather_evidence, proofs
-from fluxfast.plan import Plan, default_names, in_order, optimization_named
-from fluxfast.roofline import Shape, shape_of
-from fluxfast.trace import write_trace
-from fluxfast.weights import resolve
+from fluxfast.models.architecture import PUBLISHED
+from fluxfast.models.spec import DEV, default_request
+from fluxfast.models.weights import resolve
+from fluxfast.optimizations.base import Axis, Plan, Situation
+from fluxfast.optimizations.registry import available, default_names, in_order, optimization_named
+from fluxfast.pipeline.build import BuiltPipeline, build
+from fluxfast.profiling.ceilings import attention_tflops, copy_tb_s, scaled_product
+from fluxfast.profiling.device_clock import median_ms
+from fluxfast.profiling.evidence import gather_evidence, proofs
+from fluxfast.profiling.kernel_profile import read_profile
+from fluxfast.profiling.roofline import Shape, shape_of
+from fluxfast.profiling.trace import write_trace
 
 WARPS = (1, 2, 4, 8)
 ERROR_LIMIT = {"bf16": 0.006, "fp8": 0.04}
@@ -95,8 +96,9 @@ def _shape(rehearse: bool) -> tuple[Shape, int]:
 
 def _ceilings(shape: Shape, heads: int, hardware: Hardware) -> dict[str, Any]:
     rates = {
-        name: attention_tflops(shape, heads, hardware, attend)
-        for name, attend in attentions(hardware).items()
+        o.name: attention_tflops(shape, heads, hardware, o.attention())
+        for o in available(Axis.ATTENTION, hardware)
+        if o.attention
     }
     return {"copy_tb_s": copy_tb_s(hardware), "attention_tflops": rates}
 
@@ -226,8 +228,8 @@ def _step(
         figures["latents_error"] = _latents_error(built, folder, model, steps, name)
         if name != "eager":
             seen = proofs(gather_evidence(built))
-            figures["proofs"] = {n: [p.in_force, p.seen] for n, p in seen.items()}
-            figures["not_in_force"] = ", ".join(n for n, p in seen.items() if not p.in_force)
+            figures["proofs"] = {n: [p.is_active, p.seen] for n, p in seen.items()}
+            figures["not_in_force"] = ", ".join(n for n, p in seen.items() if not p.is_active)
         if name in ("all on", "+ cuda_graph", "+ modulation_table"):
             figures["waits"] = _waits(built)
             figures["profile"] = _profile(built, folder / f"trace {name}.json.gz")

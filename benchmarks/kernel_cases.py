@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fluxfast.kernels.activation import gelu_join
-from fluxfast.kernels.norm import residual_norm
-from fluxfast.kernels.rotary import qkv_rotary_launch
-from fluxfast.roofline import Shape
+from fluxfast.kernels.layernorm import residual_norm
+from fluxfast.kernels.rope import qkv_rotary_launch
+from fluxfast.profiling.roofline import Shape
 
 EPS = 1e-6
 FP8 = torch.float8_e4m3fn

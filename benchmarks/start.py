@@ -22,17 +22,17 @@ from typing import Any
 import torch
 
 from benchmarks.record import Record
-from fluxfast.bench.measure import peak_memory_gib, reset_peak_memory
-from fluxfast.bench.planned import PlannedCase, planned_case, situation_of
-from fluxfast.call import call_arguments
-from fluxfast.compiler import start_compiler
+from fluxfast.bench.cases.planned import PlannedCase, planned_case, situation_of
+from fluxfast.bench.measurement.sampler import peak_memory_gib, reset_peak_memory
 from fluxfast.console import quiet_libraries
 from fluxfast.hardware import Hardware, detect, environment
-from fluxfast.model import ImageRequest
-from fluxfast.optimization import Artifacts, Axis
-from fluxfast.pipeline import BuiltPipeline, build, free_memory
-from fluxfast.plan import default_names
-from fluxfast.weights import resolve
+from fluxfast.models.arguments import call_arguments
+from fluxfast.models.spec import ImageRequest
+from fluxfast.models.weights import resolve
+from fluxfast.optimizations.base import Artifacts, Axis
+from fluxfast.optimizations.compilation._compiler import start_compiler
+from fluxfast.optimizations.registry import default_names
+from fluxfast.pipeline.build import BuiltPipeline, build, free_memory
 
 OTHER_SIZES = ((768, 1360), (1360, 768))
 REHEARSED_SIZES = ((48, 64), (64, 48))

@@ -16,11 +16,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from fluxfast.architecture import LATENT_CHANNELS, PUBLISHED, VAE_COMMON, Architecture
 from fluxfast.console import out, quiet_libraries
-from fluxfast.device_clock import median_ms
-from fluxfast.fused_vae import fuse_vae
 from fluxfast.hardware import detect, environment
+from fluxfast.models.architecture import LATENT_CHANNELS, PUBLISHED, VAE_COMMON, Architecture
+from fluxfast.optimizations.fusion._vae import fuse_vae
+from fluxfast.profiling.device_clock import median_ms
 
 SIDE = 1024
 OTHER_SIZES = ((768, 1360), (1360, 768), (2048, 2048))

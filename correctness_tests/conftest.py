@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from fluxfast.bench.beside import write_figures
-from fluxfast.bench.matrix import eager_names
-from fluxfast.bench.planned import PlannedCase, planned_case
+from fluxfast.bench.cases.planned import PlannedCase, planned_case
+from fluxfast.bench.results.artifacts import write_figures
 from fluxfast.errors import FluxFastError
 from fluxfast.mini import WEIGHTS
-from fluxfast.pipeline import BuiltPipeline, build
-from fluxfast.pytest_plugin import SUITE, Suite
+from fluxfast.models.weights import WeightsKind
+from fluxfast.optimizations.registry import eager_names
+from fluxfast.pipeline.build import BuiltPipeline, build
+from fluxfast.pytest_plugin.plugin import SUITE, Suite
 from fluxfast.quality.asks import Ask, Drawing, asks_of, draw
 from fluxfast.quality.budget import Budgets, read_budgets
 from fluxfast.quality.clip import OPENAI, Clip, mini_clip, openai_clip
 from fluxfast.quality.metrics import METRICS, Quality, compare
 from fluxfast.quality.sheet import write_sheet
-from fluxfast.table import plain_table, render
-from fluxfast.weights import WeightsKind
+from fluxfast.tables import plain_table, render
 
 FOLDER = Path(__file__).parent
 ASKS_ON_CPU, ASKS_ON_GPU = 2, 16
@@ -32,30 +32,28 @@ MEASURED = pytest.StashKey[dict[str, tuple[str, Quality]]]()
 NOT_MEASURED = pytest.StashKey[dict[str, str]]()
 
 
-# On a CPU these take minutes where there are 28 steps: schnell stands for the other models.
-LONG_ON_A_CPU = {"bf16", "int8", "compile", "export_aoti"}
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes minutes, unless its model was asked for by name."""
     if config.stash[SUITE].hardware.is_gpu or config.getoption("--model"):
         return
-    long = [item for item in items if _is_long(item)]
-    if long:
-        items[:] = [item for item in items if item not in long]
-        config.hook.pytest_deselected(items=long)
-        what = f"{', '.join(sorted(LONG_ON_A_CPU))} of models with more steps than schnell"
-        told = config.stash.setdefault(NOT_MEASURED, {})
-        told[what] = "they take minutes on a CPU; --model NAME has them"
+    slow = [item for item in items if _is_slow(item)]
+    if slow:
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=slow)
+        reasons = config.stash.setdefault(NOT_MEASURED, {})
+        reasons[f"{len(slow)} tests of models with more steps than schnell"] = (
+            "they take minutes on a CPU; --model NAME runs them"
+        )
 
 
-def _is_long(item: pytest.Item) -> bool:
+def _is_slow(item: pytest.Item) -> bool:
     call = getattr(item, "callspec", None)
     planned = call.params.get("planned") if call else None
     if not isinstance(planned, PlannedCase) or planned.checkpoint.model.is_few_step:
         return False
-    return bool(LONG_ON_A_CPU.intersection(planned.case.optimizations))
+    hardware = planned.plan.situation.hardware
+    return any(o.slow_to_generate(hardware) for o in planned.plan.optimizations)
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +114,7 @@ def reference(
     if planned.case.workload not in references:
         situation = planned.plan.situation
         one_by_one = replace(situation, request=replace(situation.request, batch_size=1))
-        eager = planned_case(eager_names(one_by_one), planned.checkpoint, one_by_one)
+        eager = planned_case(eager_names(one_by_one.hardware), planned.checkpoint, one_by_one)
         suite.say(planned, "drawing with the eager pipeline")
         with build(eager.checkpoint, eager.plan) as pipeline:
             references[planned.case.workload] = draw(pipeline, asks)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fluxfast.bench.planned import PlannedCase
+from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.errors import FluxFastError
-from fluxfast.optimization import Axis
-from fluxfast.pipeline import BuiltPipeline, gather_evidence, proofs
-from fluxfast.pytest_plugin import Suite
+from fluxfast.pipeline.build import BuiltPipeline
+from fluxfast.profiling.evidence import gather_evidence, proofs
+from fluxfast.pytest_plugin.plugin import Suite
 from fluxfast.quality.asks import Ask, Drawing
 from fluxfast.quality.budget import Budgets, violations
 from fluxfast.quality.gates import alone_as_in_a_batch, as_recorded, drawn_again
@@ -74,7 +74,9 @@ def test_what_is_drawn_again_is_the_same(
 def test_what_was_asked_for_is_in_force(planned: PlannedCase, built: BuiltPipeline) -> None:
     """Or else what was compared is not what it is called; a cache has the hits that it claims."""
     seen = proofs(gather_evidence(built))
-    passes(planned, [f"{name}: {proof.seen}" for name, proof in seen.items() if not proof.in_force])
+    passes(
+        planned, [f"{name}: {proof.detail}" for name, proof in seen.items() if not proof.is_active]
+    )
 
 
 def test_an_image_of_a_batch_is_the_image_alone(
@@ -86,7 +88,7 @@ def test_an_image_of_a_batch_is_the_image_alone(
 ) -> None:
     if budgets is None:
         pytest.skip("judged by the budget that is being measured")
-    if planned.plan.choice(Axis.COMPILE):
+    if planned.plan.compiles:
         pytest.skip("compiled for its batch, whose budget is against pictures drawn one at a time")
     bounds = budgets.of(planned.case.optimizations, planned.case.model)
     passes(planned, alone_as_in_a_batch(built, asks, drawn, bounds))

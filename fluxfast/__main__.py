@@ -1,5 +1,5 @@
 import sys
 
-from fluxfast.cli import main
+from fluxfast.cli.main import main
 
 sys.exit(main())

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from fluxfast.bench.against import worktree
-from fluxfast.bench.baseline import REPOSITORY
-from fluxfast.bench.canary import FixedWork
-from fluxfast.bench.planned import PlannedCase, planned_case
-from fluxfast.pipeline import BuiltPipeline, build
-from fluxfast.suite import Suite
+from fluxfast.bench.ab.against import worktree
+from fluxfast.bench.baselines.baseline import REPOSITORY
+from fluxfast.bench.cases.planned import PlannedCase, planned_case
+from fluxfast.bench.measurement.canary import FixedWork
+from fluxfast.pipeline.build import BuiltPipeline, build
+from fluxfast.pytest_plugin.session import Suite
 
 
 @pytest.fixture(scope="session")

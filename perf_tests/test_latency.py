@@ -13,25 +13,25 @@ from typing import Any
 
 import pytest
 
-from fluxfast.bench.against import Measured, forget, interleaved, measure_in
-from fluxfast.bench.baseline import REPOSITORY
-from fluxfast.bench.canary import canaries
-from fluxfast.bench.case import Case
-from fluxfast.bench.compare import Outcome
-from fluxfast.bench.measure import (
+from fluxfast.bench.ab.against import Measured, forget, interleaved, measure_in
+from fluxfast.bench.baselines.baseline import REPOSITORY
+from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.planned import PlannedCase
+from fluxfast.bench.measurement.canary import canaries
+from fluxfast.bench.measurement.sampler import (
     Sampler,
     case_result,
     package_mib,
     peak_memory_gib,
     reset_peak_memory,
 )
-from fluxfast.bench.planned import PlannedCase
-from fluxfast.bench.result import CaseResult
-from fluxfast.bench.sampling import LEAST_IMAGES
+from fluxfast.bench.measurement.sampling import LEAST_IMAGES
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.verdicts.verdict import Outcome
 from fluxfast.errors import FluxFastError
-from fluxfast.pipeline import dynamo_counters, gather_evidence, proofs
-from fluxfast.pytest_plugin import Suite, fail
-from fluxfast.telemetry import reader
+from fluxfast.profiling.evidence import dynamo_counters, gather_evidence, proofs
+from fluxfast.profiling.telemetry import reader
+from fluxfast.pytest_plugin.plugin import Suite, fail
 
 
 def test_latency(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> None:
@@ -172,7 +172,7 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
         after = canaries(hardware)
     found = result()
     benchmark.extra_info.update(found.to_json() | {"compile_s": found.compile_s})
-    absent = [f"{name}: {proof.seen}" for name, proof in seen.items() if not proof.in_force]
+    absent = [f"{name}: {proof.detail}" for name, proof in seen.items() if not proof.is_active]
     if absent:
         pytest.fail(
             f"{planned.case.id}: asked for but not in force: {'; '.join(absent)}", pytrace=False

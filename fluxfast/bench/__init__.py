@@ -1,1 +1,1 @@
-"""Case → measurement → result → baseline → verdict → table."""
+"""Benchmarks: cases, measurement, results, verdicts, baselines and A/B comparisons."""

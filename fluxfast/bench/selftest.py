@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
-from fluxfast.bench.baseline import LOOKS
-from fluxfast.bench.compare import Outcome, Verdict, compare, settle
-from fluxfast.bench.noise import noises
-from fluxfast.bench.result import CaseResult
-from fluxfast.table import plain_table, render
+from fluxfast.bench.baselines.baseline import LOOKS
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.verdicts.noise import noises
+from fluxfast.bench.verdicts.verdict import Outcome, Verdict, compare, settle
+from fluxfast.tables import plain_table, render
 
 UNCHANGED = "unchanged (A/A)"
 # The figure that a case has to be able to gate on.

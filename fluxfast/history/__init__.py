@@ -1,1 +1,1 @@
-"""The results of every night: kept, queried, and searched for change points. No torch."""
+"""The results of every night: stored, queried, and searched for change points. No torch."""

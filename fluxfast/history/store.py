@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.baseline import REPOSITORY, machine_name
-from fluxfast.bench.machine import hardware_of
-from fluxfast.bench.result import CaseResult
-from fluxfast.bench.summary import summarize
+from fluxfast.bench.baselines.baseline import REPOSITORY, machine_name
+from fluxfast.bench.results.machine import hardware_of
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.summary import summarize
 from fluxfast.errors import FluxFastError
 
 DATABASE = REPOSITORY / ".fluxfast" / "history.sqlite3"

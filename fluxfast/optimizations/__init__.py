@@ -1,1 +1,1 @@
-"""One optimization, one file: each defines a constant `OPTIMIZATION`."""
+"""Optimizations: one file each, grouped by kind. README.md explains how they work."""

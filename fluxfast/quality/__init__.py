@@ -1,1 +1,1 @@
-"""How much an optimization changed what is drawn."""
+"""Image quality: how much an optimization changes the images, and whether that is allowed."""

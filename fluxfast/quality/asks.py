@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fluxfast.call import call_arguments, input_image
 from fluxfast.mini.render import draw as draw_scenes
 from fluxfast.mini.world import Edit, Scene, edits, scenes
-from fluxfast.pipeline import BuiltPipeline
-from fluxfast.weights import Checkpoint, WeightsKind
+from fluxfast.models.arguments import call_arguments, input_image
+from fluxfast.models.weights import Checkpoint, WeightsKind
+from fluxfast.pipeline.build import BuiltPipeline
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fluxfast.errors import FluxFastError
-from fluxfast.model import MODELS
+from fluxfast.models.spec import MODELS
 from fluxfast.quality.metrics import METRICS, Quality
 
 LOSSLESS = "lossless"  # the budget of what has none of its own, and of the eager pipeline itself

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fluxfast.pipeline import BuiltPipeline
+from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.quality.asks import Ask, Drawing, draw
 from fluxfast.quality.budget import violations
 from fluxfast.quality.golden import golden_error

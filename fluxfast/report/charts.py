@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from fluxfast.bench.matrix import Names, joined
+from fluxfast.bench.cases.matrix import Names, joined
 from fluxfast.extras import extra
 from fluxfast.report.effects import Effect
 from fluxfast.report.labels import figure_name, staircase_to

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fluxfast.bench.summary import summarize
+from fluxfast.bench.results.summary import summarize
 from fluxfast.extras import extra
+from fluxfast.optimizations.registry import compiles
 from fluxfast.report.rows import Row, judged_value
 
-COMPILERS = ("regional", "compile", "export_aoti")
 NOTICED = 0.02  # a smaller change of an effect gets no line
 AGREES = 0.5  # a case bears a line out if it changed by at least this share of it
 BEARING_OUT = 0.5  # a line that a smaller share of its cases bears out is left out
@@ -164,7 +164,7 @@ def _shares_by_compiler(rows: Sequence[Row]) -> Columns:
     compiled_rows = [row for row in rows if _is_compiled(row)]
     columns = {}
     for key, column in _shares(rows).items():
-        if key.name in COMPILERS:
+        if compiles([key.name]):
             columns[key] = column
             continue
         usual = 2 * sum(_has(row, key.name) for row in compiled_rows) > len(compiled_rows)
@@ -181,7 +181,7 @@ def _has(row: Row, names: str) -> bool:
 
 
 def _is_compiled(row: Row) -> bool:
-    return any(name in COMPILERS for name in row.case.optimizations)
+    return compiles(row.case.optimizations)
 
 
 def _grouped(columns: Columns) -> Columns:

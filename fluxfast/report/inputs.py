@@ -24,11 +24,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.baseline import Baseline, machine_name, read_baseline
-from fluxfast.bench.beside import KINDS, figures_path, picture_path
-from fluxfast.bench.compare import Outcome
-from fluxfast.bench.machine import hardware_of
-from fluxfast.bench.result import CaseResult, read_json, read_results, result_path
+from fluxfast.bench.baselines.baseline import Baseline, machine_name, read_baseline
+from fluxfast.bench.results.artifacts import KINDS, figures_path, picture_path
+from fluxfast.bench.results.machine import hardware_of
+from fluxfast.bench.results.result import CaseResult, read_json, read_results, result_path
+from fluxfast.bench.verdicts.verdict import Outcome
 from fluxfast.errors import BaselineError
 from fluxfast.report.same import check_same
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from fluxfast.bench.matrix import ON_TOP, Names
+from fluxfast.bench.cases.matrix import Names
+from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.registry import decides, eager_combinations
 
 # Figures as they are called in files, and as people call them.
 FIGURES = {
@@ -34,7 +36,7 @@ def all_on_of(combinations: Collection[Names]) -> Names:
         chains,
         key=lambda chain: (
             len(chain),
-            ON_TOP not in chain[-1],
+            not decides(chain[-1], Axis.CACHE),
             _neighbours(chain[-1], known),
             len(chain[-1]),
             chain[-1],
@@ -53,7 +55,8 @@ def staircase_to(all_on: Names, combinations: Collection[Names]) -> list[Names]:
     It begins with bfloat16 where that is there: speeds refer to it, not to float32.
     """
     chain = _chain_to(all_on, combinations)
-    return chain[1:] if ("bf16",) in chain[1:] and chain[0] == () else chain
+    eager = eager_combinations()[:-1]
+    return chain[1:] if chain[0] == () and any(c in eager for c in chain[1:]) else chain
 
 
 def _chain_to(names: Names, known: Collection[Names]) -> list[Names]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fluxfast.bench.beside import told
+from fluxfast.bench.results.artifacts import told
 from fluxfast.report.charts import steps_of
 from fluxfast.report.inputs import RECORDED
 from fluxfast.report.report import Machine, Report

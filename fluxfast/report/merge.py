@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fluxfast.bench.beside import paths_beside
-from fluxfast.bench.result import CaseResult, read_result, read_results
+from fluxfast.bench.results.artifacts import paths_beside
+from fluxfast.bench.results.result import CaseResult, read_result, read_results
 from fluxfast.errors import BaselineError
 from fluxfast.report.same import check_same
 

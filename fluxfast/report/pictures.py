@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-from fluxfast.bench.beside import read_picture
+from fluxfast.bench.results.artifacts import read_picture
 from fluxfast.report.rows import Row
 
 AMPLIFIED = 8

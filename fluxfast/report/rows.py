@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.baseline import (
+from fluxfast.bench.baselines.baseline import (
     SHIPPED,
     Baseline,
     baseline_for,
@@ -17,14 +17,15 @@ from fluxfast.bench.baseline import (
     known_baselines,
     machine_name,
 )
-from fluxfast.bench.case import EAGER, Case
-from fluxfast.bench.machine import hardware_of
-from fluxfast.bench.matrix import Names, label
-from fluxfast.bench.report import speedups
-from fluxfast.bench.result import CaseResult, ImageTiming
-from fluxfast.bench.summary import CaseSummary, summarize
+from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.matrix import Names, label
+from fluxfast.bench.results.machine import hardware_of
+from fluxfast.bench.results.result import CaseResult, ImageTiming
+from fluxfast.bench.results.summary import CaseSummary, summarize
+from fluxfast.bench.verdicts.tables import speedups
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Hardware
+from fluxfast.optimizations.registry import eager_combinations
 from fluxfast.report.inputs import RECORDED, Measured
 from fluxfast.report.labels import all_on_of
 
@@ -187,7 +188,7 @@ def _judgement(baseline: Baseline | None, measured: Measured, *, against: bool) 
         return Judgement(outcome=RECORDED, reason="an accepted baseline")
     told = measured.extras.get("verdicts")
     others = baseline.results.get(measured.results[0].case.id, ()) if baseline and against else ()
-    if against and not others and measured.results[0].case.optimizations in EAGER:
+    if against and not others and measured.results[0].case.optimizations in eager_combinations():
         return Judgement(outcome=RECORDED, reason="unoptimized: of this revision alone")
     if told and (others or not against) and _is_of(told, measured.results, others):
         return Judgement(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fluxfast.bench.machine import hardware_of
-from fluxfast.bench.result import CaseResult
+from fluxfast.bench.results.machine import hardware_of
+from fluxfast.bench.results.result import CaseResult
 from fluxfast.errors import BaselineError
 
 

@@ -1,0 +1,1 @@
+"""A/B comparison: two revisions measured in interleaved processes on one machine."""

@@ -1,0 +1,1 @@
+"""Baselines: one file per GPU, and the checks before results are accepted into one."""

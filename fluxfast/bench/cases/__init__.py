@@ -1,0 +1,1 @@
+"""Cases: the cells of the optimization matrix, and their plans for one machine."""

@@ -1,0 +1,1 @@
+"""Measurement of one case: warm-up, sampling, counters, canaries, injected faults."""

@@ -1,0 +1,119 @@
+"""Slowdowns of a known size, put into a built pipeline on purpose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fluxfast.hardware import Hardware
+from fluxfast.optimizations.base import Plan, no_reason
+from fluxfast.pipeline.observe import Observer, Region
+
+# A product's side: 58 GFLOP, some 85 µs on an H200, of which few make up a per cent of a step.
+SIDE = 3072
+WARM_S = 0.3  # of products before they are timed: until the power limit has set the clock
+
+
+@dataclass(kw_only=True)
+class Delay(Observer):
+    """Each denoising step takes `ms` longer: on the device's stream, or on the host before it.
+
+    The device multiplies matrices. Were it to idle, a GPU at its power limit would make up for some
+    of it with a higher clock.
+    """
+
+    ms: float
+    on_device: bool
+    hardware: Hardware
+
+    def __post_init__(self) -> None:
+        self.products = 0
+        if self.on_device and self.hardware.is_gpu:
+            self.square = torch.randn(SIDE, SIDE, device=self.hardware.device).bfloat16()
+            self.products = max(1, round(self.ms / _product_ms(self.square)))
+
+    def enter(self, region: Region) -> None:
+        if region is not Region.DENOISING_STEP:
+            return
+        for _ in range(self.products):
+            self.square @ self.square
+        if not self.products:
+            _burn(self.ms, with_tensors=self.on_device)
+
+    def exit(self, region: Region) -> None:
+        """The delay is at the beginning."""
+
+
+def _product_ms(square: torch.Tensor, count: int = 500) -> float:
+    """Of products one after another, without a pause before or between."""
+    until = time.perf_counter() + WARM_S
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    elapsed_ms = 0.0
+    while time.perf_counter() < until:
+        begin.record()
+        for _ in range(count):
+            square @ square
+        end.record()
+        end.synchronize()
+        elapsed_ms = begin.elapsed_time(end)
+    return elapsed_ms / count
+
+
+def _burn(ms: float, with_tensors: bool) -> None:
+    until = time.perf_counter() + ms / 1e3
+    square = torch.ones(32, 32)
+    while time.perf_counter() < until:
+        if with_tensors:
+            square @ square
+
+
+class _Twice(nn.Module):
+    """A block run twice. What else is looked for in it is the block's own."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("block"), name)
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        self.block(*arguments, **keywords)
+        return self.block(*arguments, **keywords)
+
+
+@contextmanager
+def block_twice(pipeline: Any) -> Iterator[None]:
+    """The first block is run twice, its first result thrown away: right, in force, and slower."""
+    blocks = pipeline.transformer.transformer_blocks
+    first = blocks[0]
+    blocks[0] = _Twice(first)
+    _forget_graphs(pipeline)
+    try:
+        yield
+    finally:
+        blocks[0] = first
+        _forget_graphs(pipeline)
+
+
+def _forget_graphs(pipeline: Any) -> None:
+    """A step that was recorded before a change goes on without it."""
+    if replayed := getattr(pipeline.transformer, "replayed", None):
+        replayed.forget()
+
+
+def without_applying(plan: Plan, name: str) -> Plan:
+    """The same plan, but the optimization of that name is silently not applied."""
+    changed = tuple(
+        replace(o, apply=no_reason) if o.name == name else o for o in plan.optimizations
+    )
+    return replace(plan, optimizations=changed)

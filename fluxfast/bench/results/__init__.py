@@ -1,0 +1,1 @@
+"""Results of one process: raw samples on disk, their provenance, artifacts and summaries."""

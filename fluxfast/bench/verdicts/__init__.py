@@ -1,0 +1,1 @@
+"""Verdicts: metrics, the noise model, runner checks, outcomes and tables. No torch."""

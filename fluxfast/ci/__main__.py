@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fluxfast import ci
+from fluxfast.ci.client import FAILED
+from fluxfast.ci.nights import accepted, issues, keep, propose
+from fluxfast.ci.pulls import again, comment, gate, measured, summary, wanted
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m fluxfast.ci", description=ci.__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function: Any, **options: dict[str, Any]) -> None:
+        one = commands.add_parser(function.__name__, help=function.__doc__)
+        for name, settings in options.items():
+            one.add_argument(f"--{name}", **({"required": True} | settings))
+        one.set_defaults(run=function)
+
+    path = {"type": Path}
+    command(wanted, base={}, pull={}, output={})
+    command(again, pull={}, commit={})
+    command(measured, result={})
+    command(summary, body=path)
+    command(comment, pull={}, body=path, report=path, junit=path)
+    command(gate, report=path, junit=path, pull={"required": False})
+    command(accepted, database=path)
+    command(issues, history=path)
+    command(keep, folder=path)
+    results = path | {"nargs": "+"}
+    command(propose, report=path, history=path, body=path, base={}, results=results)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except subprocess.CalledProcessError as error:
+        sys.stderr.write(f"fluxfast.ci: {' '.join(error.cmd[:3])} … ended with "
+                         f"{error.returncode}\n")  # fmt: skip
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""`fluxfast baseline show` and `fluxfast baseline accept`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from fluxfast.bench.baselines.accept import (
+    check_acceptable,
+    check_processes,
+    history_path,
+    history_rows,
+    history_text,
+)
+from fluxfast.bench.baselines.baseline import (
+    PROCESSES,
+    Baseline,
+    baseline_for,
+    find_baseline,
+)
+from fluxfast.bench.results.machine import hardware_of
+from fluxfast.bench.results.result import CaseResult, read_result, result_paths
+from fluxfast.bench.verdicts.tables import baseline_rows, baseline_table
+from fluxfast.console import out
+from fluxfast.errors import BaselineError
+from fluxfast.files import write_atomically
+from fluxfast.hardware import detect
+from fluxfast.tables import plain_table, render, wrapping
+
+SHOWN = ("case", "figure", "before", "after", "change", "processes")
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "baseline", help="show what cases are compared with, or accept new figures"
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    shown = actions.add_parser("show", help="the accepted figures of a GPU")
+    shown.add_argument("--gpu", default="auto")
+    shown.add_argument("--json", action="store_true")
+    shown.set_defaults(run=show)
+    accepted = actions.add_parser("accept", help="make results the new baseline of their GPU")
+    accepted.add_argument(
+        "results", type=Path, nargs="+", help="a folder of results of each process"
+    )
+    accepted.add_argument(
+        "--case", action="append", metavar="ID", help="of the results only this (repeat for more)"
+    )
+    accepted.add_argument("--gpu", help="the baseline file (found from the results)")
+    accepted.add_argument(
+        "--processes", type=int, default=PROCESSES, help="fewest of each case (%(default)s)"
+    )
+    accepted.set_defaults(run=accept)
+
+
+def show(options: argparse.Namespace) -> None:
+    baseline = (
+        baseline_for(options.gpu, detect("cpu" if options.gpu == "cpu" else "auto"))
+        if options.gpu in ("auto", "cpu")
+        else find_baseline(options.gpu)
+    )
+    summaries = baseline.summaries()
+    if options.json:
+        out(json.dumps(baseline_rows(summaries), indent=1))
+        return
+    out(f"{baseline.gpu.device_names[0]}: {baseline.path}, {len(summaries)} cases")
+    labels = {s.case.id: " + ".join(s.case.optimizations) or "eager" for s in summaries}
+    out(baseline_table(summaries, labels))
+
+
+def accept(options: argparse.Namespace) -> None:
+    paths = result_paths(options.results)
+    found = _chosen([(path, read_result(path)) for path in paths], options.case)
+    results = [result for _, result in found]
+    baseline = find_baseline(options.gpu) if options.gpu else _baseline_of(results)
+    updated = baseline.accept(results)
+    check_processes(found)
+    check_acceptable(baseline, results, options.processes)
+    rows = history_rows(baseline.results, results)
+    history = history_text(history_path(updated), rows)  # read before anything is written
+    updated.write()
+    write_atomically(history_path(updated), history)
+    table = plain_table(*SHOWN)
+    for row in rows:
+        table.add_row(wrapping(row["case"]), *(row[column] for column in SHOWN[1:]))
+    out(render(table))
+    out(f"wrote {updated.path} and {history_path(updated).name}")
+
+
+def _chosen(
+    found: list[tuple[Path, CaseResult]], case_ids: list[str] | None
+) -> list[tuple[Path, CaseResult]]:
+    if not case_ids:
+        return found
+    known = dict.fromkeys(result.case.id for _, result in found)
+    if missing := [case_id for case_id in case_ids if case_id not in known]:
+        raise BaselineError(
+            "the results lack a case that is to be accepted",
+            got=", ".join(missing),
+            allowed=", ".join(known),
+            remedy="name a case that was measured, or leave --case out to accept all",
+        )
+    return [(path, result) for path, result in found if result.case.id in case_ids]
+
+
+def _baseline_of(results: list[CaseResult]) -> Baseline:
+    hardware = hardware_of(results[0])
+    return baseline_for("auto" if hardware.is_gpu else "cpu", hardware)

@@ -1,0 +1,87 @@
+"""`fluxfast bench`: time an image, as flux-fast's run_benchmark.py does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+from fluxfast.bench.measurement.sampler import peak_memory_gib, reset_peak_memory, time_image
+from fluxfast.bench.results.result import ImageTiming
+from fluxfast.cli.pipeline_options import add_options, build_from, planned_from, save
+from fluxfast.console import Console, out
+from fluxfast.pipeline.build import BuiltPipeline
+from fluxfast.tables import plain_table, render
+
+WARMUP_IMAGES = 3
+TIMED_IMAGES = 10
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("bench", help="time ten images after warm-up")
+    add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    console = Console()
+    planned = planned_from(options)
+    with build_from(options, planned, console) as built:
+        first_image_s, timings, images = _time(built, console)
+        figures = {
+            "case": planned.case.id,
+            "first_image_s": first_image_s,
+            "peak_memory_gib": peak_memory_gib(built),
+            "stages": _statistics(timings),
+            "e2e_s": [timing.e2e_s for timing in timings],
+        }
+        out(json.dumps(figures, indent=1) if options.json else _table(figures))
+        save(images, built, options, console)
+
+
+def _time(built: BuiltPipeline, console: Console) -> tuple[float, list[ImageTiming], list[Any]]:
+    first, images = time_image(built)
+    console.stage(f"first image in {first.e2e_s:.2f} s")
+    since = time.monotonic()
+    reset_peak_memory(built)
+    total = WARMUP_IMAGES - 1 + TIMED_IMAGES
+    timings = []
+    for number in range(total):
+        timing, images = time_image(built)
+        timings.append(timing)
+        console.progress("image", number + 1, total, since)
+    return first.e2e_s, timings[-TIMED_IMAGES:], images
+
+
+def _statistics(timings: list[ImageTiming]) -> dict[str, dict[str, float]]:
+    """Mean, median and variance of the whole image and of each stage, in milliseconds."""
+    columns = {
+        "image": [t.e2e_s * 1e3 for t in timings],
+        "encode": [t.encode_ms for t in timings],
+        "prepare": [t.prepare_ms for t in timings],
+        "denoising step": [step for t in timings for step in t.step_ms],
+        "decode": [t.decode_ms for t in timings],
+        "postprocess": [t.postprocess_ms for t in timings],
+    }
+    return {
+        name: {
+            "mean_ms": statistics.fmean(values),
+            "median_ms": statistics.median(values),
+            "variance_ms2": statistics.variance(values) if len(values) > 1 else 0.0,
+        }
+        for name, values in columns.items()
+    }
+
+
+def _table(figures: dict[str, Any]) -> str:
+    numbers = ("mean ms", "median ms", "variance ms²")
+    table = plain_table("stage", *numbers, numbers=numbers)
+    for stage, values in figures["stages"].items():
+        table.add_row(stage, *(f"{value:.2f}" for value in values.values()))
+    memory = figures["peak_memory_gib"]
+    peak = f", peak memory {memory:.1f} GiB" if memory else ""
+    first = f"first image {figures['first_image_s']:.2f} s{peak}, then {TIMED_IMAGES} images:"
+    return f"{figures['case']}\n{first}\n{render(table)}"

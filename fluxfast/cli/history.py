@@ -1,0 +1,137 @@
+"""`fluxfast history`: the figures of every night, and where they changed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from fluxfast.bench.baselines.baseline import read_baseline
+from fluxfast.bench.results.result import CaseResult, read_results
+from fluxfast.console import out
+from fluxfast.history.changes import ChangePoint, change_points, still_slower
+from fluxfast.history.series import Series, all_series
+from fluxfast.history.store import (
+    DATABASE,
+    METRICS,
+    a_year_before_the_newest,
+    acceptances,
+    append,
+    measurement_of,
+    opened,
+)
+from fluxfast.tables import plain_table, render, wrapping
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("history", help="figures of every night, and their change points")
+    parser.add_argument("--database", type=Path, default=DATABASE, help="SQLite file (%(default)s)")
+    parser.add_argument(
+        "--add",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="append the results in these folders and baseline files",
+    )
+    parser.add_argument("--gpu", default="", help="part of a GPU's name (any)")
+    parser.add_argument("--case", default="", help="part of a case's name (any)")
+    parser.add_argument("--metric", choices=METRICS, help="what each case is judged by")
+    parser.add_argument(
+        "--since", metavar="DATE", help="2026-01-31, say (a year before the newest)"
+    )
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    results = _results(options.add or [])
+    with opened(options.database, new=bool(options.add)) as connection:
+        if options.add:
+            added = append(connection, map(measurement_of, results))
+            out(
+                f"{added} of {len(results)} results added to {options.database}, "
+                f"{len(results) - added} were there"
+            )
+            return
+        series = all_series(
+            connection,
+            options.metric,
+            gpu=options.gpu,
+            case=options.case,
+            since=options.since or a_year_before_the_newest(connection),
+        )
+        accepted = acceptances(connection)
+    found = [(s, change_points(s, accepted)) for s in series]
+    out(json.dumps([_row(s, p) for s, p in found], indent=1) if options.json else _text(found))
+
+
+def _results(paths: list[Path]) -> list[CaseResult]:
+    """In folders, and in baseline files."""
+    files = [path for path in paths if path.is_file()]
+    folders = [path for path in paths if path not in files]
+    accepted = [r for file in files for rs in read_baseline(file).results.values() for r in rs]
+    return [*accepted, *(read_results(folders) if folders else [])]
+
+
+def _row(series: Series, points: list[ChangePoint]) -> dict[str, Any]:
+    slower = still_slower(points)
+    return {
+        "gpu": series.gpu,
+        "case": series.case_id,
+        "metric": series.metric,
+        "nights": [n._asdict() | {"stack": json.loads(n.stack)} for n in series.nights],
+        "changes": [point_row(p) | {"still_slower": p in slower} for p in points],
+    }
+
+
+def point_row(point: ChangePoint) -> dict[str, Any]:
+    """One change point, for programs."""
+    return {
+        "date": point.first_changed.measured_at,
+        "before": point.before,
+        "after": point.after,
+        "relative": point.relative,
+        "cause": point.cause.value,
+        "detail": point.detail,
+        "last_good_commit": point.last_good.commit_id,
+        "first_changed_commit": point.first_changed.commit_id,
+        "accepted": [vars(acceptance) for acceptance in point.accepted],
+    }
+
+
+def _text(found: list[tuple[Series, list[ChangePoint]]]) -> str:
+    if not found:
+        return "no results: append some with `fluxfast history --add DIR`"
+    tables = [f"{gpu}\n{_table(list(of_gpu))}" for gpu, of_gpu in groupby(found, _gpu)]
+    points = [point for _, of_series in found for point in of_series]
+    changed = "\n".join(line for point in points for line in _lines(point))
+    return "\n\n".join([*tables, changed or "no change points"])
+
+
+def _gpu(found: tuple[Series, list[ChangePoint]]) -> str:
+    return found[0].gpu
+
+
+def _table(of_gpu: list[tuple[Series, list[ChangePoint]]]) -> str:
+    """The name of a GPU stands above it, not in it: beside one a case's has too little room."""
+    numbers = ("nights", "first", "last", "changes")
+    table = plain_table("case", "metric", *numbers, numbers=numbers)
+    for series, points in of_gpu:
+        nights = series.nights
+        table.add_row(
+            *(wrapping(series.case_id), series.metric, str(len(nights))),
+            *(f"{nights[0].value:.4g}", f"{nights[-1].value:.4g}", str(len(points) or "")),
+        )
+    return render(table)
+
+
+def _lines(point: ChangePoint) -> list[str]:
+    return [
+        f"{point.first_changed.measured_at[:10]}  {point.relative:+.1%}  {point.series.gpu}, "
+        f"{point.series.metric} {point.before:.4g} → {point.after:.4g}",
+        f"            {point.series.case_id}",
+        f"            {point.cause.value}: {point.detail}",
+        *(f"            accepted in {a.pull}: {a.reason}" for a in point.accepted),
+    ]

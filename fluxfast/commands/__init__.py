@@ -1,1 +1,0 @@
-"""One command of `fluxfast`, one file."""

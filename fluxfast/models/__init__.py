@@ -1,0 +1,1 @@
+"""The Flux.1 models: specifications, architectures, weights, arguments of a pipeline call."""

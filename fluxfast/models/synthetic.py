@@ -1,0 +1,118 @@
+"""Flux pipelines that are made rather than loaded: built in place on the device from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fluxfast.models import architecture
+from fluxfast.models.architecture import PUBLISHED
+from fluxfast.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from diffusers import FluxPipeline
+
+SEED = 20_240_801
+SYNTHETIC_STD = 0.02  # the usual initialization of transformers
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def assemble(model: ModelSpec, dtype: torch.dtype, device: str) -> FluxPipeline:
+    """The pipeline of `model` in its published shape, built in place on `device` and filled from
+    one seeded generator: matrices from N(0, 0.02²), norms 1, biases 0.
+    """
+    import diffusers
+    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+    shape = PUBLISHED
+    clip_tokenizer = byte_tokenizer(max_length=shape.clip["max_position_embeddings"], begins=True)
+    t5_tokenizer = byte_tokenizer(max_length=shape.max_text_tokens, begins=False)
+    specials = dict(
+        bos_token_id=clip_tokenizer.bos_token_id,
+        eos_token_id=clip_tokenizer.eos_token_id,
+        pad_token_id=clip_tokenizer.pad_token_id,
+    )
+    with torch.device(device), _default_dtype(dtype):
+        transformer = diffusers.FluxTransformer2DModel(
+            guidance_embeds=model.guidance_embeds, **shape.transformer
+        )
+        vae = diffusers.AutoencoderKL(**architecture.VAE_COMMON, **shape.vae)
+        clip = CLIPTextModel(
+            CLIPTextConfig(
+                projection_dim=shape.clip["hidden_size"],
+                hidden_act="quick_gelu",
+                **specials,
+                **shape.clip,
+            )
+        )
+        t5 = T5EncoderModel(
+            T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, **shape.t5)
+        )
+    generator = torch.Generator(device).manual_seed(SEED)
+    for network in (transformer, vae, clip, t5):
+        network.eval().requires_grad_(False)
+        _fill(network, generator)
+    return getattr(diffusers, model.pipeline_class)(
+        scheduler=scheduler_of(model),
+        vae=vae,
+        text_encoder=clip,
+        tokenizer=clip_tokenizer,
+        text_encoder_2=t5,
+        tokenizer_2=t5_tokenizer,
+        transformer=transformer,
+    )
+
+
+def scheduler_of(model: ModelSpec) -> Any:
+    """The published schedule of the model."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    schedule = (
+        architecture.SCHEDULER_UNSHIFTED if model.is_few_step else architecture.SCHEDULER_SHIFTED
+    )
+    return FlowMatchEulerDiscreteScheduler(**architecture.SCHEDULER, **schedule)
+
+
+def byte_tokenizer(*, max_length: int, begins: bool) -> Any:
+    """A tokenizer of bytes that needs no download; with `begins` it opens a text as CLIP does."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<pad>", "</s>", "<s>"]  # T5 has 0 for padding and 1 for the end
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(specials + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    opening = "<s> " if begins else ""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{opening}$A </s>", special_tokens=[("<s>", 2), ("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        bos_token="<s>",
+        model_max_length=max_length,
+    )
+
+
+@torch.no_grad()
+def _fill(network: torch.nn.Module, generator: torch.Generator) -> None:
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(0.0, SYNTHETIC_STD, generator=generator)
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)

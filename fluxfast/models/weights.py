@@ -1,0 +1,220 @@
+"""Weights: a diffusers checkpoint, seeded values of the published shape, or the mini family."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fluxfast.console import without_loading_bars
+from fluxfast.errors import CheckpointError, FluxFastError
+from fluxfast.hardware import GIB, Hardware, Platform
+from fluxfast.mini import WEIGHTS
+from fluxfast.models.architecture import MINI, PUBLISHED
+from fluxfast.models.spec import MODELS, ModelSpec, recognise
+from fluxfast.models.synthetic import assemble
+
+if TYPE_CHECKING:
+    from diffusers import FluxPipeline
+
+
+class WeightsKind(StrEnum):
+    HUB = "hub"
+    SYNTHETIC = "synthetic"
+    MINI = "mini"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model with its weights: `location` is a hub id or a folder where `kind` is HUB."""
+
+    model: ModelSpec
+    kind: WeightsKind
+    location: str
+    why: str
+
+    @property
+    def default_side(self) -> int:
+        return MINI.default_side if self.kind is WeightsKind.MINI else PUBLISHED.default_side
+
+    @property
+    def max_text_tokens(self) -> int:
+        return MINI.max_text_tokens if self.kind is WeightsKind.MINI else PUBLISHED.max_text_tokens
+
+
+def resolve(ckpt: str, weights: str, hardware: Hardware) -> Checkpoint:
+    """What `--ckpt` and `--weights` mean here.
+
+    `ckpt` is `schnell`, `dev`, `kontext`, one of these behind `mini-`, a hub id, or a local folder
+    in diffusers layout. `weights` is `auto` or a WeightsKind.
+    """
+    if weights not in ("auto", *WeightsKind):
+        raise FluxFastError(
+            "unknown kind of weights",
+            got=weights,
+            allowed=", ".join(("auto", *WeightsKind)),
+            remedy="leave --weights out for auto",
+        )
+    if ckpt.startswith("mini-") and ckpt.removeprefix("mini-") in MODELS:
+        return _of(MODELS[ckpt.removeprefix("mini-")], WeightsKind.MINI, "named mini-*")
+    published = {spec.hub_id: spec for spec in MODELS.values()} | MODELS
+    if ckpt not in published:
+        return _foreign(ckpt, weights)
+    spec = published[ckpt]
+    if weights != "auto":
+        return _of(spec, WeightsKind(weights), "asked for")
+    if hardware.platform is Platform.CPU:
+        return _of(spec, WeightsKind.MINI, "the default on a CPU")
+    if is_cached(spec.hub_id):
+        return _of(spec, WeightsKind.HUB, "found in the local cache")
+    return _of(spec, WeightsKind.SYNTHETIC, f"{spec.hub_id} is not in the local cache")
+
+
+def _of(model: ModelSpec, kind: WeightsKind, why: str) -> Checkpoint:
+    return Checkpoint(model=model, kind=kind, location=model.hub_id, why=why)
+
+
+def _foreign(ckpt: str, weights: str) -> Checkpoint:
+    """A checkpoint that is not one of the three published ones: a folder or another hub id."""
+    if weights not in ("auto", WeightsKind.HUB):
+        raise FluxFastError(
+            f"{weights} weights have no use for a checkpoint of your own",
+            got=f"--ckpt {ckpt} --weights {weights}",
+            allowed=f"--weights hub, or --ckpt {', '.join(MODELS)}",
+            remedy="leave --weights out",
+        )
+    return Checkpoint(model=_read_model(ckpt), kind=WeightsKind.HUB, location=ckpt, why="named")
+
+
+def _read_model(location: str) -> ModelSpec:
+    """Which model a folder or a hub id holds, from its configuration files alone."""
+    if not Path(location).is_dir() and (
+        location.count("/") != 1 or location.startswith((".", "/", "~"))
+    ):
+        raise CheckpointError(
+            "there is no such model or checkpoint",
+            got=location,
+            allowed=f"{', '.join(MODELS)}, mini-{{{','.join(MODELS)}}}, "
+            "a hub id owner/name, or a folder",
+            remedy="check the spelling, or the path of the folder",
+        )
+    index = _read_json(location, "model_index.json")
+    config = _read_json(location, "transformer/config.json")
+    return recognise(str(index.get("_class_name")), bool(config.get("guidance_embeds")))
+
+
+def _read_json(location: str, name: str) -> dict[str, Any]:
+    try:
+        path = Path(location) / name if Path(location).is_dir() else Path(_download(location, name))
+        loaded = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read {name} of this checkpoint",
+            got=f"{location}: {type(error).__name__}: {str(error).splitlines()[0]}",
+            allowed="a Flux.1 checkpoint in diffusers layout "
+            "(model_index.json, transformer/, vae/, …)",
+            remedy="check the path; "
+            "a single-file checkpoint is converted by diffusers' from_single_file",
+        ) from error
+    if not isinstance(loaded, dict):
+        raise CheckpointError(
+            f"{name} of this checkpoint is not a configuration",
+            got=type(loaded).__name__,
+            allowed="a JSON object",
+            remedy="download the checkpoint again",
+        )
+    return loaded
+
+
+def _download(repo_id: str, name: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    path: str = hf_hub_download(repo_id, name)
+    return path
+
+
+CACHED_FILES = (
+    "model_index.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+)
+CACHED_INDEXES = (
+    "transformer/diffusion_pytorch_model.safetensors.index.json",
+    "text_encoder_2/model.safetensors.index.json",
+)
+
+
+def is_cached(hub_id: str) -> bool:
+    """Whether every weights file of a published checkpoint is in the local Hugging Face cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def local(name: str) -> str | None:
+        found = try_to_load_from_cache(hub_id, name)
+        return found if isinstance(found, str) else None
+
+    needed = list(CACHED_FILES)
+    for name in CACHED_INDEXES:
+        index = local(name)
+        if index is None:
+            return False
+        shards = json.loads(Path(index).read_text())["weight_map"].values()
+        needed += [f"{name.partition('/')[0]}/{shard}" for shard in set(shards)]
+    return all(local(name) for name in needed)
+
+
+def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> FluxPipeline:
+    """A fresh pipeline on the device: nothing in it is shared with another that was loaded."""
+    if checkpoint.kind is WeightsKind.HUB:
+        pipeline = _load_hub(checkpoint.location, dtype).to(hardware.device)
+    elif checkpoint.kind is WeightsKind.MINI:
+        folder = WEIGHTS / f"mini-{checkpoint.model.name}"
+        with without_loading_bars():
+            pipeline = _load_hub(str(folder), dtype).to(hardware.device)
+    else:
+        _check_memory(dtype, hardware)
+        pipeline = assemble(checkpoint.model, dtype, hardware.device)
+    found = recognise(type(pipeline).__name__, bool(pipeline.transformer.config.guidance_embeds))
+    if found != checkpoint.model:
+        raise CheckpointError(
+            "the checkpoint holds another model than its configuration says",
+            got=found.name,
+            allowed=checkpoint.model.name,
+            remedy="download the checkpoint again",
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _load_hub(location: str, dtype: torch.dtype) -> Any:
+    from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
+
+    try:
+        return DiffusionPipeline.from_pretrained(location, dtype=dtype)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            "the weights of this checkpoint cannot be loaded",
+            got=f"{location}: {type(error).__name__}: {str(error).splitlines()[0]}",
+            allowed="a complete Flux.1 checkpoint in diffusers layout",
+            remedy="a truncated file is the usual cause: delete it and download it again; "
+            "for a gated model run `hf auth login` first",
+        ) from error
+
+
+# Parameters of transformer, T5 encoder, CLIP and VAE together (11.90 + 4.76 + 0.12 + 0.08 billion).
+PUBLISHED_PARAMETERS = 16.87e9
+
+
+def _check_memory(dtype: torch.dtype, hardware: Hardware) -> None:
+    needed_gib = PUBLISHED_PARAMETERS * dtype.itemsize / GIB
+    if hardware.memory_gib < needed_gib:
+        raise FluxFastError(
+            "synthetic weights of the published shape do not fit in memory",
+            got=f"{hardware.memory_gib:.0f} GiB on {hardware.name}",
+            allowed=f"{needed_gib:.0f} GiB or more for {str(dtype).removeprefix('torch.')}",
+            remedy="use --weights mini",
+        )

@@ -1,0 +1,1 @@
+"""Caches that skip denoising steps."""

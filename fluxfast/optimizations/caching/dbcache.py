@@ -1,0 +1,144 @@
+"""DBCache of cache-dit: steps whose first blocks changed little reuse the rest of the step before.
+
+It changes the image, so it is on only where it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from fluxfast.errors import PlanError
+from fluxfast.optimizations.base import (
+    Axis,
+    Build,
+    Evidence,
+    Optimization,
+    Package,
+    Proof,
+    Situation,
+)
+from fluxfast.optimizations.cache_config import DEFAULT_CACHE_CONFIG, CacheConfig
+
+MIN_POLICY_STEPS = 8  # of cache-dit's predefined masks
+
+
+def why_unsupported_request(situation: Situation) -> str | None:
+    config, steps = _config(situation), situation.request.num_inference_steps
+    if situation.model.is_few_step:
+        return f"{situation.model.name} has {steps} steps and nothing to reuse; take dev or kontext"
+    if isinstance(config.steps_mask, str) and steps < MIN_POLICY_STEPS:
+        return (
+            f"its steps mask {config.steps_mask!r} needs {MIN_POLICY_STEPS} steps or more, "
+            f"not {steps}"
+        )
+    for meant_for in (
+        len(config.steps_mask) if isinstance(config.steps_mask, tuple) else None,
+        config.num_inference_steps,
+    ):
+        if meant_for is not None and meant_for != steps:
+            return (
+                f"the cache is configured for {meant_for} steps, the request has {steps}; "
+                "make them equal"
+            )
+    return None
+
+
+def _config(situation: Situation) -> CacheConfig:
+    return situation.cache_config or DEFAULT_CACHE_CONFIG
+
+
+def steps_mask(situation: Situation) -> list[int] | None:
+    """1 for each step to compute, 0 for each from the cache; None where the residuals decide."""
+    import cache_dit
+
+    mask, steps = _config(situation).steps_mask, situation.request.num_inference_steps
+    if isinstance(mask, str):
+        return list(cache_dit.steps_mask(total_steps=steps, mask_policy=mask))
+    return list(mask) if mask else None
+
+
+def apply(build: Build) -> None:
+    import cache_dit
+
+    config, pipeline = _config(build.situation), build.pipeline
+    _check_blocks(config, pipeline.transformer)
+    # cache-dit patches the class of the pipeline; this one is thrown away with it.
+    pipeline_class = type(pipeline)
+    pipeline.__class__ = type(pipeline_class.__name__, (pipeline_class,), {})
+    calibrator: Any = (
+        cache_dit.TaylorSeerCalibratorConfig(**config.taylorseer) if config.taylorseer else None
+    )
+    with _made_blocks() as made:
+        cache_dit.enable_cache(
+            pipeline,
+            cache_config=cache_dit.DBCacheConfig(
+                **config.dbcache,
+                num_inference_steps=build.situation.request.num_inference_steps,
+                steps_computation_mask=steps_mask(build.situation),
+            ),
+            calibrator_config=calibrator,
+        )
+    build.undo.callback(cache_dit.disable_cache, pipeline)
+    # Not a submodule: it holds all the blocks, which the transformer has already.
+    (pipeline.transformer.__dict__["cached_blocks"],) = made
+
+
+@contextmanager
+def _made_blocks() -> Iterator[list[Any]]:
+    """What stands for the blocks in a call of the transformer, which cache-dit keeps to itself."""
+    from cache_dit.caching.cache_adapters import cache_adapter
+
+    make, made = cache_adapter.UnifiedBlocks, list[Any]()
+
+    def keep(*arguments: Any, **keywords: Any) -> Any:
+        made.append(make(*arguments, **keywords))
+        return made[-1]
+
+    with patch.object(cache_adapter, "UnifiedBlocks", keep):
+        yield made
+
+
+def _check_blocks(config: CacheConfig, transformer: Any) -> None:
+    blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
+    first = config.dbcache.get("Fn_compute_blocks", 8)
+    if first >= blocks:
+        raise PlanError(
+            "DBCache would compute every block of every step",
+            got=f"Fn_compute_blocks: {first}, and {blocks} blocks",
+            allowed=f"1 to {blocks - 1}",
+            remedy="lower Fn_compute_blocks in the cache configuration",
+        )
+
+
+def proof(evidence: Evidence) -> Proof:
+    situation = evidence.plan.situation
+    mask, cached = steps_mask(situation), evidence.cached_steps
+    detail = f"{cached} of {situation.request.num_inference_steps} steps from the cache"
+    if mask and _config(situation).is_static:
+        return Proof(is_active=cached == mask.count(0), detail=f"{detail}, {mask.count(0)} planned")
+    return Proof(is_active=cached > 0, detail=detail)
+
+
+def cached_steps(pipeline: Any) -> int:
+    """Return how many steps of the last image cache-dit answered from its cache."""
+    import cache_dit
+
+    return len(cache_dit.summary(pipeline, logging=False)[0].cached_steps)
+
+
+OPTIMIZATION = Optimization(
+    name="dbcache",
+    axis=Axis.CACHE,
+    summary="DBCache of cache-dit: reuse what changes little between steps",
+    apply=apply,
+    proof=proof,
+    cached_steps=cached_steps,
+    why_unsupported_request=why_unsupported_request,
+    packages=(Package(name="cache-dit", install='pip install "cache-dit>=1.5"'),),
+    conflicts={"export_aoti": "an exported graph cannot decide from step to step what to compute"},
+    is_lossy=True,
+    on_by_default=lambda hardware: False,
+)

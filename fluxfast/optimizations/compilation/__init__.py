@@ -1,0 +1,1 @@
+"""torch.compile, torch.export with AOTInductor, and compiler flags."""

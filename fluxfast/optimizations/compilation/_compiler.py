@@ -1,0 +1,63 @@
+"""What the compilers share: dynamic shapes, proofs, comparable compile times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+from fluxfast.hardware import Hardware, Platform
+from fluxfast.optimizations.base import Evidence, Proof
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# For other optimizations that change the VAE's decoder.
+DECODER_CONFLICTS = dict.fromkeys(("compile", "export_aoti"), "it compiles the decoder itself")
+
+
+def dynamic_shapes(hardware: Hardware) -> bool | None:
+    """Return torch.compile's `dynamic`: True on ROCm, elsewhere None (PyTorch decides).
+
+    flux-fast found black images on MI300X with AITER unless shapes are dynamic.
+    """
+    return True if hardware.platform is Platform.ROCM else None
+
+
+def compile_proof(evidence: Evidence) -> Proof:
+    """Return a proof: active if Dynamo compiled graphs for this pipeline."""
+    detail = f"{evidence.compiled_graphs} graphs compiled"
+    return Proof(is_active=evidence.compiled_graphs > 0, detail=detail)
+
+
+def compiled_blocks_proof(evidence: Evidence, blocks: Sequence[nn.Module]) -> Proof:
+    """Return a proof: active if each block calls its compiled code, and graphs were compiled."""
+    compiled = sum(block._compiled_call_impl is not None for block in blocks)
+    return Proof(
+        is_active=compiled == len(blocks) and evidence.compiled_graphs > 0,
+        detail=f"{compiled} of {len(blocks)} blocks and {evidence.compiled_graphs} graphs compiled",
+    )
+
+
+@contextmanager
+def comparable_compile_time(hardware: Hardware) -> Iterator[None]:
+    """Start the compiler and empty its cache, so that compile times compare; nothing on a CPU."""
+    if not hardware.is_gpu:
+        yield
+        return
+    from torch._inductor.utils import fresh_inductor_cache
+
+    start_compiler(hardware.device)
+    with fresh_inductor_cache():
+        yield
+
+
+@cache
+def start_compiler(device: str) -> None:
+    """Compile a small function, once: no case should pay for starting workers and drivers."""
+    import torch
+
+    ones = torch.ones(8, 8, device=device)
+    torch.compile(lambda x: (x + 1).sum())(ones)
+    torch.compiler.reset()

@@ -1,0 +1,94 @@
+"""The manifest beside exported packages: what they were made for, and what differs now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fluxfast.errors import ArtifactError
+from fluxfast.files import write_atomically
+from fluxfast.optimizations.base import Situation
+
+SCHEMA = 1
+FILE = "manifest.json"
+# What decides the compiled code besides the model: other versions are refused.
+COMPILING_STACK = (
+    "torch",
+    "triton",
+    "diffusers",
+    "torchao",
+    "fa3-fwd",
+    "flash-attn-3",
+    "amd-aiter",
+)
+
+
+def described(situation: Situation, names: tuple[str, ...]) -> dict[str, Any]:
+    """Everything that a package depends on but its own files, as JSON holds it."""
+    request, hardware = situation.request, situation.hardware
+    return {
+        "schema": SCHEMA,
+        "model": situation.model.name,
+        "optimizations": list(names),
+        "height": request.height,
+        "width": request.width,
+        "batch_size": request.batch_size,
+        "max_sequence_length": request.max_sequence_length,
+        "gpu": f"{hardware.name} ({hardware.architecture})",
+        "stack": {n: v for n, v in hardware.packages.items() if n in COMPILING_STACK},
+    }
+
+
+def folder_name(description: Mapping[str, Any]) -> str:
+    """By what the user chose; the manifest has what the machine brings and names a difference."""
+    shape = (
+        f"{description['height']}x{description['width']}-b{description['batch_size']}"
+        f"-t{description['max_sequence_length']}"
+    )
+    return f"{description['model']}-{shape}-{'+'.join(description['optimizations'])}"
+
+
+def write(folder: Path, description: Mapping[str, Any], packages: Mapping[str, Any]) -> None:
+    write_atomically(
+        folder / FILE, json.dumps({**description, "packages": packages}, indent=1) + "\n"
+    )
+
+
+def read(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of the packages in `folder`. Raises ArtifactError that names every difference."""
+    path = folder / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        packages: dict[str, Any] = found.pop("packages")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            "there is no usable exported package",
+            got=f"{path}: {type(error).__name__}",
+            allowed="a folder made by --compile_export_mode export_aoti for "
+            f"{folder_name(description)}",
+            remedy="run once with --compile_export_mode export_aoti, without --use-cached-model",
+        ) from error
+    differences = _differences(found, description)
+    if differences:
+        raise ArtifactError(
+            "the exported package was made for something else",
+            got="; ".join(differences),
+            allowed="no difference",
+            remedy="run once without --use-cached-model to export again",
+        )
+    return packages
+
+
+def _differences(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], within: str = ""
+) -> list[str]:
+    differences = []
+    for name in sorted(found.keys() | wanted.keys()):
+        was, now = found.get(name), wanted.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            differences += _differences(was, now, f"{within}{name} ")
+        elif was != now:
+            differences.append(f"{within}{name}: exported with {was}, here {now}")
+    return differences

@@ -1,0 +1,248 @@
+"""Ahead-of-time packages: torch.export and AOT Inductor, using a live module's weights.
+
+A package holds code alone. When it is loaded it is bound to the tensors of a module that has the
+same parameters, so no second copy of the weights exists, neither on disk nor on the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from fluxfast.errors import ArtifactError
+
+INDUCTOR_OPTIONS = {
+    "aot_inductor.package": True,
+    "aot_inductor.package_constants_in_so": False,
+    # Hands the constants back instead of writing them, so that the module's can be told apart.
+    "aot_inductor.package_constants_on_disk_format": "pickle_weights",
+    # Else small constants are compiled in as literals, and other weights would not reach them.
+    "always_keep_tensor_constants": True,
+}
+
+LOADING = "import sys, torch; torch._inductor.aoti_load_package(sys.argv[1])"
+
+
+def layout(tensor: Tensor) -> list[Any]:
+    """Shape, strides, type and device, as JSON holds them."""
+    return [list(tensor.shape), list(tensor.stride()), str(tensor.dtype), tensor.device.type]
+
+
+def live_constants(module: nn.Module) -> dict[str, Tensor]:
+    """Every plain tensor of the module by AOT Inductor's name for it; quantized ones come apart."""
+    named: dict[str, Tensor] = {}
+    for walk in (module.named_parameters, module.named_buffers):
+        for name, tensor in walk(remove_duplicate=False):
+            if not is_traceable_wrapper_subclass(tensor):
+                named[name] = tensor
+                continue
+            owner, _, leaf = name.rpartition(".")
+            stem = f"{owner}.parametrizations.{leaf}.original".removeprefix(".")
+            named |= {f"{stem}{i}": part for i, part in enumerate(_inner_tensors(tensor))}
+    return named
+
+
+def _inner_tensors(tensor: Any) -> list[Tensor]:
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    names = tensor.__tensor_flatten__()[0]
+    return [inner for name in names for inner in _inner_tensors(getattr(tensor, name))]
+
+
+def export_package(module: nn.Module, keywords: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Export `module(**keywords)` and compile it into `path`.
+
+    Returns what a later load is checked against: inputs, constants, and the hash of the file.
+    """
+    from torch._inductor import aot_compile, config
+    from torch.export.pt2_archive._package import package_pt2
+
+    # AOT Inductor notes the device in a global of its configuration: patching takes it back.
+    with torch.no_grad(), config.patch({"aot_inductor.metadata": {}}):
+        program = torch.export.export(module, (), dict(keywords), strict=False)
+        files = aot_compile(
+            program.module(check_guards=False), *program.example_inputs, options=INDUCTOR_OPTIONS
+        )
+    constants = _constants_of(files)
+    _check_constants(constants, live_constants(module))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.part.pt2")
+    try:
+        package_pt2(str(temporary), aoti_files=[file for file in files if isinstance(file, str)])
+        _check_loads(temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise ArtifactError(
+            "the exported package cannot be written",
+            got=f"{path}: {error}",
+            allowed="a folder with room that can be written",
+            remedy="free some space, or name another folder with --cache-dir",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {
+        "sha256": sha256(path),
+        "inputs": [_described(leaf) for leaf in pytree.tree_leaves(((), dict(keywords)))],
+        "constants": {name: layout(tensor) for name, tensor in constants.items()},
+    }
+
+
+def _check_loads(path: Path) -> None:
+    """In a process of its own, for it would end this one; an exception is left to the real load."""
+    loader = [sys.executable, "-c", LOADING, str(path)]
+    status = subprocess.run(loader, capture_output=True, check=False).returncode
+    if status < 0:
+        raise ArtifactError(
+            "an exported package crashes the process that loads it",
+            got=f"signal {-status}, compiled with CXX={os.environ.get('CXX', 'unset: g++')}",
+            allowed="a C++ compiler that goes with PyTorch's standard library",
+            remedy="name the distribution's (export CXX=/usr/bin/g++), and export again",
+        )
+
+
+def _constants_of(files: Iterable[Any]) -> dict[str, Tensor]:
+    from torch.export.pt2_archive._package_weights import Weights
+
+    weights = [file for file in files if isinstance(file, Weights)]
+    return {name: tensor for group in weights for name, (tensor, _) in group.items()}
+
+
+def _check_constants(constants: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:
+    """Flux has no constant that is not a parameter or a buffer; one that had would be lost."""
+    foreign = sorted(constants.keys() - live.keys())
+    if foreign:
+        raise ArtifactError(
+            "the export holds constants that are not tensors of the module",
+            got=", ".join(foreign[:5]),
+            allowed="parameters and buffers",
+            remedy="use --compile_export_mode regional and report this",
+        )
+
+
+def _described(leaf: Any) -> Any:
+    return {"tensor": layout(leaf)} if isinstance(leaf, Tensor) else {"value": leaf}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Decoder(nn.Module):
+    """The VAE's decoder as a module of its own, for export needs a `forward`."""
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae: Any = vae
+
+    def forward(self, latents: Tensor) -> Tensor:
+        image: Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return image
+
+
+class LoadedPackage:
+    """Takes the exported keyword arguments; reads the live module's memory. `calls` counts."""
+
+    def __init__(self, runner: Any, inputs: list[Any], bound: list[Tensor]) -> None:
+        self.runner, self.inputs, self.calls = runner, inputs, 0
+        self.in_spec, self.out_spec = map(pytree.treespec_loads, runner.get_call_spec())
+        self.names = list(pytree.tree_unflatten(range(self.in_spec.num_leaves), self.in_spec)[1])
+        # The runner never frees what it was bound to: emptying the aliases lets the weights go.
+        self.release = weakref.finalize(self, _release, bound)
+        self.release.atexit = False
+
+    def __call__(self, **keywords: Any) -> Any:
+        if set(keywords) != set(self.names):
+            raise _differs("its arguments", sorted(keywords), sorted(self.names))
+        leaves, structure = pytree.tree_flatten(((), {name: keywords[name] for name in self.names}))
+        if structure != self.in_spec:
+            raise _differs("the structure of its arguments", structure, self.in_spec)
+        tensors = [
+            fitted
+            for leaf, wanted in zip(leaves, self.inputs, strict=True)
+            if (fitted := _fitted(leaf, wanted)) is not None
+        ]
+        self.calls += 1
+        return pytree.tree_unflatten(self.runner.boxed_run(tensors), self.out_spec)
+
+
+def _fitted(leaf: Any, wanted: Mapping[str, Any]) -> Tensor | None:
+    """The tensor in the layout that was exported; AOT Inductor itself checks all but layouts."""
+    if not isinstance(leaf, Tensor):
+        if "tensor" in wanted or leaf != wanted["value"]:
+            raise _differs("a fixed argument", leaf, wanted)
+        return None
+    shape, strides, dtype, device = wanted.get("tensor", (None,) * 4)
+    if [list(leaf.shape), str(leaf.dtype), leaf.device.type] != [shape, dtype, device]:
+        raise _differs("a tensor argument", layout(leaf), wanted)
+    if list(leaf.stride()) == strides:
+        return leaf
+    return torch.empty_strided(shape, strides, dtype=leaf.dtype, device=leaf.device).copy_(leaf)
+
+
+def _differs(what: str, got: object, allowed: object) -> ArtifactError:
+    return ArtifactError(
+        f"an exported package was called with another shape: {what} differs",
+        got=got,
+        allowed=f"as exported: {allowed}",
+        remedy="export again for this request (leave --use-cached-model out)",
+    )
+
+
+def _release(bound: list[Tensor]) -> None:
+    for alias in bound:
+        alias.data = torch.empty(0, dtype=alias.dtype, device=alias.device)
+
+
+def load_package(path: Path, module: nn.Module, entry: Mapping[str, Any]) -> LoadedPackage:
+    """Load the package of `export_package` over `module`; `entry` is what that returned.
+
+    Raises ArtifactError where the file or the module is not what the entry says.
+    """
+    from torch.export.pt2_archive._package import load_pt2
+
+    if not path.exists() or sha256(path) != entry["sha256"]:
+        raise ArtifactError(
+            "an exported package is damaged or was replaced",
+            got=f"{path}: {'another hash' if path.exists() else 'missing'}",
+            allowed="the file that was exported",
+            remedy="export again (leave --use-cached-model out)",
+        )
+    live = live_constants(module)
+    device = next(iter(live.values())).device
+    # Graph capture needs a runner that does not take a lock and a thread of its own.
+    contents = load_pt2(
+        str(path),
+        run_single_threaded=True,
+        device_index=-1 if device.index is None else device.index,
+    )
+    runner = contents.aoti_runners["model"]
+    constants = {
+        name: _constant(name, live.get(name), entry["constants"].get(name))
+        for name in runner.get_constant_fqns()
+    }
+    runner.load_constants(constants, check_full_update=True, user_managed=True)
+    return LoadedPackage(runner.loader, list(entry["inputs"]), list(constants.values()))
+
+
+def _constant(name: str, found: Tensor | None, wanted: list[Any] | None) -> Tensor:
+    """An alias of the live tensor, checked: binding itself checks neither shape nor type."""
+    if found is None or layout(found) != wanted:
+        raise ArtifactError(
+            "the model is not the one that was exported",
+            got=f"{name}: {None if found is None else layout(found)}",
+            allowed=str(wanted),
+            remedy="export again (leave --use-cached-model out)",
+        )
+    return found.detach()

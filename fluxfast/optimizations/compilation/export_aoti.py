@@ -1,0 +1,133 @@
+"""torch.export and AOTInductor, replayed as CUDA graphs: no compiler once the package exists.
+
+Shapes are those of a real call of the pipeline. A package holds no weights (`_package.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fluxfast.hardware import Hardware
+from fluxfast.models.spec import ImageRequest
+from fluxfast.optimizations.base import (
+    Artifacts,
+    Axis,
+    Build,
+    Evidence,
+    Optimization,
+    Plan,
+    Proof,
+)
+from fluxfast.optimizations.compilation import _manifest as manifest
+from fluxfast.optimizations.graphs._support import replay_proof
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def apply(build: Build) -> None:
+    """Export transformer and decoder, or load the cached packages, and call them from now on."""
+    from fluxfast.optimizations.compilation._package import Decoder, export_package, load_package
+    from fluxfast.optimizations.graphs._replay import GraphReplay
+
+    pipeline, situation = build.pipeline, build.situation
+    modules = {"transformer": pipeline.transformer, "decoder": Decoder(pipeline.vae)}
+    description = manifest.described(situation, build.plan.names)
+    folder = build.artifacts.folder / manifest.folder_name(description)
+    if not build.artifacts.use_cached:
+        calls = _captured_calls(build, situation.request)
+        entries = {
+            name: export_package(module, calls[name], folder / f"{name}.pt2")
+            for name, module in modules.items()
+        }
+        manifest.write(folder, description, entries)
+    entries = manifest.read(folder, description)
+    loaded: dict[str, Any] = {
+        name: load_package(folder / f"{name}.pt2", module, entries[name])
+        for name, module in modules.items()
+    }
+    for package in loaded.values():
+        build.undo.callback(package.release)
+    if situation.hardware.is_gpu:
+        loaded = {name: GraphReplay(package) for name, package in loaded.items()}
+    _install(pipeline, loaded["transformer"], loaded["decoder"])
+
+
+def _install(pipeline: Any, transformer: Any, decoder: Any) -> None:
+    def decode(latents: Tensor, return_dict: bool = False) -> tuple[Tensor]:
+        return (decoder(latents=latents),)
+
+    # The modules stay: they hold the weights, and the pipeline reads their configuration.
+    pipeline.transformer.forward = transformer
+    pipeline.vae.decode = decode
+
+
+def _captured_calls(build: Build, request: ImageRequest) -> dict[str, dict[str, Any]]:
+    """Return the keyword arguments of transformer and decoder in a one-step call."""
+    from fluxfast.models.arguments import call_arguments
+
+    calls: dict[str, dict[str, Any]] = {}
+
+    def transformer_called(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        calls["transformer"] = kwargs
+
+    pipeline = build.pipeline
+    decode = pipeline.vae.decode
+
+    def decoder_called(latents: Tensor, return_dict: bool = True) -> Any:
+        calls["decoder"] = {"latents": latents}
+        return decode(latents, return_dict=return_dict)
+
+    hook = pipeline.transformer.register_forward_pre_hook(transformer_called, with_kwargs=True)
+    pipeline.vae.decode = decoder_called
+    try:
+        one_step = replace(request, num_inference_steps=1)
+        pipeline(**call_arguments(one_step, build.situation.model.takes_image))
+    finally:
+        hook.remove()
+        del pipeline.vae.decode
+    return calls
+
+
+def slow_to_build(hardware: Hardware) -> str | None:
+    """Return the reason where an export takes minutes."""
+    if hardware.is_gpu:
+        return "an export of schnell takes 4 to 6 minutes (one H200)"
+    return None
+
+
+def slow_to_generate(hardware: Hardware) -> str | None:
+    """Return the reason where an export takes minutes for a long image."""
+    return None if hardware.is_gpu else "an export takes minutes on a CPU"
+
+
+def proof(evidence: Evidence) -> Proof:
+    """Return a proof: active if the package was called, on a GPU through a CUDA graph."""
+    from fluxfast.optimizations.compilation._package import LoadedPackage
+
+    forward = evidence.pipeline.transformer.forward
+    if evidence.plan.situation.hardware.is_gpu:
+        return replay_proof(forward)
+    calls = forward.calls if isinstance(forward, LoadedPackage) else 0
+    return Proof(is_active=calls > 0, detail=f"{calls} calls of the package")
+
+
+def package_mib(plan: Plan, artifacts: Artifacts) -> float:
+    """Return the size of the plan's exported packages in MiB."""
+    folder = artifacts.folder / manifest.folder_name(manifest.described(plan.situation, plan.names))
+    return sum(path.stat().st_size for path in folder.glob("*.pt2")) / 2**20
+
+
+OPTIMIZATION = Optimization(
+    name="export_aoti",
+    axis=Axis.COMPILE,
+    summary="torch.export, AOTInductor and CUDA graphs",
+    apply=apply,
+    proof=proof,
+    compiles=True,
+    package_mib=package_mib,
+    on_by_default=lambda hardware: False,
+    slow_to_build=slow_to_build,
+    slow_to_generate=slow_to_generate,
+)

@@ -1,0 +1,31 @@
+"""torch.compile of the repeated transformer blocks: two classes are compiled, not 57 blocks."""
+
+from __future__ import annotations
+
+from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.compilation._compiler import compiled_blocks_proof, dynamic_shapes
+
+
+def apply(build: Build) -> None:
+    """Compile the blocks with diffusers' `compile_repeated_blocks`."""
+    dynamic = dynamic_shapes(build.situation.hardware)
+    build.pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=dynamic)
+
+
+def proof(evidence: Evidence) -> Proof:
+    """Return a proof: active if every block calls its compiled code."""
+    transformer = evidence.pipeline.transformer
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    return compiled_blocks_proof(evidence, blocks)
+
+
+OPTIMIZATION = Optimization(
+    name="regional",
+    axis=Axis.COMPILE,
+    summary="torch.compile of the repeated blocks",
+    apply=apply,
+    proof=proof,
+    compiles=True,
+    on_by_default=lambda hardware: True,
+    used_by=("diffusers",),
+)

@@ -1,0 +1,209 @@
+"""Flux's transformer blocks with the memory-bound steps between products left to one-pass kernels.
+
+The blocks keep their weights, names and call; which of their steps are kernels is chosen by
+`BlockKernels`, the rest is PyTorch's. Importing this imports Triton and diffusers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_flux import (
+    FluxSingleTransformerBlock,
+    FluxTransformerBlock,
+)
+from torch import Tensor, nn
+
+from fluxfast.optimizations.attention._processor import OperatorAttnProcessor
+from fluxfast.optimizations.base import Axis, Build, NumberFormat
+from fluxfast.optimizations.fusion._block_kernels import Angles, BlockKernels, Rows, product
+from fluxfast.optimizations.precision._torchao import is_quantizable
+
+
+def _vectors(norm: Any, temb: Tensor, given: Tensor | None, count: int) -> tuple[Tensor, ...]:
+    """The `count` modulation vectors of a norm, unless they were computed before the step."""
+    vectors = norm.linear(norm.silu(temb)) if given is None else given
+    return tuple(vectors.chunk(count, dim=1))
+
+
+def _no_more_arguments(arguments: dict[str, Any] | None) -> None:
+    if arguments:
+        raise ValueError(
+            f"fused Flux blocks take no joint_attention_kwargs: {', '.join(arguments)}"
+        )
+
+
+class FusedSingleBlock(FluxSingleTransformerBlock):  # type: ignore[misc]
+    """Attention and MLP beside each other, on text and image tokens joined."""
+
+    kernels: BlockKernels
+    attend: Any
+    attend_into: Any
+    vectors: Tensor | None
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        image_rotary_emb: Angles,
+        joint_attention_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        _no_more_arguments(joint_attention_kwargs)
+        kernels, attn = self.kernels, self.attn
+        text, image = encoder_hidden_states, hidden_states
+        shift, scale, gate = _vectors(self.norm, temb, self.vectors, 3)
+        rows = kernels.modulated(text, image, shift, scale, self.norm.norm.eps, self.proj_mlp)
+        inner: Rows
+        if self.attend_into is not None and kernels.takes_both_products:
+            heads, inner = kernels.heads_and_activated(attn, self.proj_mlp, rows, image_rotary_emb)
+            self.attend_into(*heads, inner)
+        else:
+            heads = kernels.heads(attn, None, rows, image_rotary_emb)
+            attended = self.attend(*heads).flatten(2, 3).to(image.dtype)
+            inner = kernels.activated(attended, self.proj_mlp, rows)
+        tokens = kernels.summed(text, image, self.proj_out, inner, gate)
+        text_tokens = text.shape[1]
+        return tokens[:, :text_tokens], tokens[:, text_tokens:]
+
+
+class FusedDoubleBlock(FluxTransformerBlock):  # type: ignore[misc]
+    """Text and image with weights of their own, attending to each other."""
+
+    kernels: BlockKernels
+    attend: Any
+    vectors: Tensor | None
+    text_vectors: Tensor | None
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        image_rotary_emb: Angles,
+        joint_attention_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        _no_more_arguments(joint_attention_kwargs)
+        kernels, attn = self.kernels, self.attn
+        text, image = encoder_hidden_states, hidden_states
+        shift, scale, *rest = _vectors(self.norm1, temb, self.vectors, 6)
+        rows = kernels.modulated(None, image, shift, scale, self.norm1.norm.eps)
+        text_shift, text_scale, *text_rest = _vectors(
+            self.norm1_context, temb, self.text_vectors, 6
+        )
+        text_rows = kernels.modulated(
+            None, text, text_shift, text_scale, self.norm1_context.norm.eps
+        )
+        heads = kernels.heads(attn, text_rows, rows, image_rotary_emb)
+        attended = self.attend(*heads).flatten(2, 3).to(image.dtype)
+        of_text, of_image = attended[:, : text.shape[1]], attended[:, text.shape[1] :]
+        image = self._after(image, of_image, attn.to_out[0], self.norm2, self.ff, rest)
+        text = self._after(
+            text, of_text, attn.to_add_out, self.norm2_context, self.ff_context, text_rest
+        )
+        return text, image
+
+    def _after(
+        self, tokens: Tensor, attended: Tensor, out: Any, norm: Any, mlp: Any, vectors: list[Tensor]
+    ) -> Tensor:
+        """One stream after attention: its output product and its MLP, each gated and added."""
+        gate, shift, scale, mlp_gate = vectors
+        kernels = self.kernels
+        update = product(out, kernels.as_rows(attended))
+        first = mlp.net[0].proj
+        tokens, rows = kernels.summed_and_modulated(
+            tokens, update, gate, shift, scale, norm.eps, first
+        )
+        inner = kernels.activated(None, first, rows)
+        return kernels.summed(None, tokens, mlp.net[2], inner, mlp_gate)
+
+
+FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    FluxSingleTransformerBlock: FusedSingleBlock,
+    FluxTransformerBlock: FusedDoubleBlock,
+}
+
+
+def fused_blocks(transformer: Any) -> Iterator[Any]:
+    """The blocks in the order of a step."""
+    yield from transformer.transformer_blocks
+    yield from transformer.single_transformer_blocks
+
+
+def use_kernels(build: Build, **chosen: bool) -> None:
+    """Let the steps named in `chosen` of every block run as kernels, beside those that do."""
+    transformer = build.pipeline.transformer
+    for block in fused_blocks(transformer):
+        if type(block) in FUSED:
+            _fuse(block, build)
+        block.kernels = replace(block.kernels, **chosen)
+    # Regional compile finds the blocks by the names of their classes.
+    transformer._repeated_blocks = [fused.__name__ for fused in FUSED.values()]
+
+
+def _fuse(block: Any, build: Build) -> None:
+    """Make it a fused block without kernels, with what kernels will need."""
+    plan, processor = build.plan, block.attn.processor
+    assert isinstance(processor, OperatorAttnProcessor)
+    block.__class__ = FUSED[type(block)]
+    block.attend = processor.attend
+    if isinstance(block, FusedSingleBlock):
+        block.attend_into = processor.attend_into
+    for name in ("vectors", "text_vectors"):
+        block.register_buffer(name, None, persistent=False)
+    fp8_rows = plan.number_format(Axis.QUANTIZATION) is NumberFormat.FP8_PER_ROW
+    fp8_heads = plan.number_format(Axis.ATTENTION) is NumberFormat.FP8_UNSCALED
+    block.kernels = BlockKernels(fp8_rows=fp8_rows, fp8_heads=fp8_heads)
+    block.attn.register_buffer("norm_weights", _norm_weights(block.attn), persistent=False)
+    if fp8_rows:
+        for name, layer in block.named_modules():
+            if is_quantizable(layer, f"transformer_blocks.{name}"):
+                _expose_fp8(layer)
+
+
+def _norm_weights(attn: Any) -> Tensor:
+    """(2, 2, head_dim): of text then image, of query then key; without text, image twice."""
+    image = [attn.norm_q.weight, attn.norm_k.weight]
+    has_text = attn.added_kv_proj_dim is not None
+    text = [attn.norm_added_q.weight, attn.norm_added_k.weight] if has_text else image
+    return torch.stack([*text, *image]).view(2, 2, -1)
+
+
+class HalfRopeTables(nn.Module):
+    """Cosines and sines once for each pair of channels, not twice: (tokens, head_dim / 2)."""
+
+    def __init__(self, of_channels: nn.Module) -> None:
+        super().__init__()
+        self.of_channels = of_channels
+
+    def forward(self, ids: Tensor) -> Angles:
+        cosines, sines = self.of_channels(ids)
+        return cosines[:, ::2].contiguous(), sines[:, ::2].contiguous()
+
+
+def halve_rope_tables(transformer: Any) -> None:
+    """For the epilogue of query and key, which reads them in wide loads."""
+    transformer.pos_embed = HalfRopeTables(transformer.pos_embed)
+
+
+def expose_amax_bounds(transformer: Any) -> None:
+    """Beside each fp8 weight before a GELU, the two maxima of `fluxfast.kernels.layernorm`."""
+    for block in fused_blocks(transformer):
+        if isinstance(block, FusedSingleBlock):
+            layers = [block.proj_mlp]
+        else:
+            layers = [block.ff.net[0].proj, block.ff_context.net[0].proj]
+        for layer in layers:
+            lengths = layer.fp8_weight.float().norm(dim=0) * layer.fp8_scale[0].float()
+            reach = torch.stack([lengths.max(), layer.bias.float().abs().max()])
+            layer.register_buffer("fp8_reach", reach, persistent=False)
+
+
+def _expose_fp8(layer: Any) -> None:
+    """The plain tensors in torchao's weight beside it: compilers need not look into it."""
+    layer.register_buffer("fp8_weight", layer.weight.qdata.t(), persistent=False)
+    layer.register_buffer("fp8_scale", layer.weight.scale.t(), persistent=False)
+    layer.register_buffer("fp8_unit", torch.ones_like(layer.weight.scale[:1]), persistent=False)

@@ -1,0 +1,49 @@
+"""One GEMM for query, key and value, in the transformer and in the VAE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# diffusers keeps these layers alongside the fused one, where quantization would convert them too.
+SEPARATE_LAYERS = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
+
+
+def apply(build: Build) -> None:
+    """Fuse the projections with diffusers' own method and drop the separate layers."""
+    for network in (build.pipeline.transformer, build.pipeline.vae):
+        network.fuse_qkv_projections()
+        _drop_separate_layers(network)
+        network.requires_grad_(False)
+
+
+def _drop_separate_layers(network: nn.Module) -> None:
+    for module in network.modules():
+        if hasattr(module, "to_qkv"):
+            for name in SEPARATE_LAYERS:
+                if getattr(module, name, None) is not None:
+                    delattr(module, name)
+
+
+def proof(evidence: Evidence) -> Proof:
+    """Return a proof: active if every attention layer has the fused layer only."""
+    networks = (evidence.pipeline.transformer, evidence.pipeline.vae)
+    fused = [m for n in networks for m in n.modules() if hasattr(m, "to_qkv")]
+    separate = [m for n in networks for m in n.modules() if hasattr(m, "to_q")]
+    detail = f"{len(fused)} attention layers fused, {len(separate)} separate"
+    return Proof(is_active=bool(fused) and not separate, detail=detail)
+
+
+OPTIMIZATION = Optimization(
+    name="fused_projections",
+    axis=Axis.PROJECTIONS,
+    summary="query, key and value in one GEMM",
+    apply=apply,
+    proof=proof,
+    on_by_default=lambda hardware: True,
+    used_by=("flux-fast",),
+)

@@ -1,0 +1,36 @@
+"""The operations between the VAE's convolutions in one-pass kernels, in channels_last."""
+
+from __future__ import annotations
+
+from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.compilation._compiler import DECODER_CONFLICTS
+from fluxfast.optimizations.fusion._requirements import TRITON, nvidia_only
+
+
+def apply(build: Build) -> None:
+    """Change the classes of the VAE's blocks."""
+    from fluxfast.optimizations.fusion._vae import fuse_vae
+
+    fuse_vae(build.pipeline.vae)
+
+
+def proof(evidence: Evidence) -> Proof:
+    """Return a proof: active if every block of the VAE is fused."""
+    from fluxfast.optimizations.fusion._vae import is_fused
+
+    is_active = is_fused(evidence.pipeline.vae)
+    detail = "every block is fused" if is_active else "some block is not fused"
+    return Proof(is_active=is_active, detail=detail)
+
+
+OPTIMIZATION = Optimization(
+    name="fused_vae",
+    axis=Axis.DECODER,
+    summary="the VAE's norms, SiLU, biases and residuals in one-pass kernels",
+    apply=apply,
+    proof=proof,
+    why_unsupported=nvidia_only,
+    packages=TRITON,
+    conflicts=DECODER_CONFLICTS,
+    on_by_default=lambda hardware: True,
+)

@@ -1,0 +1,43 @@
+"""The whole transformer replayed as one CUDA graph: no kernel-launch overhead within a step.
+
+With a cache, which decides on the host from step to step, the graph holds the blocks that the cache
+may skip.
+"""
+
+from __future__ import annotations
+
+from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.graphs._support import replay_proof, why_no_graphs
+
+
+def apply(build: Build) -> None:
+    """Replace the transformer's `forward`, or the blocks that a cache may skip, by a replay."""
+    from fluxfast.optimizations.graphs._replay import GraphReplay
+
+    transformer = build.pipeline.transformer
+    if build.plan.on(Axis.CACHE):
+        # cache-dit's middle blocks: between the first, by which it decides, and the last.
+        cached = transformer.cached_blocks
+        cached.call_Mn_blocks = transformer.replayed = GraphReplay(cached.call_Mn_blocks)
+    else:
+        transformer.forward = transformer.replayed = GraphReplay(transformer.forward)
+
+
+def proof(evidence: Evidence) -> Proof:
+    """Return a proof: active if the graph was replayed."""
+    return replay_proof(evidence.pipeline.transformer.replayed)
+
+
+OPTIMIZATION = Optimization(
+    name="cuda_graph",
+    axis=Axis.GRAPH,
+    summary="a step, or the blocks that a cache may skip, replayed as one CUDA graph",
+    apply=apply,
+    proof=proof,
+    why_unsupported=why_no_graphs,
+    conflicts={
+        "compile": "max-autotune has CUDA graphs of its own",
+        "export_aoti": "its package is replayed as CUDA graphs already",
+    },
+    on_by_default=lambda hardware: True,
+)

@@ -1,0 +1,1 @@
+"""Less work for the host between kernels."""

@@ -1,0 +1,105 @@
+"""What the torchao quantizations share: which layers they take, and how that is proved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fluxfast.hardware import Hardware, Platform
+from fluxfast.optimizations.base import Build, Evidence, Package, Proof
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+TORCHAO = Package(name="torchao", install='pip install "torchao>=0.18"')
+# Part of the name of the operator, of Inductor's kernel for it, or of cuBLAS's inside a CUDA graph.
+FP8_GEMMS = ("_scaled_mm", "nvjet_sm90_qq")
+INT8_GEMMS = ("_int_mm",)
+FP8_ARCHITECTURES_AMD = ("gfx942", "gfx950")  # MI300 and MI350
+
+
+def is_quantizable(module: nn.Module, name: str) -> bool:
+    """Whether a layer is quantized: linear layers of the blocks, without the modulation.
+
+    A modulation layer has one row per step, so it is bound by reading its weights, not by
+    arithmetic.
+    """
+    from torch import nn
+
+    return (
+        isinstance(module, nn.Linear)
+        and "transformer_blocks." in name
+        and "norm" not in name
+        and module.in_features % 16 == 0
+        and module.out_features % 16 == 0
+    )
+
+
+def quantize_blocks(build: Build, config: Any) -> None:
+    """Quantize the block layers in place; `config` must not set Inductor's global flags."""
+    from torchao.quantization import quantize_
+
+    quantize_(build.pipeline.transformer, config, filter_fn=is_quantizable)
+
+
+def quantization_proof(
+    evidence: Evidence, dtype: torch.dtype, gemms: tuple[str, ...], *, per_row: bool
+) -> Proof:
+    """Return a proof: active if the block layers, and no others, hold `dtype` and a GEMM used it.
+
+    Args:
+        evidence: one profiled image.
+        dtype: dtype of the quantized values.
+        gemms: parts of the names of GEMM operators or kernels that compute in that dtype. A
+            quantized weight may still be dequantized and multiplied as something else.
+        per_row: one scale per output row is expected, else one per tensor.
+    """
+    from torch import nn
+
+    ours, others = list[Any](), list[Any]()
+    for name, module in evidence.pipeline.transformer.named_modules():
+        if isinstance(module, nn.Linear):
+            is_ours = is_quantizable(module, name.replace("_orig_mod.", ""))
+            (ours if is_ours else others).append(module.weight.data)
+    fitting = [
+        w
+        for w in filter(_is_quantized, ours)
+        if w.qdata.dtype is dtype and (w.scale.numel() == w.shape[0]) is per_row
+    ]
+    unexpected = sum(map(_is_quantized, others))
+    ran = evidence.operators_matching(*gemms)
+    detail = (
+        f"{len(fitting)} of {len(ours)} block layers hold {str(dtype).removeprefix('torch.')}, "
+        f"multiplied by {ran[0] if ran else 'something else'}"
+    )
+    if unexpected:
+        detail += f"; {unexpected} other layers are quantized, too"
+    is_active = 0 < len(ours) == len(fitting) and bool(ran) and not unexpected
+    return Proof(is_active=is_active, detail=detail)
+
+
+def _is_quantized(weight: torch.Tensor) -> bool:
+    import torch
+
+    return type(weight) is not torch.Tensor
+
+
+def fp8_proof(evidence: Evidence, *, per_row: bool) -> Proof:
+    """Prove quantization to the fp8 dtype of this machine: MI300 has another than NVIDIA."""
+    from torchao.float8.config import e4m3_dtype
+
+    return quantization_proof(evidence, e4m3_dtype, FP8_GEMMS, per_row=per_row)
+
+
+def has_fp8(hardware: Hardware) -> bool:
+    """Whether the GPU has fp8 tensor cores: Ada (8.9) and later, MI300 and later."""
+    if hardware.platform is Platform.ROCM:
+        return hardware.architecture in FP8_ARCHITECTURES_AMD
+    return hardware.compute_capability >= (8, 9)
+
+
+def why_no_fp8(hardware: Hardware) -> str | None:
+    """Return the reason where the hardware has no fp8 tensor cores."""
+    if has_fp8(hardware):
+        return None
+    return "requires an NVIDIA GPU of compute capability 8.9 or an AMD MI300; use int8 instead"

@@ -1,0 +1,47 @@
+"""Weights and activations in bfloat16."""
+
+from __future__ import annotations
+
+from fluxfast.hardware import Hardware, Platform
+from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+
+
+def apply(build: Build) -> None:
+    """Do nothing: the weights are loaded in bfloat16 (`load_dtype`)."""
+
+
+def proof(evidence: Evidence) -> Proof:
+    """Return a proof: active if every parameter of the transformer is bfloat16."""
+    import torch
+
+    parameters = list(evidence.pipeline.transformer.parameters())
+    wrong = {p.dtype for p in parameters} - {torch.bfloat16}
+    detail = f"{len(parameters)} transformer parameters, {wrong or 'all bfloat16'}"
+    return Proof(is_active=not wrong, detail=detail)
+
+
+def why_unsupported(hardware: Hardware) -> str | None:
+    """Return the reason where an NVIDIA GPU is older than compute capability 8.0."""
+    if hardware.platform is Platform.CUDA and hardware.compute_capability < (8, 0):
+        return "requires compute capability 8.0"
+    return None
+
+
+def slow_to_generate(hardware: Hardware) -> str | None:
+    """Return the reason where bfloat16 is emulated."""
+    return None if hardware.is_gpu else "bfloat16 is slower than float32 on a CPU without AMX"
+
+
+OPTIMIZATION = Optimization(
+    name="bf16",
+    axis=Axis.DTYPE,
+    summary="weights and activations in bfloat16",
+    apply=apply,
+    proof=proof,
+    load_dtype="bfloat16",
+    is_reference=True,
+    why_unsupported=why_unsupported,
+    slow_to_generate=slow_to_generate,
+    # On a CPU float32 is the reference, and bfloat16 is slower without AMX.
+    on_by_default=lambda hardware: hardware.is_gpu,
+)

@@ -1,0 +1,238 @@
+"""Discover the optimizations, choose the defaults of a machine, and check combinations.
+
+Pure and without torch. `plan()` checks everything that is asked for before anything is changed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
+
+from fluxfast.errors import FluxFastError, PlanError
+from fluxfast.hardware import Hardware
+from fluxfast.optimizations.base import Axis, Optimization, Plan, Situation
+
+
+@cache
+def optimizations() -> dict[str, Optimization]:
+    """Return every optimization by name, in the order of their axes.
+
+    Raises:
+        FluxFastError: two files define one name, or a file defines no `OPTIMIZATION`.
+    """
+    found: dict[str, Optimization] = {}
+    files: dict[str, str] = {}
+    for module in _modules():
+        loaded = importlib.import_module(module)
+        optimization = getattr(loaded, "OPTIMIZATION", None)
+        if not isinstance(optimization, Optimization):
+            raise FluxFastError(
+                "a file of fluxfast/optimizations/ defines no optimization",
+                got=str(loaded.__file__),
+                allowed="a constant OPTIMIZATION of type Optimization",
+                remedy="define it, or let the name of a shared file begin with an underscore",
+            )
+        if optimization.name in found:
+            raise FluxFastError(
+                f"two files define the optimization {optimization.name!r}",
+                got=f"{files[optimization.name]} and {loaded.__file__}",
+                allowed="one file for each name",
+                remedy="rename one of them",
+            )
+        found[optimization.name], files[optimization.name] = optimization, str(loaded.__file__)
+    order = list(Axis)
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[1].axis), item[0])))
+
+
+def _modules() -> Iterator[str]:
+    """Yield the dotted name of each optimization's module: a folder of a kind, then a file."""
+    import fluxfast.optimizations as root
+
+    for kind in pkgutil.iter_modules(root.__path__, f"{root.__name__}."):
+        if not kind.ispkg:
+            continue
+        folder = importlib.import_module(kind.name)
+        for file in pkgutil.iter_modules(folder.__path__, f"{kind.name}."):
+            if not file.name.rpartition(".")[2].startswith("_"):
+                yield file.name
+
+
+def optimization_named(name: str) -> Optimization:
+    """Return the optimization of that name.
+
+    Raises:
+        PlanError: there is none; the error lists the names.
+    """
+    known = optimizations()
+    if name not in known:
+        raise PlanError(
+            "unknown optimization",
+            got=name,
+            allowed=", ".join(known),
+            remedy="`fluxfast doctor` describes each one",
+        )
+    return known[name]
+
+
+def choices(axis: Axis) -> list[Optimization]:
+    """Return the optimizations of an axis."""
+    return [o for o in optimizations().values() if o.axis is axis]
+
+
+def plan(names: Iterable[str], situation: Situation) -> Plan:
+    """Return the checked plan for `names`.
+
+    Raises:
+        PlanError: with every reason why the combination is not supported.
+    """
+    requested, hardware = list(names), situation.hardware
+    problems = _all_problems(requested, situation)
+    if problems:
+        raise PlanError(
+            "incompatible optimizations",
+            got=f"{' + '.join(requested)} on {hardware.name} ({hardware.architecture})",
+            allowed="a combination without\n           " + "\n           ".join(problems),
+            remedy="leave out the optimizations that are named, or see `fluxfast doctor`",
+        )
+    ordered = tuple(optimization_named(name) for name in in_order(requested))
+    return Plan(optimizations=ordered, situation=situation)
+
+
+def _all_problems(requested: list[str], situation: Situation) -> list[str]:
+    wanted = [optimization_named(name) for name in requested]
+    repeated = [name for name in sorted(set(requested)) if requested.count(name) > 1]
+    problems = [f"{name} is given twice" for name in repeated]
+    problems += _axis_clashes(wanted)
+    for optimization in wanted:
+        problems += _problems(optimization, wanted, situation)
+    return problems
+
+
+def _axis_clashes(wanted: list[Optimization]) -> list[str]:
+    clashes = []
+    for axis in Axis:
+        names = sorted({o.name for o in wanted if o.axis is axis})
+        if len(names) > 1:
+            clashes.append(f"only one of {', '.join(names)}: each decides {axis.value}")
+    return clashes
+
+
+def _problems(
+    optimization: Optimization, wanted: list[Optimization], situation: Situation
+) -> list[str]:
+    present = {o.name for o in wanted} | {o.axis for o in wanted}
+    reasons = [
+        optimization.why_unavailable(situation.hardware),
+        optimization.why_unsupported_request(situation),
+    ]
+    reasons += [
+        f"requires {_one_of(name)}: {why}"
+        for name, why in optimization.requires.items()
+        if name not in present
+    ]
+    for other in wanted:
+        why = optimization.conflicts.get(other.name) or other.conflicts.get(optimization.name)
+        reasons += [f"conflicts with {other.name}: {why}"] if why else []
+    return [f"{optimization.name}: {reason}" for reason in reasons if reason]
+
+
+def _one_of(name: str) -> str:
+    """Describe a requirement: an optimization, or any choice of an axis."""
+    if isinstance(name, Axis):
+        return f"one of {', '.join(o.name for o in choices(name))}"
+    return name
+
+
+def is_valid(names: Iterable[str], situation: Situation) -> bool:
+    """Whether `plan` accepts the names."""
+    return why_invalid(names, situation) is None
+
+
+def why_invalid(names: Iterable[str], situation: Situation) -> str | None:
+    """Return the reasons of the PlanError that `plan` would raise, or None."""
+    return "; ".join(_all_problems(list(names), situation)) or None
+
+
+def default_names(
+    situation: Situation, chosen: Mapping[Axis, str | None] | None = None
+) -> tuple[str, ...]:
+    """Return the default optimizations; `chosen` fixes an axis, None leaves it out.
+
+    A default that does not go with a choice is replaced by the next best of its axis, or left out.
+    A choice is never changed.
+    """
+    chosen = chosen or {}
+    fixed = [name for name in chosen.values() if name]
+    names = fixed + [
+        name
+        for axis in Axis
+        if axis not in chosen and (name := default_choice(axis, situation.hardware))
+    ]
+    refused = set[str]()
+    while misfits := _misfits(names, situation, keep=fixed):
+        refused.add(misfits[-1])
+        names.remove(misfits[-1])
+        axis = optimization_named(misfits[-1]).axis
+        if next_best := default_choice(axis, situation.hardware, besides=refused):
+            names.append(next_best)
+    return in_order(names)
+
+
+def default_choice(
+    axis: Axis, hardware: Hardware, *, lossless: bool = False, besides: Collection[str] = ()
+) -> str | None:
+    """Return the default optimization of an axis on this hardware, or None.
+
+    Args:
+        axis: the axis to decide.
+        hardware: the machine.
+        lossless: consider lossless optimizations only.
+        besides: names that are not considered.
+    """
+    able = [o for o in available(axis, hardware) if o.on_by_default(hardware)]
+    able = [o for o in able if o.name not in besides and not (lossless and o.is_lossy)]
+    return min(able, key=lambda o: o.preference).name if able else None
+
+
+def available(axis: Axis, hardware: Hardware) -> list[Optimization]:
+    """Return the optimizations of an axis that this hardware can run."""
+    return [o for o in choices(axis) if o.why_unavailable(hardware) is None]
+
+
+def eager_names(hardware: Hardware) -> tuple[str, ...]:
+    """Return the optimizations of the unoptimized pipeline: bfloat16 on a GPU, none on a CPU."""
+    return tuple(o.name for o in _references() if o.on_by_default(hardware))
+
+
+def eager_combinations() -> tuple[tuple[str, ...], ...]:
+    """Return the combinations that count as unoptimized on some hardware, the fastest first."""
+    return (*((o.name,) for o in _references()), ())
+
+
+def _references() -> list[Optimization]:
+    return [o for o in optimizations().values() if o.is_reference]
+
+
+def compiles(names: Iterable[str]) -> bool:
+    """Whether one of the names runs a compiler; a name that is not known any more does not."""
+    known = optimizations()
+    return any(name in known and known[name].compiles for name in names)
+
+
+def decides(names: Iterable[str], axis: Axis) -> bool:
+    """Whether one of the names decides the axis; a name that is not known any more does not."""
+    known = optimizations()
+    return any(name in known and known[name].axis is axis for name in names)
+
+
+def _misfits(names: list[str], situation: Situation, keep: list[str]) -> list[str]:
+    wanted = [optimization_named(name) for name in in_order(names)]
+    return [o.name for o in wanted if o.name not in keep and _problems(o, wanted, situation)]
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names in the order of their axes."""
+    order = list(optimizations())
+    return tuple(sorted(names, key=lambda name: order.index(optimization_named(name).name)))

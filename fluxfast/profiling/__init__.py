@@ -1,0 +1,1 @@
+"""Profiles, traces, the roofline of a denoising step, and GPU telemetry."""

@@ -1,0 +1,93 @@
+"""What this machine reaches at the shapes of a step: products, attention, copies, measured here.
+
+These are ceilings of a loop over one kernel. Under a power limit a pipeline, whose kernels take
+turns, can reach more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fluxfast.hardware import Hardware
+from fluxfast.optimizations.base import Attend
+from fluxfast.profiling.device_clock import median_ms
+from fluxfast.profiling.roofline import Ceilings, Shape
+
+COPIED_BYTES = 2**30
+
+
+def _noise(*shape: int, device: str, dtype: torch.dtype) -> Tensor:
+    """Random values, for zeros draw less power and run faster; fp8 rows reach up to 448."""
+    spread = 100.0 if dtype is torch.float8_e4m3fn else 1.0
+    return torch.randn(shape, device=device).mul_(spread).to(dtype)
+
+
+def product_tflops(shape: Shape, hardware: Hardware, *, fp8: bool) -> float:
+    """Of the largest product of a step, the output of a single block's attention and MLP."""
+    tokens, inner, outer = shape.tokens, shape.hidden + shape.mlp, shape.hidden
+    device, dtype = hardware.device, torch.bfloat16 if hardware.is_gpu else torch.float32
+    if fp8:
+        call = scaled_product(tokens, inner, outer, device)
+    else:
+        rows, weight = (_noise(n, inner, device=device, dtype=dtype) for n in (tokens, outer))
+        call = lambda: F.linear(rows, weight)  # noqa: E731
+    return 2.0 * tokens * inner * outer / median_ms(call, device) / 1e9
+
+
+def scaled_product(
+    tokens: int, inner: int, outer: int, device: str, *, per_row: bool = True
+) -> Callable[[], Tensor]:
+    """`torch._scaled_mm` of random rows and weights, by row or by tensor, fast accumulation."""
+    rows, weight = (
+        _noise(n, inner, device=device, dtype=torch.float8_e4m3fn) for n in (tokens, outer)
+    )
+    scales = torch.rand(tokens if per_row else 1, 1, device=device)
+    weight_scales = torch.rand(1, outer if per_row else 1, device=device)
+    if not per_row:
+        scales, weight_scales = scales.squeeze(), weight_scales.squeeze()
+    return lambda: torch._scaled_mm(
+        rows,
+        weight.t(),
+        scale_a=scales,
+        scale_b=weight_scales,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=True,
+    )
+
+
+def attention_tflops(shape: Shape, heads: int, hardware: Hardware, attend: Attend) -> float:
+    """Of `attend` on (batch, tokens, heads, head_dim) of the step's shape."""
+    tokens = shape.text_tokens + shape.image_tokens
+    dtype = torch.bfloat16 if hardware.is_gpu else torch.float32
+    heads_of = (
+        _noise(
+            shape.batch, tokens, heads, shape.hidden // heads, device=hardware.device, dtype=dtype
+        )
+        for _ in range(3)
+    )
+    query, key, value = heads_of
+    operations = 4.0 * shape.batch * tokens**2 * shape.hidden
+    return operations / median_ms(lambda: attend(query, key, value), hardware.device) / 1e9
+
+
+def copy_tb_s(hardware: Hardware) -> float:
+    """Bytes read and written by a copy within the device's memory."""
+    size = COPIED_BYTES if hardware.is_gpu else COPIED_BYTES // 64
+    source = torch.randint(0, 127, (size,), dtype=torch.int8, device=hardware.device)
+    target = torch.empty_like(source)
+    return 2.0 * size / median_ms(lambda: target.copy_(source), hardware.device) / 1e9
+
+
+def measured_ceilings(
+    shape: Shape, heads: int, hardware: Hardware, *, fp8: bool, attend: Attend
+) -> Ceilings:
+    """The ceilings of a step with these products and this attention."""
+    return Ceilings(
+        gemm_tflops=product_tflops(shape, hardware, fp8=fp8),
+        attention_tflops=attention_tflops(shape, heads, hardware, attend),
+        copy_tb_s=copy_tb_s(hardware),
+    )

@@ -1,0 +1,169 @@
+"""Exported packages: right, bound to the live weights, and refused where anything differs."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from fluxfast.bench.cases.planned import planned_case, situation_of
+from fluxfast.errors import ArtifactError
+from fluxfast.hardware import detect
+from fluxfast.models.spec import DEV, default_request
+from fluxfast.models.weights import resolve
+from fluxfast.optimizations.base import Artifacts, Situation
+from fluxfast.optimizations.compilation import _manifest as manifest
+from fluxfast.optimizations.compilation._package import export_package, load_package
+from fluxfast.optimizations.graphs._replay import call_key
+from fluxfast.pipeline.build import build
+from fluxfast.profiling.evidence import gather_evidence, proofs
+from tests.support.machines import H200
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x, scale=None, flag=False):
+        return (self.linear(x),)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    module, path = Scaled().requires_grad_(False), tmp_path_factory.mktemp("package") / "scaled.pt2"
+    entry = export_package(module, {"x": torch.randn(4, 8), "scale": None, "flag": False}, path)
+    return module, path, json.loads(json.dumps(entry))
+
+
+def test_a_package_reads_the_weights_of_the_module_it_is_loaded_over(exported):
+    _, path, entry = exported
+    assert list(path.parent.iterdir()) == [path]
+    for _ in range(2):
+        other, x = Scaled().requires_grad_(False), torch.randn(4, 8)
+        package = load_package(path, other, entry)
+        assert torch.allclose(package(x=x, scale=None, flag=False)[0], other(x)[0], atol=1e-6)
+        other.linear.weight.mul_(2)
+        assert torch.allclose(package(x=x, scale=None, flag=False)[0], other(x)[0], atol=1e-6)
+
+
+def test_a_package_that_crashes_when_loaded_is_refused_and_not_kept(tmp_path, monkeypatch):
+    crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    monkeypatch.setattr("fluxfast.optimizations.compilation._package.LOADING", crash)
+    with pytest.raises(ArtifactError, match="signal 11, compiled with CXX"):
+        export_package(nn.Linear(2, 2), {"input": torch.randn(1, 2)}, tmp_path / "linear.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_strides_are_laid_out_as_exported(exported):
+    module, path, entry = exported
+    x = torch.randn(8, 4).T
+    out = load_package(path, module, entry)(x=x, scale=None, flag=False)[0]
+    assert torch.allclose(out, module(x)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"x": torch.randn(5, 8)},
+        {"x": torch.randn(4, 8).double()},
+        {"scale": torch.ones(())},
+        {"flag": True},
+        {"more": 1},
+    ],
+    ids=["shape", "dtype", "tensor for None", "constant", "keyword"],
+)
+def test_a_call_of_another_shape_is_refused(exported, change):
+    module, path, entry = exported
+    with pytest.raises(ArtifactError, match="another shape"):
+        load_package(path, module, entry)(
+            **{"x": torch.randn(4, 8), "scale": None, "flag": False} | change
+        )
+
+
+def test_another_model_is_refused(exported):
+    _, path, entry = exported
+    other = Scaled()
+    other.linear = nn.Linear(8, 16)
+    with pytest.raises(ArtifactError, match=r"linear\.(weight|bias)"):
+        load_package(path, other, entry)
+
+
+def test_a_replaced_file_is_refused(exported, tmp_path):
+    module, path, entry = exported
+    changed = tmp_path / "changed.pt2"
+    changed.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ArtifactError, match="another hash"):
+        load_package(changed, module, entry)
+    with pytest.raises(ArtifactError, match="missing"):
+        load_package(tmp_path / "none.pt2", module, entry)
+
+
+def description(**changes):
+    hardware = dataclasses.replace(H200, **changes.pop("hardware", {}))
+    request = default_request(DEV, side=1024, **changes)
+    names = ("bf16", "export_aoti")
+    return manifest.described(Situation(model=DEV, hardware=hardware, request=request), names)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"hardware": {"name": "NVIDIA H100"}},
+            r"gpu: exported with NVIDIA H200 \(sm_90\), here NVIDIA H100",
+        ),
+        ({"hardware": {"packages": {"torch": "9"}}}, "stack torch: exported with 1, here 9"),
+        ({"height": 512}, "height: exported with 1024, here 512"),
+        ({"batch_size": 2}, "batch_size: exported with 1, here 2"),
+    ],
+)
+def test_a_manifest_names_what_differs(tmp_path, change, told):
+    manifest.write(tmp_path, description(), {"transformer": {}})
+    assert manifest.read(tmp_path, description()) == {"transformer": {}}
+    with pytest.raises(ArtifactError, match=told):
+        manifest.read(tmp_path, description(**change))
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
+def test_a_missing_or_broken_manifest_is_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / manifest.FILE).write_text(text)
+    remedy = "run once with --compile_export_mode export_aoti, without --use-cached-model"
+    with pytest.raises(ArtifactError, match=remedy):
+        manifest.read(tmp_path, description())
+
+
+def test_a_graph_is_keyed_on_every_tensor_wherever_it_is_passed():
+    x, y = torch.zeros(2, 3), torch.zeros(3, 2)
+    keys = {
+        call_key((x,), {}),
+        call_key((y,), {}),
+        call_key((), {"x": x}),
+        call_key((y.T,), {}),
+        call_key((x.double(),), {}),
+        call_key((x,), {"flag": True}),
+        call_key((x,), {"flag": False}),
+        call_key(([x],), {}),
+    }
+    assert len(keys) == 8
+    assert call_key((x,), {}) == call_key((torch.ones(2, 3),), {})
+
+
+def test_a_pipeline_draws_the_same_through_its_packages_and_from_the_cache(tmp_path):
+    here = detect("cpu")
+    checkpoint = resolve("schnell", "mini", here)
+    situation = situation_of(checkpoint, here, height=64, width=32, num_inference_steps=2)
+    names = ("fused_projections", "sdpa", "channels_last", "int8", "export_aoti")
+    eager, planned = (planned_case(n, checkpoint, situation) for n in (names[:-1], names))
+    with build(checkpoint, eager.plan) as pipeline:
+        expected = pipeline.draw(output_type="pt")
+    for use_cached in (False, True):
+        artifacts = Artifacts(folder=tmp_path, use_cached=use_cached)
+        with build(checkpoint, planned.plan, artifacts=artifacts) as pipeline:
+            assert torch.allclose(pipeline.draw(output_type="pt"), expected, atol=2e-2)
+            assert proofs(gather_evidence(pipeline))["export_aoti"].is_active
+    other = planned_case(names, checkpoint, situation_of(checkpoint, here, height=32, width=32))
+    with pytest.raises(ArtifactError, match="no usable exported package"):
+        build(checkpoint, other.plan, artifacts=Artifacts(folder=tmp_path, use_cached=True))

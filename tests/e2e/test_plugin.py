@@ -1,0 +1,246 @@
+"""`pytest perf_tests` as people run it: what passes, what fails, and with which exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from fluxfast.bench.baselines.baseline import cpu_slug
+from fluxfast.bench.results.artifacts import picture_path, read_figures
+from fluxfast.bench.results.result import read_result
+from fluxfast.hardware import detect
+from fluxfast.pytest_plugin.plugin import INVALID_RUNNER_STATUS
+
+REPOSITORY = Path(__file__).parents[2]
+pytest_plugins = ["pytester"]
+
+# One quick case: the unoptimized pipeline on a small image.
+EAGER = ["perf_tests", "--model=schnell", "--resolution=64", "--rounds=2", "-k", "eager"]
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """The suite in a folder of its own, with local baselines of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    pytester.makeconftest('pytest_plugins = ["fluxfast.pytest_plugin.plugin"]')
+    pytester.mkdir("perf_tests")
+    for name in ("conftest.py", "test_latency.py"):
+        text = (REPOSITORY / "perf_tests" / name).read_text()
+        (pytester.path / "perf_tests" / name).write_text(text)
+    return pytester
+
+
+def local_baseline(project) -> Path:
+    return project.path / ".fluxfast" / "baselines" / f"{cpu_slug(detect('cpu'))}.json"
+
+
+def run(project, *arguments):
+    return project.runpytest_subprocess(*EAGER, "--gpu=cpu", *arguments)
+
+
+def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
+    first = run(project, "--benchmark-json=benchmark.json", "--junitxml=junit.xml")
+    first.assert_outcomes(passed=2)
+    first.stdout.fnmatch_lines(
+        ["*this CPU has no baseline yet*", "*they gate from the next run on*"]
+    )
+    benchmark = json.loads((project.path / "benchmark.json").read_text())["benchmarks"][0]
+    assert len(benchmark["stats"]["data"]) == 2
+    assert len(benchmark["extra_info"]["images"][0]["step_ms"]) == 4
+    assert benchmark["extra_info"]["environment"]["hardware"]["platform"] == "cpu"
+
+    first.stdout.re_match_lines(
+        [
+            r"\[1/1\] schnell, eager: building the eager pipeline .*",
+            r"\[1/1\] schnell, eager: building$",
+            r"\[1/1\] schnell, eager: first image",
+            r"\[1/1\] schnell, eager: warming up",
+            r"\[1/1\] schnell, eager: sampling: 2 images",
+            r"schnell +eager .* same .* recorded",  # the picture, beside that of the eager pipeline
+        ],
+        consecutive=False,
+    )
+    assert junit_outcomes(project) == [[], []]
+
+    second = run(project, "-q")
+    assert second.ret == 0 and "eager: sampling" not in second.stdout.str()
+    second.stdout.re_match_lines(
+        [r"schnell\s+eager.*(same|UNDECIDED)", r"cases with another process in .* takes 3: 1"]
+    )
+    second.stdout.no_fnmatch_line("*they gate from the next run on*")
+    path = local_baseline(project)
+    recorded = path.read_text()
+    assert len(json.loads(recorded)["cases"][0]["processes"]) == 2
+
+    # The pipeline got ten times slower than its baseline says.
+    rewrite(path, lambda p: p.update(reference_e2e_s=[s * 10 for s in p["reference_e2e_s"]]))
+    slower = run(project, "--junitxml=junit.xml")
+    assert slower.ret == pytest.ExitCode.TESTS_FAILED
+    assert junit_outcomes(project) == [[], ["failure"]]
+    slower.assert_outcomes(passed=1, failed=1)
+    slower.stdout.fnmatch_lines(
+        ["*SLOWER: whole image: eager_ratio *", "*remedy: *baseline accept*"]
+    )
+
+    # The machine got ten times slower: no figure of the case says anything.
+    path.write_text(recorded)
+    rewrite(path, lambda p: p["canaries"].update(python_ms=[0.1 * p["canaries"]["python_ms"][0]]))
+    invalid = run(project, "--lf")  # the verdict alone, and it measures the case by itself
+    assert invalid.ret == INVALID_RUNNER_STATUS
+    invalid.assert_outcomes(skipped=1)
+    invalid.stdout.fnmatch_lines(["*INVALID RUNNER: canary python_ms *"])
+
+
+def junit_outcomes(project) -> list[list[str]]:
+    """What each test case of the file has in it; none where it passed."""
+    root = ElementTree.parse(project.path / "junit.xml").getroot()
+    return [
+        [element.tag for element in test if element.tag != "properties"]
+        for test in root.iter("testcase")
+    ]
+
+
+def rewrite(path, change):
+    """Change each process of a baseline."""
+    data = json.loads(path.read_text())
+    for process in data["cases"][0]["processes"]:
+        change(process)
+    path.write_text(json.dumps(data))
+
+
+def test_recording_judges_nothing_and_leaves_a_candidate(project):
+    recorded = run(project, "--record", "--results=candidate")
+    recorded.assert_outcomes(skipped=2)
+    recorded.stdout.fnmatch_lines(["*accept them with: fluxfast baseline accept*candidate"])
+    (path,) = (project.path / "candidate").glob("*.json")
+    case = read_result(path).case
+    assert case.num_inference_steps == 4
+    folder = project.path / "candidate"
+    with Image.open(picture_path(folder, case)) as picture:
+        assert picture.size == (64, 64)
+    assert read_figures(folder, "quality", case) == {"psnr_db": None, "ssim": 1.0}
+    assert read_figures(folder, "kernels", case)["GEMM"] > 0
+    assert not local_baseline(project).exists()
+
+
+def test_a_corrupt_baseline_stops_the_run_before_it_begins(project):
+    path = local_baseline(project)
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    result = run(project)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*corrupt or truncated*"])
+    assert path.read_text() == "{"
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("--gpu=h200", "not the GPU that --gpu names"),
+        ("--gpu=h300", "no baseline file of this name"),
+        ("--matrix=huge", "unknown matrix"),
+        ("--model=flux2", "unknown model"),
+        ("--weights=random", "unknown kind of weights"),
+        ("--shard=3/2", "no such shard"),
+        ("--resolution=100", "multiple of 16"),
+        ("--resume", "--resume needs the --results DIR"),
+        ("--against=", "--against is empty"),
+        ("--results=perf_tests/conftest.py/r", "nothing can be written in"),
+        ("--rounds=0", "--rounds is 0"),
+        ("--seconds=nan", "--seconds is nan"),
+        ("--batch-size=0", "batch_size"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told_at_once(project, argument, told):
+    result = project.runpytest_subprocess("perf_tests", argument)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert any(told in line for line in result.errlines)
+
+
+def test_a_gpu_case_without_a_baseline_fails_and_says_how_to_record_one(project):
+    """The machine is faked to be an L20, whose baseline is empty; the pipeline runs on the CPU."""
+    project.makeconftest(
+        """
+        import dataclasses
+        pytest_plugins = ["fluxfast.pytest_plugin.plugin"]
+        from fluxfast import hardware
+        from fluxfast.profiling import telemetry
+        from fluxfast.pytest_plugin import session as suite
+        from fluxfast.bench.measurement import sampler as measure
+        from fluxfast.hardware import Hardware, Platform
+
+        class PretendedL20(Hardware):
+            device = "cpu"
+            is_gpu = False
+
+        real = hardware.detect("cpu")
+        measure.environment = lambda machine: {"hardware": machine.to_json()}
+        measure.momentary = lambda machine: {}
+        telemetry.reader = lambda machine: None
+        suite.detect = lambda device: PretendedL20(**{
+            **vars(real), "platform": Platform.CUDA, "name": "NVIDIA L20", "architecture": "sm_89",
+        })
+        """
+    )
+    result = project.runpytest_subprocess(*EAGER, "--gpu=l20", "--weights=mini")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*NEW: no baseline for this case in nvidia-l20.json*--record*"])
+
+
+def test_an_optimization_that_is_not_there_fails(project):
+    result = project.runpytest_subprocess(
+        "-p",
+        "tests.support.sabotage.quantization_dropped",
+        *EAGER[:-1],
+        "int8 and not regional and not compile and not export_aoti and not dbcache",
+        "--matrix=full",
+        "--gpu=cpu",
+        "--shard=1/1",
+        "-x",
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*asked for but not in force: int8: 0 of 37 block layers*"])
+    result.assert_outcomes(failed=1)  # and nothing of the other cases after it
+    result.stdout.fnmatch_lines(["*stopping after 1 failures*"])
+
+
+def test_ctrl_c_keeps_the_results_so_far_and_resume_goes_on_from_them(project):
+    # In a step of the second case. Between two, CPython 3.11 may give the interrupt's traceback no
+    # line number, and pytest fails to print it; and a shell's background ignores the signal.
+    project.makepyfile(
+        ctrl_c="""
+        import signal
+        from pathlib import Path
+        from diffusers import FluxTransformer2DModel
+
+        step = FluxTransformer2DModel.forward
+
+        def interrupted(self, *arguments, **named):
+            if list(Path("kept").glob("*.json")):
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.raise_signal(signal.SIGINT)
+            return step(self, *arguments, **named)
+
+        FluxTransformer2DModel.forward = interrupted
+        """
+    )
+    command = [
+        sys.executable, "-m", "pytest", "perf_tests", "--gpu=cpu", "--resolution=64", "--rounds=1",
+        "-k", "eager", "--results=kept", "-p", "no:cacheprovider",
+    ]  # fmt: skip
+    there = dict(cwd=project.path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, text=True)
+    ended = subprocess.run([*command, "-p", "ctrl_c"], **there, capture_output=True)
+    folder = project.path / "kept"
+    kept = list(folder.glob("*.json"))
+    assert ended.returncode == pytest.ExitCode.INTERRUPTED, ended.stdout
+    assert all(read_result(path) for path in kept) and not list(folder.glob(".*"))
+    assert len(kept) == 1 and "schnell" in ended.stdout and "results: " in ended.stdout
+
+    again = subprocess.run([*command, "--resume"], **there, capture_output=True)
+    assert again.returncode == 0, again.stdout
+    assert len(list(folder.glob("*.json"))) == 3

@@ -1,0 +1,317 @@
+"""The page in a real browser: nothing is said on its console, it sorts, filters and turns dark."""
+
+import shutil
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+
+from fluxfast.cli.main import main
+from fluxfast.history.store import Acceptance, accept, append, measurement_of, opened
+from tests.support.synthetic_history import FIRST, SLOWER, made
+from tests.support.synthetic_results import ablation, write, write_baseline, write_extras
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER),
+    reason="no chromium and chromedriver here: apt-get install chromium chromium-driver",
+)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--window-size=1400,1000",
+)
+PATIENCE_S = 30
+READINGS = tuple({"sm_clock_mhz": 1980.0 - 15 * n, "temperature_c": 50.0 + n} for n in range(3))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """Of made results with every section: fp8_per_row got 30% slower."""
+    folder = tmp_path_factory.mktemp("page")
+    write_baseline(ablation(seed=1), folder / "nvidia-h200.json")
+    warming_up = [replace(r, telemetry=READINGS) for r in ablation({"fp8_per_row": 1.3})]
+    folders = write(warming_up, folder / "results")
+    write_extras(folders[0])
+    with opened(folder / "history.sqlite3", new=True) as connection:
+        append(connection, map(measurement_of, made()))
+        slower = (FIRST + timedelta(days=SLOWER)).isoformat(timespec="seconds")
+        merged = dict(pull="#7", merged_at=slower, who="kim", reason="needs float32")
+        accept(connection, [Acceptance(**merged, measured_at=slower)])
+    against = ["--against", str(folder / "nvidia-h200.json")]
+    history = ["--history", str(folder / "history.sqlite3")]
+    path = folder / "page.html"
+    assert main(["report", *map(str, folders), *against, *history, "--html", str(path)]) == 0
+    return path
+
+
+@contextmanager
+def open_browser(*flags):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = CHROMIUM
+        for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+        try:
+            yield browser
+        finally:
+            browser.quit()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def browser(chromium, page):
+    """With the page open and its charts drawn."""
+    chromium.get(page.as_uri())
+    wait_until_drawn(chromium)
+    return chromium
+
+
+@pytest.fixture(params=[1200, 700])
+def narrow(request, browser, page):
+    """The page opened in a window of so many pixels."""
+    size = {"width": request.param, "height": 757, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    wait_until_drawn(browser)
+    yield browser
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def wait_until_drawn(browser):
+    until = time.monotonic() + PATIENCE_S
+    while browser.execute_script("return document.documentElement.dataset.drawn") != "yes":
+        assert time.monotonic() < until, browser.get_log("browser")
+        time.sleep(0.1)
+
+
+def wait_for_text(browser, text):
+    until = time.monotonic() + PATIENCE_S
+    while (shown := find(browser, "#shown").text) != text:
+        assert time.monotonic() < until, shown
+        time.sleep(0.05)
+
+
+def visible_rows(browser, column):
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#cases tbody')].filter(b => !b.hidden)"
+        f".map(b => b.rows[0].cells[{column}].dataset.sort)"
+    )
+
+
+def find(browser, selector):
+    return browser.find_element("css selector", selector)
+
+
+def test_every_chart_is_drawn_and_nothing_is_said_or_fetched(browser, page):
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('.chart')].filter(c => !c.closest('[hidden]'))"
+        ".map(c => [c.dataset.spec, c.querySelectorAll('svg path').length])"
+    )
+    assert len(boxes) >= 10 and all(paths > 3 for _, paths in boxes), boxes
+    for picker, charts in (("steps", 2), ("roofline", 1), ("history", 1)):
+        browser.execute_script(
+            "const s = document.querySelector(`[data-picks=${arguments[0]}-charts]`);"
+            "s.selectedIndex = 1; s.dispatchEvent(new Event('change'));",
+            picker,
+        )
+        time.sleep(0.5)
+        shown = f"#{picker}-charts figure:not([hidden]) svg"
+        assert len(browser.find_elements("css selector", shown)) == charts, picker
+    titles = browser.execute_script(
+        "return [...document.querySelectorAll('#steps-charts figure:not([hidden]) h3')]"
+        ".map(h => h.textContent)"
+    )
+    assert len(titles) == 2 and len(set(titles)) == 1  # a case's steps, and its clocks below
+    assert browser.get_log("browser") == []
+    fetched = [
+        entry["message"]
+        for entry in browser.get_log("performance")
+        if 'Network.requestWillBeSent"' in entry["message"]
+    ]
+    assert fetched and not any('"url":"http' in m or '"url":"ws' in m for m in fetched)
+
+
+def test_every_picture_is_there_before_it_is_scrolled_to(browser):
+    widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
+    assert len(widths) == 3 * 16 and min(widths) > 0
+
+
+def test_names_beside_bars_are_whole_and_apart(tmp_path):
+    """Of the baselines of two GPUs, whose long names once ended in the same `…`."""
+    path = tmp_path / "two.html"
+    baselines = [f"baselines/nvidia-{gpu}.json" for gpu in ("h200", "h100")]
+    assert main(["report", *baselines, "--html", str(path)]) == 0
+    with open_browser() as browser:
+        browser.get(path.as_uri())
+        wait_until_drawn(browser)
+        names = browser.execute_script("""
+            return [...document.querySelectorAll('.chart svg')]
+                .filter((svg) => svg.getClientRects().length)
+                .flatMap((svg) => [...svg.querySelectorAll('.role-axis-label')])
+                .map((axis) => [...axis.querySelectorAll('text')]
+                    .filter((text) => text.getAttribute('opacity') !== '0').map((text) => {
+                    const { top, bottom, left, right } = text.getBoundingClientRect();
+                    return [top, left, bottom, right, text.textContent];
+                }));
+        """)
+    assert max(len(text) for axis in names for *_, text in axis) > 60
+    assert not [text for axis in names for *_, text in axis if "…" in text]
+    assert any({"1", "1.4", "2"} <= {text for *_, text in axis} for axis in names)  # of the shares
+    for axis in names:
+        for (*_, bottom, right, _), (top, left, *_, text) in pairwise(sorted(axis)):
+            assert top > bottom - 3 or left > right - 3, text
+
+
+def test_an_accepted_slowdown_is_named_where_it_began(page):
+    """At the change point of both cases that moved, and at no other."""
+    assert page.read_text().count("accepted in #7 by kim: needs float32") == 2
+
+
+def test_a_click_or_a_key_sorts_numbers_as_numbers(browser):
+    heads = browser.find_elements("css selector", "#cases thead th")
+    column = [head.text for head in heads].index("Step, ms")
+    button = heads[column].find_element("css selector", "button")
+    button.click()
+    rising = [float(value) for value in visible_rows(browser, column)]
+    assert rising == sorted(rising) and len(rising) == 18
+    assert heads[column].get_attribute("aria-sort") == "ascending"
+    button.send_keys("\ue007")  # Enter
+    assert [float(v) for v in visible_rows(browser, column)] == rising[::-1]
+    assert heads[column].get_attribute("aria-sort") == "descending"
+
+
+def test_filters_leave_the_rows_that_fit(browser):
+    from selenium.webdriver.support.select import Select
+
+    text = find(browser, "#filter-text")
+    text.send_keys("fp8_per_row −dbcache")
+    wait_for_text(browser, "8 of 18 cases")
+    Select(find(browser, "[data-filter=model]")).select_by_visible_text("dev")
+    wait_for_text(browser, "4 of 18 cases")
+    Select(find(browser, "[data-filter=outcome]")).select_by_visible_text("same")
+    wait_for_text(browser, "0 of 18 cases")
+    assert not visible_rows(browser, 0)
+    for name in ("model", "outcome"):
+        Select(find(browser, f"[data-filter={name}]")).select_by_value("")
+    text.send_keys("\ue009a", "\ue017")  # Ctrl-A, Delete
+    wait_for_text(browser, "18 of 18 cases")
+
+
+def test_the_basics_for_keyboards_and_screen_readers_are_there(browser):
+    """Names of controls, headings in order, texts of pictures, contrast of words in both themes."""
+    problems = browser.execute_script("""
+        const found = [];
+        for (const e of document.querySelectorAll('button, input, select'))
+            if (!(e.innerText.trim() || e.labels?.length || e.ariaLabel)) found.push(e.outerHTML);
+        for (const e of document.querySelectorAll('img, [role=img]'))
+            if (!(e.alt || e.ariaLabel)) found.push(e.outerHTML);
+        let last = 0;
+        for (const e of document.querySelectorAll('h1, h2, h3')) {
+            const level = Number(e.tagName[1]);
+            if (level > last + 1) found.push(e.textContent);
+            last = level;
+        }
+        if (!document.documentElement.lang || !document.querySelector('main')) found.push('main');
+        return found;
+    """)
+    assert problems == []
+    skip = browser.execute_script("""
+        const first = document.querySelector('a, button, input, select, [tabindex]');
+        first.focus();
+        return [first.className, first.getBoundingClientRect().left >= 0];
+    """)
+    assert skip == ["skip", True]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_words_stand_out_from_their_ground(browser, theme):
+    """WCAG 2 AA: a contrast of 4.5 for every word of the table, the banner and the charts."""
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": theme}]},
+    )
+    time.sleep(0.5)
+    wait_until_drawn(browser)
+    lowest, where = browser.execute_script("""
+        const rgba = (text) => text.match(/[\\d.]+/g).map(Number);
+        const linear = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+        const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+        const ground = (e) => {
+            for (; e; e = e.parentElement) {
+                const colour = rgba(getComputedStyle(e).backgroundColor);
+                if (colour.length < 4 || colour[3] > 0) return colour;
+            }
+        };
+        let lowest = [99, ''];
+        for (const e of document.querySelectorAll(
+            'td, th, p, a, dt, dd, h2, h3, .verdict, .banner, svg text')) {
+            if (!e.getClientRects().length) continue;
+            const style = getComputedStyle(e);
+            const word = rgba(e.tagName === 'text' ? style.fill : style.color);
+            const [x, y] = [light(word), light(ground(e))].sort((a, b) => b - a);
+            const contrast = (x + 0.05) / (y + 0.05);
+            if (contrast < lowest[0]) lowest = [contrast, e.outerHTML];
+        }
+        return lowest;
+    """)
+    assert lowest >= 4.5, where
+
+
+def test_a_link_jumps_to_a_heading_that_is_seen(narrow):
+    hidden = narrow.execute_script("""
+        document.documentElement.style.scrollBehavior = 'auto';
+        return [...document.querySelectorAll('nav a')].filter((link) => {
+            link.click();
+            const heading = document.querySelector(link.hash + ' h2');
+            const at = heading.getBoundingClientRect();
+            return document.elementFromPoint(at.left + 2, at.top + 1) !== heading;
+        }).map((link) => link.hash);
+    """)
+    assert hidden == []
+
+
+def test_the_whole_reason_is_read_without_scrolling_sideways(narrow):
+    reasons, page_scrolls = narrow.execute_script("""
+        const text = document.createRange();
+        const reasons = [...document.querySelectorAll('#cases .reason div')].map((reason) => {
+            text.selectNodeContents(reason);
+            return reason.closest('.scroll').getBoundingClientRect().right
+                - text.getBoundingClientRect().right;
+        });
+        return [reasons, document.documentElement.scrollWidth > innerWidth];
+    """)
+    assert len(reasons) == 10 and min(reasons) >= 0, reasons
+    assert not page_scrolls
+
+
+def test_the_words_of_a_chart_are_within_it(narrow):
+    clipped = narrow.execute_script("""
+        const within = (a, b) => a.left >= b.left && a.right <= b.right;
+        return [...document.querySelectorAll('.chart svg')].flatMap((svg) =>
+            [...svg.querySelectorAll('text')].filter((text) =>
+                !within(text.getBoundingClientRect(), svg.getBoundingClientRect())
+            ).map((text) => text.textContent));
+    """)
+    assert clipped == []

@@ -1,0 +1,561 @@
+"""The workflows: pinned, with few rights, and every `run:` line run as it stands.
+
+`fluxfast`, `python3 -m fluxfast.ci` and `git` are the real ones. GitHub, GPUs and
+registries are rehearsed: `gh`, `pytest`, `pip` and `make` are programs that note how they were
+called; `pytest` checks its options and leaves made results, `gh` answers from a file.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fluxfast.ci import pulls
+from fluxfast.ci.labels import GATING_LABEL, accepting_reason
+from fluxfast.ci.nights import BASELINE_BRANCH, first_measured, worth_proposing
+from fluxfast.ci.pulls import again_of, gate_of, is_wanted
+from fluxfast.ci.slowdowns import issue_actions
+
+REPOSITORY = Path(__file__).parents[2]
+FOLDER = REPOSITORY / ".github" / "workflows"
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in FOLDER.glob("*.yml")}
+STEPS = [
+    (name, job, step)
+    for name, workflow in WORKFLOWS.items()
+    for job, body in workflow["jobs"].items()
+    for step in body["steps"]
+]
+LINES = {(name, job, step["run"]) for name, job, step in STEPS if "run" in step}
+
+FAKE_PYTEST = """
+import pathlib, re, sys
+from tests.support.synthetic_results import ablation
+from fluxfast.bench.results.result import write_result
+known = re.findall(r'"(--[a-z-]+)"', pathlib.Path({plugin!r}).read_text())
+known += ["--junitxml", "--against"]
+options = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+assert sys.argv[1] == "perf_tests" and set(options) <= set(known), options
+results = pathlib.Path(sys.argv[sys.argv.index("--results") + 1])
+slower = {slower!r}
+if "--against" in sys.argv:
+    for side, made in (("A", ablation(seed=1)), ("B", ablation(slower, seed=2))):
+        for one in made:
+            write_result(results / f"{{side}}{{one.provenance['process'] + 1}}", one)
+else:
+    process = int(results.name)
+    part, count = map(int, sys.argv[sys.argv.index("--shard") + 1].split("/"))
+    # Of three made processes; the fourth is the first again, which a merge leaves out.
+    made = [r for r in ablation(slower, seed=2) if r.provenance["process"] == (process - 1) % 3]
+    for one in made:
+        if hash(one.case.model) % count == part - 1 or count == 1:
+            write_result(results, one)
+junit = pathlib.Path(sys.argv[sys.argv.index("--junitxml") + 1])
+junit.parent.mkdir(parents=True, exist_ok=True)
+failed = 10 if slower else 0
+junit.write_text(f'<testsuites><testsuite failures="{{failed}}" errors="0"/></testsuites>')
+sys.exit(1 if slower else 0)
+"""
+
+FAKE_GH = """
+import json, pathlib, sys
+state_file = pathlib.Path({state!r})
+state, words = json.loads(state_file.read_text()), sys.argv[1:]
+def after(name): return words[words.index(name) + 1]
+def body(): return pathlib.Path(after("-F").removeprefix("body=@")).read_text()
+state["calls"].append(words)
+if words[:2] == ["run", "list"]:
+    print(json.dumps([{{"databaseId": 5}}] if state["jobs"] else []))
+elif words[:2] == ["run", "view"]:
+    print(json.dumps({{"jobs": state["jobs"]}}))
+elif words[:2] == ["pr", "view"]:
+    print(json.dumps(state["pull"]))
+elif words[:2] == ["pr", "list"]:
+    print(json.dumps(state["merged"] if "merged" in words else state["pulls"]))
+elif words[:2] == ["pr", "create"]:
+    text = pathlib.Path(after("--body-file")).read_text()
+    state["pulls"].append({{"number": 77, "title": after("--title"), "body": text}})
+elif words[:2] == ["issue", "list"]:
+    print(json.dumps(state["issues"]))
+elif words[:2] == ["issue", "create"]:
+    number = len(state["issues"]) + 1
+    state["issues"].append({{"number": number, "state": "OPEN", "body": after("--body")}})
+elif words[:2] == ["issue", "close"]:
+    state["issues"][int(words[2]) - 1]["state"] = "CLOSED"
+elif words[0] == "api" and "POST" in words:
+    state["comments"].append(body())
+elif words[0] == "api" and "PATCH" in words:
+    state["comments"][int(words[3].rpartition("/")[2])] = body()
+elif words[0] == "api":
+    marked = after("--jq").split('"')[1]
+    print(*[n for n, text in enumerate(state["comments"]) if text.startswith(marked)])
+elif words[:2] not in (["pr", "edit"], ["auth", "setup-git"], ["run", "rerun"]):
+    sys.exit(f"gh {{words}} is not known here")
+state_file.write_text(json.dumps(state))
+"""
+NOTE = "import sys; print('rehearsed:', *sys.argv[1:])"
+
+
+class Rehearsal:
+    """A clone of the repository with stand-ins first on the path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bin = folder / "clone", folder / "bin"
+        self.state = folder / "github.json"
+        self.bin.mkdir()
+        subprocess.run(["git", "init", "--quiet", "--bare", str(folder / "origin")], check=True)
+        shutil.copytree(
+            REPOSITORY, self.folder, symlinks=True,
+            ignore=shutil.ignore_patterns(".git", ".venv", ".fluxfast", "__pycache__", ".*_cache"),
+        )  # fmt: skip
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("config", "user.name", "tests")
+        self.git("config", "user.email", "tests@example.org")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "main")
+        self.git("remote", "add", "origin", str(folder / "origin"))
+        self.git("push", "--quiet", "origin", "main")
+        self.set_github()
+        self.program("gh", FAKE_GH.format(state=str(self.state)))
+        self.set_slower({})
+        self.program("make", NOTE)
+        self.program("fluxfast", "import sys; from fluxfast.cli.main import main; sys.exit(main())")
+        self.program(
+            "python3",
+            "import os, sys\n"
+            "if sys.argv[1:4] == ['-m', 'pip', 'install']: print('rehearsed:', *sys.argv[1:])\n"
+            f"else: os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])",
+        )
+
+    def program(self, name: str, text: str) -> None:
+        path = self.bin / name
+        path.write_text(f"#!{sys.executable}\n{text}")
+        path.chmod(0o755)
+
+    def set_slower(self, slower: dict) -> None:
+        plugin = str(REPOSITORY / "fluxfast" / "pytest_plugin.py")
+        self.program("pytest", FAKE_PYTEST.format(plugin=plugin, slower=slower))
+
+    def set_github(self, **changes) -> None:
+        start = {"pull": {"labels": [], "body": ""}, "merged": [], "pulls": [], "issues": [],
+                 "comments": [], "calls": [], "jobs": []}  # fmt: skip
+        self.state.write_text(json.dumps(start | changes))
+
+    def github(self) -> dict:
+        return json.loads(self.state.read_text())
+
+    def git(self, *words: str) -> None:
+        subprocess.run(["git", *words], cwd=self.folder, check=True, stdout=subprocess.DEVNULL)
+
+    def run(self, line: str, **variables: str) -> subprocess.CompletedProcess:
+        environment = os.environ | {
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
+            "GITHUB_OUTPUT": str(self.folder / "output.txt"),
+            "GITHUB_STEP_SUMMARY": str(self.folder / "step-summary.md"),
+            "BASE": "origin/main",
+            "PULL": "12",
+            "MEASURED": "success",
+            "COMMIT": "abc",
+            "GPU": "h200",
+            "SHARD": "1/1",
+            **variables,
+        }
+        return subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", line],
+            cwd=self.folder, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+
+    def job(self, name: str, job: str, **variables: str) -> dict[str, int]:
+        """The exit status of each line of a job; all but `continue-on-error` have to be 0."""
+        statuses = {}
+        for step in WORKFLOWS[name]["jobs"][job]["steps"]:
+            if "run" in step:
+                done = self.run(step["run"], **variables)
+                allowed = step.get("continue-on-error") or "fluxfast.ci gate" in step["run"]
+                assert done.returncode == 0 or allowed, f"{step['run']}\n{done.stderr}"
+                statuses[step["run"]] = done.returncode
+        return statuses
+
+
+@pytest.fixture
+def rehearsal(tmp_path):
+    return Rehearsal(tmp_path)
+
+
+def test_actions_are_pinned_and_rights_are_few():
+    for name, workflow in WORKFLOWS.items():
+        triggers = workflow[True]  # YAML reads `on` so
+        assert "pull_request_target" not in triggers and "workflow_run" not in triggers
+        assert set(workflow["permissions"] or {}) <= {"contents"}
+        assert "write" not in (workflow["permissions"] or {}).values()
+        jobs = workflow["jobs"].values()
+        assert "concurrency" in workflow or all("concurrency" in job for job in jobs)
+        for job, body in workflow["jobs"].items():
+            rights = body.get("permissions", workflow["permissions"])
+            writes = [right for right, level in rights.items() if level == "write"]
+            assert not writes or (name, job) in {
+                ("perf-gate", "gate"), ("perf-label", "again"), ("nightly", "publish"),
+                ("nightly", "tell"), ("nightly", "pages"),
+            }  # fmt: skip
+            assert not (writes and "self-hosted" in body["runs-on"])
+            assert body["timeout-minutes"]
+    for _, _, step in STEPS:
+        if "uses" in step:
+            assert re.search(r"@[0-9a-f]{40}$", step["uses"])
+            if "checkout" in step["uses"]:
+                assert step["with"]["persist-credentials"] is False
+
+
+def test_nothing_of_a_fork_reaches_a_gpu_or_a_token_that_writes():
+    jobs = WORKFLOWS["perf-gate"]["jobs"] | WORKFLOWS["perf-label"]["jobs"]
+    same_repository = "github.event.pull_request.head.repo.full_name == github.repository"
+    for job, body in jobs.items():
+        assert same_repository in body["if"], job
+        if "write" in body["permissions"].values():
+            checkout = body["steps"][0]["with"]["ref"]
+            assert checkout == "${{ github.event.pull_request.base.sha }}"
+    assert "always()" in jobs["gate"]["if"]  # not skipped where `measure` failed or was cancelled
+    for name, _, step in STEPS:  # what others can name is never pasted into a command
+        assert "${{" not in step.get("run", ""), (name, step)
+
+
+def test_every_line_calls_the_command_line_or_make():
+    programs = ("fluxfast ", "pytest ", "make ", "python3 -m fluxfast.ci ")
+    assert len(LINES) >= 20 and all(line.startswith(programs) for _, _, line in LINES)
+
+
+def test_every_job_that_runs_a_line_is_rehearsed_here():
+    """`Rehearsal.job` runs all lines of one."""
+    rehearsed = re.findall(r'rehearsal\.job\("([\w-]+)", "(\w+)"', Path(__file__).read_text())
+    assert {(name, job) for name, job, _ in LINES} == set(rehearsed)
+
+
+def test_a_machine_without_a_gpu_lints_tests_and_times(rehearsal):
+    (rehearsal.bin / "make").unlink()  # the real one; what it calls is written down
+    rehearsal.program("npm", "import sys; sys.exit(1)")
+    tools, calls = rehearsal.folder / ".venv" / "bin", rehearsal.folder / "calls"
+    tools.mkdir(parents=True)
+    for name in ("pytest", "ruff", "mypy", "zizmor"):
+        (tools / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\n')
+        (tools / name).chmod(0o755)
+    for made in ("installed", "developing"):
+        (tools.parent / made).touch()
+    rehearsal.job("cpu", "test")
+    assert calls.read_text().splitlines() == [
+        "ruff check .",
+        "ruff format --check .",
+        "mypy ",
+        "zizmor --offline --quiet .github/workflows",
+        "pytest tests correctness_tests",
+        "pytest perf_tests --gpu cpu --matrix smoke",
+    ]
+
+
+def test_the_gate_from_end_to_end(rehearsal):
+    """Not asked; asked by a path; slower; slower and accepted; the comment is updated."""
+    rehearsal.job("perf-gate", "wanted")
+    rehearsal.git("switch", "--quiet", "--create", "topic")
+    (rehearsal.folder / "fluxfast" / "quantize.py").write_text("# slower\n")
+    rehearsal.git("commit", "--quiet", "--all", "--message", "slower")
+    rehearsal.job("perf-gate", "wanted")
+    rehearsal.git("switch", "--quiet", "main")
+    rehearsal.set_github(pull={"labels": [{"name": GATING_LABEL}], "body": ""})
+    rehearsal.job("perf-gate", "wanted")
+    asked = (rehearsal.folder / "output.txt").read_text()
+    assert asked == "run=false\nrun=true\nrun=true\n"
+    rehearsal.set_github()
+    rehearsal.git("switch", "--quiet", "topic")
+
+    gate, comment_line = (
+        next(line for _, job, line in LINES if job == "gate" and f".github {command}" in line)
+        for command in ("gate", "comment")
+    )
+    (pytest_line,) = (line for _, _, line in LINES if '--against "$(git merge-base' in line)
+    rehearsal.set_slower({"fp8_per_row": 1.3})
+    assert rehearsal.job("perf-gate", "measure")[pytest_line] == 1
+    assert "❌" in (rehearsal.folder / "step-summary.md").read_text()
+    assert rehearsal.job("perf-gate", "gate")[gate] == 1
+    (comment,) = rehearsal.github()["comments"]
+    assert "fp8_per_row 1.43× → 1.10×" in comment and "```mermaid" in comment
+
+    measured = next(line for _, job, line in LINES if ".github measured" in line)
+    for result in ("failure", "cancelled", "skipped", ""):
+        assert rehearsal.run(measured, MEASURED=result).returncode == 1
+
+    comments = rehearsal.github()["comments"]
+    for body, status in (("text", 1), ("Why:\nperf-ok: float32 norms, see #9\n", 0)):
+        pull = {"labels": [{"name": "perf-ok"}], "body": body}
+        rehearsal.set_github(pull=pull, comments=comments)
+        assert rehearsal.run(gate).returncode == status
+        assert rehearsal.run(comment_line).returncode == 0
+        (text,) = rehearsal.github()["comments"]
+        assert ("accepted: float32 norms" in text.partition("❌")[0]) == (status == 0)
+
+    shutil.rmtree(rehearsal.folder / "results")
+    rehearsal.set_slower({})
+    rehearsal.set_github(comments=comments)
+    rehearsal.job("perf-gate", "measure")
+    assert rehearsal.job("perf-gate", "gate")[gate] == 0
+    (comment,) = rehearsal.github()["comments"]
+    assert "✅" in comment and "Nothing changed." in comment
+
+
+@pytest.mark.parametrize(
+    ("labels", "measured", "asked_for"),
+    [
+        ("perf", "skipped", ["run", "rerun", "5"]),  # timed, since it was not
+        ("perf,perf-ok", "success", ["run", "rerun", "--job", "8"]),
+        ("", "success", ["run", "rerun", "--job", "8"]),  # perf-ok was taken away
+        ("perf-ok", "skipped", None),
+        ("perf", "failure", ["run", "rerun", "5"]),
+        ("perf-ok", "cancelled", None),
+        ("perf", "in_progress", None),
+    ],
+)
+def test_a_label_that_comes_later_runs_the_part_again_that_it_concerns(
+    rehearsal, labels, measured, asked_for
+):
+    done = measured != "in_progress"
+    jobs = [
+        {"name": name, "databaseId": number, "conclusion": conclusion if done else "",
+         "status": "completed" if done else measured}
+        for name, number, conclusion in (
+            ("wanted", 6, "success"), ("measure", 7, measured), ("gate", 8, "failure")
+        )
+    ]  # fmt: skip
+    named = [{"name": label} for label in labels.split(",") if label]
+    pull = {"labels": named, "body": "", "headRefOid": "abc", "headRefName": "topic"}
+    rehearsal.set_github(jobs=jobs, pull=pull)
+    rehearsal.job("perf-label", "again")
+    rerun = [call for call in rehearsal.github()["calls"] if call[:2] == ["run", "rerun"]]
+    assert rerun == ([asked_for] if asked_for else [])
+
+
+def test_a_label_of_a_commit_that_is_no_longer_the_newest_does_nothing(rehearsal):
+    pull = {"labels": [{"name": "perf"}], "body": "", "headRefOid": "def", "headRefName": "topic"}
+    rehearsal.set_github(pull=pull)
+    rehearsal.job("perf-label", "again")
+    assert {call[0] for call in rehearsal.github()["calls"]} == {"pr"}
+
+
+def test_a_run_that_has_not_begun_is_looked_for_again(monkeypatch):
+    answers = [[], [{"databaseId": 5}]]
+    done = [{"name": name, "databaseId": 8, "status": "completed", "conclusion": "skipped"}
+            for name in ("measure", "gate")]  # fmt: skip
+    calls = []
+
+    def gh(*words):
+        calls.append(words[:2])
+        if words[0] == "pr":
+            return {"labels": [{"name": "perf"}], "headRefOid": "abc", "headRefName": "topic"}
+        return answers.pop(0) if words[1] == "list" else {"jobs": done}
+
+    monkeypatch.setattr(pulls, "gh", gh)
+    monkeypatch.setattr(pulls, "LOOK_EVERY_S", 0.0)
+    assert pulls.again(Namespace(pull="12", commit="abc")) == 0 and calls[-1] == ("run", "rerun")
+    answers += [[]] * pulls.LOOKS
+    assert pulls.again(Namespace(pull="12", commit="abc")) == 1
+
+
+def test_an_accepted_merge_is_first_measured_with_the_commit_that_holds_it(tmp_path, monkeypatch):
+    def git(*words):
+        done = subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *words],
+                              cwd=tmp_path, check=True, capture_output=True, text=True)  # fmt: skip
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    found = []
+    for number in range(4):
+        git("commit", "--quiet", "--allow-empty", "--message", str(number))
+        found.append(git("rev-parse", "HEAD"))
+    monkeypatch.chdir(tmp_path)
+    # The second night began before the merge, and ended after it.
+    nights = [(found[0], "2026-11-01T02"), (found[0], "2026-11-02T03"), ("0" * 40, "2026-11-02T04"),
+              (found[3] + "+dirty", "2026-11-03T02")]  # fmt: skip
+    assert first_measured(found[2], "2026-11-02T02", nights) == "2026-11-03T02"
+    assert first_measured(found[2], "2026-11-02T02", nights[:3]) == ""
+    with pytest.raises(subprocess.CalledProcessError):  # a clone without the past
+        first_measured("1" * 40, "2026-11-02T02", nights)
+
+
+def test_a_run_that_has_not_come_to_measuring_is_waited_for():
+    def job(status, conclusion=""):
+        return {"databaseId": 8, "status": status, "conclusion": conclusion}
+
+    done = {"wanted": job("completed", "success"), "measure": job("completed", "skipped")}
+    for jobs in ({}, {"wanted": job("queued")}, done | {"gate": job("in_progress")}):
+        assert again_of(jobs, is_asked=True).waits
+    assert not again_of(done | {"measure": job("queued")}, is_asked=True).waits
+
+
+def test_what_is_slower_is_proposed_once_it_was_accepted_and_nothing_else_with_it():
+    def one(name, outcome, gpu="NVIDIA H200", processes=3):
+        return {"gpu": gpu, "case": name, "outcome": outcome, "processes": processes}
+
+    def changed(name, *changes):
+        return {"gpu": "NVIDIA H200", "case": name, "changes": [
+            {"relative": relative, "still_slower": still, "accepted": [{"pull": p} for p in pulls]}
+            for relative, still, pulls in changes
+        ]}  # fmt: skip
+
+    report = {"cases": [
+        one("a", "slower"), one("b", "slower"), one("c", "slower"), one("d", "same"),
+        one("e", "faster"), one("a", "slower", gpu="NVIDIA H100"), one("f", "broken"),
+        one("g", "faster", processes=1),  # of the ablation, once a night
+    ]}  # fmt: skip
+    history = [
+        changed("a", (-0.1, False, ["#1"]), (0.05, False, ["#2", "#3"])),
+        changed("b", (0.05, True, [])),
+        changed("c", (0.05, False, ["#2"]), (0.04, True, [])),  # and by something else
+        changed("d", (0.05, False, ["#2"])),
+    ]
+    assert worth_proposing(report, history) == {
+        ("NVIDIA H200", "a"): "slower as accepted in #2, #3",
+        ("NVIDIA H200", "e"): "faster",
+    }
+
+
+def test_the_nightly_from_end_to_end(rehearsal):
+    """Three nights on, the history is pushed, the page is there, and baselines are proposed."""
+    rehearsal.git("switch", "--quiet", "--orphan", "perf-history")
+    rehearsal.git("commit", "--quiet", "--allow-empty", "--message", "history")
+    rehearsal.git("push", "--quiet", "--set-upstream", "origin", "perf-history")
+    rehearsal.git("switch", "--quiet", "main")
+    origin = str(rehearsal.folder.parent / "origin")
+    rehearsal.git("clone", "--quiet", "--branch", "perf-history", origin, "history")
+
+    (rehearsal.bin / "make").unlink()  # the real one: it calls pytest and pip, which are not
+    for part in ("1", "2"):
+        rehearsal.job("nightly", "measure", GPU="h200", SHARD=f"{part}/2", PYTHONHASHSEED="0")
+        shutil.move(rehearsal.folder / "results", rehearsal.folder / "shards" / part)
+    rehearsal.program("make", NOTE)
+    rehearsal.job("nightly", "merge")
+    rehearsal.set_github(merged=[{"number": 12, "body": "perf-ok: why", "mergedAt":
+        "2026-11-01T00:00:00Z", "mergedBy": None, "mergeCommit": {"oid": "HEAD"}}])  # fmt: skip
+    rehearsal.program("fluxfast", FAKE_ACCEPT)
+    rehearsal.job("nightly", "publish")
+    rehearsal.job("nightly", "tell", BASE="main")
+    assert (rehearsal.folder / "site" / "report" / "index.html").stat().st_size > 500_000
+    log = subprocess.run(["git", "-C", origin, "log", "--format=%s", "perf-history"],
+                         capture_output=True, text=True).stdout  # fmt: skip
+    assert log.splitlines() == ["Results of the night", "history"]
+    (proposed,) = rehearsal.github()["pulls"]
+    assert proposed["title"] == "New baselines: new, wrong stack"
+    assert proposed["body"].startswith("- ") and "too few processes" in proposed["body"]
+    assert "too few processes" in (rehearsal.folder / "step-summary.md").read_text()
+    changed = subprocess.run(["git", "-C", origin, "diff", "--name-only", "main",
+                              BASELINE_BRANCH], capture_output=True, text=True)  # fmt: skip
+    assert changed.stdout.split() == ["baselines/nvidia-h200.json"]
+
+
+# Everything real but `baseline accept`, whose own tests say what it refuses of made results.
+FAKE_ACCEPT = """
+import pathlib, sys
+if sys.argv[1:3] == ["baseline", "accept"]:
+    if sys.argv[4].endswith("dbcache+fp8_per_row+regional"):
+        sys.exit("fluxfast: too few processes measured this case")
+    path = pathlib.Path("baselines/nvidia-h200.json")
+    path.write_text(path.read_text() + "\\n")
+else:
+    from fluxfast.cli.main import main
+    sys.exit(main())
+"""
+
+
+def test_an_issue_is_opened_once_and_closed_when_the_level_is_back():
+    days = [day for day in range(1, 31) if day not in (20, 21, 22)]  # a runner was down
+
+    def history(still_slower, commits=("a", "b"), day=19, cases=(1, 2), begins=1):
+        change = {"date": f"2026-10-{day:02}T02:00", "relative": 0.06, "cause": "code",
+                  "detail": "a → b", "still_slower": still_slower,
+                  "last_good_commit": commits[0], "first_changed_commit": commits[1]}  # fmt: skip
+        nights = [{"measured_at": f"2026-10-{day:02}T02:00"} for day in days if day >= begins]
+        return [{"gpu": "NVIDIA H200", "case": f"case {n}", "changes": [change], "nights": nights}
+                for n in cases]  # fmt: skip
+
+    (slowdown,) = issue_actions(history(True), []).to_open
+    assert slowdown.title == "NVIDIA H200: 2 cases slower since 2026-10-19"
+    issue = {"number": 5, "state": "OPEN", "body": slowdown.body}
+    closed = issue | {"state": "CLOSED"}
+
+    same = issue_actions(history(True), [issue])
+    assert (same.to_open, same.to_close, same.to_edit) == ([], [], {})
+    # Its place moved by a night; another case was found to have moved with it.
+    for moved in (history(True, ("b", "c"), 23), history(True, cases=(1, 2, 3))):
+        done = issue_actions(moved, [issue])
+        assert (done.to_open, done.to_close) == ([], []) and list(done.to_edit) == [5]
+    # Another one, that begins where that one was first seen.
+    other = issue_actions(history(True, ("b", "c"), 27), [issue])
+    assert len(other.to_open) == 1 and other.to_close == [5]
+    assert issue_actions(history(True, cases=(3,)), [issue]).to_open
+    # The level is back; the history no longer says how it went on; somebody closed it.
+    assert issue_actions(history(False), [issue]).to_close == [5]
+    assert issue_actions(history(False, begins=25), [issue]).to_close == []
+    for now in (True, False):
+        done = issue_actions(history(now), [closed])
+        assert (done.to_open, done.to_close, done.to_edit) == ([], [], {})
+
+
+def test_what_an_image_is_drawn_with_is_timed_unasked():
+    for path in ("fused_blocks.py", "kernels/norm.py", "model.py", "bench/measure.py"):
+        assert is_wanted([], ["README.md", f"fluxfast/{path}"]), path
+    for path in ("fluxfast/report/page.css", "fluxfast/mini/world.py", "tests/e2e/test_cli.py"):
+        assert not is_wanted([], [path])
+        assert is_wanted(["perf"], [path])
+
+
+def case(outcome):
+    return {"outcome": outcome, "passes": outcome in ("same", "faster")}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("Why:\r\n  perf-ok: float32 norms, see #9 \r\nmore", "float32 norms, see #9"),
+        ("perf-ok:\r\nCloses #12", None),
+        ("perf-ok:\n\n## Checklist", None),
+        ("<!--\nperf-ok: say why\n-->", None),
+        ("about perf-ok: nothing", None),
+    ],
+)
+def test_a_reason_is_one_that_somebody_wrote(body, reason):
+    assert accepting_reason(body) == reason
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "failed", "reason", "status"),
+    [
+        (["same", "faster"], 0, None, 0),
+        (["same"], 1, None, 1),  # a test failed without a verdict
+        (["same", "slower"], 1, None, 1),
+        (["same", "slower"], 1, "a reason", 0),
+        (["slower", "broken"], 2, "a reason", 1),
+        (["undecided"], 0, None, 6),
+        (["undecided"], 1, None, 1),  # it is skipped: another test failed
+        (["slower", "undecided"], 2, "a reason", 1),
+        (["invalid runner", "slower"], 1, None, 1),
+        ([], 0, None, 1),  # nothing was measured
+        (["new"], 1, "a reason", 1),
+    ],
+)
+def test_the_status_of_the_gate_is_that_of_its_verdicts(outcomes, failed, reason, status):
+    cases = [case(outcome) for outcome in outcomes]
+    failing = {c["outcome"] for c in cases if not c["passes"]}
+    judged = "fail" if failing - {"undecided", "invalid runner"} else "not judged"
+    report = {"cases": cases, "status": judged if failing else "pass", "verdict_line": "…"}
+    assert gate_of(report, failed, reason).status == status
+
+
+def test_zizmor_finds_nothing():
+    zizmor = shutil.which("zizmor") or str(Path(sys.executable).parent / "zizmor")
+    if not Path(zizmor).exists():
+        pytest.skip("zizmor is not installed: pip install zizmor")
+    done = subprocess.run([zizmor, "--offline", str(FOLDER)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,290 @@
+"""Blocks with kernels in them draw what diffusers' blocks draw, alone, compiled and cached."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+
+from tests.support.interpreter import DEVICE, relative_error
+
+from fluxfast.models import weights  # isort: skip
+from fluxfast.optimizations.fusion import _block_kernels as block_kernels  # isort: skip
+from fluxfast.optimizations.fusion import _blocks as fused_blocks  # isort: skip
+from fluxfast.bench.cases.planned import situation_of
+from fluxfast.bench.measurement.faults import block_twice
+from fluxfast.hardware import detect
+from fluxfast.models.architecture import MINI
+from fluxfast.models.weights import load, resolve
+from fluxfast.optimizations.base import Artifacts, Axis, Build, Plan
+from fluxfast.optimizations.registry import optimizations
+from fluxfast.pipeline.build import build
+from fluxfast.profiling.evidence import gather_evidence, proofs
+from tests.kernels.test_attention import fake_kernels  # noqa: F401
+
+HERE = detect(DEVICE)
+FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu")
+ALL = (*FUSIONS, "modulation_table")
+EPILOGUES = ("fused_norms", "rotary_epilogue", "gelu_epilogue", "modulation_table")
+both = pytest.mark.parametrize("fusions", [ALL, EPILOGUES], ids=["passes", "epilogues"])
+# The interpreter takes milliseconds for each row.
+TINY = dict(height=32, width=16, num_inference_steps=2)
+TEXT_TOKENS = 2
+
+
+def shortened(load_hub):
+    """The trained pipeline with the first block of each kind alone."""
+
+    def load(location, dtype):
+        pipeline = load_hub(location, dtype)
+        transformer = pipeline.transformer
+        transformer.transformer_blocks = transformer.transformer_blocks[:1]
+        transformer.single_transformer_blocks = transformer.single_transformer_blocks[:1]
+        return pipeline
+
+    return load
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_block_of_each_kind():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "_load_hub", shortened(weights._load_hub))
+        yield
+
+
+def planned(names, model="dev", **changes):
+    """A plan that was not checked: on a CPU these are refused."""
+    checkpoint = resolve(model, "mini", HERE)
+    situation = situation_of(checkpoint, HERE, **{**TINY, **changes})
+    request = replace(situation.request, max_sequence_length=TEXT_TOKENS)
+    situation = replace(situation, request=request)
+    chosen = [o for o in optimizations().values() if o.name in ("fused_projections", *names)]
+    return checkpoint, Plan(optimizations=tuple(chosen), situation=situation)
+
+
+def draw(names, model="dev", **changes):
+    with build(*planned(names, model, **changes)) as pipeline:
+        return pipeline.draw(output_type="pt")
+
+
+@pytest.fixture(scope="module")
+def eager():
+    return draw(("sdpa",))
+
+
+@pytest.mark.parametrize("names", [*((name,) for name in FUSIONS), EPILOGUES], ids="+".join)
+def test_the_image_is_the_eager_one(names, eager):
+    with build(*planned(("sdpa", *names))) as pipeline:
+        image = pipeline.draw(output_type="pt")
+        seen = proofs(gather_evidence(pipeline))
+    assert (image - eager).abs().max() < 1e-3
+    assert all(seen[name].is_active for name in names)
+
+
+@both
+def test_kontext_and_a_batch(fusions):
+    changes = dict(model="kontext", batch_size=2, num_inference_steps=1)
+    difference = draw(("sdpa", *fusions), **changes) - draw(("sdpa",), **changes)
+    assert difference.abs().max() < 1e-3
+
+
+@both
+def test_compiled_blocks_are_fused_and_prove_it(eager, fusions):
+    with build(*planned(("sdpa", *fusions, "regional"))) as pipeline:
+        image = pipeline.draw(output_type="pt")
+        evidence = gather_evidence(pipeline)
+    assert all(proof.is_active for proof in proofs(evidence).values())
+    assert (image - eager).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("names", [FUSIONS, ("rotary_epilogue",)], ids="+".join)
+def test_a_kernel_that_does_not_run_is_seen(monkeypatch, names):
+    monkeypatch.setattr(fused_blocks, "use_kernels", lambda build, **chosen: None)
+    monkeypatch.setattr(fused_blocks, "halve_rope_tables", lambda transformer: None)
+    with build(*planned(("sdpa", *names), num_inference_steps=1)) as pipeline:
+        seen = proofs(gather_evidence(pipeline))
+    assert not any(seen[name].is_active for name in names)
+
+
+@both
+def test_a_cache_goes_on_top(fusions):
+    changes = dict(num_inference_steps=8)
+    fused = draw(("sdpa", *fusions, "dbcache"), **changes)
+    assert (fused - draw(("sdpa", "dbcache"), **changes)).abs().max() < 1e-3
+
+
+def bf16_build(names, attention="sdpa"):
+    """A bfloat16 pipeline with torchao's fp8 weights, which its own check refuses on a CPU."""
+    from torchao.float8.inference import Float8MMConfig
+    from torchao.quantization import PerRow
+    from torchao.quantization.quantize_.common import KernelPreference
+    from torchao.quantization.quantize_.workflows import (
+        Float8Tensor,
+        QuantizeTensorToFloat8Kwargs,
+    )
+
+    from fluxfast.optimizations.precision._torchao import is_quantizable
+
+    checkpoint, plan = planned((attention, *names))
+    pipeline = load(checkpoint, dtype=torch.bfloat16, hardware=HERE)
+    working = Build(pipeline=pipeline, plan=plan, artifacts=Artifacts(folder=None))
+    activations = QuantizeTensorToFloat8Kwargs(
+        granularity=PerRow(),
+        mm_config=Float8MMConfig(use_fast_accum=True),
+        kernel_preference=KernelPreference.TORCH,
+    )
+    for optimization in plan.optimizations:
+        if optimization.axis is not Axis.QUANTIZATION:
+            optimization.apply(working)
+            continue
+        for name, layer in pipeline.transformer.named_modules():
+            if is_quantizable(layer, name):
+                weight = Float8Tensor.from_hp(
+                    layer.weight,
+                    granularity=PerRow(),
+                    mm_config=activations.mm_config,
+                    kernel_preference=activations.kernel_preference,
+                    act_quant_kwargs=activations,
+                )
+                layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return pipeline
+
+
+def first_step(pipeline):
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator).to(DEVICE, torch.bfloat16)
+
+    pipeline.scheduler.set_timesteps(2, device=DEVICE, mu=0.5)
+    with torch.no_grad():
+        return pipeline.transformer(
+            hidden_states=random(1, 20, 64),
+            encoder_hidden_states=random(1, 6, MINI.transformer["joint_attention_dim"]),
+            pooled_projections=random(1, MINI.transformer["pooled_projection_dim"]),
+            timestep=pipeline.scheduler.timesteps[:1].to(torch.bfloat16) / 1000,
+            guidance=torch.full((1,), 3.5, device=DEVICE),
+            img_ids=random(20, 3).abs(),
+            txt_ids=torch.zeros(6, 3, device=DEVICE),
+            return_dict=False,
+        )[0]
+
+
+@pytest.mark.parametrize(
+    # Of a single block qkv, mlp and output; of a double block four for each stream. With epilogues
+    # qkv and the mlp's first product are the kernels'.
+    ("fusions", "products"),
+    [(ALL, 3 + 2 * 4), (EPILOGUES, 1 + 2 * 2)],
+    ids=["passes", "epilogues"],
+)
+def test_fp8_products_take_the_rows_as_they_leave_a_kernel(monkeypatch, fusions, products):
+    exact, by_torchao = first_step(bf16_build(())), first_step(bf16_build(("fp8_per_row",)))
+    calls = []
+    scaled_mm = torch._scaled_mm
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return scaled_mm(*arguments, **options)
+
+    fused = bf16_build(("fp8_per_row", *fusions))
+    monkeypatch.setattr(torch, "_scaled_mm", counted)
+    out = first_step(fused)
+    assert len(calls) == products
+    assert relative_error(out, exact) < 1.2 * relative_error(by_torchao, exact) < 0.2
+    monkeypatch.undo()
+    fused.transformer.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
+    assert torch.equal(first_step(fused), out)
+
+
+def test_the_reach_of_a_product_is_that_of_its_longest_weight_and_largest_bias():
+    transformer = bf16_build(("fp8_per_row", *EPILOGUES)).transformer
+    double, single = transformer.transformer_blocks[0], transformer.single_transformer_blocks[0]
+    for layer in (single.proj_mlp, double.ff.net[0].proj, double.ff_context.net[0].proj):
+        weight = layer.weight.dequantize().float()
+        expected = torch.stack([weight.norm(dim=1).max(), layer.bias.float().abs().max()])
+        torch.testing.assert_close(layer.fp8_reach, expected, rtol=0.01, atol=0)
+
+
+@pytest.mark.usefixtures("fake_kernels")
+@pytest.mark.parametrize("fusions", [("fused_rotary",), ("rotary_epilogue",)], ids="".join)
+def test_heads_leave_the_kernel_in_the_fp8_that_attention_takes(fusions):
+    exact = first_step(bf16_build(()))
+    cast_later = first_step(bf16_build((), attention="fa3_fp8"))
+    cast_within = first_step(bf16_build(fusions, attention="fa3_fp8"))
+    error = relative_error(cast_within, exact)
+    assert 0.5 * relative_error(cast_later, exact) < error < 1.2 * relative_error(cast_later, exact)
+
+
+@pytest.mark.usefixtures("fake_kernels")
+def test_heads_and_gelu_of_a_single_block_leave_one_launch(monkeypatch):
+    """Where nothing is in fp8 and attention can write beside GELU: the same step, to rounding."""
+    exact = first_step(bf16_build(()))
+    apart = first_step(bf16_build(EPILOGUES))
+    pipeline = bf16_build(EPILOGUES, attention="fa3")
+    calls = []
+    launch = block_kernels.qkv_product_and_gelu
+    monkeypatch.setattr(
+        block_kernels,
+        "qkv_product_and_gelu",
+        lambda *given: calls.append(1) or launch(*given),
+    )
+    joint = first_step(pipeline)
+    assert len(calls) == 1
+    assert relative_error(joint, exact) < 1.2 * relative_error(apart, exact)
+    pipeline.transformer.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
+    assert torch.equal(first_step(pipeline), joint)
+
+
+def test_a_timestep_that_is_not_of_the_schedule_gives_no_image():
+    checkpoint, plan = planned(("bf16", "sdpa", "fused_norms", "modulation_table"))
+    with build(checkpoint, plan) as built:
+        pipeline = built.pipeline
+        assert first_step(pipeline).isfinite().all()
+        pipeline.scheduler.set_timesteps(2, device=DEVICE, mu=0.5)
+        pipeline.scheduler.timesteps = pipeline.scheduler.timesteps * 0.9
+        hook = next(iter(pipeline.transformer._forward_pre_hooks.values()))
+        embeds = torch.randn(1, MINI.transformer["pooled_projection_dim"]).bfloat16().to(DEVICE)
+        one = torch.ones(1, device=DEVICE)
+        hook(None, (), dict(timestep=one, pooled_projections=embeds, guidance=one))
+        assert hook.current[1].isnan().all()
+
+
+def test_the_table_holds_what_each_norm_makes_of_its_own_weights():
+    """Also of weights that were changed since: they are the rows of the stacked ones."""
+    with build(*planned(("sdpa", "fused_norms", "modulation_table"))) as built:
+        transformer = built.pipeline.transformer
+        (table,) = transformer._forward_pre_hooks.values()
+        double = transformer.transformer_blocks[-1]
+        single = transformer.single_transformer_blocks[-1]
+        inputs = torch.randn(3, double.norm1.linear.in_features, device=DEVICE)
+        with torch.no_grad():
+            single.norm.linear.weight.mul_(2)
+            double.norm1.linear.bias.add_(1)
+            made = torch.cat([product(inputs) for product in table.products], dim=1)
+            of_each = torch.split(made, [count for _, _, count in table.vectors], dim=1)
+            found = {(v[0], v[1]): of for v, of in zip(table.vectors, of_each, strict=True)}
+            for block, name, norm in (
+                (double, "vectors", double.norm1),
+                (double, "text_vectors", double.norm1_context),
+                (single, "vectors", single.norm),
+            ):
+                torch.testing.assert_close(found[block, name], norm.linear(inputs))
+
+
+def test_what_fused_blocks_do_not_take_is_refused():
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(guidance_embeds=True, **MINI.transformer)
+    block = transformer.single_transformer_blocks[0]
+    block.__class__ = fused_blocks.FusedSingleBlock
+    with pytest.raises(ValueError, match="ip_adapter_masks"):
+        block(*(torch.zeros(1, 1, 256),) * 3, None, {"ip_adapter_masks": []})
+
+
+def test_one_block_run_twice_draws_the_same_image():
+    """The self-test's fault, in a pipeline whose blocks are given their modulation."""
+    with build(*planned(("sdpa", "fused_norms", "modulation_table"))) as pipeline:
+        expected = pipeline.draw(output_type="pt")
+        with block_twice(pipeline.pipeline):
+            assert torch.equal(pipeline.draw(output_type="pt"), expected)
+            assert proofs(gather_evidence(pipeline))["modulation_table"].is_active
+        assert torch.equal(pipeline.draw(output_type="pt"), expected)

@@ -1,0 +1,73 @@
+"""The goldens of a hardware as pictures: `python -m tests.support.golden_sheet sm_90 sheet.png`.
+
+A line for each combination of optimizations, the first picture of dev, schnell and Kontext in it,
+decoded on the CPU in float32; what a model has no golden of is black.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.matrix import label
+from fluxfast.hardware import detect
+from fluxfast.models.weights import load, resolve
+from fluxfast.optimizations.registry import optimizations
+from fluxfast.quality.asks import Drawing
+from fluxfast.quality.sheet import write_sheet
+
+MODELS = ("dev", "schnell", "kontext")
+GOLDENS = Path("correctness_tests/goldens")
+# What moves no latents: its golden is the eager pipeline's.
+EAGER = ("bf16", "fused_projections")
+
+
+def decoded(hardware: str) -> dict[tuple[str, ...], dict[str, torch.Tensor]]:
+    """By optimizations and model, the golden's first picture: [3, H, W] in [0, 1]."""
+    found: dict[tuple[str, ...], dict[str, torch.Tensor]] = {}
+    here = detect("cpu")
+    for model in MODELS:
+        pipeline = load(resolve(model, "mini", here), dtype=torch.float32, hardware=here)
+        for path in sorted((GOLDENS / hardware).glob(f"{model}-*.safetensors")):
+            case = Case.from_id(path.stem)
+            latents = load_file(path)["latents"].float()
+            with torch.no_grad():
+                image = _decode(pipeline, latents, case.height, case.width)
+            found.setdefault(case.optimizations, {})[model] = image
+    return found
+
+
+def _decode(pipeline, latents, height, width):
+    unpacked = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+    config = pipeline.vae.config
+    unpacked = unpacked / config.scaling_factor + config.shift_factor
+    pixels = pipeline.vae.decode(unpacked, return_dict=False)[0]
+    return pipeline.image_processor.postprocess(pixels, output_type="pt")[0]
+
+
+def drawing(images: dict[str, torch.Tensor]) -> Drawing:
+    nothing = torch.full_like(next(iter(images.values())), torch.nan)
+    shown = torch.stack([images.get(model, nothing) for model in MODELS])
+    return Drawing(images=shown, latents=torch.zeros(len(MODELS), 0, 64))
+
+
+def main(hardware: str, path: Path) -> None:
+    pictures, order = decoded(hardware), list(optimizations())
+    all_on = max((names for names in pictures if "fp8_per_row" in names), key=len)
+    all_on = tuple(name for name in all_on if name != "dbcache")
+    in_order = sorted(pictures, key=lambda names: (len(names), [order.index(n) for n in names]))
+    write_sheet(
+        path,
+        {label(names, all_on): drawing(pictures[names]) for names in in_order},
+        drawing(pictures[EAGER]),
+    )
+    with Image.open(path) as image:
+        small = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+    small.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,4 @@
+"""Faults put in from outside.
+
+`python -m pytest -p tests.support.sabotage.NAME perf_tests …` must fail.
+"""

@@ -1,0 +1,246 @@
+"""Faults put into a pipeline that was built right, and the gates of image quality that see them.
+
+`python -m tests.support.sabotage.pictures` draws them all and prints the table of docs/quality.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+
+from fluxfast.bench.cases.planned import planned_case, situation_of
+from fluxfast.console import Console
+from fluxfast.hardware import detect
+from fluxfast.mini import WEIGHTS
+from fluxfast.models.weights import resolve
+from fluxfast.pipeline.build import BuiltPipeline, build
+from fluxfast.quality.asks import Ask, Drawing, asks_of, draw
+from fluxfast.quality.budget import Budgets, read_budgets, violations
+from fluxfast.quality.clip import Clip, mini_clip
+from fluxfast.quality.gates import alone_as_in_a_batch, as_recorded, drawn_again
+from fluxfast.quality.golden import golden_path, write_golden
+from fluxfast.quality.metrics import compare, faults
+
+BUDGETS = Path(__file__).parents[3] / "correctness_tests" / "budgets.yaml"
+SIDE, BATCH_SIZE = 256, 2
+GATES = ("shows something", "budget", "golden", "drawn again", "batch")
+
+Fault = Callable[[Any], Any]  # of a diffusers pipeline to a context in which it is at fault
+
+
+@contextmanager
+def hooked(module: torch.nn.Module, change: Callable[..., Any]) -> Iterator[None]:
+    handle = module.register_forward_hook(change)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def weaker_block(pipeline: Any) -> Any:
+    def change(module: Any, args: Any, output: Any) -> Any:
+        return tuple(part * 0.9 for part in output)
+
+    return hooked(pipeline.transformer.single_transformer_blocks[1], change)
+
+
+def swapped_rope_axes(pipeline: Any) -> Any:
+    right = pipeline.transformer.pos_embed.forward
+    return patch.object(
+        pipeline.transformer.pos_embed, "forward", lambda ids: right(ids[:, [0, 2, 1]])
+    )
+
+
+def dropped_text_tokens(pipeline: Any) -> Any:
+    """All but the first few, as a maximum length that is too small would."""
+    right, kept = pipeline.transformer.forward, 4
+
+    def forward(*, encoder_hidden_states: Any, txt_ids: Any, **others: Any) -> Any:
+        return right(
+            encoder_hidden_states=encoder_hidden_states[:, :kept], txt_ids=txt_ids[:kept], **others
+        )
+
+    return patch.object(pipeline.transformer, "forward", forward)
+
+
+@contextmanager
+def wrong_scale(pipeline: Any) -> Iterator[None]:
+    """Of every quantized weight, by a tenth."""
+    weights = [p.data for p in pipeline.transformer.parameters() if hasattr(p.data, "scale")]
+    for weight in weights:
+        weight.scale.mul_(1.1)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.scale.div_(1.1)
+
+
+def unscaled_attention(pipeline: Any) -> Any:
+    right = F.scaled_dot_product_attention
+
+    def attend(*args: Any, **kwargs: Any) -> Any:
+        return right(*args, **(kwargs | dict(scale=1.0)))
+
+    return patch.object(F, "scaled_dot_product_attention", attend)
+
+
+@contextmanager
+def forgotten_shift(pipeline: Any) -> Iterator[None]:
+    right = pipeline.vae.config.shift_factor
+    pipeline.vae.register_to_config(shift_factor=0.0)
+    try:
+        yield
+    finally:
+        pipeline.vae.register_to_config(shift_factor=right)
+
+
+def stale_cache(pipeline: Any) -> Any:
+    """The first image is right, each other begins with what the cache holds of the one before."""
+    from cache_dit.caching.cache_contexts.cache_manager import CachedContextManager
+
+    right, emptied = CachedContextManager.reset_context, set[str]()
+
+    def keep(manager: Any, cached_context: Any, **settings: Any) -> Any:
+        if not isinstance(cached_context, str):
+            return cached_context
+        if cached_context in emptied:
+            return manager.get_context(cached_context)
+        emptied.add(cached_context)
+        return right(manager, cached_context, **settings)
+
+    return patch.object(CachedContextManager, "reset_context", keep)
+
+
+def ignored_prompt(pipeline: Any) -> Any:
+    right = pipeline.encode_prompt
+
+    def encode(prompt: list[str], *args: Any, **kwargs: Any) -> Any:
+        return right([""] * len(prompt), *args, **kwargs)
+
+    return patch.object(pipeline, "encode_prompt", encode)
+
+
+def copied_image(pipeline: Any) -> Any:
+    """As an attention that returns only the first image of a batch."""
+
+    def change(module: Any, args: Any, output: Any) -> Any:
+        return (output[0][:1].expand_as(output[0]),)
+
+    return hooked(pipeline.transformer, change)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sabotage:
+    """A fault, the optimizations it is put into, and the gates that have to see it."""
+
+    name: str
+    fault: Fault
+    seen_by: tuple[str, ...]
+    optimizations: tuple[str, ...] = ()
+    model: str = "schnell"
+
+
+SABOTAGES = (
+    Sabotage(name="one block's output × 0.9", fault=weaker_block, seen_by=("budget", "golden")),
+    Sabotage(name="RoPE's axes swapped", fault=swapped_rope_axes, seen_by=("budget", "golden")),
+    Sabotage(name="text tokens dropped", fault=dropped_text_tokens, seen_by=("budget", "golden")),
+    Sabotage(
+        name="int8 with its scales × 1.1",
+        fault=wrong_scale,
+        seen_by=("budget", "golden"),
+        optimizations=("int8",),
+    ),
+    Sabotage(
+        name="attention without its scaling",
+        fault=unscaled_attention,
+        seen_by=("budget", "golden"),
+        optimizations=("sdpa",),
+    ),
+    Sabotage(name="the VAE's shift forgotten", fault=forgotten_shift, seen_by=("budget",)),
+    Sabotage(
+        name="a cache that is not emptied",
+        fault=stale_cache,
+        seen_by=("drawn again",),
+        optimizations=("dbcache",),
+        model="dev",
+    ),
+    Sabotage(name="the prompt ignored", fault=ignored_prompt, seen_by=("budget", "golden")),
+    Sabotage(name="a batch's second image a copy", fault=copied_image, seen_by=("budget", "batch")),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A pipeline that was built right, what the eager one draws, and its golden."""
+
+    built: BuiltPipeline
+    asks: list[Ask]
+    reference: Drawing
+    golden: Path
+    bounds: dict[str, float]
+    golden_bound: float
+    clip: Clip
+
+    def seen(self) -> dict[str, list[str]]:
+        """What each gate says of the pipeline as it is now."""
+        drawn = draw(self.built, self.asks)
+        return {
+            "shows something": faults(drawn),
+            "budget": violations(compare(drawn, self.reference, self.asks, self.clip), self.bounds),
+            "golden": as_recorded(self.golden, drawn, self.golden_bound),
+            "drawn again": drawn_again(self.built, self.asks, drawn),
+            "batch": alone_as_in_a_batch(self.built, self.asks, drawn, self.bounds),
+        }
+
+
+@contextmanager
+def bench(sabotage: Sabotage) -> Iterator[Bench]:
+    """Its golden is of the pipeline as it was built."""
+    model, optimizations = sabotage.model, sabotage.optimizations
+    hardware = detect("cpu")
+    checkpoint = resolve(model, "mini", hardware)
+    size = dict(height=SIDE, width=SIDE)
+    asks = asks_of(checkpoint, BATCH_SIZE, SIDE, SIDE)
+    alone = planned_case((), checkpoint, situation_of(checkpoint, hardware, **size))
+    with build(checkpoint, alone.plan) as eager:
+        reference = draw(eager, asks)
+    situation = situation_of(checkpoint, hardware, batch_size=BATCH_SIZE, **size)
+    planned = planned_case(optimizations, checkpoint, situation)
+    budgets: Budgets = read_budgets(BUDGETS, "cpu")
+    with build(checkpoint, planned.plan) as built, TemporaryDirectory() as folder:
+        golden = golden_path(Path(folder), "cpu", planned.case.id)
+        write_golden(golden, draw(built, asks).latents)
+        yield Bench(
+            built=built,
+            asks=asks,
+            reference=reference,
+            golden=golden,
+            bounds=budgets.of(optimizations, model),
+            golden_bound=budgets.golden(optimizations),
+            clip=mini_clip(WEIGHTS / "mini-clip"),
+        )
+
+
+def main() -> None:
+    """The table, row by row: what each gate says of each fault."""
+    console = Console()
+    console.say("| fault | " + " | ".join(GATES) + " |")
+    console.say("| --- |" + " --- |" * len(GATES))
+    for sabotage in SABOTAGES:
+        with bench(sabotage) as right, sabotage.fault(right.built.pipeline):
+            seen = right.seen()
+        cells = ["**seen**" if seen[gate] else "–" for gate in GATES]
+        console.say(f"| {sabotage.name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

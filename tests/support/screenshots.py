@@ -1,0 +1,58 @@
+"""The pictures of the documentation, taken with Chromium.
+
+Run it with `python -m tests.support.screenshots docs/pictures`. They show the H200's
+baseline and the synthetic history.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from fluxfast.cli.main import main
+from fluxfast.history.store import append, measurement_of, opened
+from tests.e2e.test_report_page import open_browser, wait_until_drawn
+from tests.support.synthetic_history import made
+
+WIDTH_PX = 1300
+COLOURS = 128
+# name, section, theme, the lowest pixel that is shown
+SHOTS = [
+    ("verdicts", "verdicts", "light", 620),
+    ("staircase", "staircase", "light", 700),
+    ("effects", "effects", "dark", 680),
+    ("history", "history", "light", 560),
+]
+
+
+def take(folder: Path, page: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open_browser(f"--window-size={WIDTH_PX},1000") as browser:
+        for name, section, theme, height in SHOTS:
+            media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+            browser.get(page.as_uri())
+            wait_until_drawn(browser)
+            element = browser.find_element("id", section)
+            browser.execute_script(
+                "document.querySelector('header').style.position = 'static';"
+                "document.documentElement.style.scrollBehavior = 'auto';"  # it is there at once
+            )
+            path = folder / f"{name}.png"
+            element.screenshot(str(path))
+            with Image.open(path) as image:
+                shown = image.crop((0, 0, image.width, min(image.height, height)))
+                shown.convert("P", palette=Image.Palette.ADAPTIVE, colors=COLOURS).save(
+                    path, optimize=True
+                )
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        page, database = Path(temporary) / "page.html", Path(temporary) / "history.sqlite3"
+        with opened(database, new=True) as connection:
+            append(connection, map(measurement_of, made()))
+        results = ["baselines/nvidia-h200.json", "--history", str(database)]
+        main(["report", *results, "--html", str(page)])
+        take(Path(sys.argv[1]), page)

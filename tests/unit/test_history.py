@@ -1,0 +1,331 @@
+"""The history: nothing is lost, many rows answer at once, steps are told from noise."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fluxfast.bench.baselines.baseline import SHIPPED, read_baseline
+from fluxfast.bench.results.result import write_result
+from fluxfast.cli.main import main
+from fluxfast.errors import FluxFastError
+from fluxfast.history.changes import Cause, change_points, still_slower
+from fluxfast.history.series import Night, Series, all_series
+from fluxfast.history.store import (
+    METRICS,
+    SCHEMA,
+    Acceptance,
+    Measurement,
+    accept,
+    acceptances,
+    append,
+    measurement_of,
+    opened,
+)
+from tests.support.machines import CPU
+from tests.support.results import case, result
+from tests.support.synthetic_history import (
+    FIRST,
+    NIGHTS,
+    OPTIMIZED,
+    SLOWER,
+    SLOWER_AGAIN,
+    UPGRADE,
+    autoregressive,
+    made,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+
+# A writer of its own process: 200 transactions of five rows each, a line after each one.
+WRITER = """
+import sys
+from pathlib import Path
+from fluxfast.history.store import Measurement, append, opened
+name = sys.argv[2]
+with opened(Path(sys.argv[1]), new=True) as connection:
+    for batch in range(200):
+        append(connection, [
+            Measurement(gpu="G", case_id=f"case {row}", measured_at=f"2026-01-01T{batch:05}",
+                        commit_id="c", stack={}, process=name, figures={"e2e_s": 1.0})
+            for row in range(5)
+        ])
+        print(batch, flush=True)
+"""
+
+
+def nights(values, **changes):
+    return tuple(
+        Night(
+            **{
+                "measured_at": f"2026-{1 + n // 28:02}-{1 + n % 28:02}T02:00:00+00:00",
+                "commit_id": f"commit {n}",
+                "stack": '{"torch": "2.11.0"}',
+                "value": float(value),
+                "processes": 3,
+                **changes,
+            }
+        )
+        for n, value in enumerate(values)
+    )
+
+
+def series(values, **changes):
+    return Series(gpu="G", case_id="case", metric="e2e_s", nights=nights(values, **changes))
+
+
+@pytest.fixture(scope="module")
+def made_database(tmp_path_factory):
+    path = tmp_path_factory.mktemp("history") / "history.sqlite3"
+    with opened(path, new=True) as connection:
+        assert append(connection, map(measurement_of, made())) == NIGHTS * 3 * 3
+    return path
+
+
+def test_sixty_made_nights_are_annotated_rightly(made_database, capsys):
+    """Two steps of the code, one upgrade of the stack; the spike and the noise are none."""
+    assert main(["history", "--database", str(made_database), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 3
+    for row in rows:
+        optimized = row["case"].endswith("+".join(OPTIMIZED))
+        found = [
+            (
+                row["nights"].index(
+                    next(n for n in row["nights"] if n["measured_at"] == c["date"])
+                ),
+                c["cause"],
+            )
+            for c in row["changes"]
+        ]
+        expected = [(SLOWER, "code"), (UPGRADE, "stack"), (SLOWER_AGAIN, "code")]
+        assert found == (expected if optimized else [])
+        if optimized:
+            sizes = [c["relative"] for c in row["changes"]]
+            assert sizes == pytest.approx([0.04, -0.035, 0.06], abs=0.01)
+            assert "torch 2.11.0 → 2.12.0" in row["changes"][1]["detail"]
+
+    assert main(["history", "--database", str(made_database), "--case", "schnell"]) == 0
+    text = capsys.readouterr().out
+    assert "stack: torch 2.11.0 → 2.12.0" in text and "dev" not in text
+    assert f"{FIRST.year}-10-19" in text  # the forty-ninth night
+
+
+@pytest.mark.parametrize("deviation", [0.003, 0.01])
+def test_wandering_nights_alone_give_no_change_points(deviation):
+    """300 series of 60 autocorrelated nights; a usual search finds steps in half of such."""
+    random = np.random.default_rng(1)
+    alarms = sum(
+        bool(change_points(series(np.exp(autoregressive(random, 60, deviation)))))
+        for _ in range(300)
+    )
+    assert alarms <= 3
+
+
+def test_planted_steps_of_three_percent_are_found_where_they_are():
+    random = np.random.default_rng(2)
+    found = 0
+    for _ in range(100):
+        values = np.exp(autoregressive(random, 60, 0.004))
+        values[40:] *= 1.03
+        points = change_points(series(values))
+        found += len(points) == 1 and abs(points[0].night - 40) <= 1
+    assert found >= 95
+
+
+def test_spikes_of_one_or_two_nights_are_no_change_points_wherever_they_are():
+    for first in range(30):
+        for length in (1, 2):
+            values = np.ones(30)
+            values[first : first + length] = 1.3
+            assert not change_points(series(values)), (first, length)
+
+
+def test_a_step_below_the_floor_is_none_and_a_new_level_needs_three_nights():
+    assert not change_points(series([1.0] * 20 + [1.015] * 20))
+    assert not change_points(series([1.0] * 20 + [1.05] * 2))
+    (point,) = change_points(series([1.0] * 20 + [1.05] * 3))
+    assert point.night == 20 and point.cause is Cause.CODE
+
+
+def test_a_step_without_a_commit_or_an_upgrade_is_the_machines():
+    (point,) = change_points(series([1.0] * 9 + [1.1] * 9, commit_id="the same"))
+    assert point.cause is Cause.MACHINE and "look at the runner" in point.detail
+
+
+def test_a_slowdown_is_open_until_it_recovers_or_is_accepted():
+    slower = series([1.0] * 10 + [1.1] * 10)
+    assert len(still_slower(change_points(slower))) == 1
+    recovered = series([1.0] * 10 + [1.1] * 10 + [1.0] * 10)
+    assert still_slower(change_points(recovered)) == []
+    (night,) = (p.first_changed for p in change_points(slower))
+    merged = dict(pull="12", merged_at="2026-01-10", who="kim", reason="needs float32")
+    reason = Acceptance(**merged, measured_at=night.measured_at)
+    (point,) = change_points(slower, [reason])
+    assert point.accepted == (reason,) and still_slower([point]) == []
+    for at, is_accepted in (
+        ("", False),  # not measured yet
+        (slower.nights[8].measured_at, True),  # the point may be off by two nights
+        (slower.nights[7].measured_at, False),
+        (slower.nights[13].measured_at, False),
+    ):
+        (point,) = change_points(slower, [Acceptance(**merged, measured_at=at)])
+        assert bool(point.accepted) == is_accepted, at
+    # What recovered is over, whatever comes later.
+    again = change_points(series([1.0] * 10 + [1.05] * 10 + [1.0] * 10 + [1.1] * 10))
+    assert still_slower(again) == [again[-1]]
+
+
+def test_a_result_is_filed_by_gpu_case_stack_and_commit_once(tmp_path, capsys):
+    database = tmp_path / "history.sqlite3"
+    write_result(tmp_path / "results", result(provenance={"commit": "abc", "dirty": True}))
+    write_result(
+        tmp_path / "results",
+        result(2.0, hardware=CPU, case=case(optimizations=()), reference_e2e_s=(4.0, 4.0, 4.0)),
+    )
+    for added in (2, 0):
+        assert (
+            main(["history", "--database", str(database), "--add", str(tmp_path / "results")]) == 0
+        )
+        assert f"{added} of 2 results added" in capsys.readouterr().out
+    with opened(database) as connection:
+        time_s, ratio = all_series(connection)
+        one = Acceptance(pull="1", merged_at="2026", measured_at="", who="kim", reason="why")
+        accept(connection, [one])
+        assert acceptances(connection)[0].reason == "why"
+    assert (ratio.gpu, ratio.metric, ratio.nights[0].value) == (
+        "a CPU (cpu-x86_64-avx2-2cores)",
+        "eager_ratio",
+        0.5,
+    )
+    assert (time_s.gpu, time_s.metric, time_s.nights[0].commit_id) == (
+        "NVIDIA H200",
+        "e2e_s",
+        "abc+dirty",
+    )
+
+
+def test_no_name_of_an_optimization_is_broken_in_the_table(tmp_path, capsys):
+    cpu = replace(CPU, name="AMD EPYC 7B13 64-Core Processor", architecture="x86_64-avx512")
+    names = ("fused_projections", "channels_last", "dbcache", "int8", "modulation_table")
+    longest = {"width": 1024, "height": 1024, "num_inference_steps": 28, "optimizations": names}
+    one = result(hardware=cpu, case=case(model="kontext", **longest))
+    with opened(tmp_path / "history.sqlite3", new=True) as connection:
+        append(connection, [measurement_of(one)])
+    assert main(["history", "--database", str(tmp_path / "history.sqlite3")]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("AMD EPYC 7B13 64-Core Processor (cpu-x86_64-avx512-2cores)\n")
+    assert set(names[1:]) <= set(told.split())
+    assert "kontext-synthetic-1024x1024-b1-s28-fused_projections" in told.split()
+    assert max(map(len, told.splitlines())) <= 100
+
+
+def start_writer(database, name):
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(database), name],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def rows_in(database):
+    with sqlite3.connect(database) as connection:
+        return connection.execute(
+            "SELECT process, count(*) FROM result GROUP BY process"
+        ).fetchall()
+
+
+def test_two_writers_at_once_lose_nothing(tmp_path):
+    """They make the database at the same moment, too."""
+    database = tmp_path / "history.sqlite3"
+    writers = [start_writer(database, name) for name in ("one", "two")]
+    assert [w.wait(timeout=60) for w in writers if w.communicate()] == [0, 0]
+    assert rows_in(database) == [("one", 1000), ("two", 1000)]
+
+
+def test_a_kill_in_the_middle_loses_nothing_that_was_written(tmp_path):
+    database = tmp_path / "history.sqlite3"
+    writer = start_writer(database, "killed")
+    told = [writer.stdout.readline() for _ in range(20)]
+    writer.send_signal(signal.SIGKILL)
+    told += writer.communicate()[0].splitlines()
+    ((_, rows),) = rows_in(database)
+    assert rows >= 5 * len(told) and rows % 5 == 0  # whole transactions, all that were told
+    assert sqlite3.connect(database).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_hundred_thousand_rows_answer_in_under_a_second(tmp_path, capsys):
+    """92 cases, a year of nights of three processes each. In seconds of this process."""
+    import ruptures  # noqa: F401 - its import takes seconds, whatever the rows
+
+    random = np.random.default_rng(3)
+    rows = [
+        Measurement(
+            gpu="NVIDIA H200",
+            case_id=f"case {number}",
+            measured_at=str(night)[:10],
+            commit_id="a commit",
+            stack={"torch": "2.11.0", "triton": "3.6.0"},
+            process=process,
+            figures=dict.fromkeys(METRICS[:5], float(value)),
+        )
+        for number in range(92)
+        for process in "123"
+        for night, value in zip(
+            np.arange("2025-08-01", "2026-08-01", dtype="datetime64[D]"),
+            np.exp(random.normal(0, 0.01, 365)),
+            strict=True,
+        )
+    ]
+    database = tmp_path / "history.sqlite3"
+    with opened(database, new=True) as connection:
+        assert append(connection, rows) == 92 * 3 * 365
+    started = time.process_time()
+    assert main(["history", "--database", str(database)]) == 0
+    answered_s = time.process_time() - started
+    assert "no change points" in capsys.readouterr().out
+    assert answered_s < 1.0
+
+
+def test_what_was_accepted_is_added_once_like_any_result(tmp_path, capsys):
+    baseline, database = SHIPPED / "nvidia-h200.json", str(tmp_path / "history.sqlite3")
+    count = sum(map(len, read_baseline(baseline).results.values()))
+    for added in (count, 0):
+        assert main(["history", "--database", database, "--add", str(baseline)]) == 0
+        assert f"{added} of {count} results added" in capsys.readouterr().out
+
+
+def test_what_is_no_history_is_told_and_left_alone(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("not a database, but long enough to be looked at" * 9)
+    with pytest.raises(FluxFastError, match="the history cannot be used"), opened(path):
+        pass
+    assert path.read_text().startswith("not a database")
+    missing = tmp_path / "mistyped.sqlite3"
+    with pytest.raises(FluxFastError, match="no history yet"), opened(missing):
+        pass
+    assert not missing.exists()
+    newer = tmp_path / "newer"
+    with sqlite3.connect(newer) as connection:
+        connection.executescript(f"{SCHEMA}PRAGMA user_version = 99;")
+    with pytest.raises(FluxFastError, match="newer"), opened(newer):
+        pass
+    for version, table in ((0, "bookmarks"), (2, "bookmarks"), (2, "result"), (1, None)):
+        foreign = tmp_path / f"foreign {version} {table}"
+        with sqlite3.connect(foreign) as connection:
+            if table:
+                connection.execute(f"CREATE TABLE {table} (url TEXT)")
+            connection.execute(f"PRAGMA user_version = {version}")
+        before = foreign.read_bytes()
+        with pytest.raises(FluxFastError, match="another program"), opened(foreign, new=True):
+            pass
+        assert foreign.read_bytes() == before

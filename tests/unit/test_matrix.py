@@ -1,0 +1,144 @@
+"""The matrices: what is in them, and that nothing invalid is."""
+
+from itertools import combinations
+
+import pytest
+
+from fluxfast.bench.cases.matrix import MATRICES, excluded, label, matrix, tiers
+from fluxfast.bench.cases.planned import parse_resolution, planned_cases, shard
+from fluxfast.errors import FluxFastError
+from fluxfast.models.spec import SCHNELL
+from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.registry import default_names, is_valid, optimizations
+from tests.support.machines import CPU, H200, MI300X
+from tests.unit.test_registry import situation
+
+
+@pytest.mark.parametrize("hardware", [CPU, H200, MI300X], ids=lambda h: h.name)
+@pytest.mark.parametrize("kind", MATRICES)
+def test_every_case_is_valid_and_there_once(kind, hardware):
+    names = matrix(kind, situation(hardware))
+    assert names and len(names) == len(set(names))
+    assert all(is_valid(n, situation(hardware)) for n in names)
+
+
+def test_smoke_is_the_unoptimized_pipeline_and_all_on():
+    assert matrix("smoke", situation(H200)) == [("bf16",), default_names(situation(H200))]
+    assert matrix("smoke", situation(CPU))[0] == ()
+
+
+def test_tiers_go_from_unoptimized_over_lossless_and_all_on_to_the_cache():
+    eager, lossless, all_on, cached = matrix("tiers", situation(H200))
+    assert [eager, all_on] == matrix("smoke", situation(H200))
+    assert not any(optimizations()[name].is_lossy for name in lossless)
+    assert set(lossless) == set(all_on) - {"fa3_fp8", "fp8_per_row"} | {"fa3"}
+    assert set(cached) == {*all_on, "dbcache"}
+    assert len(matrix("tiers", situation(H200, SCHNELL))) == 3  # no cache
+    assert len(matrix("tiers", situation(CPU))) == 3  # all on is lossless
+
+
+def test_peers_are_diffusers_with_a_compiler_and_what_flux_fast_sets():
+    given = situation(H200)
+    eager, regional, flux_fast, *rest = matrix("peers", given)
+    assert [eager, *rest] == matrix("tiers", given)
+    assert regional == ("bf16", "regional")
+    settings = {"fused_projections", "fa3_fp8", "channels_last", "fp8_per_tensor", "compile"}
+    assert set(flux_fast) == {"bf16", "inductor_flags", *settings}
+    assert not {"compile", "inductor_flags"} & {
+        e.name for e in excluded(matrix("peers", given), given)
+    }
+
+
+def test_the_ablation_has_the_staircase_each_one_off_and_what_goes_on_top():
+    names = matrix("ablation", situation(H200))
+    all_on = default_names(situation(H200))
+    stairs = [all_on[:count] for count in range(1, len(all_on) + 1)]
+    assert [n for n in names if n == all_on[: len(n)]] == stairs
+    for name in set(all_on) - {"bf16", "fa3_fp8"}:
+        off = default_names(situation(H200), {optimizations()[name].axis: None})
+        assert off in names and name not in off
+    # What needs an attention of its own kind would go with it and hide its share.
+    assert tuple(n.replace("fa3_fp8", "fa3") for n in all_on) in names
+    assert any("dbcache" in n for n in names) and any("channels_last" in n for n in names)
+
+
+def test_what_is_slow_to_build_is_in_the_full_matrix_alone():
+    slow = {"compile", "export_aoti", "inductor_flags"}
+    for kind in ("smoke", "ablation", "pairwise"):
+        assert not slow & {name for names in matrix(kind, situation(H200)) for name in names}
+        left_out = excluded(matrix(kind, situation(H200)), situation(H200))
+        assert slow <= {e.name for e in left_out}
+    assert slow <= {name for names in matrix("full", situation(H200)) for name in names}
+
+
+@pytest.mark.parametrize("hardware", [CPU, H200], ids=lambda h: h.name)
+def test_pairwise_covers_every_two_settings_that_go_together(hardware):
+    def settings(names):
+        chosen = dict.fromkeys(Axis) | {optimizations()[n].axis: n for n in names}
+        return set(combinations(chosen.items(), 2))
+
+    given = situation(hardware)
+    slow = {o.name for o in optimizations().values() if o.slow_to_build(hardware)}
+    possible = [n for n in matrix("full", given) if not slow & set(n)]
+    covering = matrix("pairwise", given)
+    assert set().union(*map(settings, covering)) == set().union(*map(settings, possible))
+    assert len(covering) < len(possible) / 10
+
+
+def test_what_is_left_out_says_why():
+    given = situation(CPU, SCHNELL)
+    reasons = {e.name: e.reason for e in excluded(matrix("smoke", given), given)}
+    assert "ROCm" in reasons["aiter_fp8"] and "nothing to reuse" in reasons["dbcache"]
+
+
+def test_labels_are_what_people_say():
+    given = situation(H200)
+    all_on = default_names(given)
+    assert label(all_on, all_on) == "all on" and label((), all_on) == "eager"
+    assert label(tuple(n for n in all_on if n != "fa3_fp8"), all_on) == "all on − fa3_fp8"
+    assert label((*all_on, "dbcache"), all_on) == "all on + dbcache"
+    assert label(all_on[:-3], all_on) == " + ".join(all_on[:-3])
+    instead = default_names(given, {Axis.NORMS: None})
+    missing = "all on − fused_norms − rotary_epilogue − gelu_epilogue − modulation_table"
+    assert label(instead, all_on) == f"{missing} + fused_rotary + fused_gelu"
+    cases, _ = planned_cases("smoke", ["dev"], "synthetic", H200)
+    assert [c.label for c in cases] == ["eager bf16", "all on"]
+
+
+def test_shards_are_disjoint_and_whole():
+    cases, _ = planned_cases("ablation", ["dev", "schnell", "dev"], "auto", CPU)
+    parts = [shard(cases, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(c.case.id for part in parts for c in part) == sorted(c.case.id for c in cases)
+    assert len({c.case.id for c in cases}) == len(cases)
+    for wrong in ("0/3", "4/3", "1", "a/b", "1/0"):
+        with pytest.raises(FluxFastError, match="I/N"):
+            shard(cases, wrong)
+
+
+def test_the_identity_of_a_case_is_its_parameters():
+    cases, _ = planned_cases("smoke", ["schnell"], "auto", CPU, height=128, width=64, batch_size=2)
+    assert cases[0].case.id == "schnell-mini-128x64-b2-s4-eager"
+
+
+def test_a_resolution_is_height_by_width():
+    assert parse_resolution("1024x768") == (1024, 768)
+    assert parse_resolution("512") == (512, 512)
+    with pytest.raises(FluxFastError, match="HEIGHTxWIDTH"):
+        parse_resolution("large")
+
+
+@pytest.mark.parametrize(("option", "value"), [("kind", "huge"), ("model", "flux2")])
+def test_an_unknown_matrix_or_model_is_an_error(option, value):
+    arguments = {"kind": "smoke", "model": "dev"} | {option: value}
+    with pytest.raises(FluxFastError, match=value):
+        planned_cases(arguments["kind"], [arguments["model"]], "auto", CPU)
+
+
+def test_alone_has_each_optimization_with_what_it_needs():
+    found = matrix("alone", situation(H200))
+    assert ("bf16", "fp8_per_row") in found
+    assert ("bf16", "fused_projections", "fa3_fp8", "fused_gelu") in found
+    assert set(tiers(situation(H200))[1:]) <= set(found)
+    covered = {name for names in found for name in names}
+    able = {o.name for o in optimizations().values() if o.why_unavailable(H200) is None}
+    assert able - covered == {o for o in able if optimizations()[o].slow_to_build(H200)}

@@ -1,0 +1,201 @@
+"""Which optimizations go together, where, and what is said when they do not."""
+
+import dataclasses
+
+import pytest
+
+from benchmarks.fusions import step_cases
+from fluxfast.errors import PlanError
+from fluxfast.models.spec import DEV, KONTEXT, SCHNELL, default_request
+from fluxfast.optimizations.base import Axis, Situation
+from fluxfast.optimizations.cache_config import cache_config_of
+from fluxfast.optimizations.registry import default_names, optimizations, plan, why_invalid
+from tests.support.machines import A100, B200, CPU, H100, H200, L20, MI250, MI300X
+
+
+def situation(hardware, model=DEV, cache_config=None, **changes):
+    request = default_request(model, side=1024, **changes)
+    return Situation(model=model, hardware=hardware, request=request, cache_config=cache_config)
+
+
+def test_every_optimization_is_found_in_order_of_its_axis():
+    axes = [list(Axis).index(o.axis) for o in optimizations().values()]
+    assert axes == sorted(axes)
+    assert set(optimizations()) == {
+        "bf16",
+        "fused_projections",
+        "sdpa",
+        "cudnn",
+        "fa3",
+        "fa3_fp8",
+        "aiter_fp8",
+        "channels_last",
+        "dbcache",
+        "fp8_per_row",
+        "fp8_per_tensor",
+        "int8",
+        "fused_norms",
+        "fused_rotary",
+        "fused_gelu",
+        "gelu_epilogue",
+        "rotary_epilogue",
+        "modulation_table",
+        "inductor_flags",
+        "regional",
+        "compile",
+        "export_aoti",
+        "compiled_decoder",
+        "fused_vae",
+        "device_images",
+        "compiled_encoder",
+        "encoder_graph",
+        "known_device",
+        "cuda_graph",
+    }
+
+
+def test_a_plan_is_in_the_order_of_its_axes_however_it_was_asked_for():
+    names = ["regional", "fp8_per_row", "fa3_fp8", "fused_projections", "bf16"]
+    assert plan(names, situation(H200)).names == tuple(reversed(names))
+
+
+ON_NVIDIA = (
+    "fused_norms fused_rotary fused_gelu modulation_table fused_vae device_images "
+    "compiled_encoder known_device cuda_graph"
+)
+EPILOGUES = {"fused_rotary": "rotary_epilogue", "fused_gelu": "gelu_epilogue"}
+ON_HOPPER = " ".join(EPILOGUES.get(name, name) for name in ON_NVIDIA.split())
+ON_AMD = "device_images known_device"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "expected"),
+    [
+        (CPU, "fused_projections channels_last inductor_flags regional"),
+        (A100, "bf16 fused_projections cudnn int8 regional " + ON_NVIDIA),
+        (L20, "bf16 fused_projections cudnn fp8_per_row regional " + ON_NVIDIA),
+        (H100, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_HOPPER),
+        (H200, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_HOPPER),
+        (B200, "bf16 fused_projections cudnn fp8_per_row regional " + ON_NVIDIA),
+        (MI300X, "bf16 fused_projections aiter_fp8 fp8_per_row regional " + ON_AMD),
+        (MI250, "bf16 fused_projections int8 regional " + ON_AMD),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_defaults_are_what_the_hardware_has(hardware, expected):
+    assert default_names(situation(hardware)) == tuple(expected.split())
+
+
+def test_without_the_package_the_next_best_default_is_taken():
+    packages = {name: "1" for name in H200.packages if name != "fa3-fwd"}
+    bare = dataclasses.replace(H200, packages=packages)
+    assert "cudnn" in default_names(situation(bare))
+
+
+def test_a_default_gives_way_to_a_choice():
+    chosen = {Axis.DTYPE: None}
+    assert default_names(situation(H200), chosen)[:2] == ("fused_projections", "regional")
+    asked = default_names(situation(H200), {Axis.CACHE: "dbcache"})
+    assert "dbcache" in asked and "cuda_graph" in asked
+    chosen = {Axis.COMPILE: None}
+    assert "inductor_flags" not in default_names(situation(CPU), chosen)
+
+
+def test_leaving_one_out_takes_what_needs_it_along():
+    names = default_names(situation(CPU), {Axis.COMPILE: None})
+    assert names == ("fused_projections", "channels_last")
+
+
+def test_the_next_best_default_takes_the_place_of_one_that_does_not_go_with_a_choice():
+    for axis, choice in ((Axis.QUANTIZATION, "int8"), (Axis.NORMS, None)):
+        names = default_names(situation(H200), {axis: choice})
+        assert EPILOGUES.keys() <= set(names) and not {*EPILOGUES.values()} & {*names}
+    names = default_names(situation(H200), {Axis.PROJECTIONS: None})
+    assert "fused_gelu" not in names and "fused_norms" not in names
+
+
+CACHE = {"Fn_compute_blocks": 1}
+FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu", "modulation_table")
+AROUND = ("fused_vae", "device_images", "compiled_encoder", "known_device", "cuda_graph")
+
+
+@pytest.mark.parametrize("hardware", [A100, L20, H200, B200], ids=lambda h: h.name)
+def test_what_compiles_is_applied_last(hardware):
+    asked = {*AROUND, *FUSIONS, *default_names(situation(hardware))} - {*EPILOGUES.values()}
+    found = plan(asked, situation(hardware))
+    assert found.names[found.names.index("regional") :] == ("regional", *FUSIONS, *AROUND)
+    applied = [o.name for o in found.in_order_of_application]
+    assert applied[-1] == "regional" and sorted(applied) == sorted(asked)
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "reason"),
+    [
+        ("dbcache", situation(CPU, SCHNELL), "nothing to reuse; take dev or kontext"),
+        ("dbcache export_aoti", situation(CPU), "cannot decide from step to step"),
+        ("fp8_per_row bf16", situation(A100), "compute capability 8.9 or an AMD MI300; take int8"),
+        ("fp8_per_tensor", situation(MI250), "compute capability 8.9 or an AMD MI300; take int8"),
+        ("fp8_per_row", situation(H200), "needs bf16"),
+        ("fa3_fp8 bf16", situation(L20), "needs a Hopper GPU"),
+        ("fa3 bf16", situation(B200), "needs a Hopper GPU"),
+        ("fa3 bf16", situation(MI300X), "aiter_fp8 on AMD"),
+        ("aiter_fp8 bf16", situation(H200), "needs an AMD MI300 under ROCm; take fa3_fp8"),
+        ("cudnn bf16", situation(CPU), "needs an NVIDIA GPU"),
+        (
+            "inductor_flags",
+            situation(CPU),
+            "needs one of compile, export_aoti, regional",
+        ),
+        ("sdpa sdpa", situation(CPU), "sdpa is given twice"),
+        ("sdpa cudnn bf16", situation(H200), "only one of cudnn, sdpa"),
+        (
+            "dbcache",
+            situation(CPU, cache_config=cache_config_of({"steps_computation_mask": [1, 0, 1]})),
+            "configured for 3 steps, the request has 28; make them equal",
+        ),
+        (
+            "dbcache",
+            situation(CPU, cache_config=cache_config_of({"num_inference_steps": 50})),
+            "configured for 50 steps, the request has 28",
+        ),
+        ("dbcache", situation(CPU, KONTEXT, num_inference_steps=6), "needs 8 steps or more"),
+        ("fused_gelu", situation(MI300X), "for NVIDIA GPUs"),
+        ("fused_gelu fused_projections", situation(H200), "attend through an operator"),
+        ("fused_rotary sdpa", situation(H200), "from one product"),
+        ("modulation_table", situation(H200), "needs fused_norms"),
+        ("gelu_epilogue", situation(L20), "take fused_gelu on other NVIDIA GPUs"),
+        ("rotary_epilogue", situation(L20), "take fused_rotary on other NVIDIA GPUs"),
+        ("rotary_epilogue fused_norms fa3", situation(H200), "needs bf16: its kernel multiplies"),
+        ("gelu_epilogue int8", situation(H200), "not with int8: its kernel multiplies bfloat16"),
+        ("gelu_epilogue fused_gelu", situation(H200), "only one of fused_gelu, gelu_epilogue"),
+        ("encoder_graph", situation(CPU), "no CUDA graphs elsewhere"),
+    ],
+)
+def test_what_cannot_be_had_is_an_error_with_the_reason(names, given, reason):
+    with pytest.raises(PlanError, match=reason.replace(".", r"\.")):
+        plan(names.split(), given)
+
+
+def test_an_unknown_optimization_is_an_error_that_names_those_there_are():
+    with pytest.raises(PlanError, match="fused_projections"):
+        plan(["flash"], situation(CPU))
+
+
+def test_a_missing_package_is_named_with_how_to_install_it():
+    bare = dataclasses.replace(H200, packages={"torch": "1", "torchao": "1"})
+    with pytest.raises(
+        PlanError, match="fa3-fwd is not installed; install it with: pip install fa3-fwd"
+    ):
+        plan(["bf16", "fa3"], situation(bare))
+
+
+def test_the_benchmark_of_fusions_asks_for_what_can_be_had():
+    for name, (model, names, _) in step_cases(False, H200).items():
+        given = situation(H200, {"dev": DEV, "schnell": SCHNELL, "kontext": KONTEXT}[model])
+        assert why_invalid(names, given) is None, name
+
+
+def test_every_problem_is_told_at_once():
+    with pytest.raises(PlanError) as error:
+        plan(["aiter_fp8", "fp8_per_row", "inductor_flags"], situation(A100))
+    assert all(name in str(error.value) for name in ("ROCm", "take int8", "no compiler"))

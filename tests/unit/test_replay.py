@@ -1,0 +1,44 @@
+"""The peer table in small: recorded samples replayed, fewer runs than docs/verdict.md has."""
+
+import pytest
+
+from fluxfast.bench.measurement.sampling import ON_CPU, Limits
+from tests.support.replay.__main__ import (
+    cpu_reduced,
+    h100,
+    h200,
+    h200_one_card_reduced,
+    h200_same_gpu,
+)
+from tests.support.replay.peers import PEERS
+from tests.support.replay.simulate import against_rates, stored_rates
+
+
+@pytest.mark.parametrize(
+    ("recorded", "simulate", "limits", "slowdown", "seen"),
+    [
+        pytest.param(h200, stored_rates, Limits(), 1.10, 1.0, id="H200, stored"),
+        pytest.param(h200_one_card_reduced, stored_rates, Limits(), 1.02, 0.9, id="H200, one card"),
+        pytest.param(h100, stored_rates, Limits(), 1.02, 0.95, id="H100, stored"),
+        pytest.param(h200_same_gpu, against_rates, Limits(), 1.02, 0.85, id="H200, --against"),
+        pytest.param(cpu_reduced, stored_rates, ON_CPU, 1.15, 0.9, id="CPU, stored"),
+        pytest.param(cpu_reduced, against_rates, ON_CPU, 1.15, 0.95, id="CPU, --against"),
+    ],
+)
+def test_unchanged_runs_raise_nothing_and_slow_ones_are_seen(
+    recorded, simulate, limits, slowdown, seen
+):
+    samples = recorded()
+    alarms, unchanged = simulate(samples, 1, {}, 60, limits)
+    assert alarms["fluxfast"] == 0 and unchanged.total() >= 60
+    found, _ = simulate(samples, slowdown, {}, 40, limits)
+    assert found["fluxfast"] >= seen * 40
+
+
+def test_the_other_rules_are_what_their_documents_say():
+    old, steady = [1.0, 1.01, 1.02, 1.03], [1.04, 1.04, 1.05, 1.05]
+    called = {name for name, rule in PEERS.items() if rule(old * 5, steady * 5)}
+    assert called == {"asv, factor 1.01", "nvbench robust"}
+    slow = [x * 1.2 for x in old]
+    assert all(rule(old * 5, slow * 5) for rule in PEERS.values())
+    assert not any(rule(old * 5, old * 5) for rule in PEERS.values())

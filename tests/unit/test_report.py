@@ -1,0 +1,453 @@
+"""The report: what it blames, what it writes, what it refuses to mix."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from fluxfast.bench.cases.matrix import label
+from fluxfast.bench.results.result import read_results, write_result
+from fluxfast.cli.main import main
+from fluxfast.errors import BaselineError
+from fluxfast.hardware import Platform
+from fluxfast.report.charts import staircase, steps_of
+from fluxfast.report.effects import blames, effects
+from fluxfast.report.inputs import Measured, read_inputs
+from fluxfast.report.labels import all_on_of, staircase_to
+from fluxfast.report.markdown import markdown
+from fluxfast.report.page import page as page_of
+from fluxfast.report.profiles import telemetry
+from fluxfast.report.report import report_of
+from fluxfast.report.rows import rows_of
+from tests.support.machines import H100, H200, machine
+from tests.support.results import case, result
+from tests.support.synthetic_results import (
+    ALL_ON,
+    FACTORS,
+    ablation,
+    write,
+    write_baseline,
+    write_extras,
+)
+
+
+@pytest.fixture(scope="module")
+def baseline_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("baseline") / "nvidia-h200.json"
+    write_baseline(ablation(seed=1), path)
+    return path
+
+
+def rows(folder, results, baseline_file):
+    return rows_of(read_inputs(write(results, folder)), read_inputs([baseline_file]))
+
+
+def test_the_share_of_each_optimization_is_recovered_with_an_interval(tmp_path, baseline_file):
+    found = effects(rows(tmp_path, ablation(), baseline_file))
+    compiled = {e.name: e for e in found if e.compiled}
+    for name in ("fused_projections", "fa3_fp8", "fp8_per_row", "dbcache", "regional"):
+        assert compiled[name].speed == pytest.approx(1 / FACTORS[name], rel=0.01)
+        assert compiled[name].low * 0.995 < 1 / FACTORS[name] < compiled[name].high * 1.005
+        assert compiled[name].high / compiled[name].low < 1.03
+    assert compiled["fp8_per_row"].cases == 8
+
+
+def test_a_slowdown_of_one_optimization_is_one_line_not_dozens(tmp_path, baseline_file):
+    found = rows(tmp_path, ablation({"fp8_per_row": 1.08}), baseline_file)
+    (blame,) = blames(found)
+    assert blame.name == "fp8_per_row" and blame.after == pytest.approx(1 / 1.08, rel=0.01)
+    assert str(blame) == "fp8_per_row 1.43× → 1.33× in 10 of 10 cases"
+
+
+def test_a_slowdown_of_everything_is_not_put_on_an_optimization(tmp_path, baseline_file):
+    found = blames(rows(tmp_path, ablation({"dev": 1.1}), baseline_file))
+    assert [b.name.split(" (")[0] for b in found] == ["every case of dev"]
+    assert blames(rows(tmp_path / "same", ablation(seed=5), baseline_file)) == []
+
+
+def test_what_never_varies_apart_is_named_together(tmp_path, baseline_file):
+    smoke = [r for r in ablation({"fa3_fp8": 1.3}) if r.case.optimizations in (("bf16",), ALL_ON)]
+    (blame,) = blames(rows(tmp_path, smoke, baseline_file))
+    assert blame.name == "fused_projections + fa3_fp8 + fp8_per_row + regional"
+
+
+def test_each_step_of_a_staircase_has_a_name_of_its_own(tmp_path, baseline_file):
+    measured = [r for r in ablation() if r.case.optimizations in (("bf16",), ALL_ON)]
+    late = (*ALL_ON, "fused_norms", "fused_rotary", "fused_gelu")
+    measured += [replace(r, case=replace(r.case, optimizations=late)) for r in measured[-1:]]
+    of_one = [r for r in measured if r.case.model == measured[-1].case.model]
+    names = [name for name, _ in steps_of(rows(tmp_path, of_one, baseline_file))]
+    assert names == ["bf16", "+ fused_projections to regional", "all on"]
+
+
+def test_what_is_no_staircase_is_shown_side_by_side(tmp_path, baseline_file):
+    cached = (*ALL_ON[:3], "dbcache", *ALL_ON[3:])
+    combinations = [("bf16",), cached, ALL_ON, ("bf16", "compile")]
+    (any_one, *_) = ablation()
+    measured = [replace(any_one, case=case(optimizations=names)) for names in combinations]
+    found = rows(tmp_path, measured, baseline_file)
+    assert [name for name, _ in steps_of(found)] == [
+        "bf16",
+        "bf16 + compile",
+        "all on",
+        "all on + dbcache",
+    ]
+    assert "Side by side" in staircase(found).about
+
+
+def test_people_call_a_combination_by_what_is_off_or_on_top():
+    known = [(), ("bf16",), ALL_ON[:2], ALL_ON, (*ALL_ON, "x")[1:], ("bf16", "z")]
+    assert all_on_of(known) == ALL_ON
+    assert staircase_to(ALL_ON, known) == [("bf16",), ALL_ON[:2], ALL_ON]
+    ablation_of_cpu = [(), ("a",), ("a", "c"), ("c",), ("a", "b", "c"), ("a", "x"), ("z", "a", "c")]
+    assert all_on_of(ablation_of_cpu) == ("a", "c")  # not what is on top of it
+    assert all_on_of([(), ("a",), ("a", "c"), ("c",), ("a", "c", "d"), ("a", "b", "c")]) == (
+        "a",
+        "c",
+    )
+    assert all_on_of([(), ("a",), ("a", "c"), ("a", "c", "d")]) == ("a", "c", "d")
+    assert all_on_of([("a",), ("a", "dbcache", "c", "d"), ("a", "c", "d")]) == ("a", "c", "d")
+    assert label(ALL_ON, ALL_ON) == "all on"
+    assert label(ALL_ON[:3] + ALL_ON[4:], ALL_ON) == "all on − fp8_per_row"
+    assert label((*ALL_ON, "dbcache"), ALL_ON) == "all on + dbcache"
+    assert label((), ALL_ON) == "eager" and label(("bf16",), ALL_ON) == "bf16"
+
+
+def test_summary_page_and_json_say_what_changed_first(tmp_path, baseline_file, capsys):
+    folders = write(ablation({"fp8_per_row": 1.3}), tmp_path / "results")
+    files = {kind: tmp_path / f"report.{kind}" for kind in ("html", "markdown", "json")}
+    options = [word for kind, file in files.items() for word in (f"--{kind}", str(file))]
+    assert main(["report", *map(str, folders), "--against", str(baseline_file), *options]) == 0
+    assert "10 slower" in capsys.readouterr().out
+
+    text = files["markdown"].read_text()
+    verdict, changed, *folded = text.split("<details>")[0].split("\n\n")
+    assert verdict.startswith("### ❌ 18 cases on NVIDIA H200") and "8 same" in verdict
+    assert changed == "- **fp8_per_row 1.43× → 1.10× in 10 of 10 cases**"
+    assert folded[0].count("SLOWER") == 10 and "| same |" not in folded[0]
+    assert text.count("```mermaid") == 2 and '"+ fp8_per_row"' in text
+
+    data = json.loads(files["json"].read_text())
+    assert data["status"] == "fail" and len(data["cases"]) == 18
+    slow = next(c for c in data["cases"] if c["outcome"] == "slower")
+    assert slow["change"] == pytest.approx(0.3, abs=0.02) and slow["processes"] == 3
+
+    page = files["html"].read_text()
+    assert 'data-outcome="slower"' in page
+    assert "http-equiv" in page and "default-src 'none'" in page  # no network, by the browser too
+
+
+def on_an_h100(results):
+    hardware = H100.to_json()
+    return [replace(r, environment=r.environment | {"hardware": hardware}) for r in results]
+
+
+def test_two_machines_in_one_report_are_told_apart(tmp_path):
+    """As those of a night: every row, every chart and every line of blame says which it is of."""
+    slower = on_an_h100(ablation({"fp8_per_row": 1.3}))
+    before = ablation(seed=1)
+    ours = [*write(ablation(), tmp_path / "h200"), *write(slower, tmp_path / "h100")]
+    theirs = [*write(before, tmp_path / "a"), *write(on_an_h100(before), tmp_path / "b")]
+    report = report_of(ours, theirs)
+    assert report.outcomes == {"same": 26, "slower": 10}
+    text = markdown(report)
+    assert f"- **{H100.name}: fp8_per_row 1.43× → 1.10× in 10 of 10 cases**" in text
+    assert text.count(f"| SLOWER | {H100.name} | dev: ") == 2 * 5
+    assert f"| same | {H200.name} | dev: all on | " in text
+    html = page_of(report)
+    titles = re.findall('data-title="([^"]+)"', html)
+    assert {title.partition(": ")[0] for title in titles} == {H100.name, H200.name}
+    assert len(titles) == 2 * (2 + 1 + 2 + 18)  # staircases, shares, stages, steps
+    assert len(set(titles)) == 2 * (2 + 1 + 18)  # a workload has a staircase and stages
+    assert 'data-filter="machine"' in html and html.count(f'data-sort="{H100.name}"') == 18
+
+
+def test_a_baseline_and_a_folder_are_both_read_and_extras_are_shown(tmp_path):
+    (folder, *_) = write(ablation(), tmp_path)
+    write_extras(folder)
+    baseline = tmp_path / "baseline.json"
+    write_baseline(ablation(seed=1)[:3], baseline)  # three more processes of one of the cases
+    page = tmp_path / "page.html"
+    summary = tmp_path / "summary.md"
+    files = ["--html", str(page), "--markdown", str(summary)]
+    assert main(["report", str(folder), str(baseline), *files]) == 0
+    assert {row.summary.processes for row in report_of([folder, baseline]).rows} == {1, 4}
+    folded = summary.read_text().split("All 18 cases")[1]
+    _, head, _, *lines = (line for line in folded.splitlines() if line)
+    assert head.startswith("| verdict | case | ") and head.endswith("| GiB | PSNR dB |")
+    assert sum(line.endswith("| same |") for line in lines) == 2  # the eager pictures themselves
+    text = page.read_text()
+    for section in ("quality", "kernels", "roofline", "pictures", "steps", "stages", "staircase"):
+        assert f'<section id="{section}"' in text, section
+    assert text.count("difference × 8:") == 2 * 8
+    assert text.count('data-sort="Infinity">same</td>') == 2  # the eager pictures themselves
+    written = tmp_path / "page.json"
+    assert main(["report", str(folder), "--json", str(written)]) == 0
+
+    def no_json(constant):
+        raise AssertionError(constant)
+
+    cases = json.loads(written.read_text(), parse_constant=no_json)["cases"]
+    assert [c["quality"]["psnr_db"] for c in cases].count(None) == 2
+    assert main(["report", "baselines/nvidia-h200.json"]) == 0
+
+
+def test_a_verdict_of_the_run_itself_goes_before_one_made_again(tmp_path, baseline_file):
+    (folder, *_) = write(ablation()[:1], tmp_path)
+    (folder / "verdicts").mkdir()
+    told = {"outcome": "invalid runner", "reason": "GEMM canary 0.8 of its band"}
+    (folder / "verdicts" / next(folder.glob("*.json")).name).write_text(json.dumps(told))
+    report = report_of([folder])
+    assert report.rows[0].judgement.outcome == "invalid runner" and report.status == "not judged"
+    # But not where it is asked how the results compare with others.
+    assert report_of([folder], [baseline_file]).rows[0].judgement.outcome == "same"
+
+
+def test_a_sequential_verdict_is_taken_over_and_only_for_the_processes_it_was_of(tmp_path):
+    """Judged again without its looks, 13 of 360 unchanged cases came out otherwise."""
+    ours = write(ablation()[:3], tmp_path / "ours")
+    theirs = write([replace_commit(one, "old") for one in ablation()[:3]], tmp_path / "theirs")
+    told = {"outcome": "undecided", "reason": "…", "changes": ["denoising step: +1.4%"]}
+    told |= {"processes": 3, "against": "old", "processes_against": 3}
+    (ours[-1] / "verdicts").mkdir()
+    (ours[-1] / "verdicts" / next(ours[-1].glob("*.json")).name).write_text(json.dumps(told))
+
+    def outcome(*asked):
+        return report_of(*asked).rows[0].judgement.outcome
+
+    assert outcome(ours, theirs) == "undecided"
+    assert report_of(ours, theirs).rows[0].judgement.lines == ("denoising step: +1.4%",)
+    assert outcome(ours[1:], theirs) == "same"  # one process is missing
+    assert outcome(ours, theirs[:2]) == "same"
+    other = write([replace_commit(one, "older") for one in ablation()[:3]], tmp_path / "older")
+    assert outcome(ours, other) == "same"
+
+
+def replace_commit(one, commit):
+    return replace(one, provenance=one.provenance | {"commit": commit})
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("quality", "[1]"),
+        ("quality", '{"psnr_db": "41"}'),
+        ("quality", "null"),
+        ("kernels", '{"GEMM": null}'),
+        ("verdicts", '{"outcome": "same"}'),
+        ("roofline", '{"ceilings": {"tflops": 1, "tb_per_s": 1}, "kernels": [{"name": "a"}]}'),
+        ("roofline", '{"kernels": []}'),
+        ("roofline", '{"ceilings": {"tflops": 1, "tb_per_s": 1}, "kernels": [5]}'),
+        ("roofline", '{"ceilings": {"tflops": 1, "tb_per_s": 0}, "kernels": []}'),
+        ("verdicts", '{"outcome": "weird", "reason": ""}'),
+        ("verdicts", '{"outcome": "same", "reason": "", "change": "x"}'),
+        ("verdicts", '{"outcome": "same", "reason": "", "changes": null}'),
+        ("quality", '{"psnr_db": NaN}'),
+        ("kernels", '{"GEMM": -1}'),
+    ],
+)
+def test_what_lies_beside_a_result_and_is_none_of_it_is_told(tmp_path, kind, text, capsys):
+    (folder, *_) = write(ablation()[:1], tmp_path)
+    write_extras(folder)
+    (path,) = folder.glob("*.json")
+    (folder / "verdicts").mkdir(exist_ok=True)
+    (folder / kind / path.name).write_text(text)
+    assert main(["report", str(folder), "--html", str(tmp_path / "page.html")]) == 2
+    assert f"no figures of {kind}" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_folder_that_is_given_twice_is_no_second_process(tmp_path):
+    (folder, *_) = write(ablation()[:3], tmp_path / "made")
+    shutil.copytree(folder, tmp_path / "copy")
+    (row,) = report_of([folder, folder, tmp_path / "copy"]).rows
+    assert row.summary.processes == 1
+
+
+def test_what_a_baseline_has_of_a_folder_is_no_second_process(tmp_path):
+    results = ablation()
+    folders = write(results, tmp_path / "results")
+    baseline = write_baseline(results, tmp_path / "nvidia-h200.json").path
+    assert {len(m.results) for m in read_inputs([*folders, baseline])} == {3}
+
+
+def test_a_machine_with_two_commits_is_told_even_if_no_case_has_both(tmp_path):
+    one, other = ablation()[0], replace_commit(ablation()[-1], "another")
+    folders = write([one], tmp_path / "one") + write([other], tmp_path / "other")
+    with pytest.raises(BaselineError, match="do not belong together"):
+        report_of(folders)
+
+
+def test_a_baseline_is_judged_where_it_is_asked_how_it_compares(tmp_path):
+    path = tmp_path / "slower.json"
+    write_baseline(ablation({"fp8_per_row": 1.3}), path)
+    folders = write(ablation(seed=1), tmp_path / "before")
+    outcomes = report_of([path], folders).outcomes
+    assert outcomes["slower"] == 10 and not outcomes["recorded"]
+
+
+def test_what_another_stack_measured_is_blamed_on_nothing(tmp_path, baseline_file):
+    packages = {**H200.packages, "torch": "2.99.0"}
+    other = replace(H200, packages=packages).to_json()
+    made = [
+        replace(one, environment=one.environment | {"hardware": other})
+        for one in ablation({"fp8_per_row": 1.3})
+    ]
+    report = report_of(write(made, tmp_path), [baseline_file])
+    assert set(report.outcomes) == {"wrong stack"} and report.machines[0].blames == ()
+
+
+def test_two_models_of_cpu_with_as_many_cores_are_two_machines(tmp_path):
+    folders = []
+    for name, image_s in (("CPU A", 1.0), ("CPU B", 2.0)):
+        hardware = machine(Platform.CPU, name, "x86_64-avx2", cores=2)
+        one = result(image_s, case=case(), hardware=hardware, compiles=False)
+        one = replace(one, provenance={"commit": "abc", "dirty": False, "process": 0})
+        folders += write([one], tmp_path / name)
+    report = report_of(folders)
+    assert [row.summary.e2e_s for row in report.rows] == pytest.approx([1.0, 2.0], rel=0.05)
+    assert [m.gpu for m in report.machines] == [
+        f"{name} (cpu-x86_64-avx2-2cores)" for name in ("CPU A", "CPU B")
+    ]
+
+
+def test_clocks_and_temperature_are_shown_where_the_gpu_told_them():
+    one = ablation()[0]
+    (row,) = rows_of([Measured(results=(one,))])
+    readings = ({"sm_clock_mhz": 1980.0, "throttled": None}, {"sm_clock_mhz": 1700.0})
+    object.__setattr__(one, "telemetry", ())
+    assert telemetry(row) is None
+    object.__setattr__(one, "telemetry", readings)
+    assert telemetry(row).table == (("image", "SM clock, MHz"), ("1", "1980"), ("2", "1700"))
+    assert "SM clock, MHz: 1700–1980" in str(telemetry(row).spec)  # what the shares are of
+
+
+def test_each_row_has_the_command_that_measures_it_again(tmp_path):
+    """The command of a CPU's case is tried: it collects that case alone."""
+    hardware = machine(Platform.CPU, "a CPU", "x86_64-avx2", cores=2)
+    one = case(
+        weights="mini",
+        optimizations=("fused_projections", "channels_last"),
+        height=256,
+        width=256,
+        num_inference_steps=28,
+    )
+    write_result(tmp_path, result(case=one, hardware=hardware, reference_e2e_s=(3.0, 3.0, 3.0)))
+    command = report_of([tmp_path]).rows[0].command
+    assert "--gpu cpu" in command
+    words = [*shlex.split(command)[1:], "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *words], capture_output=True, text=True)
+    assert f"test_latency[{one.id}]" in done.stdout and "1 test collected" in done.stdout
+
+    write_result(tmp_path / "gpu", result(hardware=H200))
+    assert "--gpu h200" in report_of([tmp_path / "gpu"]).rows[0].command
+
+
+def test_reports_need_no_torch(tmp_path, baseline_file):
+    """A machine that only gathers results has none."""
+    program = """
+import importlib.abc, sys
+class NoTorch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in ("torch", "diffusers"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoTorch())
+from fluxfast.cli.main import main
+baseline, results, database = sys.argv[1:]
+history = ["history", "--database", database]
+sys.exit(main(["report", baseline]) or main([*history, "--add", results]) or main(history))
+"""
+    (folder, *_) = write(ablation()[:1], tmp_path)
+    words = [sys.executable, "-c", program, baseline_file, folder, tmp_path / "history.sqlite3"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shards_are_merged_with_what_lies_beside_them(tmp_path, capsys):
+    folders = write(ablation(), tmp_path / "in")
+    write_extras(folders[0])
+    output = tmp_path / "out"
+    arguments = [*map(str, folders), str(folders[0])]  # one of them twice
+    assert main(["merge", *arguments, "--output", str(output)]) == 0
+    assert "54 results" in capsys.readouterr().out
+    assert len(read_results([output])) == 54
+    assert len(list(output.glob("*.png"))) == len(list((output / "kernels").iterdir())) == 18
+    assert {r.summary.processes for r in report_of([output]).rows} == {3}
+    assert main(["merge", *arguments, "--output", str(output)]) == 2
+    assert "folder of their own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"hardware": H100}, ["GPU NVIDIA H100 80GB HBM3", "GPU NVIDIA H200"]),
+        (
+            {
+                "hardware": machine(
+                    Platform.CUDA, "NVIDIA H200", "sm_90", memory_gib=139.8, packages={"torch": "2"}
+                )
+            },
+            ["stack ", "torch 2"],
+        ),
+        ({"provenance": {"commit": "def", "dirty": False}}, ["commit abc", "commit def"]),
+        ({"provenance": {"commit": "abc", "dirty": True}}, ["uncommitted changes"]),
+    ],
+    ids=["gpu", "stack", "commit", "dirty"],
+)
+def test_a_merge_refuses_to_mix_and_names_the_difference(tmp_path, capsys, other, told):
+    write_result(tmp_path / "a", result())
+    write_result(tmp_path / "b", result(case=case(model="schnell"), **other))
+    folders = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert main(["merge", *folders, "--output", str(tmp_path / "c")]) == 2
+    error = capsys.readouterr().err
+    assert "do not belong together" in error and all(part in error for part in told)
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_cannot_be_reported_on_is_told(tmp_path, capsys):
+    (tmp_path / "x.json").write_text("{")
+    for path, told in ((tmp_path / "none", "nothing to report on"), (tmp_path, "corrupt")):
+        assert main(["report", str(path), "--html", str(tmp_path / "page.html")]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_commits_are_not_joined_silently_nor_is_half_a_picture_a_traceback(tmp_path, capsys):
+    one, other = ablation()[:1], ablation()[:1]
+    folders = [write(one, tmp_path / "one")[0], write(other, tmp_path / "other")[0]]
+    changed = next(folders[1].glob("*.json"))
+    data = json.loads(changed.read_text())
+    data["provenance"]["commit"] = "another"
+    changed.write_text(json.dumps(data))
+    assert main(["report", *map(str, folders)]) != 0
+    told = capsys.readouterr().err
+    assert "commit another: 1 results in" in told and "--against" in told
+    assert main(["report", str(folders[0]), "--against", str(folders[1])]) == 0
+    (whole, *_) = write(ablation(), tmp_path / "whole")
+    write_extras(whole)
+    for picture in whole.glob("*.png"):
+        picture.write_bytes(picture.read_bytes()[:100])
+    assert main(["report", str(whole), "--html", str(tmp_path / "page.html")]) != 0
+    assert "this picture cannot be read" in capsys.readouterr().err
+
+
+def test_against_judges_on_a_gpu_that_has_no_baseline(tmp_path):
+    sides = {}
+    for side, slower in (("a", {}), ("b", {"fp8_per_row": 1.3})):
+        sides[side] = write(ablation(slower), tmp_path / side)
+        for path in (path for folder in sides[side] for path in folder.glob("*.json")):
+            data = json.loads(path.read_text())
+            data["environment"]["hardware"]["name"] = "NVIDIA B300"
+            path.write_text(json.dumps(data))
+    outcomes = report_of(sides["b"]).outcomes
+    assert set(outcomes) == {"new"}
+    assert "slower" in report_of(sides["b"], sides["a"]).outcomes
+    for path in (path for folder in sides["a"] for path in folder.glob("*-bf16.json")):
+        path.unlink()  # it is drawn on one side alone
+    outcomes = report_of(sides["b"], sides["a"]).outcomes
+    assert outcomes["recorded"] == 2 and "new" not in outcomes  # of dev and of schnell

@@ -1,0 +1,58 @@
+"""The self-test: its faults are what they say, and its report forbids a blind case to gate."""
+
+import time
+
+import pytest
+
+from fluxfast.bench.measurement.faults import Delay
+from fluxfast.bench.selftest import UNCHANGED, Rate, case_report, report_text
+from fluxfast.cli.main import main
+from fluxfast.pipeline.observe import Region
+from tests.support.machines import CPU
+from tests.unit.test_verdict import process
+
+
+def runs(factor=1.0, between=0.001, count=2, seed=0):
+    """Of three processes; the same processes whatever the factor."""
+    levels = (1 + between, 1 - between, 1 + between / 2)
+    return [
+        [process(100 * level * factor, seed=seed + 10 * p + r) for r in range(count)]
+        for p, level in enumerate(levels)
+    ]
+
+
+OTHERS = [[own[0] for own in runs(seed=1000 * n)] for n in range(8)]
+
+
+def test_a_quiet_case_may_gate_and_what_it_sees_is_counted():
+    faults = {UNCHANGED: runs(), "+10%": runs(1.1, seed=5), "+0.1%": runs(1.001, seed=6)}
+    report = case_report("dev, all on", faults, OTHERS)
+    assert report.may_gate and report.figure == "step_ms" and report.visible < 0.02
+    assert report.alarms == Rate(count=0, total=6)
+    assert report.seen["+10%"].count == 6 and report.seen["+0.1%"].count == 0
+    text = report_text([report], {"regional silently not applied": Rate(count=3, total=3)})
+    assert "6/6 (61%–100%)" in text and "0/6 (0%–39%)" in text and "3/3" in text
+
+
+def test_a_case_that_sees_less_than_its_tolerance_is_not_allowed_to_gate():
+    report = case_report("noisy", {UNCHANGED: runs(between=0.05)}, [])
+    assert not report.may_gate
+    assert "NO: " in report_text([report], {}) and "is the least it sees" in report_text(
+        [report], {}
+    )
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_a_delay_takes_its_time_in_every_step_and_nowhere_else(on_device):
+    delay = Delay(ms=30.0, on_device=on_device, hardware=CPU)
+    started = time.perf_counter()
+    delay.enter(Region.DECODING)
+    delay.exit(Region.DENOISING_STEP)
+    assert time.perf_counter() - started < 0.025
+    delay.enter(Region.DENOISING_STEP)
+    assert time.perf_counter() - started >= 0.03
+
+
+def test_too_few_processes_are_refused(capsys):
+    assert main(["selftest", "--gpu", "cpu", "--processes", "2"]) == 2
+    assert "too few processes" in capsys.readouterr().err

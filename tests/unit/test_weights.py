@@ -1,0 +1,140 @@
+"""Where weights come from, and what is said when they cannot be had."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+
+from fluxfast.errors import CheckpointError, FluxFastError
+from fluxfast.hardware import detect
+from fluxfast.models.spec import DEV, KONTEXT, MODELS, SCHNELL, ImageRequest, default_request
+from fluxfast.models.weights import WeightsKind, load, resolve
+from tests.support.machines import CPU, H200
+
+
+@pytest.fixture(scope="module")
+def here():
+    return detect("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(here, tmp_path_factory):
+    """A checkpoint in diffusers layout, as one is downloaded."""
+    path = tmp_path_factory.mktemp("checkpoint") / "my-flux"
+    mini = resolve("mini-dev", "auto", here)
+    load(mini, dtype=torch.float32, hardware=here).save_pretrained(path)
+    return path
+
+
+def draw(pipeline):
+    return pipeline(
+        "a boat",
+        height=32,
+        width=32,
+        num_inference_steps=1,
+        max_sequence_length=16,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    ).images
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_mini_model_is_what_it_is_called_and_the_same_each_time(name, here):
+    checkpoint = resolve(f"mini-{name}", "auto", here)
+    first, second = (load(checkpoint, dtype=torch.float32, hardware=here) for _ in range(2))
+    assert type(first).__name__ == MODELS[name].pipeline_class
+    weights = zip(first.transformer.parameters(), second.transformer.parameters(), strict=True)
+    assert all(torch.equal(a, b) and a.data_ptr() != b.data_ptr() for a, b in weights)
+
+
+def test_the_prompt_and_the_seed_show_in_a_mini_image(here):
+    pipeline = load(resolve("mini-dev", "auto", here), dtype=torch.float32, hardware=here)
+    arguments = dict(height=256, width=256, num_inference_steps=4, output_type="pt")
+
+    def image(prompt, seed):
+        return pipeline(prompt, generator=torch.Generator().manual_seed(seed), **arguments).images
+
+    told = "a large red circle left of a small blue square on a white background"
+    reference = image(told, 0)
+    assert reference.isfinite().all() and reference.std() > 0.05
+    for other in (image("a large green star on a black background", 0), image(told, 1)):
+        assert (other - reference).abs().mean() > 0.02
+
+
+def test_a_local_folder_is_loaded_as_what_it_holds(folder, here):
+    checkpoint = resolve(str(folder), "auto", here)
+    assert checkpoint.model == DEV and checkpoint.kind is WeightsKind.HUB
+    loaded = draw(load(checkpoint, dtype=torch.float32, hardware=here))
+    made = draw(load(resolve("mini-dev", "auto", here), dtype=torch.float32, hardware=here))
+    assert torch.allclose(
+        loaded, made, atol=1e-4
+    )  # the files are mapped: other alignment, other rounding
+
+
+def test_the_model_is_told_by_the_checkpoint_not_by_its_name(folder, here, tmp_path):
+    misnamed = tmp_path / "FLUX.1-dev"
+    shutil.copytree(folder, misnamed)
+    config = misnamed / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"guidance_embeds": False}))
+    assert resolve(str(misnamed), "auto", here).model == SCHNELL
+
+
+def test_a_truncated_weights_file_is_named(folder, here, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    weights = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="truncated file is the usual cause"):
+        load(resolve(str(broken), "auto", here), dtype=torch.float32, hardware=here)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(here, tmp_path):
+    with pytest.raises(CheckpointError, match=r"model_index\.json"):
+        resolve(str(tmp_path), "auto", here)
+
+
+def test_a_checkpoint_of_something_else_is_refused(here, tmp_path):
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (tmp_path / "transformer" / "config.json").write_text("{}")
+    with pytest.raises(FluxFastError, match="not a Flux"):
+        resolve(str(tmp_path), "auto", here)
+
+
+@pytest.mark.parametrize("name", ["flux2", "./nowhere", "mini-flux"])
+def test_an_unknown_model_is_refused_with_those_there_are(name, here):
+    with pytest.raises(CheckpointError, match="schnell, dev, kontext"):
+        resolve(name, "auto", here)
+
+
+def test_auto_weights_follow_the_machine(monkeypatch):
+    assert resolve("dev", "auto", CPU).kind is WeightsKind.MINI
+    assert resolve(DEV.hub_id, "auto", H200).kind is WeightsKind.SYNTHETIC
+    monkeypatch.setattr("fluxfast.models.weights.is_cached", lambda hub_id: True)
+    assert resolve("kontext", "auto", H200).kind is WeightsKind.HUB
+    with pytest.raises(FluxFastError, match="auto, hub, synthetic, mini"):
+        resolve("dev", "random", CPU)
+
+
+def test_synthetic_weights_that_do_not_fit_are_refused_before_they_are_made():
+    small = dataclasses.replace(CPU, memory_gib=16.0)
+    with pytest.raises(FluxFastError, match="use --weights mini"):
+        load(resolve("dev", "synthetic", small), dtype=torch.bfloat16, hardware=small)
+
+
+def test_a_request_is_the_model_cards():
+    assert default_request(SCHNELL, side=1024).num_inference_steps == 4
+    assert default_request(DEV, side=1024).image_tokens == 4096
+    kontext = default_request(KONTEXT, side=1024, guidance_scale=None, height=512)
+    assert (kontext.guidance_scale, kontext.height, kontext.width) == (2.5, 512, 1024)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"height": 100}, {"width": 0}, {"batch_size": 0}, {"num_inference_steps": 0}]
+)
+def test_an_impossible_request_is_refused(wrong):
+    with pytest.raises(FluxFastError, match="allowed"):
+        default_request(DEV, side=1024, **wrong)
+    assert ImageRequest.__dataclass_params__.frozen

@@ -1,0 +1,1 @@
+"""The program that trains the mini family: `python -m training --output DIR`."""
