@@ -240,7 +240,7 @@ def _latents_error(
     built: BuiltPipeline, folder: Path, model: str, steps: int, name: str
 ) -> float | None:
     """Relative to the eager latents of this model and these steps; None where there are none."""
-    latents = built.draw(output_type="latent").float().cpu()
+    latents = built.generate(output_type="latent").float().cpu()
     if not latents.isfinite().all():
         raise AssertionError("the latents are not finite")
     place = folder / f"latents-{model}-{steps}.pt"
@@ -260,7 +260,7 @@ def _waits(built: BuiltPipeline) -> list[str]:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            built.draw(output_type="latent")
+            built.generate(output_type="latent")
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return [f"{w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]

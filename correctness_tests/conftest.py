@@ -21,7 +21,7 @@ from fluxfast.pytest_plugin.plugin import SUITE, Suite
 from fluxfast.quality.asks import Ask, Drawing, asks_of, draw
 from fluxfast.quality.budget import Budgets, read_budgets
 from fluxfast.quality.clip import OPENAI, Clip, mini_clip, openai_clip
-from fluxfast.quality.metrics import METRICS, Quality, compare
+from fluxfast.quality.metrics import QUALITY_METRICS, Quality, compare
 from fluxfast.quality.sheet import write_sheet
 from fluxfast.tables import plain_table, render
 
@@ -170,8 +170,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     rows = config.stash.get(MEASURED, {})
     if not rows:
         return
-    known = [name for name in METRICS if any(q.has(name) for _, q in rows.values())]
-    titles = [METRICS[name].title for name in known]
+    known = [name for name in QUALITY_METRICS if any(q.has(name) for _, q in rows.values())]
+    titles = [QUALITY_METRICS[name].title for name in known]
     table = plain_table("case", *titles, numbers=titles)
     for label, measured in rows.values():
         table.add_row(label, *(measured.shown(name) for name in known))

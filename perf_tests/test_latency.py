@@ -27,7 +27,7 @@ from fluxfast.bench.measurement.sampler import (
 )
 from fluxfast.bench.measurement.sampling import LEAST_IMAGES
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.verdicts.verdict import Outcome
+from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.errors import FluxFastError
 from fluxfast.profiling.evidence import dynamo_counters, gather_evidence, proofs
 from fluxfast.profiling.telemetry import reader
@@ -135,10 +135,10 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
     reset_peak_memory(built)
 
     suite.say(planned, f"sampling: {limits}")
-    sampler.settle()
+    sampler.discard_boosted_images()
     benchmark.group = f"{planned.case.model} {planned.case.weights}"
     benchmark.pedantic(
-        sampler.draw,
+        sampler.generate,
         setup=sampler.prepare,
         teardown=sampler.finish,
         rounds=limits.rounds or LEAST_IMAGES,
@@ -167,7 +167,7 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
     if not limits.rounds and suite.outcome_of(result()) is Outcome.UNDECIDED:
         sampler.limits = limits.extended(len(sampler.images))
         suite.say(planned, f"sampling on, for it is undecided: {sampler.limits}")
-        sampler.settle()
+        sampler.discard_boosted_images()
         sample_on(sampler, benchmark)
         after = canaries(hardware)
     found = result()

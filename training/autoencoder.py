@@ -31,7 +31,7 @@ def train_autoencoder(pictures: Pictures, recipe: Recipe, run: Run) -> Any:
     def loss(iteration: int, generator: torch.Generator) -> Tensor:
         whole = iteration % WHOLE_EVERY == WHOLE_EVERY - 1
         count = max(1, stage.batch_size // WINDOWS_PER_SIDE**2) if whole else stage.batch_size
-        picture = pictures.draw(some(len(pictures), count, generator), recipe.side)
+        picture = pictures.generate(some(len(pictures), count, generator), recipe.side)
         if not whole:
             picture = _window(picture, recipe.side // WINDOWS_PER_SIDE, generator)
         with run.autocast():
@@ -74,6 +74,6 @@ def encode(
     for begin in range(0, total, ENCODING_BATCH):
         rows = slice(begin, min(begin + ENCODING_BATCH, total))
         with run.autocast():
-            mean = vae.encode(pictures.draw(rows, side)).latent_dist.mean
+            mean = vae.encode(pictures.generate(rows, side)).latent_dist.mean
         parts.append(((mean.float() - shift) * scale).to(storage(run)))
     return torch.cat(parts)

@@ -72,7 +72,7 @@ def train_contrastive(
 
     def loss(_: int, generator: torch.Generator) -> Tensor:
         rows = some(len(scenes), stage.batch_size, generator)
-        picture = _small(pictures.draw(rows, recipe.side))
+        picture = _small(pictures.generate(rows, recipe.side))
         noise = torch.randn(picture.shape, generator=generator, device=run.device)
         with run.autocast():
             seen = _unit(clip.get_image_features(picture + PICTURE_NOISE * noise))

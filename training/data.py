@@ -31,7 +31,7 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.things)
 
-    def draw(self, rows: Tensor | slice, side: int) -> Tensor:
+    def generate(self, rows: Tensor | slice, side: int) -> Tensor:
         """Pictures [n, 3, side, side] in [−1, 1], as the autoencoder takes them."""
         return render(self.things[rows], self.backgrounds[rows], side) * 2 - 1
 

@@ -15,7 +15,8 @@ from scipy.stats import binomtest
 from fluxfast.bench.baselines.baseline import LOOKS
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.noise import noises
-from fluxfast.bench.verdicts.verdict import Outcome, Verdict, compare, settle
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.verdict import Verdict, compare, decide
 from fluxfast.tables import plain_table, render
 
 UNCHANGED = "unchanged (A/A)"
@@ -84,7 +85,7 @@ def _verdicts(
     for process, runs in enumerate(changed):
         accepted = [own[0] for number, own in enumerate(unchanged) if number != process]
         noise = noises([accepted, *others])
-        found += [settle([compare([run], accepted, noise)], LOOKS)[0] for run in runs]
+        found += [decide([compare([run], accepted, noise)], LOOKS)[0] for run in runs]
     return found
 
 

@@ -25,6 +25,6 @@ def run(options: argparse.Namespace) -> None:
         console.stage(f"drawing{compiles}")
         started = time.perf_counter()
         with observed(built.pipeline, StepProgress(console, built.request.num_inference_steps)):
-            images = built.draw()
+            images = built.generate()
         console.stage(f"drawn in {time.perf_counter() - started:.2f} s")
         save(images, built, options, console)

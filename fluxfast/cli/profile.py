@@ -61,8 +61,8 @@ def _trace(case: str, path: Path, device: str) -> None:
     console, planned = Console(), planned_from_id(case, detect(device))
     with build(planned.checkpoint, planned.plan, progress=console.stage) as built:
         console.stage("warming up")
-        built.draw()
-        built.draw()
+        built.generate()
+        built.generate()
         console.stage("profiling one image")
         write_trace(built, path)
     console.say(f"wrote {path}")

@@ -183,7 +183,7 @@ def _run(
         sampler.faults = (delay,)
     reset_peak_memory(built)
     with block_twice(built.pipeline) if fault.name == TWICE else nullcontext():
-        sampler.settle()
+        sampler.discard_boosted_images()
         while not sampler.why_enough:
             sampler.sample()
         peak_gib = peak_memory_gib(built)
@@ -206,7 +206,7 @@ def _drop(planned: PlannedCase, folder: Path) -> None:
     dropped = [o.name for o in planned.plan.optimizations if o.axis in (Axis.CACHE, Axis.COMPILE)]
     for name in dropped:
         with build(planned.checkpoint, without_applying(planned.plan, name)) as built:
-            built.draw()
+            built.generate()
             seen = proofs(gather_evidence(built))
         folder.mkdir(parents=True, exist_ok=True)
         word = UNSEEN if seen[name].is_active else SEEN

@@ -59,7 +59,7 @@ class BuiltPipeline:
     def request(self) -> ImageRequest:
         return self.plan.situation.request
 
-    def draw(self, output_type: str = "pil") -> list[Image] | Any:
+    def generate(self, output_type: str = "pil") -> list[Image] | Any:
         """The images of the plan's request: PIL images, or what diffusers' `output_type` names."""
         return self.pipeline(
             **call_arguments(self.request, self.plan.situation.model.takes_image),

@@ -79,7 +79,7 @@ def gather_evidence(built: BuiltPipeline) -> Evidence:
     """Draw one more image, warmed up already, and note what ran in its first step."""
     observer = _FirstStepOperators(built.plan.situation.hardware.is_gpu)
     with observed(built.pipeline, observer):
-        built.draw(output_type="latent")
+        built.generate(output_type="latent")
     return Evidence(
         pipeline=built.pipeline,
         plan=built.plan,

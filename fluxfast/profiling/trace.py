@@ -33,7 +33,7 @@ def write_trace(built: BuiltPipeline, path: Path) -> None:
         activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities, record_shapes=True) as profiler:
         with observed(built.pipeline, RegionMarker()), torch.no_grad():
-            built.draw()
+            built.generate()
         built.synchronize()
     _export(profiler, path)
 

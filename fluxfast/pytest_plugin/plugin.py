@@ -14,8 +14,9 @@ from fluxfast.bench.baselines.baseline import PROCESSES, SHIPPED
 from fluxfast.bench.cases.matrix import MATRICES
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.results.result import provenance, result_path
+from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.tables import failure_text, verdict_table
-from fluxfast.bench.verdicts.verdict import Outcome, Verdict
+from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import MODELS
 from fluxfast.pytest_plugin.session import Suite

@@ -32,8 +32,9 @@ from fluxfast.bench.results.result import (
     write_result,
 )
 from fluxfast.bench.results.summary import CaseSummary, summarize
+from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.tables import failure_text
-from fluxfast.bench.verdicts.verdict import NOT_JUDGED, Outcome, Verdict, settle
+from fluxfast.bench.verdicts.verdict import Verdict, decide
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
 from fluxfast.models.spec import MODELS
@@ -178,7 +179,7 @@ class Suite:
     def verdicts(self) -> dict[str, Verdict]:
         """On every case that was measured, by its id."""
         if self.sides:
-            settled = settle([sides.comparison for sides in self.sides.values()], looks=PAIRS)
+            settled = decide([sides.comparison for sides in self.sides.values()], looks=PAIRS)
             return dict(zip(self.sides, settled, strict=True))
         compared = [self.baseline.compare([result]) for result in self.measured.values()]
         return dict(zip(self.measured, judged(compared), strict=True))
@@ -316,6 +317,6 @@ class Suite:
     def remark(self, planned: PlannedCase) -> str | None:
         """What a case that did not fail has to say: a win to claim, or why it is not judged."""
         verdict = self.judged.get(planned.case.id)
-        if verdict is None or verdict.outcome not in (Outcome.FASTER, *NOT_JUDGED):
+        if verdict is None or (verdict.outcome is not Outcome.FASTER and verdict.is_judged):
             return None
         return failure_text(planned.case, verdict)

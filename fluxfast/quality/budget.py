@@ -11,7 +11,7 @@ import yaml
 
 from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import MODELS
-from fluxfast.quality.metrics import METRICS, Quality
+from fluxfast.quality.metrics import QUALITY_METRICS, Quality
 
 LOSSLESS = "lossless"  # the budget of what has none of its own, and of the eager pipeline itself
 ANY_MODEL = "any"
@@ -34,7 +34,7 @@ class Budgets:
         found = dict(self._of_one(LOSSLESS, model))
         for name in optimizations:
             for metric, bound in self._of_one(name, model).items():
-                loosest = min if METRICS[metric].at_least else max
+                loosest = min if QUALITY_METRICS[metric].at_least else max
                 found[metric] = loosest(bound, found.get(metric, bound))
         return found
 
@@ -51,7 +51,7 @@ def violations(quality: Quality, bounds: Mapping[str, float]) -> list[str]:
     """Each bound that the figures break, with both numbers."""
     broken = []
     for name, bound in bounds.items():
-        metric = METRICS[name]
+        metric = QUALITY_METRICS[name]
         if quality.has(name) and not metric.is_within(quality.figure(name), bound):
             sign = "at least" if metric.at_least else "at most"
             broken.append(f"{name} {quality.figure(name):.4g} {metric.unit}, {sign} {bound:g}")
@@ -86,7 +86,7 @@ def _entry(
 ) -> tuple[dict[str, dict[str, float]], float | None]:
     """Bounds by model, and the golden's bound where there is one."""
     models = {model: values for model, values in entry.items() if model not in ("from", GOLDEN)}
-    unknown = {metric for values in models.values() for metric in values} - set(METRICS)
+    unknown = {metric for values in models.values() for metric in values} - set(QUALITY_METRICS)
     unknown |= set(models) - {ANY_MODEL, *MODELS}
     if unknown or "from" not in entry:
         raise _unreadable(path, name, ", ".join(sorted(unknown)) or "no `from`")
@@ -98,7 +98,7 @@ def _unreadable(path: Path, name: str, got: str) -> FluxFastError:
     return FluxFastError(
         f"the budget of {name} cannot be read",
         got=f"{path}: {got}",
-        allowed=f"{', '.join(METRICS)} by model ({ANY_MODEL}, {', '.join(MODELS)}), {GOLDEN}, "
-        "and `from`: where the numbers come from",
+        allowed=f"{', '.join(QUALITY_METRICS)} by model ({ANY_MODEL}, {', '.join(MODELS)}), "
+        f"{GOLDEN}, and `from`: where the numbers come from",
         remedy="mend the file",
     )

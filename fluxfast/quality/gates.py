@@ -9,7 +9,7 @@ from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.quality.asks import Ask, Drawing, draw
 from fluxfast.quality.budget import violations
 from fluxfast.quality.golden import golden_error
-from fluxfast.quality.metrics import METRICS, compare
+from fluxfast.quality.metrics import QUALITY_METRICS, compare
 
 AGAIN = 1e-5  # relative error of latents: the same kernels on the same numbers
 
@@ -33,7 +33,7 @@ def alone_as_in_a_batch(
         return [f"asked for one image it drew {len(alone)}"]
     apart = compare(alone, drawn.only(slice(1, 2)), asks[1:2])
     # Of one picture there is no mean: it may be the worst that there is.
-    of_each = {name: bound for name, bound in bounds.items() if not METRICS[name].of}
+    of_each = {name: bound for name, bound in bounds.items() if not QUALITY_METRICS[name].of}
     return [f"alone against in a batch: {broken}" for broken in violations(apart, of_each)]
 
 

@@ -19,7 +19,7 @@ SAME_DB = 100.0  # PSNR beyond which pictures are as good as the same
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
+class QualityMetric:
     """A figure with a bound. `summarize` makes it of all asks' values, which go by the name `of`
     (its own, if that is empty); `at_least`: more is better; `title` and `digits` are for tables.
     """
@@ -45,14 +45,16 @@ def _mean_up_to_same(values: Sequence[float]) -> float:
     return _mean([min(value, SAME_DB) for value in values])
 
 
-METRICS = {
+QUALITY_METRICS = {
     metric.name: metric
     for metric in (
-        Metric(name="latent_relative_error", title="rel. error", summarize=max, digits=5),
-        Metric(name="latent_cosine", title="cosine", summarize=min, digits=5, at_least=True),
-        Metric(name="psnr_db", title="PSNR", summarize=min, unit="dB", digits=1, at_least=True),
+        QualityMetric(name="latent_relative_error", title="rel. error", summarize=max, digits=5),
+        QualityMetric(name="latent_cosine", title="cosine", summarize=min, digits=5, at_least=True),
+        QualityMetric(
+            name="psnr_db", title="PSNR", summarize=min, unit="dB", digits=1, at_least=True
+        ),
         # Published thresholds are of one picture or of a mean.
-        Metric(
+        QualityMetric(
             name="psnr_mean_db",
             title="mean",
             of="psnr_db",
@@ -61,10 +63,10 @@ METRICS = {
             digits=1,
             at_least=True,
         ),
-        Metric(name="ssim", title="SSIM", summarize=min, digits=4, at_least=True),
-        Metric(name="clip_similarity", title="CLIP", summarize=min, digits=4, at_least=True),
-        Metric(name="clip_score_drop", title="CLIP drop", summarize=_mean, digits=2),
-        Metric(name="scenes_lost", title="lost", summarize=sum, digits=0),
+        QualityMetric(name="ssim", title="SSIM", summarize=min, digits=4, at_least=True),
+        QualityMetric(name="clip_similarity", title="CLIP", summarize=min, digits=4, at_least=True),
+        QualityMetric(name="clip_score_drop", title="CLIP drop", summarize=_mean, digits=2),
+        QualityMetric(name="scenes_lost", title="lost", summarize=sum, digits=0),
     )
 }
 
@@ -76,20 +78,20 @@ class Quality:
     values: Mapping[str, tuple[float, ...]]
 
     def has(self, name: str) -> bool:
-        return (METRICS[name].of or name) in self.values
+        return (QUALITY_METRICS[name].of or name) in self.values
 
     def figure(self, name: str) -> float:
-        return METRICS[name].summarize(self.values[METRICS[name].of or name])
+        return QUALITY_METRICS[name].summarize(self.values[QUALITY_METRICS[name].of or name])
 
     @property
     def figures(self) -> dict[str, float]:
-        return {name: self.figure(name) for name in METRICS if self.has(name)}
+        return {name: self.figure(name) for name in QUALITY_METRICS if self.has(name)}
 
     def shown(self, name: str) -> str:
         """The figure for a table, with its interval where it has one."""
         if not self.has(name):
             return "–"
-        text = f"{self.figure(name):.{METRICS[name].digits}f}"
+        text = f"{self.figure(name):.{QUALITY_METRICS[name].digits}f}"
         if name != "clip_score_drop":
             return text
         return f"{text} ± {self.clip_interval():.2f}"

@@ -28,7 +28,7 @@ from fluxfast.bench.baselines.baseline import Baseline, machine_name, read_basel
 from fluxfast.bench.results.artifacts import KINDS, figures_path, picture_path
 from fluxfast.bench.results.machine import hardware_of
 from fluxfast.bench.results.result import CaseResult, read_json, read_results, result_path
-from fluxfast.bench.verdicts.verdict import Outcome
+from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.errors import BaselineError
 from fluxfast.report.same import check_same
 
@@ -133,7 +133,7 @@ def _is_well_formed(kind: str, data: Any) -> bool:
             return all(_is_number(ms) and ms >= 0 for ms in data.values())
         case "verdicts", {"outcome": str(outcome), "reason": str()}:
             lines, change = data.get("changes", []), data.get("change", 0.0)
-            is_known = outcome in (*Outcome, RECORDED)
+            is_known = outcome in list(Outcome)
             return is_known and isinstance(lines, list) and _is_number(change)
         case "roofline", {"ceilings": {"tflops": _, "tb_per_s": _} as ceilings, "kernels": [*of]}:
             return all(map(_is_positive, ceilings.values())) and all(map(_is_kernel, of))

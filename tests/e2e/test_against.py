@@ -10,7 +10,8 @@ import pytest
 
 from fluxfast.bench.ab.against import PAIRS, forget, interleaved, measure_in, worktree
 from fluxfast.bench.results.result import result_path, write_result
-from fluxfast.bench.verdicts.verdict import Outcome, settle
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin.session import Suite
 from perf_tests import test_latency
@@ -39,12 +40,12 @@ def test_it_stops_when_it_is_sure_and_cancels_a_drift():
     order, measure = measured(1.05, 0.001)
     sides = sides_of(measure)
     assert "".join(order) == ("ABBA" * PAIRS)[: len(order)] and 1 < len(sides.ours) < PAIRS
-    assert settle([sides.comparison], looks=PAIRS)[0].outcome is Outcome.SLOWER
+    assert decide([sides.comparison], looks=PAIRS)[0].outcome is Outcome.SLOWER
 
 
 def test_one_process_of_each_is_enough_where_nothing_changed():
     order, measure = measured(1.0, 0.0005)
-    assert settle([sides_of(measure).comparison], looks=PAIRS)[0].outcome is Outcome.SAME
+    assert decide([sides_of(measure).comparison], looks=PAIRS)[0].outcome is Outcome.SAME
     assert order == ["A", "B"]
 
 
@@ -52,7 +53,7 @@ def test_it_ends_undecided_rather_than_never():
     order, measure = measured(1.01, 0.08)
     sides = sides_of(measure, pairs=6)
     assert len(order) == 12 and len(sides.theirs) == len(sides.ours) == 6
-    assert settle([sides.comparison], looks=6)[0].outcome is Outcome.UNDECIDED
+    assert decide([sides.comparison], looks=6)[0].outcome is Outcome.UNDECIDED
 
 
 @pytest.mark.parametrize(("process_s", "pairs"), [(400.0, 2), (200.0, 4), (1.0, 12)])
@@ -104,7 +105,7 @@ def test_a_process_on_a_disturbed_machine_is_left_out(of_process, outcome, count
         return {one.id: found for one in cases}
 
     sides = sides_of(measure)
-    assert settle([sides.comparison], looks=PAIRS)[0].outcome.value == outcome
+    assert decide([sides.comparison], looks=PAIRS)[0].outcome.value == outcome
     assert len(order) == count
     assert sides.left_out == (1 if outcome == "same" else 0)
 
@@ -122,7 +123,7 @@ def test_a_change_is_not_sure_while_a_side_has_one_process_that_counts():
 
     sides = sides_of(measure)
     assert len(order) == 6 and sides.left_out == 1
-    assert settle([sides.comparison], looks=PAIRS)[0].outcome is Outcome.SLOWER
+    assert decide([sides.comparison], looks=PAIRS)[0].outcome is Outcome.SLOWER
 
 
 def test_the_unoptimized_pipeline_is_compared_only_where_nothing_is_beside_it():

@@ -42,11 +42,11 @@ def test_images_made_on_the_device_are_the_same_bytes():
     log = Log()
     with built() as eager, built("device_images") as pipeline:
         with observed(pipeline.pipeline, log):
-            drawn = pipeline.draw()
-        assert [i.tobytes() for i in drawn] == [i.tobytes() for i in eager.draw()]
+            drawn = pipeline.generate()
+        assert [i.tobytes() for i in drawn] == [i.tobytes() for i in eager.generate()]
         assert drawn[0].size == (16, 32)
         for kind in ("pt", "np", "latent"):
-            assert (pipeline.draw(output_type=kind) == eager.draw(output_type=kind)).all()
+            assert (pipeline.generate(output_type=kind) == eager.generate(output_type=kind)).all()
         assert proofs(gather_evidence(pipeline))["device_images"].is_active
     assert log.lines.count(f"+{Region.PIL_CONVERSION.value}") == 1
 
@@ -61,7 +61,7 @@ def test_a_picture_that_is_read_on_the_device_has_the_same_values(monkeypatch):
                 assert torch.equal(read, expected) and read.dtype is expected.dtype
         monkeypatch.setattr(ours, "pil_to_numpy", lambda images: pytest.fail("read on the host"))
         assert torch.equal(ours.preprocess(picture, 16, 32), theirs.preprocess(picture, 16, 32))
-        assert pipeline.draw()[0].tobytes() == eager.draw()[0].tobytes()
+        assert pipeline.generate()[0].tobytes() == eager.generate()[0].tobytes()
         assert proofs(gather_evidence(pipeline))["device_images"].is_active
         monkeypatch.undo()
         del ours.preprocess
@@ -71,7 +71,7 @@ def test_a_picture_that_is_read_on_the_device_has_the_same_values(monkeypatch):
 def test_the_compiled_decoder_is_seen(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     with built("compiled_decoder") as pipeline:
-        pipeline.draw()
+        pipeline.generate()
         assert proofs(gather_evidence(pipeline))["compiled_decoder"].is_active
         del pipeline.pipeline.vae.decode
         assert not proofs(gather_evidence(pipeline))["compiled_decoder"].is_active
@@ -90,7 +90,7 @@ def test_what_a_graph_replays_has_tensors_alone_for_inputs_and_outputs(name):
             return out
 
         module.forward = watched
-        pipeline.draw(output_type="latent")
+        pipeline.generate(output_type="latent")
     arguments, keywords, out = calls[0]
     values = [v for v in pytree.tree_leaves((arguments, keywords)) if not torch.is_tensor(v)]
     assert all(isinstance(value, bool | None) for value in values)
@@ -118,10 +118,10 @@ def test_with_a_cache_the_blocks_that_it_may_leave_out_are_replayed(monkeypatch)
     monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
     shape = dict(model="dev", num_inference_steps=12)
     with built("dbcache", **shape) as cached, built("dbcache", "cuda_graph", **shape) as pipeline:
-        expected = cached.draw(output_type="pt")
+        expected = cached.generate(output_type="pt")
         replayed = pipeline.pipeline.transformer.replayed
         assert not replayed.graphs  # another pipeline's blocks are not its own
-        assert torch.equal(pipeline.draw(output_type="pt"), expected)
+        assert torch.equal(pipeline.generate(output_type="pt"), expected)
         evidence = gather_evidence(pipeline)
         assert all(proof.is_active for proof in proofs(evidence).values())
         assert len(replayed.graphs) == 1
@@ -131,12 +131,12 @@ def test_with_a_cache_the_blocks_that_it_may_leave_out_are_replayed(monkeypatch)
 def test_a_block_that_runs_twice_is_not_hidden_by_a_graph(monkeypatch):
     monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
     with built("cuda_graph") as pipeline:
-        pipeline.draw()
+        pipeline.generate()
         before = pipeline.pipeline.transformer.replayed.graphs.copy()
         with block_twice(pipeline.pipeline):
-            pipeline.draw()
+            pipeline.generate()
             changed = pipeline.pipeline.transformer.replayed.graphs.copy()
-        pipeline.draw()
+        pipeline.generate()
         after = pipeline.pipeline.transformer.replayed.graphs
     assert len({id(graph) for graphs in (before, changed, after) for graph in graphs.values()}) == 3
 
@@ -145,7 +145,7 @@ def test_a_compiled_decoder_does_not_stand_for_compiled_blocks(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     regional = optimizations()["regional"]
     with built("compiled_decoder") as pipeline:
-        pipeline.draw()
+        pipeline.generate()
         assert not regional.proof(gather_evidence(pipeline)).is_active
     with built("compiled_decoder", "regional") as pipeline:
         assert regional.proof(gather_evidence(pipeline)).is_active
@@ -155,8 +155,8 @@ def test_the_compiled_encoder_says_the_same_and_is_seen(monkeypatch):
     monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     with built() as eager, built("compiled_encoder") as pipeline:
-        image = pipeline.draw(output_type="pt")
-        assert (image - eager.draw(output_type="pt")).abs().max() < 1e-4
+        image = pipeline.generate(output_type="pt")
+        assert (image - eager.generate(output_type="pt")).abs().max() < 1e-4
         assert proofs(gather_evidence(pipeline))["compiled_encoder"].is_active
         encoder = pipeline.pipeline.text_encoder_2.encoder
         encoder.block[1]._compiled_call_impl = None
@@ -169,7 +169,7 @@ def test_an_encoder_that_is_not_replayed_is_seen(monkeypatch):
     monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
     with built("encoder_graph") as pipeline:
         del pipeline.pipeline.text_encoder.forward
-        pipeline.draw()
+        pipeline.generate()
         assert not proofs(gather_evidence(pipeline))["encoder_graph"].is_active
 
 
@@ -185,8 +185,8 @@ def test_what_is_captured_of_the_encoders_is_what_was_warmed_up(name, monkeypatc
 
     monkeypatch.setattr(GraphReplay, "_record", record)
     with built() as eager, built(name, "known_device") as pipeline:
-        image = pipeline.draw(output_type="pt")
-        assert (image - eager.draw(output_type="pt")).abs().max() < 1e-4
+        image = pipeline.generate(output_type="pt")
+        assert (image - eager.generate(output_type="pt")).abs().max() < 1e-4
         assert all(proof.is_active for proof in proofs(gather_evidence(pipeline)).values())
 
 
@@ -195,19 +195,19 @@ def test_a_pipeline_that_is_told_its_device_does_not_look_for_it():
         raise AssertionError("looked for the device")
 
     with built() as eager, built("known_device") as pipeline, pytest.MonkeyPatch.context() as patch:
-        expected = eager.draw(output_type="pt")
+        expected = eager.generate(output_type="pt")
         patch.setattr(group_offloading, "_get_group_onload_device", no_search)
-        assert torch.equal(pipeline.draw(output_type="pt"), expected)
+        assert torch.equal(pipeline.generate(output_type="pt"), expected)
         with pytest.raises(AssertionError, match="looked for"):
-            eager.draw()
+            eager.generate()
     with built() as afterwards:
-        assert torch.equal(afterwards.draw(output_type="pt"), expected)
+        assert torch.equal(afterwards.generate(output_type="pt"), expected)
         assert pipeline_flux.get_module_execution_device is get_module_execution_device
 
 
 def test_a_pipeline_that_is_told_its_device_can_have_a_cache():
     with built("known_device", "dbcache", model="dev", num_inference_steps=12) as pipeline:
-        pipeline.draw(output_type="latent")
+        pipeline.generate(output_type="latent")
         assert all(proof.is_active for proof in proofs(gather_evidence(pipeline)).values())
     assert not hasattr(FluxPipeline, "_original_call")
 

@@ -158,11 +158,11 @@ def test_a_pipeline_draws_the_same_through_its_packages_and_from_the_cache(tmp_p
     names = ("fused_projections", "sdpa", "channels_last", "int8", "export_aoti")
     eager, planned = (planned_case(n, checkpoint, situation) for n in (names[:-1], names))
     with build(checkpoint, eager.plan) as pipeline:
-        expected = pipeline.draw(output_type="pt")
+        expected = pipeline.generate(output_type="pt")
     for use_cached in (False, True):
         artifacts = Artifacts(folder=tmp_path, use_cached=use_cached)
         with build(checkpoint, planned.plan, artifacts=artifacts) as pipeline:
-            assert torch.allclose(pipeline.draw(output_type="pt"), expected, atol=2e-2)
+            assert torch.allclose(pipeline.generate(output_type="pt"), expected, atol=2e-2)
             assert proofs(gather_evidence(pipeline))["export_aoti"].is_active
     other = planned_case(names, checkpoint, situation_of(checkpoint, here, height=32, width=32))
     with pytest.raises(ArtifactError, match="no usable exported package"):

@@ -27,7 +27,7 @@ def built(names, model="dev", **changes):
 
 def draw(names, **changes):
     with built(names, **changes) as pipeline:
-        return pipeline.draw(output_type="pt")
+        return pipeline.generate(output_type="pt")
 
 
 def test_what_changes_global_state_is_undone_and_the_next_case_sees_nothing_of_it():
@@ -46,11 +46,11 @@ def test_what_changes_global_state_is_undone_and_the_next_case_sees_nothing_of_i
 
 def test_two_pipelines_open_at_once_do_not_see_each_other():
     with built((), num_inference_steps=8) as eager:
-        expected = eager.draw(output_type="pt")
+        expected = eager.generate(output_type="pt")
         with built(("fused_projections", "dbcache"), num_inference_steps=8) as cached:
-            cached.draw(output_type="pt")
+            cached.generate(output_type="pt")
             assert cached_steps(cached) > 0
-            assert torch.equal(eager.draw(output_type="pt"), expected)
+            assert torch.equal(eager.generate(output_type="pt"), expected)
 
 
 def test_an_error_on_the_way_undoes_what_was_done(monkeypatch):
@@ -99,7 +99,7 @@ def test_separate_projections_are_dropped_when_they_are_fused():
 @pytest.mark.parametrize("model", ["schnell", "dev", "kontext"])
 def test_a_batch_of_two_is_two_images(model):
     with built(("fused_projections", "sdpa"), model=model, batch_size=2) as pipeline:
-        images = pipeline.draw(output_type="pt")
+        images = pipeline.generate(output_type="pt")
     assert images.shape == (2, 3, 32, 48)
     assert not torch.equal(images[0], images[1])
 
@@ -119,7 +119,7 @@ def test_every_region_of_a_call_is_told_once_and_steps_each():
     log = Log()
     with built(()) as pipeline:
         with observed(pipeline.pipeline, log):
-            pipeline.draw()
+            pipeline.generate()
         kept = [
             name for name in ("encode_prompt", "progress_bar") if name in vars(pipeline.pipeline)
         ]

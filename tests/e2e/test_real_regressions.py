@@ -28,7 +28,8 @@ from fluxfast.bench.measurement.faults import without_applying
 from fluxfast.bench.measurement.sampler import StageTimer
 from fluxfast.bench.verdicts import verdict as gate
 from fluxfast.bench.verdicts.noise import noises
-from fluxfast.bench.verdicts.verdict import Outcome, settle
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.hardware import detect
 from fluxfast.models.weights import Checkpoint, resolve
 from fluxfast.optimizations.base import Plan
@@ -90,7 +91,7 @@ class Right:
 def measured(built):
     """Counters and kernels of a warmed-up pipeline, as a run stores them."""
     forget_compiled_code()
-    built.draw(output_type="latent")
+    built.generate(output_type="latent")
     warm = dynamo_counters()["unique_graphs"]
     evidence = gather_evidence(built)
     found = counters(evidence, dynamo_counters(), warm)
@@ -198,7 +199,10 @@ def cached():
 def made_up_times():
     accepted = processes()
     yield SimpleNamespace(
-        now=process(100.0), accepted=accepted, noise=noises([accepted] * 8), metrics=gate.METRICS
+        now=process(100.0),
+        accepted=accepted,
+        noise=noises([accepted] * 8),
+        metrics=gate.PERFORMANCE_METRICS,
     )
 
 
@@ -380,7 +384,7 @@ def slower_and_its_direction_wrong(times):
 
 def counters_changed(right):
     accepted = right.accepted
-    found = settle([gate.compare([measured(right.built)], [accepted], noises([[accepted]]))])[0]
+    found = decide([gate.compare([measured(right.built)], [accepted], noises([[accepted]]))])[0]
     return found.reason if found.outcome is Outcome.BROKEN else ""
 
 
@@ -410,7 +414,7 @@ def crashes_at_another_size(right):
     for side in ODD_SIDES:
         with patch.object(built, "plan", asking(built.plan, height=side, width=side)):
             try:
-                if not built.draw(output_type="latent").isfinite().all():
+                if not built.generate(output_type="latent").isfinite().all():
                     return f"values that are no numbers at {side} pixels"
             except RuntimeError as error:
                 return str(error)
@@ -418,8 +422,8 @@ def crashes_at_another_size(right):
 
 
 def slower_by_the_clock(times):
-    with patch.object(gate, "METRICS", times.metrics):
-        found = settle([gate.compare([times.now], times.accepted, times.noise)])[0]
+    with patch.object(gate, "QUALITY_METRICS", times.metrics):
+        found = decide([gate.compare([times.now], times.accepted, times.noise)])[0]
     return found.reason if found.outcome is Outcome.SLOWER else ""
 
 

@@ -64,7 +64,7 @@ def planned(names, model="dev", **changes):
 
 def draw(names, model="dev", **changes):
     with build(*planned(names, model, **changes)) as pipeline:
-        return pipeline.draw(output_type="pt")
+        return pipeline.generate(output_type="pt")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def eager():
 @pytest.mark.parametrize("names", [*((name,) for name in FUSIONS), EPILOGUES], ids="+".join)
 def test_the_image_is_the_eager_one(names, eager):
     with build(*planned(("sdpa", *names))) as pipeline:
-        image = pipeline.draw(output_type="pt")
+        image = pipeline.generate(output_type="pt")
         seen = proofs(gather_evidence(pipeline))
     assert (image - eager).abs().max() < 1e-3
     assert all(seen[name].is_active for name in names)
@@ -91,7 +91,7 @@ def test_kontext_and_a_batch(fusions):
 @both
 def test_compiled_blocks_are_fused_and_prove_it(eager, fusions):
     with build(*planned(("sdpa", *fusions, "regional"))) as pipeline:
-        image = pipeline.draw(output_type="pt")
+        image = pipeline.generate(output_type="pt")
         evidence = gather_evidence(pipeline)
     assert all(proof.is_active for proof in proofs(evidence).values())
     assert (image - eager).abs().max() < 1e-3
@@ -283,8 +283,8 @@ def test_what_fused_blocks_do_not_take_is_refused():
 def test_one_block_run_twice_draws_the_same_image():
     """The self-test's fault, in a pipeline whose blocks are given their modulation."""
     with build(*planned(("sdpa", "fused_norms", "modulation_table"))) as pipeline:
-        expected = pipeline.draw(output_type="pt")
+        expected = pipeline.generate(output_type="pt")
         with block_twice(pipeline.pipeline):
-            assert torch.equal(pipeline.draw(output_type="pt"), expected)
+            assert torch.equal(pipeline.generate(output_type="pt"), expected)
             assert proofs(gather_evidence(pipeline))["modulation_table"].is_active
-        assert torch.equal(pipeline.draw(output_type="pt"), expected)
+        assert torch.equal(pipeline.generate(output_type="pt"), expected)

@@ -103,7 +103,7 @@ class StandIn:
     def __exit__(self, *_):
         return None
 
-    def draw(self):
+    def generate(self):
         return [Image.new("RGB", (self.request.width, self.request.height), "grey")]
 
 
@@ -114,7 +114,7 @@ def rehearse_commands(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(command, "detect", lambda device: hardware)
     monkeypatch.setattr(pipeline_options, "build", lambda checkpoint, plan, **_: StandIn(plan))
     monkeypatch.setattr(generate, "observed", lambda *_: nullcontext())
-    monkeypatch.setattr(bench, "time_image", lambda built: (timing(built), built.draw()))
+    monkeypatch.setattr(bench, "time_image", lambda built: (timing(built), built.generate()))
     monkeypatch.setattr(bench, "reset_peak_memory", lambda built: None)
     monkeypatch.setattr(bench, "peak_memory_gib", lambda built: 25.0)
     monkeypatch.setattr(roofline, "measured_ceilings", lambda *_, **__: CEILINGS)

@@ -63,7 +63,7 @@ def test_what_is_not_a_number_is_drawn_black_and_two_of_those_are_not_alike():
     planned = planned_for_a_cpu()
     with build(planned.checkpoint, planned.plan) as built:
         built.pipeline.transformer.proj_out.weight.data.fill_(math.nan)
-        (black,) = built.draw()
+        (black,) = built.generate()
     assert quality(black, black) is None and told(None) == "–"
     assert quality(black, picture().resize((64, 64)))["psnr_db"] < 15
 

@@ -24,8 +24,9 @@ from fluxfast.bench.results import result as result_module
 from fluxfast.bench.results.result import provenance, read_result, read_results, write_result
 from fluxfast.bench.results.summary import summarize
 from fluxfast.bench.verdicts.noise import noises
+from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.tables import baseline_rows, verdict_table
-from fluxfast.bench.verdicts.verdict import Outcome, compare, settle
+from fluxfast.bench.verdicts.verdict import compare, decide
 from fluxfast.cli.main import main
 from fluxfast.errors import BaselineError, FluxFastError
 from fluxfast.files import write_atomically
@@ -463,7 +464,7 @@ def test_the_table_fits_a_hundred_columns_and_loses_nothing():
     """The widest figures there are."""
     wide = result(98.76, first_image_s=1300.0, peak_memory_gib=125.5)
     slow, same = (
-        settle([compare([wide], [result(e2e_s)], noises([]))])[0] for e2e_s in (1.0, 98.76)
+        decide([compare([wide], [result(e2e_s)], noises([]))])[0] for e2e_s in (1.0, 98.76)
     )
     no_runner = dataclasses.replace(same, outcome=Outcome.INVALID_RUNNER)
     verdicts = {"schnell": slow, "dev": no_runner, "kontext": None}
@@ -492,7 +493,7 @@ def test_the_table_names_the_stage_that_is_slower_and_its_change():
     steps = dataclasses.replace(
         before, images=(dataclasses.replace(image, step_ms=slow_steps),) * 3
     )  # and the image as long as it was, as where the eager one is slower too
-    verdict = settle([compare([steps], [before], noises([]))])[0]
+    verdict = decide([compare([steps], [before], noises([]))])[0]
     table = verdict_table([("bf16", summarize([steps]), verdict)])
     assert "+100.0%" in table and "SLOWER:" in table
     assert " ".join(table.split()).endswith("denoising step")

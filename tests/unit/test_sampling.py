@@ -102,7 +102,7 @@ def test_what_a_pause_gave_a_gpu_is_spent_before_the_images_that_count(
         plan=SimpleNamespace(situation=SimpleNamespace(hardware=hardware)), e2e_s=0.32
     )
     sampler = Sampler(built=built, limits=LIMITS, faults=("slower",))
-    sampler.settle()
+    sampler.discard_boosted_images()
     assert drawn == [("slower",)] * count and not sampler.images
 
 
@@ -130,7 +130,7 @@ def test_an_image_of_ten_seconds_is_not_drawn_more_than_it_has_to(
     sampler = Sampler(built=SimpleNamespace(plan=plan), limits=Limits())
     sampler.first_image()
     sampler.warm_up()
-    sampler.settle()
+    sampler.discard_boosted_images()
     assert sampler.why_warm == warm_up and clock[0] == in_all * e2e_s
 
 
@@ -150,7 +150,7 @@ def test_what_is_timed_beside_an_image_stays_with_it(built):
     pace = SimpleNamespace(ms=iter([10.0, 20.0, 30.0, 50.0]).__next__)
     sampler = Sampler(built=built, limits=LIMITS, eager=SimpleNamespace(e2e_s=4.0), fixed_work=pace)
     sampler.sample()
-    sampler.draw()
+    sampler.generate()
     sampler.finish()  # an image that nothing was timed beside, as pytest-benchmark's cprofile draws
     sampler.sample()
     assert sampler.reference_e2e_s == [4.0, 4.0] and sampler.pace_ms == [15.0, 40.0]

@@ -9,7 +9,7 @@ import pytest
 
 from fluxfast.bench.baselines.baseline import LOOKS, find_baseline
 from fluxfast.bench.results.result import ImageTiming
-from fluxfast.bench.verdicts.metrics import METRICS, metric_named
+from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS, metric_named
 from fluxfast.bench.verdicts.noise import (
     PRIOR_DOF,
     Estimate,
@@ -19,8 +19,9 @@ from fluxfast.bench.verdicts.noise import (
     noise_of,
     noises,
 )
+from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.tables import failure_text
-from fluxfast.bench.verdicts.verdict import Change, Comparison, Outcome, compare, settle
+from fluxfast.bench.verdicts.verdict import Change, Comparison, compare, decide
 from tests.support.machines import CPU
 from tests.support.results import case, result
 
@@ -55,7 +56,7 @@ def processes(step_ms=100.0, count=3, between=0.001, seed=0, **changes):
 
 
 def verdict(measured, accepted, noise=None):
-    return settle([compare(measured, accepted, noise or noises([accepted]))])[0]
+    return decide([compare(measured, accepted, noise or noises([accepted]))])[0]
 
 
 QUIET = noises([processes(seed=n) for n in range(8)])
@@ -79,7 +80,7 @@ def test_the_direction_belongs_to_the_metric():
     assert slower.effect > 0 and slower.p_worse < 1e-6
     change = Change(metric=throughput, measured=80.0, baseline=100.0, estimate=slower)
     assert change.relative == pytest.approx(-0.2, abs=0.01) and change.worse > 0.2
-    assert settle([Comparison(changes=(change,))])[0].outcome is Outcome.SLOWER
+    assert decide([Comparison(changes=(change,))])[0].outcome is Outcome.SLOWER
 
 
 def test_what_cannot_be_seen_is_undecided_and_says_how_much_can():
@@ -93,7 +94,7 @@ def test_who_may_look_more_often_sees_less_in_each_look():
     unsure = Estimate(effect=0.0, error=0.01, dof=20)
     change = Change(metric=STEP, measured=1.0, baseline=1.0, estimate=unsure)
     for looks in (1, 12):
-        found = settle([Comparison(changes=(change,))], looks)[0]
+        found = decide([Comparison(changes=(change,))], looks)[0]
         assert f"it can see is {unsure.smallest_visible(0.001 / looks):.1%}" in found.reason
 
 
@@ -151,7 +152,7 @@ def width(found):
 
 def outcome_of(found):
     change = Change(metric=WHOLE, measured=1.0, baseline=1.0, estimate=found)
-    return settle([Comparison(changes=(change,))], LOOKS)[0].outcome
+    return decide([Comparison(changes=(change,))], LOOKS)[0].outcome
 
 
 @pytest.mark.parametrize(
@@ -391,10 +392,10 @@ def test_many_cases_are_corrected_for():
         )
 
     slow, same = comparison(0.005 * 3.16), comparison(0.0)
-    assert settle([slow])[0].outcome is Outcome.SLOWER
-    assert settle([slow] + [same] * 59)[0].outcome is not Outcome.SLOWER
-    assert settle([slow], to_come=59)[0].outcome is not Outcome.SLOWER
-    assert {v.outcome for v in settle([slow] * 60)} == {Outcome.SLOWER}
+    assert decide([slow])[0].outcome is Outcome.SLOWER
+    assert decide([slow] + [same] * 59)[0].outcome is not Outcome.SLOWER
+    assert decide([slow], to_come=59)[0].outcome is not Outcome.SLOWER
+    assert {v.outcome for v in decide([slow] * 60)} == {Outcome.SLOWER}
 
 
 def test_a_figure_is_compared_only_where_both_sides_have_it():
@@ -480,7 +481,7 @@ def test_false_alarms_and_detection_in_simulated_runs():
 
 
 def test_every_metric_says_how_it_is_judged():
-    assert len({m.name for m in METRICS}) == len(METRICS)
-    for metric in METRICS:
+    assert len({m.name for m in PERFORMANCE_METRICS}) == len(PERFORMANCE_METRICS)
+    for metric in PERFORMANCE_METRICS:
         assert metric.tolerance > 0 and metric.unit and metric.stage
         assert (metric.risk is None) == (metric.noise == 0)

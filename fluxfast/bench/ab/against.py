@@ -21,8 +21,9 @@ from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.artifacts import paths_beside
 from fluxfast.bench.results.result import CaseResult, read_result, result_path
 from fluxfast.bench.verdicts.noise import noises
+from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.runner import undisturbed
-from fluxfast.bench.verdicts.verdict import Comparison, Outcome, compare, settle
+from fluxfast.bench.verdicts.verdict import Comparison, compare, decide
 from fluxfast.errors import FluxFastError
 
 PAIRS = 12  # of processes, at most: each is one look at the sequential test
@@ -98,7 +99,7 @@ def interleaved(
 
 
 def _is_sure(sides: Sides, pair: int, pairs: int, cases: int) -> bool:
-    outcome = settle([sides.comparison], pairs, to_come=cases - 1)[0].outcome
+    outcome = decide([sides.comparison], pairs, to_come=cases - 1)[0].outcome
     if outcome is Outcome.INVALID_RUNNER:
         return pair >= PATIENCE
     return is_sure(outcome, min(map(len, sides.compared)))

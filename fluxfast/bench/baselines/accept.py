@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.verdicts.metrics import METRICS, typical
+from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS, typical
 from fluxfast.bench.verdicts.runner import DEVICE_BAND, HOST_BAND, why_invalid_runner
 from fluxfast.errors import BaselineError
 
@@ -115,7 +115,7 @@ def history_rows(
     """A row for each figure of each case that is accepted."""
     rows = []
     for case_id, ours in sorted(by_case(results).items()):
-        for metric in METRICS:
+        for metric in PERFORMANCE_METRICS:
             new, old = typical(metric, ours), typical(metric, before.get(case_id, ()))
             if new is None:
                 continue

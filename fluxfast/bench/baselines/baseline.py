@@ -21,7 +21,8 @@ from fluxfast.bench.results.result import (
 )
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.noise import Noise, noises
-from fluxfast.bench.verdicts.verdict import Comparison, Outcome, Verdict, compare, settle
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.verdict import Comparison, Verdict, compare, decide
 from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically
 from fluxfast.hardware import Hardware, Platform
@@ -91,7 +92,7 @@ class Baseline:
             return Verdict(
                 outcome=Outcome.WRONG_STACK,
                 reason=f"the baseline has another stack ({difference}); measured now: "
-                f"{settle([comparison], LOOKS)[0].reason}",
+                f"{decide([comparison], LOOKS)[0].reason}",
                 changes=comparison.changes,
             )
         return comparison
@@ -123,7 +124,7 @@ def on_the_same_cards(
 
 def judged(compared: Sequence[Comparison | Verdict], to_come: int = 0) -> list[Verdict]:
     """The verdict on each case of a run."""
-    settled = iter(settle([c for c in compared if isinstance(c, Comparison)], LOOKS, to_come))
+    settled = iter(decide([c for c in compared if isinstance(c, Comparison)], LOOKS, to_come))
     return [c if isinstance(c, Verdict) else next(settled) for c in compared]
 
 

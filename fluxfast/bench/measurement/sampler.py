@@ -89,7 +89,7 @@ def time_image(built: BuiltPipeline, *inner: Observer) -> tuple[ImageTiming, Any
     with observed(built.pipeline, Together((timer, *inner))):
         built.synchronize()
         started = time.perf_counter()
-        images = built.draw()
+        images = built.generate()
         built.synchronize()
         e2e_s = time.perf_counter() - started
     return timer.timing(e2e_s), images
@@ -162,7 +162,7 @@ class Sampler:
         self.why_warm = f"{drawn} images: {self.why_warm}"
         self.steady_step_ms = statistics.median(self.warm[-1].step_ms)
 
-    def settle(self) -> None:
+    def discard_boosted_images(self) -> None:
         """On a GPU draw what a pause has given it credit for, before the images that count.
 
         To one as long as the least that is sampled the credit is next to nothing.
@@ -188,7 +188,7 @@ class Sampler:
         timing, self.eager_drawn = time_image(eager)
         return timing.e2e_s
 
-    def draw(self) -> None:
+    def generate(self) -> None:
         self.timing, self.drawn = time_image(self.built, *self.faults)
 
     def finish(self) -> None:
@@ -216,7 +216,7 @@ class Sampler:
     def sample(self) -> float:
         """One image; how long it took, in seconds."""
         self.prepare()
-        self.draw()
+        self.generate()
         self.finish()
         return self.timing.e2e_s
 

@@ -19,7 +19,7 @@ MISS_RISK = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
+class PerformanceMetric:
     """`samples` of one process: one for each image, or a single number; empty where it has none.
 
     `tolerance`: the relative change for the worse that must be seen; half of it is the least that
@@ -83,8 +83,8 @@ WHOLE_IMAGE = "whole image"  # the stage that a verdict is about where none is n
 # GPU noise: of the H200's baseline when it had ten cases of two or three processes, six of them on
 # two cards. CPU noise: of tests/support/replay/cpu.json, six cases of ten processes: 6% in
 # decoding, else 1% or less.
-METRICS = (
-    Metric(
+PERFORMANCE_METRICS = (
+    PerformanceMetric(
         name="e2e_s",
         stage=WHOLE_IMAGE,
         unit="s",
@@ -94,7 +94,7 @@ METRICS = (
         noise=0.010,
         card_noise=0.008,
     ),
-    Metric(
+    PerformanceMetric(
         name="step_ms",
         stage="denoising step",
         unit="ms",
@@ -105,7 +105,7 @@ METRICS = (
         noise=0.003,
         card_noise=0.007,
     ),
-    Metric(
+    PerformanceMetric(
         name="decode_ms",
         stage="decoding",
         unit="ms",
@@ -116,7 +116,7 @@ METRICS = (
         noise=0.003,
         card_noise=0.002,
     ),
-    Metric(
+    PerformanceMetric(
         name="eager_ratio",
         stage=WHOLE_IMAGE,
         unit="× eager",
@@ -125,7 +125,7 @@ METRICS = (
         risk=0.01,
         noise=0.01,
     ),
-    Metric(
+    PerformanceMetric(
         name="step_pace",
         stage="denoising step",
         unit="× fixed work",
@@ -134,7 +134,7 @@ METRICS = (
         risk=0.01,
         noise=0.01,
     ),
-    Metric(
+    PerformanceMetric(
         name="decode_pace",
         stage="decoding",
         unit="× fixed work",
@@ -143,7 +143,7 @@ METRICS = (
         risk=0.01,
         noise=0.06,
     ),
-    Metric(
+    PerformanceMetric(
         name="compile_s",
         stage="compiling",
         unit="s",
@@ -155,7 +155,7 @@ METRICS = (
         # took 5 to 6 s as a later one of a process, and 26.6 alone in one.
         slack=30.0,
     ),
-    Metric(
+    PerformanceMetric(
         name="peak_memory_gib",
         stage="memory",
         unit="GiB",
@@ -163,7 +163,7 @@ METRICS = (
         samples=_one(lambda result: result.peak_memory_gib),
         tolerance=0.03,
     ),
-    Metric(
+    PerformanceMetric(
         name="package_mib",
         stage="exported package",
         unit="MiB",
@@ -174,11 +174,11 @@ METRICS = (
 )
 
 
-def metric_named(name: str) -> Metric:
-    return next(metric for metric in METRICS if metric.name == name)
+def metric_named(name: str) -> PerformanceMetric:
+    return next(metric for metric in PERFORMANCE_METRICS if metric.name == name)
 
 
-def typical(metric: Metric, results: Sequence[CaseResult]) -> float | None:
+def typical(metric: PerformanceMetric, results: Sequence[CaseResult]) -> float | None:
     """Median over processes of medians within; None where no process has the figure."""
     medians = [statistics.median(samples) for r in results if (samples := metric.samples(r))]
     return statistics.median(medians) if medians else None

@@ -12,8 +12,8 @@ variance of a difference of two sides is the sum of
 than the processes of one do, so a side that was measured on the other's card is known far better.
 The part within is a case's own, from the samples of both sides, and robust, as the median is
 (Rousseeuw and Croux, "Alternatives to the median absolute deviation", 1993, section 3). The other
-two are pooled over cases: three processes of one case say little. What `Metric.noise` and
-`Metric.card_noise` say of their kind of machine counts like PRIOR_DOF further degrees of freedom,
+two are pooled over cases: three processes of one case say little. The metric's own `noise` and
+`card_noise`, known for a kind of machine, count like PRIOR_DOF further degrees of freedom,
 which is the shrinkage of Smyth, "Linear models and empirical Bayes methods" (2004), formula 5. The
 same few cards move all cases together, so cards have few degrees of freedom however many cases
 there are. How sure the sum is, is Satterthwaite's ("An approximate distribution of estimates of
@@ -43,7 +43,7 @@ from itertools import combinations
 from scipy.special import ndtri, stdtr, stdtrit
 
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.verdicts.metrics import METRICS, MISS_RISK, Metric
+from fluxfast.bench.verdicts.metrics import MISS_RISK, PERFORMANCE_METRICS, PerformanceMetric
 
 PRIOR_DOF = 4
 PACE_CANARIES = ("gemm_ms", "attention_ms")
@@ -192,7 +192,7 @@ class Estimate:
 
 
 def estimate(
-    metric: Metric,
+    metric: PerformanceMetric,
     measured: Sequence[CaseResult],
     accepted: Sequence[CaseResult],
     noise: Noise,
@@ -228,10 +228,14 @@ def _halves(side: Sequence[Process]) -> Iterable[Sequence[Process]]:
 def noises(cases: Iterable[Sequence[CaseResult]]) -> Mapping[str, Noise]:
     """The noise of each metric that has a risk, from every case's processes."""
     cases = list(cases)
-    return {metric.name: noise_of(metric, cases) for metric in METRICS if metric.risk is not None}
+    return {
+        metric.name: noise_of(metric, cases)
+        for metric in PERFORMANCE_METRICS
+        if metric.risk is not None
+    }
 
 
-def noise_of(metric: Metric, cases: Sequence[Sequence[CaseResult]]) -> Noise:
+def noise_of(metric: PerformanceMetric, cases: Sequence[Sequence[CaseResult]]) -> Noise:
     known = [(_processes(metric, results), _paces(results)) for results in cases]
     samples = [processes for processes, _ in known if len(processes) > 1]
     paces = [pace for processes, pace in known if len(processes) > 1]
@@ -343,7 +347,7 @@ def within_process(processes: Sequence[Process]) -> float:
     return SHAMOS * statistics.median(apart) if apart else 0.0
 
 
-def _processes(metric: Metric, results: Sequence[CaseResult]) -> list[Process]:
+def _processes(metric: PerformanceMetric, results: Sequence[CaseResult]) -> list[Process]:
     return [
         Process(samples=samples, card=_card(result))
         for result in results

@@ -9,7 +9,8 @@ from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.artifacts import Figures, told
 from fluxfast.bench.results.summary import CaseSummary
 from fluxfast.bench.verdicts.metrics import WHOLE_IMAGE
-from fluxfast.bench.verdicts.verdict import Outcome, Verdict
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.tables import plain_table, render
 
 

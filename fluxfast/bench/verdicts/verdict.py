@@ -8,28 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from math import exp
 
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.verdicts.metrics import METRICS, MISS_RISK, WHOLE_IMAGE, Metric, typical
+from fluxfast.bench.verdicts.metrics import (
+    MISS_RISK,
+    PERFORMANCE_METRICS,
+    WHOLE_IMAGE,
+    PerformanceMetric,
+    typical,
+)
 from fluxfast.bench.verdicts.noise import Estimate, Noise, estimate
+from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.runner import why_invalid_runner
-
-
-class Outcome(StrEnum):
-    SAME = "same"
-    FASTER = "faster"
-    SLOWER = "slower"
-    UNDECIDED = "undecided"
-    NEW = "new"
-    BROKEN = "broken"
-    INVALID_RUNNER = "invalid runner"
-    WRONG_STACK = "wrong stack"
-
-
-PASSING = (Outcome.SAME, Outcome.FASTER)
-NOT_JUDGED = (Outcome.UNDECIDED, Outcome.INVALID_RUNNER)  # neither a pass nor a regression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +30,7 @@ class Change:
     `estimate` is None for a metric that is compared by its tolerance alone.
     """
 
-    metric: Metric
+    metric: PerformanceMetric
     measured: float
     baseline: float
     estimate: Estimate | None = None
@@ -119,11 +110,11 @@ class Verdict:
 
     @property
     def passes(self) -> bool:
-        return self.outcome in PASSING
+        return self.outcome.is_pass
 
     @property
     def is_judged(self) -> bool:
-        return self.outcome not in NOT_JUDGED
+        return self.outcome.is_judged
 
 
 def compare(
@@ -134,7 +125,7 @@ def compare(
     A metric that either side lacks is not compared, nor a counter that the accepted one lacks.
     """
     changes = []
-    for metric in METRICS:
+    for metric in PERFORMANCE_METRICS:
         now, before = typical(metric, measured), typical(metric, accepted)
         if now is None or before is None:
             continue
@@ -150,7 +141,7 @@ def compare(
     )
 
 
-def settle(comparisons: Sequence[Comparison], looks: int = 1, to_come: int = 0) -> list[Verdict]:
+def decide(comparisons: Sequence[Comparison], looks: int = 1, to_come: int = 0) -> list[Verdict]:
     """The verdict on each case of a run.
 
     `looks`: how often a run that goes on until it is sure may be judged; the risk is shared out.

@@ -18,9 +18,10 @@ from scipy.stats import binomtest
 from fluxfast.bench.ab.against import PAIRS, is_sure
 from fluxfast.bench.baselines.baseline import LOOKS, on_the_same_cards, read_baseline
 from fluxfast.bench.measurement.sampling import why_enough
-from fluxfast.bench.verdicts.metrics import Metric, metric_named
+from fluxfast.bench.verdicts.metrics import PerformanceMetric, metric_named
 from fluxfast.bench.verdicts.noise import MEDIAN_VARIANCE, estimate, noise_of
-from fluxfast.bench.verdicts.verdict import Change, Comparison, Outcome, settle
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.verdict import Change, Comparison, decide
 
 SLOW_HOST = 1.05  # an image of unoptimized schnell on an H200 took 0.84 s, elsewhere 0.80 s
 ONE_CARD = "the same for all"  # an empty name would be that of an unknown GPU
@@ -58,7 +59,7 @@ class Recording:
     recorded so. `halves`: whether those of a process are compared.
     """
 
-    metric: Metric
+    metric: PerformanceMetric
     image_s: list[float]
     scatter: list[list[float]]
     effects: list[Effect]
@@ -98,7 +99,7 @@ def recording(
     if reduced:
         alone = _without_scatter(effects, scatter, read_baseline(path).results.values(), metric)
         effects = [replace(effect, level=effect.level * alone) for effect in effects]
-    plain = Metric(**{**vars(metric), "samples": lambda process: process.samples})
+    plain = PerformanceMetric(**{**vars(metric), "samples": lambda process: process.samples})
     return Recording(
         metric=plain,
         image_s=image_s,
@@ -188,7 +189,7 @@ def stored_run(recorded, factor, random_, limits):
         return comparison(recorded, [measured[c]], beside, noise)
 
     def verdicts(chosen):
-        return settle(
+        return decide(
             [compared(c) for c in chosen],
             LOOKS,
             to_come=len(cases) - len(chosen),
@@ -228,7 +229,7 @@ def against_run(recorded, factor, random_, limits):
         new.append(draw(recorded, case, factor, random_, limits))
         noise = noise_of(recorded.metric, [old, new])
         compared = [comparison(recorded, new, old, noise)]
-        verdict = settle(compared, looks=PAIRS, to_come=others)[0]
+        verdict = decide(compared, looks=PAIRS, to_come=others)[0]
         if is_sure(verdict.outcome, len(new)):
             break
     return old, new, verdict.outcome
