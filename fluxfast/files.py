@@ -49,11 +49,12 @@ def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
     """
     ending = "".join(path.suffixes[-2:])
     temporary = path.with_name(f".{path.name.removesuffix(ending)}.{os.getpid()}.part{ending}")
+    refused: tuple[type[Exception], ...] = (OSError, *errors)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
-    except (OSError, *errors) as error:
+    except refused as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise FluxFastError(
             "cannot write this file",
