@@ -1,4 +1,4 @@
-"""What machine this is: platform, name, architecture, memory, and the versions of its stack."""
+"""Detect the machine: platform, name, architecture, memory and the versions of its stack."""
 
 from __future__ import annotations
 
@@ -16,30 +16,53 @@ from packaging.utils import canonicalize_name
 
 from fluxfast.errors import FluxFastError
 
-# Distributions that decide how fast or how right an image is; a baseline is tied to them.
-STACK = (
-    "torch",
-    "triton",
-    "diffusers",
-    "transformers",
-    "torchao",
-    "cache-dit",
-    "fa3-fwd",
-    "flash-attn-3",
-    "amd-aiter",
-)
 GIB = 1024**3
 
 
 class Platform(StrEnum):
+    """The kind of device that a pipeline runs on."""
+
     CPU = "cpu"
     CUDA = "cuda"
     ROCM = "rocm"
 
 
+# Distributions that affect how fast or how accurate an image is, and the platforms whose cases can
+# use them. A baseline is valid for one stack, so a package that no case can use is no part of it.
+STACK: Mapping[str, frozenset[Platform]] = {
+    "torch": frozenset(Platform),
+    "triton": frozenset({Platform.CUDA, Platform.ROCM}),
+    "diffusers": frozenset(Platform),
+    "transformers": frozenset(Platform),
+    "torchao": frozenset(Platform),
+    "cache-dit": frozenset(Platform),
+    "fa3-fwd": frozenset({Platform.CUDA}),
+    "flash-attn-3": frozenset({Platform.CUDA}),
+    "amd-aiter": frozenset({Platform.ROCM}),
+}
+
+
+def stack_of(platform: Platform, packages: Mapping[str, str]) -> dict[str, str]:
+    """Return those of `packages` that a case on `platform` can use, with their versions."""
+    return {
+        name: packages[name]
+        for name, platforms in STACK.items()
+        if name in packages and platform in platforms
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """A machine, real or described. `architecture`: `sm_90`, `gfx942`, a CPU's instruction set."""
+    """A machine, detected or described.
+
+    Attributes:
+        platform: the kind of device.
+        name: the name that the driver or the operating system reports.
+        architecture: `sm_90`, `gfx942`, or for a CPU the machine and its vector instructions.
+        memory_gib: memory of the device in GiB; for a CPU, of the host.
+        packages: version of each installed distribution by normalized name.
+        cores: CPU cores that this process may use; 0 where unknown.
+    """
 
     platform: Platform
     name: str
@@ -50,38 +73,46 @@ class Hardware:
 
     @property
     def is_gpu(self) -> bool:
+        """Whether the device is a GPU."""
         return self.platform is not Platform.CPU
 
     @property
     def device(self) -> str:
-        """The torch device type; ROCm answers to `cuda` too."""
+        """The torch device type; ROCm builds of PyTorch use `cuda`, too."""
         return "cuda" if self.is_gpu else "cpu"
 
     @property
     def compute_capability(self) -> tuple[int, int]:
-        """(9, 0) for sm_90; (0, 0) off NVIDIA."""
+        """The CUDA compute capability, (9, 0) for sm_90; (0, 0) on other platforms."""
         if self.platform is not Platform.CUDA:
             return (0, 0)
         digits = self.architecture.removeprefix("sm_")
         return int(digits[:-1]), int(digits[-1])
 
+    @property
+    def stack(self) -> dict[str, str]:
+        """Version of each installed package that a case on this machine can use."""
+        return stack_of(self.platform, self.packages)
+
     def to_json(self) -> dict[str, Any]:
-        """With the stack alone of all the packages."""
-        stack = {name: self.packages[name] for name in STACK if name in self.packages}
-        return asdict(self) | {"platform": self.platform.value, "packages": stack}
+        """Return the fields for JSON; `packages` holds the stack only."""
+        return asdict(self) | {"platform": self.platform.value, "packages": self.stack}
 
 
 def installed_packages() -> dict[str, str]:
-    """Version of each distribution that is installed, by its normalized name."""
-    return {
-        canonicalize_name(d.metadata["Name"]): d.version
-        for d in metadata.distributions()
-        if d.metadata["Name"]
-    }
+    """Return the version of each distribution that Python imports, by normalized name.
+
+    A distribution that is installed twice counts once: the first on `sys.path` is imported.
+    """
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        if name := distribution.metadata["Name"]:
+            found.setdefault(canonicalize_name(name), distribution.version)
+    return found
 
 
 def cpu_architecture() -> str:
-    """Machine and the widest vector instructions that PyTorch uses on it, as `x86_64-avx2`."""
+    """Return the machine and the widest vector instructions that PyTorch uses: `x86_64-avx2`."""
     import torch
 
     return f"{host.machine()}-{torch.backends.cpu.get_cpu_capability().lower()}"
@@ -97,6 +128,7 @@ def _cpu_name() -> str:
 
 
 def available_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
     return (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     )
@@ -107,7 +139,14 @@ def _cpu_memory_gib() -> float:
 
 
 def detect(device: str = "auto") -> Hardware:
-    """The machine that this process runs on; `device` is `auto`, `cuda` or `cpu`."""
+    """Return the machine that this process runs on.
+
+    Args:
+        device: `auto`, `cuda` or `cpu`; `auto` prefers a GPU.
+
+    Raises:
+        FluxFastError: `cuda` was requested and PyTorch finds no GPU.
+    """
     import torch
 
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
@@ -121,10 +160,10 @@ def detect(device: str = "auto") -> Hardware:
         )
     if not torch.cuda.is_available():
         raise FluxFastError(
-            "there is no GPU that PyTorch can use here",
+            "PyTorch finds no GPU on this machine",
             got=f"{device}, torch {torch.__version__}",
             allowed="cpu",
-            remedy="leave the device out, or install a GPU build of PyTorch and its driver",
+            remedy="omit the device, or install a GPU build of PyTorch and the GPU driver",
         )
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     is_rocm = torch.version.hip is not None
@@ -141,7 +180,7 @@ def detect(device: str = "auto") -> Hardware:
 
 
 def environment(hardware: Hardware) -> dict[str, Any]:
-    """Where a figure was measured: hardware, driver, clock and power limits, versions."""
+    """Return the environment of a measurement: hardware, stack, driver, clock and power limits."""
     facts: dict[str, Any] = {"hardware": hardware.to_json(), "python": host.python_version()}
     if hardware.platform is Platform.CUDA:
         facts["gpu"] = _nvidia_facts()
@@ -170,12 +209,12 @@ def _nvidia_facts() -> dict[str, Any]:
 
 
 def momentary(hardware: Hardware) -> dict[str, Any]:
-    """Clocks and temperature just now; nothing where no tool reads them."""
+    """Return the current clocks in MHz and temperature in °C; empty where no tool reads them."""
     return _nvidia_smi(_NVIDIA_MOMENT) if hardware.platform is Platform.CUDA else {}
 
 
 def _nvidia_smi(fields: Mapping[str, str]) -> dict[str, Any]:
-    """Read through nvidia-smi, which every driver brings; the selected device alone."""
+    """Query nvidia-smi, which is part of every driver, for the selected device."""
     import torch
 
     index = torch.cuda.current_device()
@@ -191,7 +230,7 @@ def _nvidia_smi(fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _amd_facts() -> dict[str, Any]:
-    """What PyTorch knows; clocks and power through amd-smi are untried on a real machine."""
+    """Return what PyTorch reports; reading clocks through amd-smi is untested on a real machine."""
     import torch
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())

@@ -81,7 +81,7 @@ def test_generate_draws_and_bench_times(tmp_path, capsys):
     ("arguments", "told"),
     [
         (["generate", "--ckpt", "flux2"], "no such model or checkpoint"),
-        (["generate", *EAGER, "--device", "cuda"], "no GPU that PyTorch can use"),
+        (["generate", *EAGER, "--device", "cuda"], "PyTorch finds no GPU"),
         (["generate", *EAGER, "--attention", "fa3"], "needs a Hopper GPU"),
         (["generate", *EAGER, "--attention", "sdpa", "--disable_fa3"], "one option asks for what"),
         (["generate", *EAGER, "--enable", "sdpa", "--disable", "fa3"], "one option asks for what"),

@@ -30,7 +30,8 @@ from fluxfast.bench.verdicts.verdict import compare, decide
 from fluxfast.cli.main import main
 from fluxfast.errors import BaselineError, FluxFastError
 from fluxfast.files import write_atomically
-from tests.support.machines import CPU, H100, H200, L20, MI300X
+from fluxfast.hardware import Platform, installed_packages, stack_of
+from tests.support.machines import CPU, EVERYTHING, H100, H200, L20, MI300X
 from tests.support.results import CANARIES, case, result
 
 
@@ -278,6 +279,75 @@ def test_judging_against_a_baseline(baseline):
     upgraded = dataclasses.replace(H200, packages=H200.packages | {"torch": "9"})
     verdict = baseline.judge([result(2.1, hardware=upgraded)])
     assert verdict.outcome is Outcome.WRONG_STACK and "torch 1 → 9" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("platform", "unused"),
+    [("cpu", {"triton", "fa3-fwd", "amd-aiter"}), ("cuda", {"amd-aiter"}), ("rocm", {"fa3-fwd"})],
+)
+def test_the_stack_of_a_platform_is_what_its_cases_can_use(platform, unused):
+    stack = stack_of(Platform(platform), EVERYTHING)
+    assert set(stack) == set(EVERYTHING) - unused
+
+
+def test_installing_what_no_cpu_case_can_use_is_no_other_stack(tmp_path):
+    """`make perf`, then `make test` (which installs triton), then `make perf`."""
+
+    def measured_with(**installed):
+        packages = {"torch": "2.13.0", "diffusers": "0.42.0", **installed}
+        hardware = dataclasses.replace(CPU, packages=packages)
+        return result(hardware=hardware, reference_e2e_s=(1.0,) * 3)
+
+    empty = baseline_for("cpu", CPU, local=tmp_path)
+    first = measured_with()
+    assert first.environment["hardware"]["packages"] == {"torch": "2.13.0", "diffusers": "0.42.0"}
+    recorded = empty.accept([first])
+    verdict = recorded.judge([measured_with(triton="3.6.0")])
+    assert verdict.outcome in (Outcome.SAME, Outcome.UNDECIDED), verdict.reason
+    upgraded = recorded.judge([measured_with(torch="2.14.0", triton="3.6.0")])
+    assert upgraded.outcome is Outcome.WRONG_STACK and "torch 2.13.0 → 2.14.0" in upgraded.reason
+
+
+def test_an_old_cpu_result_that_records_triton_still_compares(tmp_path):
+    environment = {"hardware": CPU.to_json() | {"packages": {"torch": "1", "triton": "3.6.0"}}}
+    old = result(environment=environment, reference_e2e_s=(1.0,) * 3)
+    new = result(hardware=CPU, reference_e2e_s=(1.0,) * 3)
+    new = dataclasses.replace(
+        new, environment={"hardware": CPU.to_json() | {"packages": {"torch": "1"}}}
+    )
+    for before, now in ((old, new), (new, old)):
+        recorded = baseline_for("cpu", CPU, local=tmp_path).accept([before])
+        assert recorded.judge([now]).outcome is not Outcome.WRONG_STACK
+
+
+def test_a_gpu_is_compared_with_the_triton_of_its_baseline(baseline):
+    upgraded = dataclasses.replace(H200, packages=H200.packages | {"triton": "9"})
+    verdict = baseline.judge([result(2.1, hardware=upgraded)])
+    assert verdict.outcome is Outcome.WRONG_STACK and "triton 1 → 9" in verdict.reason
+
+
+def test_the_recorded_version_is_that_of_the_distribution_that_python_imports(
+    tmp_path, monkeypatch
+):
+    for folder, version in (("first", "1.5.2"), ("second", "1.5.3")):
+        info = tmp_path / folder / f"cache_dit-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: Cache_DiT\nVersion: {version}\n"
+        )
+    for folder in ("second", "first"):
+        monkeypatch.syspath_prepend(str(tmp_path / folder))
+    assert installed_packages()["cache-dit"] == "1.5.2"
+
+
+def test_all_verdicts_of_a_run_are_decided_together(baseline):
+    new = case(model="schnell")
+    measured = {case().id: [result(3.0)], new.id: [result(case=new)]}
+    verdicts = baseline.judge_all(measured)
+    assert {key: v.outcome for key, v in verdicts.items()} == {
+        case().id: Outcome.SLOWER,
+        new.id: Outcome.NEW,
+    }
 
 
 @pytest.mark.parametrize(

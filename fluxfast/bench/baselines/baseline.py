@@ -22,7 +22,7 @@ from fluxfast.bench.results.result import (
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.noise import Noise, noises
 from fluxfast.bench.verdicts.outcome import Outcome
-from fluxfast.bench.verdicts.verdict import Comparison, Verdict, compare, decide
+from fluxfast.bench.verdicts.verdict import Comparison, Verdict, compare, decide, judge_all
 from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically
 from fluxfast.hardware import Hardware, Platform
@@ -104,6 +104,15 @@ class Baseline:
     def judge(self, results: Sequence[CaseResult], to_come: int = 0) -> Verdict:
         """The verdict on one case, whose run has `to_come` others beside it."""
         return judged([self.compare(results)], to_come)[0]
+
+    def judge_all(self, results: Mapping[str, Sequence[CaseResult]]) -> dict[str, Verdict]:
+        """Return the verdict on every case of a run from what was measured of each, by case id.
+
+        Call it once, when every case has been measured: the correction for many figures takes all
+        cases of the run together.
+        """
+        compared = {case_id: self.compare(of_case) for case_id, of_case in results.items()}
+        return judge_all(compared, LOOKS)
 
     def write(self) -> None:
         write_atomically(self.path, _render(self))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.hardware import Hardware, Platform
+from fluxfast.hardware import Hardware, Platform, stack_of
 
 MEMORY_TOLERANCE = 0.05
 
@@ -45,12 +45,19 @@ class Gpu:
 
 
 def hardware_of(result: CaseResult) -> Hardware:
+    """Return the machine that measured `result`, with the packages of its stack.
+
+    A result that records further packages, such as triton on a CPU, compares equal to one that
+    does not.
+    """
     data = dict(result.environment["hardware"])
-    return Hardware(**{**data, "platform": Platform(data["platform"])})
+    platform = Platform(data["platform"])
+    packages = stack_of(platform, data["packages"])
+    return Hardware(**{**data, "platform": platform, "packages": packages})
 
 
 def stack_difference(baseline: CaseResult, measured: CaseResult) -> str:
-    """Packages of another version, as `torch 2.11.0 → 2.13.0`."""
+    """Return the packages of the stack that differ, as `torch 2.11.0 → 2.13.0`; "" if none do."""
     before, now = hardware_of(baseline).packages, hardware_of(measured).packages
     names = sorted(before.keys() | now.keys())
     return ", ".join(

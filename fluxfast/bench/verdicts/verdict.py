@@ -102,6 +102,11 @@ class Verdict:
     changes: tuple[Change, ...] = ()
     decided_by: Change | None = None
 
+    @classmethod
+    def recorded(cls, reason: str) -> Verdict:
+        """Return the verdict on a case that was measured for a baseline and not judged."""
+        return cls(outcome=Outcome.RECORDED, reason=reason)
+
     @property
     def shown(self) -> Change | None:
         """The change that a table has room for: what decided, else that of the whole image."""
@@ -161,6 +166,24 @@ def decide(comparisons: Sequence[Comparison], looks: int = 1, to_come: int = 0) 
         for (change, shown), p, q in zip(judged, worse, better, strict=True)
     }
     return [_verdict(comparison, surely, looks) for comparison in comparisons]
+
+
+def judge_all(
+    compared: Mapping[str, Comparison | Verdict], analyses: int = 1, to_come: int = 0
+) -> dict[str, Verdict]:
+    """Return the verdict on every case of a run, by case id.
+
+    The false-discovery correction takes the figures of all cases together, so call this once, when
+    everything has been measured. An entry that is a verdict already, such as NEW, stays as it is.
+
+    Args:
+        compared: the comparison of each case with its baseline or its other side, by case id.
+        analyses: interim analyses of the run; the risk of a false alarm is divided among them.
+        to_come: further cases of the run that are not measured yet.
+    """
+    pending = {key: one for key, one in compared.items() if isinstance(one, Comparison)}
+    decided = dict(zip(pending, decide(list(pending.values()), analyses, to_come), strict=True))
+    return {key: v if isinstance(v, Verdict) else decided[key] for key, v in compared.items()}
 
 
 def _risk(change: Change) -> float:
