@@ -1,8 +1,8 @@
-"""The peer table in small: recorded samples replayed, fewer runs than docs/verdict.md has."""
+"""Replay recorded samples with fewer runs than docs/explanation/gate-error-rates.md."""
 
 import pytest
 
-from fluxfast.bench.measurement.sampling import ON_CPU, Limits
+from fluxfast.bench.measurement.limits import ON_CPU, Limits
 from tests.support.replay.__main__ import (
     cpu_reduced,
     h100,

@@ -1,4 +1,5 @@
-"""Recorded samples, replayed: how often the verdict sees a slowdown, and how often it is wrong.
+"""Replay recorded samples: how often the gate detects a slowdown, and how often it is wrong.
 
-`python -m tests.support.replay` simulates at full size and writes the tables of docs/verdict.md.
+`python -m tests.support.replay` simulates at full size and writes the tables of
+docs/explanation/gate-error-rates.md.
 """

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 
 from fluxfast.bench.ab.against import PAIRS, is_sure
 from fluxfast.bench.baselines.baseline import LOOKS, on_the_same_cards, read_baseline
-from fluxfast.bench.measurement.sampling import why_enough
+from fluxfast.bench.measurement.limits import why_enough
 from fluxfast.bench.verdicts.metrics import PerformanceMetric, metric_named
 from fluxfast.bench.verdicts.noise import MEDIAN_VARIANCE, estimate, noise_of
 from fluxfast.bench.verdicts.outcome import Outcome

@@ -1,6 +1,7 @@
 """Faults put into a pipeline that was built right, and the gates of image quality that see them.
 
-`python -m tests.support.sabotage.pictures` draws them all and prints the table of docs/quality.md.
+`python -m tests.support.sabotage.pictures` generates all images and prints the table of
+docs/explanation/image-quality.md.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from fluxfast.hardware import detect
 from fluxfast.mini import WEIGHTS
 from fluxfast.models.weights import resolve
 from fluxfast.pipeline.build import BuiltPipeline, build
-from fluxfast.quality.asks import Ask, Drawing, asks_of, draw
 from fluxfast.quality.budget import Budgets, read_budgets, violations
 from fluxfast.quality.clip import Clip, mini_clip
-from fluxfast.quality.gates import alone_as_in_a_batch, as_recorded, drawn_again
+from fluxfast.quality.gates import check_batch_independence, check_golden, check_repeatability
 from fluxfast.quality.golden import golden_path, write_golden
-from fluxfast.quality.metrics import compare, faults
+from fluxfast.quality.metrics import compare_images, image_defects
+from fluxfast.quality.prompts import GeneratedImages, Prompt, generate_images, prompts_for
 
 BUDGETS = Path(__file__).parents[3] / "correctness_tests" / "budgets.yaml"
 SIDE, BATCH_SIZE = 256, 2
@@ -183,8 +184,8 @@ class Bench:
     """A pipeline that was built right, what the eager one draws, and its golden."""
 
     built: BuiltPipeline
-    asks: list[Ask]
-    reference: Drawing
+    prompts: list[Prompt]
+    reference: GeneratedImages
     golden: Path
     bounds: dict[str, float]
     golden_bound: float
@@ -192,13 +193,15 @@ class Bench:
 
     def seen(self) -> dict[str, list[str]]:
         """What each gate says of the pipeline as it is now."""
-        drawn = draw(self.built, self.asks)
+        drawn = generate_images(self.built, self.prompts)
         return {
-            "shows something": faults(drawn),
-            "budget": violations(compare(drawn, self.reference, self.asks, self.clip), self.bounds),
-            "golden": as_recorded(self.golden, drawn, self.golden_bound),
-            "drawn again": drawn_again(self.built, self.asks, drawn),
-            "batch": alone_as_in_a_batch(self.built, self.asks, drawn, self.bounds),
+            "shows something": image_defects(drawn),
+            "budget": violations(
+                compare_images(drawn, self.reference, self.prompts, self.clip), self.bounds
+            ),
+            "golden": check_golden(self.golden, drawn, self.golden_bound),
+            "drawn again": check_repeatability(self.built, self.prompts, drawn),
+            "batch": check_batch_independence(self.built, self.prompts, drawn, self.bounds),
         }
 
 
@@ -209,19 +212,19 @@ def bench(sabotage: Sabotage) -> Iterator[Bench]:
     hardware = detect("cpu")
     checkpoint = resolve(model, "mini", hardware)
     size = dict(height=SIDE, width=SIDE)
-    asks = asks_of(checkpoint, BATCH_SIZE, SIDE, SIDE)
+    prompts = prompts_for(checkpoint, BATCH_SIZE, SIDE, SIDE)
     alone = planned_case((), checkpoint, situation_of(checkpoint, hardware, **size))
     with build(checkpoint, alone.plan) as eager:
-        reference = draw(eager, asks)
+        reference = generate_images(eager, prompts)
     situation = situation_of(checkpoint, hardware, batch_size=BATCH_SIZE, **size)
     planned = planned_case(optimizations, checkpoint, situation)
     budgets: Budgets = read_budgets(BUDGETS, "cpu")
     with build(checkpoint, planned.plan) as built, TemporaryDirectory() as folder:
         golden = golden_path(Path(folder), "cpu", planned.case.id)
-        write_golden(golden, draw(built, asks).latents)
+        write_golden(golden, generate_images(built, prompts).latents)
         yield Bench(
             built=built,
-            asks=asks,
+            prompts=prompts,
             reference=reference,
             golden=golden,
             bounds=budgets.of(optimizations, model),
