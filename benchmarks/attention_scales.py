@@ -25,7 +25,7 @@ from fluxfast.hardware import detect
 from fluxfast.models.architecture import MINI
 from fluxfast.models.weights import resolve
 from fluxfast.pipeline.build import build
-from fluxfast.quality.asks import asks_of, draw
+from fluxfast.quality.prompts import generate_images, prompts_for
 from fluxfast.tables import plain_table, render
 
 E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
@@ -94,7 +94,7 @@ def main() -> None:
         build(checkpoint, planned.plan) as built,
         patch.object(F, "scaled_dot_product_attention", watched),
     ):
-        draw(built, asks_of(checkpoint, PICTURES, 256, 256))
+        generate_images(built, prompts_for(checkpoint, PICTURES, 256, 256))
     table = plain_table("", "mean error", "largest", numbers=("mean error", "largest"))
     for name, found in errors.items():
         table.add_row(name, f"{fmean(found):.2%}", f"{max(found):.2%}")

@@ -31,7 +31,7 @@ from fluxfast.optimizations.fusion._block_kernels import (
     product,
     unscaled_product,
 )
-from fluxfast.profiling.telemetry import reader
+from fluxfast.profiling.telemetry import gpu_reader, telemetry_of_image
 
 HEADS, HEAD_DIM, MLP = 24, 128, 12288
 TOKENS = (4608, 4096, 512)
@@ -87,12 +87,13 @@ def _cost(way: Callable[[], Any], hardware: Hardware) -> dict[str, float]:
         for _ in range(RUNS_AT_ONCE):
             way()
     _replayed(graph)
-    read = reader(hardware)
+    read = gpu_reader(hardware)
     before = read() if read else None
     us, runs = _replayed(graph)
     found = {"us": round(us, 1)}
     if read and before:
-        found["mj"] = round((read().energy_j - before.energy_j) / runs * 1e3, 1)
+        energy_j = telemetry_of_image(before, read()).get("energy_j")
+        found |= {} if energy_j is None else {"mj": round(energy_j / runs * 1e3, 1)}
     return found
 
 

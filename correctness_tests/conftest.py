@@ -1,4 +1,4 @@
-"""What a case draws, what it is compared with, and the table of how far they are apart."""
+"""Fixtures of the correctness tests: images of a case, eager reference, quality, final table."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fluxfast.models.weights import WeightsKind
 from fluxfast.optimizations.registry import eager_names
 from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.pytest_plugin.plugin import SUITE, Suite
-from fluxfast.quality.asks import Ask, Drawing, asks_of, draw
 from fluxfast.quality.budget import Budgets, read_budgets
 from fluxfast.quality.clip import OPENAI, Clip, mini_clip, openai_clip
-from fluxfast.quality.metrics import QUALITY_METRICS, Quality, compare
+from fluxfast.quality.metrics import QUALITY_METRICS, Quality, compare_images
+from fluxfast.quality.prompts import GeneratedImages, Prompt, generate_images, prompts_for
 from fluxfast.quality.sheet import write_sheet
 from fluxfast.tables import plain_table, render
 
 FOLDER = Path(__file__).parent
-ASKS_ON_CPU, ASKS_ON_GPU = 2, 16
+PROMPTS_ON_CPU, PROMPTS_ON_GPU = 2, 16
 SHEET_COLUMNS = 4
 MEASURED = pytest.StashKey[dict[str, tuple[str, Quality]]]()
 NOT_MEASURED = pytest.StashKey[dict[str, str]]()
@@ -34,7 +34,7 @@ NOT_MEASURED = pytest.StashKey[dict[str, str]]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes minutes, unless its model was asked for by name."""
+    """Deselect cases that take minutes on a CPU, unless --model names their model."""
     if config.stash[SUITE].hardware.is_gpu or config.getoption("--model"):
         return
     slow = [item for item in items if _is_slow(item)]
@@ -58,16 +58,17 @@ def _is_slow(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session")
 def hardware_name(suite: Suite) -> str:
-    """What budgets and goldens go by: `cpu`, or a GPU's architecture, which decides the kernels.
+    """Return the key of budgets and goldens: `cpu`, or a GPU's architecture.
 
-    An H100 and an H200 drew the same latents to the last bit in 40 of 40 cases.
+    The architecture decides which kernels run. An H100 and an H200 generated latents equal to the
+    last bit in 40 of 40 cases.
     """
     return suite.hardware.architecture if suite.hardware.is_gpu else "cpu"
 
 
 @pytest.fixture(scope="session")
 def budgets(suite: Suite, hardware_name: str) -> Budgets | None:
-    """None while they are measured."""
+    """Return the budgets of this hardware, or None with --record, which measures for new ones."""
     if suite.is_recording:
         return None
     try:
@@ -78,88 +79,96 @@ def budgets(suite: Suite, hardware_name: str) -> Budgets | None:
 
 @pytest.fixture(scope="session")
 def clips() -> dict[WeightsKind, Clip | None]:
+    """Return the CLIP models that were loaded, by kind of weights."""
     return {}
 
 
 @pytest.fixture(scope="session")
 def clip(planned: PlannedCase, suite: Suite, clips: dict[WeightsKind, Clip | None]) -> Clip | None:
-    """The family's own, or OpenAI's for other weights; None where there is none, which is told."""
+    """Return mini-clip for mini weights, else OpenAI's CLIP, or None where it is not cached."""
     kind = planned.checkpoint.kind
     if kind not in clips:
         is_mini = kind is WeightsKind.MINI
         clips[kind] = mini_clip(WEIGHTS / "mini-clip") if is_mini else openai_clip()
     if clips[kind] is None:
-        told = suite.config.stash.setdefault(NOT_MEASURED, {})
-        told[f"CLIP on {kind} weights"] = f"{OPENAI} is not cached"
+        reasons = suite.config.stash.setdefault(NOT_MEASURED, {})
+        reasons[f"CLIP on {kind} weights"] = f"{OPENAI} is not cached"
     return clips[kind]
 
 
 @pytest.fixture(scope="session")
-def asks(planned: PlannedCase, suite: Suite) -> list[Ask]:
-    count = ASKS_ON_GPU if suite.hardware.is_gpu else ASKS_ON_CPU
+def prompts(planned: PlannedCase, suite: Suite) -> list[Prompt]:
+    """Return the prompts that every pipeline of the case's model generates."""
+    count = PROMPTS_ON_GPU if suite.hardware.is_gpu else PROMPTS_ON_CPU
     request = planned.plan.situation.request
-    return asks_of(planned.checkpoint, count, request.height, request.width)
+    return prompts_for(planned.checkpoint, count, request.height, request.width)
 
 
 @pytest.fixture(scope="session")
-def references() -> dict[Any, Drawing]:
+def references() -> dict[Any, GeneratedImages]:
+    """Return the eager pipeline's images by workload, shared by all cases of a session."""
     return {}
 
 
 @pytest.fixture(scope="session")
 def reference(
-    planned: PlannedCase, suite: Suite, asks: list[Ask], references: dict[Any, Drawing]
-) -> Drawing:
-    """The eager pipeline's pictures, one at a time: a batch has to draw the same."""
+    planned: PlannedCase,
+    suite: Suite,
+    prompts: list[Prompt],
+    references: dict[Any, GeneratedImages],
+) -> GeneratedImages:
+    """Return the eager pipeline's images, generated one at a time: a batch must match them."""
     if planned.case.workload not in references:
         situation = planned.plan.situation
         one_by_one = replace(situation, request=replace(situation.request, batch_size=1))
         eager = planned_case(eager_names(one_by_one.hardware), planned.checkpoint, one_by_one)
-        suite.say(planned, "drawing with the eager pipeline")
+        suite.say(planned, "generating with the eager pipeline")
         with build(eager.checkpoint, eager.plan) as pipeline:
-            references[planned.case.workload] = draw(pipeline, asks)
+            references[planned.case.workload] = generate_images(pipeline, prompts)
     return references[planned.case.workload]
 
 
 @pytest.fixture(scope="session")
-def sheets(suite: Suite) -> Iterator[dict[str, tuple[Drawing, dict[str, Drawing]]]]:
-    """By model, the eager pictures and those of each case: beside each other for people to see."""
-    by_model: dict[str, tuple[Drawing, dict[str, Drawing]]] = {}
+def sheets(suite: Suite) -> Iterator[dict[str, tuple[GeneratedImages, dict[str, GeneratedImages]]]]:
+    """Yield eager images and those of each case by model; at the end, write a sheet for each."""
+    by_model: dict[str, tuple[GeneratedImages, dict[str, GeneratedImages]]] = {}
     yield by_model
     for model, (eager, cases) in by_model.items():
         write_sheet(suite.results_folder / f"{model}.sheet.png", cases, eager)
 
 
 @pytest.fixture(scope="session")
-def drawn(
+def generated(
     planned: PlannedCase,
     suite: Suite,
-    reference: Drawing,
+    reference: GeneratedImages,
     built: BuiltPipeline,
-    asks: list[Ask],
-    sheets: dict[str, tuple[Drawing, dict[str, Drawing]]],
-) -> Drawing:
-    suite.say(planned, "drawing")
-    drawing = draw(built, asks)
+    prompts: list[Prompt],
+    sheets: dict[str, tuple[GeneratedImages, dict[str, GeneratedImages]]],
+) -> GeneratedImages:
+    """Return the images that the case's pipeline generates in batches."""
+    suite.say(planned, "generating")
+    images = generate_images(built, prompts)
     columns = slice(SHEET_COLUMNS)
     _, cases = sheets.setdefault(planned.case.model, (reference.only(columns), {}))
-    cases[planned.label] = drawing.only(columns)
-    return drawing
+    cases[planned.label] = images.only(columns)
+    return images
 
 
 @pytest.fixture(scope="session")
 def quality(
     planned: PlannedCase,
     suite: Suite,
-    drawn: Drawing,
-    reference: Drawing,
-    asks: list[Ask],
+    generated: GeneratedImages,
+    reference: GeneratedImages,
+    prompts: list[Prompt],
     clip: Clip | None,
 ) -> Quality:
-    measured = compare(drawn, reference, asks, clip)
+    """Return the quality of the case's images against the eager ones, and store its figures."""
+    measured = compare_images(generated, reference, prompts, clip)
     table = suite.config.stash.setdefault(MEASURED, {})
     table[planned.case.id] = (f"{planned.case.model}, {planned.label}", measured)
-    # JSON has no infinity, which is the PSNR of pictures that are the same.
+    # JSON has no infinity, which is the PSNR of equal images.
     known = {name: x for name, x in measured.figures.items() if not isnan(x)}
     figures = {name: None if isinf(x) else x for name, x in known.items()}
     write_figures(suite.results_folder, "quality", planned.case, figures)
@@ -167,6 +176,7 @@ def quality(
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the table of quality figures, and what was not measured and why."""
     rows = config.stash.get(MEASURED, {})
     if not rows:
         return
@@ -174,8 +184,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     titles = [QUALITY_METRICS[name].title for name in known]
     table = plain_table("case", *titles, numbers=titles)
     for label, measured in rows.values():
-        table.add_row(label, *(measured.shown(name) for name in known))
-    terminalreporter.section("image quality against the eager pipeline")
+        table.add_row(label, *(measured.formatted(name) for name in known))
+    terminalreporter.section("image quality compared with the eager pipeline")
     terminalreporter.write_line(render(table))
     for what, why in config.stash.get(NOT_MEASURED, {}).items():
         terminalreporter.write_line(f"not measured: {what}: {why}")

@@ -1,4 +1,4 @@
-"""What the command line says: results go to standard output, progress to standard error."""
+"""Console output: results go to standard output, progress to standard error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What the libraries say at every start and nobody can act on.
+# Libraries print warnings at every start that no user can act on.
 VERBOSITY = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
@@ -19,7 +19,10 @@ VERBOSITY = {
 
 
 def quiet_libraries() -> None:
-    """Before they are imported: errors alone, unless the environment asks for more."""
+    """Let libraries log errors only, unless the environment sets another level.
+
+    Call this before they are imported.
+    """
     for name, level in VERBOSITY.items():
         os.environ.setdefault(name, level)
     for name in ("torchao", "torch.utils._pytree"):
@@ -29,7 +32,7 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def without_loading_bars() -> Iterator[None]:
-    """For what loads in a second: the bars of diffusers and transformers say nothing there."""
+    """Hide the loading bars of diffusers and transformers, for models that load in a second."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
@@ -48,24 +51,34 @@ def without_loading_bars() -> Iterator[None]:
 
 
 class Console:
-    """Progress for people: a line for each stage, and a remaining time where the end is known."""
+    """Print progress: a line for each stage, with the time left where it is known."""
 
     def __init__(self) -> None:
+        """Start the clock."""
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
+        """Print a line to standard error."""
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
     def stage(self, text: str) -> None:
+        """Print a line with the seconds since the start."""
         self.say(f"  {time.monotonic() - self.started:6.1f} s  {text}")
 
     def progress(self, text: str, done: int, total: int, since: float) -> None:
-        """`done` of `total` equal parts begun at the monotonic time `since`."""
+        """Print how many equal parts are done, and the time left.
+
+        Args:
+            text: what the parts are.
+            done: parts that are done.
+            total: all parts.
+            since: the monotonic time in seconds when the first part began.
+        """
         left = (time.monotonic() - since) / done * (total - done) if done else None
         self.stage(f"{text} {done}/{total}" + (f", {left:.0f} s left" if left else ""))
 
 
 def out(text: str) -> None:
-    """A result."""
+    """Print a result to standard output."""
     sys.stdout.write(f"{text}\n")

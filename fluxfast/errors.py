@@ -1,31 +1,39 @@
-"""The errors that a user can act on."""
+"""Errors that a user can act on: the problem, the value, what is allowed, and a remedy."""
 
 from __future__ import annotations
 
 
 class FluxFastError(Exception):
-    """A mistake or a limit that the user can do something about: got, allowed, remedy."""
+    """An error that the user can correct.
+
+    Attributes:
+        problem: the problem in the user's words, the first line of the message.
+        got: the value that was found.
+        allowed: the values that are accepted.
+        remedy: what to do.
+    """
 
     def __init__(self, problem: str, *, got: object, allowed: str, remedy: str) -> None:
+        """Compose the message: problem, got, allowed, remedy, each on its own line."""
         self.problem, self.got, self.allowed, self.remedy = problem, got, allowed, remedy
         super().__init__(f"{problem}\n  got:     {got}\n  allowed: {allowed}\n  remedy:  {remedy}")
 
 
 class PlanError(FluxFastError):
-    """What was asked for cannot be had together, on this model, or on this hardware."""
+    """The optimizations do not go together, or this model or hardware does not support them."""
 
 
 class CheckpointError(FluxFastError):
-    """The weights cannot be found, read, or are not a Flux.1 checkpoint."""
+    """The weights cannot be found or read, or are not a Flux.1 checkpoint."""
 
 
 class BaselineError(FluxFastError):
-    """A baseline or a results file is missing, corrupt, or belongs to something else."""
+    """A baseline or results file is missing, corrupt, or of another machine."""
 
 
 class ArtifactError(FluxFastError):
-    """An exported package does not belong to this model, machine or stack."""
+    """An exported package is of another model, machine or software version."""
 
 
 class TrainingError(FluxFastError):
-    """The mini family cannot be trained on: its loss is no number any more."""
+    """Training of the mini family cannot continue: its loss is NaN or infinite."""

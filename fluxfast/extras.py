@@ -1,4 +1,4 @@
-"""Libraries that not everyone needs: they come with an extra of the package."""
+"""Import optional libraries, which an extra of the package installs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from fluxfast.errors import FluxFastError
 
 
 def extra(module: str, *, name: str) -> ModuleType:
-    """The module, imported. Raises FluxFastError where the extra `name` is not installed."""
+    """Import and return an optional module.
+
+    Args:
+        module: the module's dotted name.
+        name: the extra that installs it.
+
+    Raises:
+        FluxFastError: the extra is not installed.
+    """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

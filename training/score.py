@@ -24,7 +24,7 @@ from torch import Tensor
 from fluxfast.console import Console, quiet_libraries
 from fluxfast.files import write_atomically
 from fluxfast.mini.reader import follows, read, shows, sizes_and_background_agree
-from fluxfast.mini.render import draw
+from fluxfast.mini.render import render_scenes
 from fluxfast.mini.world import Scene, edits, scenes
 from fluxfast.models.architecture import MINI
 from fluxfast.models.spec import DEV, KONTEXT, SCHNELL, ModelSpec
@@ -98,7 +98,7 @@ def score(weights: Path, device: str, seed: int, console: Console) -> list[Score
 
 
 def _pictures(of: Sequence[Scene]) -> list[Any]:
-    return [_bytes(draw([scene], SIDE)[0]) for scene in of]
+    return [_bytes(render_scenes([scene], SIDE)[0]) for scene in of]
 
 
 def _bytes(picture: Tensor) -> Any:
@@ -114,7 +114,7 @@ def _autoencoder(weights: Path, of: Sequence[Scene], device: str) -> Score:
     vae = AutoencoderKL.from_pretrained(weights / "mini-dev" / "vae").to(device)
     decibels = []
     for begin in range(0, len(of), BATCH):
-        picture = draw(of[begin : begin + BATCH], SIDE).to(device) * 2 - 1
+        picture = render_scenes(of[begin : begin + BATCH], SIDE).to(device) * 2 - 1
         again = vae.decode(vae.encode(picture).latent_dist.mean).sample.clamp(-1, 1)
         error = ((again - picture) / 2).square().mean(dim=(1, 2, 3))
         decibels += (-10 * error.log10()).tolist()

@@ -1,4 +1,4 @@
-"""The mini family: a small Flux that draws a made world, small enough for a laptop and for CI."""
+"""The mini family: small Flux models of a synthetic world, which run on a laptop and in CI."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A rule-based reader of the world's pictures: what stands where, and whether it was asked for."""
+"""Read images of the mini world by rules: what is where, and whether it matches a scene or edit."""
 
 from __future__ import annotations
 
@@ -11,36 +11,41 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from fluxfast.mini.render import draw
+from fluxfast.mini.render import render_scenes
 from fluxfast.mini.world import BACKGROUNDS, COLOURS, RADII, RELATIONS, SHAPES, Edit, Scene, Thing
 
-Picture = npt.NDArray[np.uint8]  # [height, width, 3]
+Image = npt.NDArray[np.uint8]  # [height, width, 3]
 Mask = npt.NDArray[np.bool_]
 
-FOREGROUND_DISTANCE = 60.0  # RGB distance from the background's colour; the palettes are wider
-SPECK = 0.0015  # of the picture's pixels: a third of the smallest thing
+FOREGROUND_DISTANCE = 60.0  # RGB distance from the background; the palettes are wider
+SPECK = 0.0015  # share of the image's pixels: a third of the smallest thing
 TEMPLATE_SIDE = 32
-RELATION_DISTANCE = 0.1  # of the side, between centres; true scenes have 0.19 or more
-POSITION_TOLERANCE = 0.06  # of the side, for what an edit should have left where it was
+RELATION_DISTANCE = 0.1  # share of the side, between centres; scenes have 0.19 or more
+POSITION_TOLERANCE = 0.06  # share of the side, for things that an edit must not move
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What is seen in a picture; a thing that resembles nothing well is still given a name."""
+    """The content of an image; a thing that resembles no shape well still gets the nearest name.
+
+    Attributes:
+        background: a name of BACKGROUNDS.
+        things: the things, from left to right.
+    """
 
     background: str
     things: tuple[Thing, ...]
 
 
-def read(picture: Picture) -> Reading:
-    """The things on the picture, from left to right."""
-    height, width, _ = picture.shape
-    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+def read(image: Image) -> Reading:
+    """Return the background and things of an image [height, width, 3]."""
+    height, width, _ = image.shape
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     background = _nearest(np.median(border, axis=0), BACKGROUNDS)
-    away = np.linalg.norm(picture.astype(float) - BACKGROUNDS[background], axis=2)
+    away = np.linalg.norm(image.astype(float) - BACKGROUNDS[background], axis=2)
     labels, _ = ndimage.label(away > FOREGROUND_DISTANCE)
     things = [
-        _thing(picture, labels[box] == number, box)
+        _thing(image, labels[box] == number, box)
         for number, box in enumerate(ndimage.find_objects(labels), start=1)
         if np.count_nonzero(labels[box] == number) > SPECK * height * width
     ]
@@ -51,11 +56,11 @@ def _nearest(colour: npt.NDArray[np.float64], palette: dict[str, tuple[int, int,
     return min(palette, key=lambda name: float(np.linalg.norm(colour - np.array(palette[name]))))
 
 
-def _thing(picture: Picture, mask: Mask, box: tuple[slice, slice]) -> Thing:
-    height, width, _ = picture.shape
+def _thing(image: Image, mask: Mask, box: tuple[slice, slice]) -> Thing:
+    height, width, _ = image.shape
     rows, columns = box
     inner = ndimage.binary_erosion(mask, iterations=2)
-    colour = np.median(picture[box][inner if inner.any() else mask], axis=0)
+    colour = np.median(image[box][inner if inner.any() else mask], axis=0)
     x, y = (columns.start + columns.stop) / 2 / width, (rows.start + rows.stop) / 2 / height
     radius = max((columns.stop - columns.start) / width, (rows.stop - rows.start) / height) / 2
     size = min(RADII, key=lambda name: abs(RADII[name] - radius))
@@ -63,7 +68,7 @@ def _thing(picture: Picture, mask: Mask, box: tuple[slice, slice]) -> Thing:
 
 
 def _shape(mask: Mask) -> str:
-    """The shape whose outline, stretched to the same box, covers the most of it in common."""
+    """Return the shape with the largest overlap (intersection over union) in the same box."""
     stretched = _stretch(mask)
 
     def overlap(name: str) -> float:
@@ -85,13 +90,14 @@ def _templates() -> dict[str, Mask]:
     for shape in SHAPES:
         thing = Thing(shape=shape, colour="red", size="large", x=0.5, y=0.5)
         scene = Scene(background="white", things=(thing,), relations=())
-        mask = draw([scene], side=512)[0, 1].numpy() < 0.5  # green: little in red, much in white
+        green = render_scenes([scene], side=512)[0, 1].numpy()  # little in red, much in white
+        mask = green < 0.5
         templates[shape] = _stretch(mask[ndimage.find_objects(mask.astype(int))[0]])
     return templates
 
 
 def shows(reading: Reading, scene: Scene) -> bool:
-    """The right shapes in the right colours, no more and no fewer, in the relations asked for."""
+    """Return whether the image has exactly the scene's shapes and colours, in its relations."""
     if _looks(reading.things) != _looks(scene.things):
         return False
     place = {(t.shape, t.colour): t for t in reading.things}
@@ -111,14 +117,14 @@ def _relates(one: Thing, how: str, other: Thing) -> bool:
 
 
 def sizes_and_background_agree(reading: Reading, scene: Scene) -> bool:
-    """What `shows` leaves open."""
+    """Return whether sizes and background match, which `shows` does not check."""
     expected = Counter(t.name for t in scene.things)
     found = Counter(t.name for t in reading.things)
     return reading.background == scene.background and expected == found
 
 
 def follows(reading: Reading, edit: Edit) -> bool:
-    """The edit is done and the rest is as it was: each thing, its look, size and place."""
+    """Return whether the edit is done and everything else kept its look, size and place."""
     after = edit.after
     if reading.background != after.background or len(reading.things) != len(after.things):
         return False

@@ -1,4 +1,4 @@
-"""Pictures of scenes: signed distances to each shape, antialiased over one pixel."""
+"""Render scenes from signed distances to each shape, antialiased over one pixel."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fluxfast.mini.world import BACKGROUNDS, COLOURS, SHAPES, Scene, Thing
 
 MOST_THINGS = 3
 NO_SHAPE = len(SHAPES)  # fills up scenes of fewer things
-# Each thing as (shape, x, y, radius, red, green, blue): lengths in parts of the side, colours 0–1.
+# A thing is (shape, x, y, radius, red, green, blue): lengths as fractions of the side, colours 0–1.
 VALUES_PER_THING = 7
 
 
 def pack(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """Scenes as numbers: things [N, 3, 7] and backgrounds [N, 3]."""
+    """Return scenes as tensors: things [N, 3, 7] and background colours [N, 3]."""
     things = torch.tensor([_rows(scene) for scene in scenes], dtype=torch.float32)
     backgrounds = torch.tensor([BACKGROUNDS[s.background] for s in scenes], dtype=torch.float32)
     return things, backgrounds / 255
@@ -34,7 +34,13 @@ def _row(thing: Thing) -> list[float]:
 
 
 def render(things: Tensor, backgrounds: Tensor, side: int) -> Tensor:
-    """Pictures [N, 3, side, side] in [0, 1] of what `pack` gives, on its device."""
+    """Return images [N, 3, side, side] in [0, 1] on the device of the arguments.
+
+    Args:
+        things: [N, 3, 7], as `pack` returns them.
+        backgrounds: [N, 3], as `pack` returns them.
+        side: pixels.
+    """
     centres = (torch.arange(side, device=things.device) + 0.5) / side
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     picture = backgrounds[:, :, None, None].expand(-1, -1, side, side)
@@ -47,13 +53,13 @@ def render(things: Tensor, backgrounds: Tensor, side: int) -> Tensor:
     return picture
 
 
-def draw(scenes: Sequence[Scene], side: int) -> Tensor:
-    """Pictures of scenes on the CPU: [N, 3, side, side] in [0, 1]."""
+def render_scenes(scenes: Sequence[Scene], side: int) -> Tensor:
+    """Return images of the scenes on the CPU: [N, 3, side, side] in [0, 1]."""
     return render(*pack(scenes), side)
 
 
 def _distance(shape: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Signed distance to the shape that is asked for, in radii; infinite for NO_SHAPE."""
+    """Return the signed distance to each row's shape in radii; infinite for NO_SHAPE."""
     distance = torch.full_like(x, torch.inf)
     for number, name in enumerate(SHAPES):
         rows = (shape == number).flatten()
@@ -70,7 +76,7 @@ def _square(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _triangle(x: Tensor, y: Tensor) -> Tensor:
-    """Point upwards, with corners on the unit circle but for the lowered centre."""
+    """Return the distance to a triangle that points upwards, its centre lowered by 0.2."""
     y = y - 0.2
     sides = x.abs() * math.cos(math.pi / 6) - y * 0.5
     return torch.maximum(sides - 0.6, y - 0.6)
@@ -86,7 +92,7 @@ def _ring(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _star(x: Tensor, y: Tensor) -> Tensor:
-    """Five points; each half point is a half-plane once the plane is folded onto one sector."""
+    """Return the distance to a five-pointed star: a half-plane after folding onto one sector."""
     sector = 2 * math.pi / 5
     angle = torch.atan2(x, -y)
     folded = ((angle + sector / 2) % sector - sector / 2).abs()

@@ -1,4 +1,4 @@
-"""Tokenizers of the mini family: CLIP's and T5's own classes over a vocabulary of the world."""
+"""Tokenizers of the mini family: CLIP's and T5's own classes with the mini world's words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRINTABLE = [chr(code) for code in range(33, 127)]
 
 
 def clip_tokenizer(texts: Sequence[str]) -> Any:
-    """A CLIPTokenizer whose merges were learned from `texts`; bytes spell every other word."""
+    """Return a CLIPTokenizer with merges learned from `texts`; bytes spell every other word."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
@@ -44,7 +44,7 @@ def clip_tokenizer(texts: Sequence[str]) -> Any:
 
 
 def t5_tokenizer(texts: Sequence[str], max_length: int) -> Any:
-    """A T5Tokenizer whose pieces are the words of `texts`; letters spell every other word."""
+    """Return a T5Tokenizer whose pieces are the words of `texts`; letters spell other words."""
     from transformers import T5Tokenizer
 
     words = Counter(f"▁{word}" for text in texts for word in text.split())

@@ -1,7 +1,7 @@
-"""The world of the mini family: scenes of a few flat shapes, their captions, and edits of them.
+"""The synthetic world of the mini family: scenes of a few flat shapes, captions, and edits.
 
-A scene is drawn from a `random.Random`, so a seed is a data set. Captions and edits whose digest
-falls in a sixteenth of all are held out: training never sees them.
+A scene is sampled from a `random.Random`, so a seed defines a data set. One sixteenth of all
+captions and edits, chosen by a digest of their text, is held out of training.
 """
 
 from __future__ import annotations
@@ -24,23 +24,32 @@ COLOURS = {
     "pink": (245, 140, 190),
 }
 BACKGROUNDS = {"white": (250, 250, 250), "grey": (128, 128, 128), "black": (12, 12, 12)}
-RADII = {"small": 0.085, "large": 0.145}  # of the side of the picture
+# All lengths are fractions of the image's side.
+RADII = {"small": 0.085, "large": 0.145}
 GAP = 0.02  # between the bounding boxes of two things, and to the border
-# Which way the second of two things lies, as (x, y) with y downwards.
+# The direction from the first thing to the second, as (x, y) with y downwards.
 RELATIONS = {"left of": (1, 0), "right of": (-1, 0), "above": (0, 1), "below": (0, -1)}
-REACH = 0.44  # between the centres of a thing and of one that it stands beside
-REACH_IN_A_ROW = 0.33  # where the first stands between the others
-# Centres lie on the corners of as many cells a side, which are a transformer's tokens at 256×256:
-# a shape then looks the same to it wherever it lies.
+REACH = 0.44  # between the centres of two things in a relation
+REACH_IN_A_ROW = 0.33  # the same where the first thing is between the others
+# Centres lie on the corners of a grid of 16 × 16 cells, the transformer's tokens at 256×256, so
+# that a shape looks the same to the transformer at every place.
 CELLS = 16
-STRAY_CELLS = 1  # from where the caption has it, either way
+STRAY_CELLS = 1  # largest offset from the layout that the caption implies, in either direction
 HELD_OUT_SIXTEENTHS = 1
 TRIES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One shape; its centre in parts of the side, y downwards."""
+    """One shape of a scene.
+
+    Attributes:
+        shape: a name of SHAPES.
+        colour: a name of COLOURS.
+        size: a name of RADII.
+        x: centre as a fraction of the side.
+        y: centre as a fraction of the side, downwards.
+    """
 
     shape: str
     colour: str
@@ -50,16 +59,24 @@ class Thing:
 
     @property
     def radius(self) -> float:
+        """Radius as a fraction of the side."""
         return RADII[self.size]
 
     @property
     def name(self) -> str:
+        """Size, colour and shape, as a caption has them."""
         return f"{self.size} {self.colour} {self.shape}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One to three things; `relations[i]` is how the first stands to the one numbered i + 1."""
+    """One to three things on a background.
+
+    Attributes:
+        background: a name of BACKGROUNDS.
+        things: the things, in the order of the caption.
+        relations: `relations[i]` is the relation of the first thing to thing i + 1.
+    """
 
     background: str
     things: tuple[Thing, ...]
@@ -67,6 +84,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
+        """The text that describes the scene."""
         first, *others = self.things
         clauses = [
             f"{how} a {other.name}" for how, other in zip(self.relations, others, strict=True)
@@ -77,7 +95,13 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """An instruction, and the scene before and after it. `relations` of `after` are not kept."""
+    """An instruction with the scene before and after it.
+
+    Attributes:
+        instruction: the text for Kontext.
+        before: the scene of the input image.
+        after: the scene of the edited image; its relations are not kept up to date.
+    """
 
     instruction: str
     before: Scene
@@ -85,11 +109,12 @@ class Edit:
 
 
 def is_held_out(text: str) -> bool:
+    """Return whether training leaves this text out."""
     return hashlib.sha256(text.encode()).digest()[0] % 16 < HELD_OUT_SIXTEENTHS
 
 
 def scenes(seed: int, *, held_out: bool) -> Iterator[Scene]:
-    """Endless scenes, of captions that are all held out or all not."""
+    """Yield endless scenes whose captions are all held out of training, or all not."""
     random = Random(f"scenes {seed}")
     while True:
         scene = sample_scene(random)
@@ -98,7 +123,7 @@ def scenes(seed: int, *, held_out: bool) -> Iterator[Scene]:
 
 
 def edits(seed: int, *, held_out: bool) -> Iterator[Edit]:
-    """Endless edits, held out by scene and instruction together."""
+    """Yield endless edits: caption and instruction together are all held out, or all not."""
     random = Random(f"edits {seed}")
     while True:
         edit = sample_edit(random)
@@ -107,7 +132,7 @@ def edits(seed: int, *, held_out: bool) -> Iterator[Edit]:
 
 
 def sample_scene(random: Random) -> Scene:
-    """A scene whose things do not touch and differ in their (shape, colour)."""
+    """Return a scene whose things do not touch and differ in shape or colour."""
     while True:
         count = random.choices((1, 2, 3), weights=(1, 2, 1))[0]
         looks = random.sample([(s, c) for s in SHAPES for c in COLOURS], count)
@@ -121,13 +146,15 @@ def sample_scene(random: Random) -> Scene:
                     looks, sizes, layout(relations), strict=True
                 )
             )
-            if _stands(things, relations):
+            if _is_free_of_overlap(things, relations):
                 return Scene(background=background, things=things, relations=relations)
 
 
 def layout(relations: Sequence[str]) -> list[tuple[float, float]]:
-    """About where the centres of a scene's things lie: what a caption does not say a small model
-    would have to make up."""
+    """Return the approximate centre (x, y) of each thing, as fractions of the side.
+
+    Places follow from the relations: a small model cannot invent what a caption leaves open.
+    """
     ways = [RELATIONS[how] for how in relations]
     places = [(0.0, 0.0), *((float(x), float(y)) for x, y in ways)]
     if len(ways) == 2 and ways[0] == ways[1]:
@@ -155,7 +182,7 @@ def _place(random: Random, shape: str, colour: str, size: str, place: tuple[floa
     return Thing(shape=shape, colour=colour, size=size, x=x, y=y)
 
 
-def _stands(things: tuple[Thing, ...], relations: tuple[str, ...]) -> bool:
+def _is_free_of_overlap(things: tuple[Thing, ...], relations: tuple[str, ...]) -> bool:
     first = things[0]
     for how, other in zip(relations, things[1:], strict=True):
         x, y = RELATIONS[how]
@@ -171,7 +198,7 @@ def _apart(one: Thing, other: Thing) -> bool:
 
 
 def sample_edit(random: Random) -> Edit:
-    """A scene and one change of it, named by shape, or by colour too where shapes repeat."""
+    """Return an edit that names a thing by shape, and by colour too where shapes repeat."""
     before = sample_scene(random)
     kinds: list[Callable[[Random, Scene, int], tuple[str, Scene]]] = [_recolour, _reshape, _repaint]
     if len(before.things) > 1:
@@ -215,3 +242,9 @@ def _repaint(random: Random, scene: Scene, index: int) -> tuple[str, Scene]:
 def _remove(random: Random, scene: Scene, index: int) -> tuple[str, Scene]:
     things = (*scene.things[:index], *scene.things[index + 1 :])
     return f"remove {_called(scene, index)}", replace(scene, things=things, relations=())
+
+
+# What mini weights generate when no prompt is given.
+DEFAULT_SEED = 4
+DEFAULT_SCENE = next(scenes(DEFAULT_SEED, held_out=True))
+DEFAULT_EDIT = next(edits(DEFAULT_SEED, held_out=True))

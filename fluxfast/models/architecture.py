@@ -1,6 +1,6 @@
-"""The published shapes of Flux.1, and the small ones of the mini family, as plain configurations.
+"""Network configurations: the published shapes of Flux.1, and the small ones of the mini family.
 
-The published figures are those of `transformer/config.json`, `vae/config.json`,
+The published values are those of `transformer/config.json`, `vae/config.json`,
 `text_encoder/config.json` and `text_encoder_2/config.json` in the black-forest-labs/FLUX.1-dev
 repository.
 """
@@ -16,8 +16,16 @@ LATENT_CHANNELS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Keyword arguments of the four networks; `guidance_embeds` is added by the model, and a mini
-    one's `vocab_size` by its tokenizers, which are trained."""
+    """Keyword arguments of the four networks, and the sizes of a default request.
+
+    Attributes:
+        transformer: arguments of FluxTransformer2DModel; the model adds `guidance_embeds`.
+        vae: arguments of AutoencoderKL, in addition to VAE_COMMON.
+        clip: arguments of CLIPTextConfig; the mini family's tokenizer adds `vocab_size`.
+        t5: arguments of T5Config; the mini family's tokenizer adds `vocab_size`.
+        default_side: height and width of the default image in pixels.
+        max_text_tokens: the longest text in T5 tokens.
+    """
 
     transformer: dict[str, Any]
     vae: dict[str, Any]
@@ -83,8 +91,7 @@ MINI = Architecture(
     max_text_tokens=32,
 )
 
-# Shared by every Flux.1 VAE: 8× downsampling, no quantization convolutions, the published shift
-# and scale.
+# Every Flux.1 VAE: 8× downsampling, no quantization convolutions, the published shift and scale.
 VAE_COMMON = dict(
     in_channels=3,
     out_channels=3,

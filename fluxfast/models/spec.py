@@ -1,22 +1,34 @@
-"""The three Flux.1 models, and the request that is made of them."""
+"""The three Flux.1 models, and the request for images that a pipeline is called with."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fluxfast.errors import FluxFastError
+from fluxfast.mini.world import Scene
 
 # The VAE halves each side three times and the transformer packs 2×2 latents into a token.
 PIXELS_PER_TOKEN_SIDE = 16
+SEEDS = range(-(2**63), 2**64)  # what torch.Generator.manual_seed takes
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """One of the published models, with the settings of its model card.
 
-    `pipeline_class` and `guidance_embeds` are how a loaded checkpoint is recognised.
+    A checkpoint is recognised by `pipeline_class` and `guidance_embeds`.
+
+    Attributes:
+        name: the name in options and case ids.
+        hub_id: the repository on the Hugging Face hub.
+        pipeline_class: the name of the diffusers pipeline.
+        guidance_embeds: whether the transformer takes the guidance scale as an input.
+        num_inference_steps: denoising steps of the model card.
+        max_sequence_length: T5 tokens that the text is padded to.
+        guidance_scale: guidance of the model card; 0 where the model has none.
     """
 
     name: str
@@ -29,11 +41,12 @@ class ModelSpec:
 
     @property
     def takes_image(self) -> bool:
+        """Whether the model edits an input image (Kontext)."""
         return self.pipeline_class == "FluxKontextPipeline"
 
     @property
     def is_few_step(self) -> bool:
-        """Distilled to a handful of steps, as schnell is: it has no guidance embedding."""
+        """Whether the model is distilled to a few steps (schnell): it has no guidance input."""
         return not self.guidance_embeds
 
 
@@ -68,19 +81,27 @@ MODELS = {spec.name: spec for spec in (SCHNELL, DEV, KONTEXT)}
 
 
 def model_named(name: str) -> ModelSpec:
-    """The model of that name. Raises FluxFastError with the names there are."""
+    """Return the model of that name.
+
+    Raises:
+        FluxFastError: there is none; the error lists the names.
+    """
     if name not in MODELS:
         raise FluxFastError(
             "unknown model",
             got=name,
             allowed=", ".join(MODELS),
-            remedy="name one of these; `fluxfast generate --ckpt` takes a checkpoint of your own",
+            remedy="choose one of these; `fluxfast generate --ckpt` also takes other checkpoints",
         )
     return MODELS[name]
 
 
 def recognise(pipeline_class: str, guidance_embeds: bool) -> ModelSpec:
-    """The model that a checkpoint holds, by what it is rather than by what it is called."""
+    """Return the model that a checkpoint holds, by its configuration and not by its name.
+
+    Raises:
+        FluxFastError: the checkpoint is none of the three models.
+    """
     for spec in MODELS.values():
         if (spec.pipeline_class, spec.guidance_embeds) == (pipeline_class, guidance_embeds):
             return spec
@@ -90,13 +111,30 @@ def recognise(pipeline_class: str, guidance_embeds: bool) -> ModelSpec:
         allowed="; ".join(
             f"{s.pipeline_class} with guidance_embeds={s.guidance_embeds}" for s in MODELS.values()
         ),
-        remedy="give a checkpoint of FLUX.1-schnell, FLUX.1-dev or FLUX.1-Kontext-dev",
+        remedy="use a checkpoint of FLUX.1-schnell, FLUX.1-dev or FLUX.1-Kontext-dev",
     )
+
+
+DEFAULT_PROMPT = "A cat playing with a ball of yarn"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest:
-    """What is asked of a pipeline; `image_path` is Kontext's input (None: a drawn test card)."""
+    """One call of a pipeline.
+
+    Attributes:
+        num_inference_steps: denoising steps, 1 or more.
+        guidance_scale: guidance, a finite number; ignored by a model without a guidance input.
+        max_sequence_length: T5 tokens that the text is padded to.
+        height: pixels, a multiple of 16.
+        width: pixels, a multiple of 16.
+        batch_size: images of the prompt in one call.
+        prompt: the caption, or Kontext's instruction.
+        seed: seed of the initial noise.
+        image_path: Kontext's input image; None for the rendered `scene` or the test card.
+        scene: the scene of the mini world that is rendered as Kontext's input image where there is
+            no `image_path`; None for the test card.
+    """
 
     num_inference_steps: int
     guidance_scale: float
@@ -104,39 +142,63 @@ class ImageRequest:
     height: int
     width: int
     batch_size: int = 1
-    prompt: str = "A cat playing with a ball of yarn"
+    prompt: str = DEFAULT_PROMPT
     seed: int = 42
     image_path: Path | None = None
+    scene: Scene | None = None
 
     def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            FluxFastError: a size, count, seed or guidance scale is not possible.
+        """
         for side in ("height", "width"):
-            pixels = getattr(self, side)
-            if pixels < PIXELS_PER_TOKEN_SIDE or pixels % PIXELS_PER_TOKEN_SIDE:
-                raise FluxFastError(
-                    f"this {side} has no whole number of latent tokens",
-                    got=f"{pixels} pixels",
-                    allowed=f"a positive multiple of {PIXELS_PER_TOKEN_SIDE}",
-                    remedy=f"try {max(1, round(pixels / PIXELS_PER_TOKEN_SIDE)) * 16}",
-                )
+            _check_side(side, getattr(self, side))
         for count in ("num_inference_steps", "batch_size"):
-            if getattr(self, count) < 1:
-                raise FluxFastError(
-                    f"{count} is too small",
-                    got=getattr(self, count),
-                    allowed="1 or more",
-                    remedy=f"leave {count} out for the model's own",
-                )
+            _check(count, getattr(self, count), getattr(self, count) >= 1, "1 or more")
+        seeds = "an integer from −2⁶³ to 2⁶⁴ − 1"
+        _check("seed", self.seed, self.seed in SEEDS, seeds)
+        finite = math.isfinite(self.guidance_scale)
+        _check("guidance_scale", self.guidance_scale, finite, "a finite number")
 
     @property
     def image_tokens(self) -> int:
-        """Latent tokens of the image that is drawn (Kontext reads as many again as input)."""
+        """Latent tokens of the generated image (Kontext reads as many again as input)."""
         return (self.height // PIXELS_PER_TOKEN_SIDE) * (self.width // PIXELS_PER_TOKEN_SIDE)
+
+
+def _check_side(side: str, pixels: int) -> None:
+    if pixels < PIXELS_PER_TOKEN_SIDE or pixels % PIXELS_PER_TOKEN_SIDE:
+        raise FluxFastError(
+            f"this {side} is not a whole number of latent tokens",
+            got=f"{pixels} pixels",
+            allowed=f"a positive multiple of {PIXELS_PER_TOKEN_SIDE}",
+            remedy=f"try {max(1, round(pixels / PIXELS_PER_TOKEN_SIDE)) * PIXELS_PER_TOKEN_SIDE}",
+        )
+
+
+def _check(name: str, value: float, is_possible: bool, allowed: str) -> None:
+    if not is_possible:
+        raise FluxFastError(
+            f"this {name} is not possible",
+            got=value,
+            allowed=allowed,
+            remedy=f"leave {name} out for the default",
+        )
 
 
 def default_request(
     model: ModelSpec, *, side: int, max_text_tokens: int | None = None, **changes: Any
 ) -> ImageRequest:
-    """The model card's request for a square of `side` pixels; None in `changes` is no change."""
+    """Return the model card's request for a square image.
+
+    Args:
+        model: the model.
+        side: height and width in pixels.
+        max_text_tokens: the longest text that the weights take; None for the model card's.
+        **changes: fields of ImageRequest to change; None is no change.
+    """
     tokens = model.max_sequence_length
     request = ImageRequest(
         num_inference_steps=model.num_inference_steps,

@@ -1,4 +1,4 @@
-"""Flux pipelines that are made rather than loaded: built in place on the device from one seed."""
+"""Flux pipelines with synthetic weights, created on the device from one seed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,14 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def assemble(model: ModelSpec, dtype: torch.dtype, device: str) -> FluxPipeline:
-    """The pipeline of `model` in its published shape, built in place on `device` and filled from
-    one seeded generator: matrices from N(0, 0.02²), norms 1, biases 0.
+    """Return a pipeline of the model's published shape with synthetic weights.
+
+    One seeded generator fills all networks: matrices from N(0, 0.02²), norms 1, biases 0.
+
+    Args:
+        model: the model.
+        dtype: dtype of the weights.
+        device: where the weights are created.
     """
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
@@ -76,7 +82,7 @@ def assemble(model: ModelSpec, dtype: torch.dtype, device: str) -> FluxPipeline:
 
 
 def scheduler_of(model: ModelSpec) -> Any:
-    """The published schedule of the model."""
+    """Return the model's published schedule, a FlowMatchEulerDiscreteScheduler."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     schedule = (
@@ -86,7 +92,12 @@ def scheduler_of(model: ModelSpec) -> Any:
 
 
 def byte_tokenizer(*, max_length: int, begins: bool) -> Any:
-    """A tokenizer of bytes that needs no download; with `begins` it opens a text as CLIP does."""
+    """Return a tokenizer of bytes, which needs no download.
+
+    Args:
+        max_length: the longest text in tokens.
+        begins: whether a text begins with a special token, as CLIP's do.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

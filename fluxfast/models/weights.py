@@ -1,9 +1,9 @@
-"""Weights: a diffusers checkpoint, seeded values of the published shape, or the mini family."""
+"""Weights: a diffusers checkpoint, synthetic values of the published shape, or the mini family."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ from fluxfast.console import without_loading_bars
 from fluxfast.errors import CheckpointError, FluxFastError
 from fluxfast.hardware import GIB, Hardware, Platform
 from fluxfast.mini import WEIGHTS
-from fluxfast.models.architecture import MINI, PUBLISHED
-from fluxfast.models.spec import MODELS, ModelSpec, recognise
+from fluxfast.mini.world import DEFAULT_EDIT, DEFAULT_SCENE
+from fluxfast.models.architecture import MINI, PUBLISHED, Architecture
+from fluxfast.models.spec import MODELS, ImageRequest, ModelSpec, default_request, recognise
 from fluxfast.models.synthetic import assemble
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 
 class WeightsKind(StrEnum):
+    """The kind of weights: a real checkpoint, random values of its shape, or the mini family."""
+
     HUB = "hub"
     SYNTHETIC = "synthetic"
     MINI = "mini"
@@ -30,7 +33,14 @@ class WeightsKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model with its weights: `location` is a hub id or a folder where `kind` is HUB."""
+    """A model with its weights, not loaded yet.
+
+    Attributes:
+        model: the model.
+        kind: the kind of weights.
+        location: a hub id, or a folder in diffusers layout.
+        why: why these weights were chosen, for people.
+    """
 
     model: ModelSpec
     kind: WeightsKind
@@ -38,19 +48,56 @@ class Checkpoint:
     why: str
 
     @property
+    def is_mini(self) -> bool:
+        """Whether the weights are of the mini family."""
+        return self.kind is WeightsKind.MINI
+
+    @property
+    def architecture(self) -> Architecture:
+        """The shapes of the networks."""
+        return MINI if self.is_mini else PUBLISHED
+
+    @property
     def default_side(self) -> int:
-        return MINI.default_side if self.kind is WeightsKind.MINI else PUBLISHED.default_side
+        """Height and width of the default image in pixels."""
+        return self.architecture.default_side
 
     @property
     def max_text_tokens(self) -> int:
-        return MINI.max_text_tokens if self.kind is WeightsKind.MINI else PUBLISHED.max_text_tokens
+        """The longest text that the weights take, in T5 tokens."""
+        return self.architecture.max_text_tokens
+
+    def request(self, **changes: Any) -> ImageRequest:
+        """Return the default request for these weights.
+
+        The prompt of mini weights is a caption of the mini world, because they know nothing else;
+        mini-kontext has an instruction and the scene that it edits.
+
+        Args:
+            **changes: fields of ImageRequest to change; None is no change.
+        """
+        defaults = default_request(
+            self.model, side=self.default_side, max_text_tokens=self.max_text_tokens
+        )
+        if self.is_mini and self.model.takes_image:
+            defaults = replace(defaults, prompt=DEFAULT_EDIT.instruction, scene=DEFAULT_EDIT.before)
+        elif self.is_mini:
+            defaults = replace(defaults, prompt=DEFAULT_SCENE.caption)
+        return replace(defaults, **{k: v for k, v in changes.items() if v is not None})
 
 
 def resolve(ckpt: str, weights: str, hardware: Hardware) -> Checkpoint:
-    """What `--ckpt` and `--weights` mean here.
+    """Return the checkpoint that `--ckpt` and `--weights` name on this machine.
 
-    `ckpt` is `schnell`, `dev`, `kontext`, one of these behind `mini-`, a hub id, or a local folder
-    in diffusers layout. `weights` is `auto` or a WeightsKind.
+    Args:
+        ckpt: `schnell`, `dev`, `kontext`, one of these after `mini-`, a hub id, or a local folder
+            in diffusers layout.
+        weights: `auto` or a WeightsKind.
+        hardware: the machine; a CPU has mini weights by default.
+
+    Raises:
+        FluxFastError: the kind is unknown or does not go with `ckpt`.
+        CheckpointError: there is no such checkpoint, or it is no Flux.1 model.
     """
     if weights not in ("auto", *WeightsKind):
         raise FluxFastError(
@@ -63,10 +110,10 @@ def resolve(ckpt: str, weights: str, hardware: Hardware) -> Checkpoint:
         return _of(MODELS[ckpt.removeprefix("mini-")], WeightsKind.MINI, "named mini-*")
     published = {spec.hub_id: spec for spec in MODELS.values()} | MODELS
     if ckpt not in published:
-        return _foreign(ckpt, weights)
+        return _custom(ckpt, weights)
     spec = published[ckpt]
     if weights != "auto":
-        return _of(spec, WeightsKind(weights), "asked for")
+        return _of(spec, WeightsKind(weights), "requested")
     if hardware.platform is Platform.CPU:
         return _of(spec, WeightsKind.MINI, "the default on a CPU")
     if is_cached(spec.hub_id):
@@ -78,11 +125,11 @@ def _of(model: ModelSpec, kind: WeightsKind, why: str) -> Checkpoint:
     return Checkpoint(model=model, kind=kind, location=model.hub_id, why=why)
 
 
-def _foreign(ckpt: str, weights: str) -> Checkpoint:
-    """A checkpoint that is not one of the three published ones: a folder or another hub id."""
+def _custom(ckpt: str, weights: str) -> Checkpoint:
+    """Return a checkpoint that is none of the three published ones: a folder or another hub id."""
     if weights not in ("auto", WeightsKind.HUB):
         raise FluxFastError(
-            f"{weights} weights have no use for a checkpoint of your own",
+            f"--weights {weights} does not apply to a checkpoint of your own",
             got=f"--ckpt {ckpt} --weights {weights}",
             allowed=f"--weights hub, or --ckpt {', '.join(MODELS)}",
             remedy="leave --weights out",
@@ -91,12 +138,12 @@ def _foreign(ckpt: str, weights: str) -> Checkpoint:
 
 
 def _read_model(location: str) -> ModelSpec:
-    """Which model a folder or a hub id holds, from its configuration files alone."""
+    """Return the model that a folder or a hub id holds, from its configuration files alone."""
     if not Path(location).is_dir() and (
         location.count("/") != 1 or location.startswith((".", "/", "~"))
     ):
         raise CheckpointError(
-            "there is no such model or checkpoint",
+            "no such model or checkpoint",
             got=location,
             allowed=f"{', '.join(MODELS)}, mini-{{{','.join(MODELS)}}}, "
             "a hub id owner/name, or a folder",
@@ -167,20 +214,24 @@ def is_cached(hub_id: str) -> bool:
 
 
 def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> FluxPipeline:
-    """A fresh pipeline on the device: nothing in it is shared with another that was loaded."""
+    """Load a new pipeline onto the device; it shares nothing with other loaded pipelines.
+
+    Raises:
+        CheckpointError: the weights cannot be loaded, or are of another model.
+        FluxFastError: synthetic weights do not fit in memory.
+    """
     if checkpoint.kind is WeightsKind.HUB:
         pipeline = _load_hub(checkpoint.location, dtype).to(hardware.device)
     elif checkpoint.kind is WeightsKind.MINI:
-        folder = WEIGHTS / f"mini-{checkpoint.model.name}"
         with without_loading_bars():
-            pipeline = _load_hub(str(folder), dtype).to(hardware.device)
+            pipeline = _load_mini(checkpoint.model.name, dtype).to(hardware.device)
     else:
         _check_memory(dtype, hardware)
         pipeline = assemble(checkpoint.model, dtype, hardware.device)
     found = recognise(type(pipeline).__name__, bool(pipeline.transformer.config.guidance_embeds))
     if found != checkpoint.model:
         raise CheckpointError(
-            "the checkpoint holds another model than its configuration says",
+            "the checkpoint holds a different model than its configuration states",
             got=found.name,
             allowed=checkpoint.model.name,
             remedy="download the checkpoint again",
@@ -189,12 +240,28 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
     return pipeline
 
 
-def _load_hub(location: str, dtype: torch.dtype) -> Any:
+def _load_mini(name: str, dtype: torch.dtype) -> Any:
+    """Load a model of the mini family; components without a folder of their own are mini-dev's.
+
+    In a checkout their folders are symbolic links, which a wheel cannot hold.
+    """
+    folder = WEIGHTS / f"mini-{name}"
+    index = _read_json(str(folder), "model_index.json")
+    components = [key for key in index if not key.startswith("_") and index[key] != [None, None]]
+    absent = [key for key in components if not (folder / key).is_dir()]
+    if not absent:
+        return _load_hub(str(folder), dtype)
+    own = {key: None for key in components if key not in absent}
+    shared = _load_hub(str(WEIGHTS / "mini-dev"), dtype, **own)
+    return _load_hub(str(folder), dtype, **{key: getattr(shared, key) for key in absent})
+
+
+def _load_hub(location: str, dtype: torch.dtype, **components: Any) -> Any:
     from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
 
     try:
-        return DiffusionPipeline.from_pretrained(location, dtype=dtype)
+        return DiffusionPipeline.from_pretrained(location, dtype=dtype, **components)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             "the weights of this checkpoint cannot be loaded",

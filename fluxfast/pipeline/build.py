@@ -1,4 +1,9 @@
-"""From a plan to a pipeline that is ready to draw, and back."""
+"""Build an optimized pipeline from a plan, and undo it.
+
+Building or closing a pipeline resets torch.compile in the whole process (`forget_compiled_code`),
+so that a case does not use the graphs or counters of another. A second compiled pipeline that is
+open then stays correct, but compiles again at its next image.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +32,15 @@ DEFAULT_ARTIFACTS = Artifacts(folder=Path.home() / ".cache" / "fluxfast")
 
 @dataclass(kw_only=True)
 class BuiltPipeline:
-    """A pipeline with a plan applied. Closing it restores every global setting the plan changed.
+    """A pipeline with a plan applied; closing it restores every global setting.
 
-    `load_s`: reading or making the weights; `apply_s`: applying the optimizations (an export
-    included; torch.compile works later, in the first image).
+    Attributes:
+        pipeline: the diffusers pipeline; absent after `close`.
+        plan: the plan that was applied.
+        load_s: seconds for reading or generating the weights.
+        apply_s: seconds for applying the optimizations. An export is included; torch.compile
+            compiles later, in the first image.
+        undo: callbacks that restore the global settings.
     """
 
     pipeline: FluxPipeline
@@ -40,6 +50,7 @@ class BuiltPipeline:
     undo: ExitStack
 
     def __enter__(self) -> BuiltPipeline:
+        """Return the pipeline itself."""
         return self
 
     def __exit__(
@@ -48,25 +59,34 @@ class BuiltPipeline:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Close the pipeline."""
         self.close()
 
     def close(self) -> None:
+        """Restore every global setting, drop the pipeline and free its memory."""
         self.undo.close()
         self.__dict__.pop("pipeline", None)
         forget_compiled_code()
 
     @property
     def request(self) -> ImageRequest:
+        """The request that was planned for."""
         return self.plan.situation.request
 
     def generate(self, output_type: str = "pil") -> list[Image] | Any:
-        """The images of the plan's request: PIL images, or what diffusers' `output_type` names."""
+        """Return the images of the plan's request.
+
+        Args:
+            output_type: diffusers' output type; `pil` gives PIL images, `pt` a tensor
+                [N, 3, H, W] in [0, 1], `latent` latents [N, T, 64].
+        """
         return self.pipeline(
             **call_arguments(self.request, self.plan.situation.model.takes_image),
             output_type=output_type,
         ).images
 
     def synchronize(self) -> None:
+        """Wait until the GPU has finished; return at once on a CPU."""
         if self.plan.situation.hardware.is_gpu:
             torch.cuda.synchronize()
 
@@ -78,7 +98,17 @@ def build(
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> BuiltPipeline:
-    """Load the checkpoint and apply the plan to it; on an error everything is undone."""
+    """Load the checkpoint and apply the plan; on an error, restore every global setting.
+
+    Args:
+        checkpoint: the weights.
+        plan: the checked plan.
+        artifacts: the folder of exported packages.
+        progress: called with the name of each stage.
+
+    Raises:
+        FluxFastError: the weights cannot be loaded, or an optimization cannot be applied.
+    """
     forget_compiled_code()
     progress("loading weights")
     started = time.perf_counter()
@@ -110,7 +140,7 @@ def load_dtype(plan: Plan) -> torch.dtype:
 
 
 def forget_compiled_code() -> None:
-    """Drop compiled graphs and freed memory, so that one case does not see another."""
+    """Reset torch.compile, its counters and freed memory for the whole process."""
     from torch._dynamo.utils import counters
 
     torch.compiler.reset()
@@ -119,7 +149,7 @@ def forget_compiled_code() -> None:
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to any more."""
+    """Collect garbage and return unused GPU memory to the driver."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

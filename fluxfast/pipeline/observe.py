@@ -1,4 +1,4 @@
-"""Watching a pipeline draw an image, region by region, without touching the compiled modules."""
+"""Observe the stages of a pipeline call without touching the compiled modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 
 class Region(StrEnum):
-    """The parts of a pipeline call, by flux-fast's names."""
+    """The stages of a pipeline call, by flux-fast's names."""
 
     PROMPT_ENCODING = "prompt_encoding"
     DENOISING_STEP = "denoising_step"
@@ -20,34 +20,41 @@ class Region(StrEnum):
 
 
 class Observer(Protocol):
-    """Is told when a region begins and ends, on the thread that runs it."""
+    """Receives the beginning and end of each region, on the thread that runs it."""
 
-    def enter(self, region: Region) -> None: ...
+    def enter(self, region: Region) -> None:
+        """Handle the beginning of a region."""
+        ...
 
-    def exit(self, region: Region) -> None: ...
+    def exit(self, region: Region) -> None:
+        """Handle the end of a region."""
+        ...
 
 
-class Together(Observer):
-    """Several observers as one: the first is told of a beginning first, and of an end last."""
+class CombinedObserver(Observer):
+    """Several observers as one: the first to receive a beginning is the last to receive the end."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
+        """Combine the observers in this order."""
         self.observers = observers
 
     def enter(self, region: Region) -> None:
+        """Notify the observers in order."""
         for observer in self.observers:
             observer.enter(region)
 
     def exit(self, region: Region) -> None:
+        """Notify the observers in reverse order."""
         for observer in reversed(self.observers):
             observer.exit(region)
 
 
 @contextmanager
 def observed(pipeline: Any, observer: Observer) -> Iterator[None]:
-    """Within it, `observer` hears of every region of a call of the pipeline.
+    """Notify `observer` of every region of the pipeline's calls within this context.
 
-    Denoising steps are told apart by the progress bar that diffusers starts before the first step
-    and updates after each; the other regions are methods, wrapped on the instance.
+    Denoising steps are recognised by the progress bar, which diffusers creates before the first
+    step and updates after each. The other regions are methods, wrapped on the instance.
     """
     methods = (
         (pipeline, "encode_prompt", Region.PROMPT_ENCODING),
@@ -58,7 +65,7 @@ def observed(pipeline: Any, observer: Observer) -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, region in methods:
             stack.enter_context(
-                _replaced(owner, name, _told(getattr(owner, name), region, observer))
+                _replaced(owner, name, _notifying(getattr(owner, name), region, observer))
             )
         stack.enter_context(
             _replaced(pipeline, "progress_bar", lambda **_: _StepBar(observer, **_))
@@ -68,7 +75,7 @@ def observed(pipeline: Any, observer: Observer) -> Iterator[None]:
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """`owner.name` is `value` within, on the instance alone."""
+    """Set `owner.name` to `value` on the instance within this context."""
     absent = object()
     before = owner.__dict__.get(name, absent)
     owner.__dict__[name] = value
@@ -81,7 +88,9 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             owner.__dict__[name] = before
 
 
-def _told(method: Callable[..., Any], region: Region, observer: Observer) -> Callable[..., Any]:
+def _notifying(
+    method: Callable[..., Any], region: Region, observer: Observer
+) -> Callable[..., Any]:
     @wraps(method)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         observer.enter(region)
@@ -94,7 +103,7 @@ def _told(method: Callable[..., Any], region: Region, observer: Observer) -> Cal
 
 
 class _StepBar:
-    """Stands in for the progress bar of one call."""
+    """Stand in for the progress bar of one call and report its steps."""
 
     def __init__(self, observer: Observer, total: int) -> None:
         self.observer, self.left = observer, total

@@ -1,7 +1,7 @@
-"""What this machine reaches at the shapes of a step: products, attention, copies, measured here.
+"""Measured ceilings of this machine at a step's shapes: GEMM, attention and copy throughput.
 
-These are ceilings of a loop over one kernel. Under a power limit a pipeline, whose kernels take
-turns, can reach more.
+Each ceiling is measured in a loop over one kernel. A pipeline whose kernels alternate can exceed
+them when the GPU is power-limited.
 """
 
 from __future__ import annotations
@@ -21,27 +21,41 @@ COPIED_BYTES = 2**30
 
 
 def _noise(*shape: int, device: str, dtype: torch.dtype) -> Tensor:
-    """Random values, for zeros draw less power and run faster; fp8 rows reach up to 448."""
+    """Return random values: zeros take less power and run faster. fp8 values go up to 448."""
     spread = 100.0 if dtype is torch.float8_e4m3fn else 1.0
     return torch.randn(shape, device=device).mul_(spread).to(dtype)
 
 
-def product_tflops(shape: Shape, hardware: Hardware, *, fp8: bool) -> float:
-    """Of the largest product of a step, the output of a single block's attention and MLP."""
+def gemm_tflops(shape: Shape, hardware: Hardware, *, fp8: bool) -> float:
+    """Return TFLOP/s of a step's largest GEMM, the output projection of a single block.
+
+    Args:
+        shape: the sizes of the step.
+        hardware: the machine; bfloat16 on a GPU, float32 on a CPU.
+        fp8: whether to measure `torch._scaled_mm` with one scale per row.
+    """
     tokens, inner, outer = shape.tokens, shape.hidden + shape.mlp, shape.hidden
     device, dtype = hardware.device, torch.bfloat16 if hardware.is_gpu else torch.float32
     if fp8:
-        call = scaled_product(tokens, inner, outer, device)
+        call = scaled_gemm(tokens, inner, outer, device)
     else:
         rows, weight = (_noise(n, inner, device=device, dtype=dtype) for n in (tokens, outer))
         call = lambda: F.linear(rows, weight)  # noqa: E731
     return 2.0 * tokens * inner * outer / median_ms(call, device) / 1e9
 
 
-def scaled_product(
+def scaled_gemm(
     tokens: int, inner: int, outer: int, device: str, *, per_row: bool = True
 ) -> Callable[[], Tensor]:
-    """`torch._scaled_mm` of random rows and weights, by row or by tensor, fast accumulation."""
+    """Return a call of `torch._scaled_mm` on random fp8 operands, with fast accumulation.
+
+    Args:
+        tokens: rows of the activations [tokens, inner].
+        inner: the dimension that is summed.
+        outer: rows of the weight [outer, inner].
+        device: a torch device.
+        per_row: one scale per row; otherwise one per tensor.
+    """
     rows, weight = (
         _noise(n, inner, device=device, dtype=torch.float8_e4m3fn) for n in (tokens, outer)
     )
@@ -60,7 +74,7 @@ def scaled_product(
 
 
 def attention_tflops(shape: Shape, heads: int, hardware: Hardware, attend: Attend) -> float:
-    """Of `attend` on (batch, tokens, heads, head_dim) of the step's shape."""
+    """Return TFLOP/s of `attend` on (batch, tokens, heads, head_dim) at the step's shape."""
     tokens = shape.text_tokens + shape.image_tokens
     dtype = torch.bfloat16 if hardware.is_gpu else torch.float32
     heads_of = (
@@ -75,7 +89,7 @@ def attention_tflops(shape: Shape, heads: int, hardware: Hardware, attend: Atten
 
 
 def copy_tb_s(hardware: Hardware) -> float:
-    """Bytes read and written by a copy within the device's memory."""
+    """Return TB/s read and written by a copy within the device's memory."""
     size = COPIED_BYTES if hardware.is_gpu else COPIED_BYTES // 64
     source = torch.randint(0, 127, (size,), dtype=torch.int8, device=hardware.device)
     target = torch.empty_like(source)
@@ -85,9 +99,9 @@ def copy_tb_s(hardware: Hardware) -> float:
 def measured_ceilings(
     shape: Shape, heads: int, hardware: Hardware, *, fp8: bool, attend: Attend
 ) -> Ceilings:
-    """The ceilings of a step with these products and this attention."""
+    """Return the ceilings of a step whose GEMMs are fp8 or not and whose attention is `attend`."""
     return Ceilings(
-        gemm_tflops=product_tflops(shape, hardware, fp8=fp8),
+        gemm_tflops=gemm_tflops(shape, hardware, fp8=fp8),
         attention_tflops=attention_tflops(shape, heads, hardware, attend),
         copy_tb_s=copy_tb_s(hardware),
     )

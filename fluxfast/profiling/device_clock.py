@@ -1,4 +1,4 @@
-"""How long a function of tensors takes on the device, alone and with a cold cache."""
+"""Time a function on the device, alone and with a cold cache."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from typing import Any
 
 import torch
 
-# More than the last-level cache of any GPU so far; a buffer of it is written before each run, which
-# also keeps the device busy while the launches of the run queue up behind.
+# Larger than the last-level cache of any GPU so far. A buffer of this size is written before each
+# run, which also keeps the device busy while the launches of the run are queued behind it.
 FLUSHED_BYTES = 256 * 2**20
 
 
 def median_ms(function: Callable[[], Any], device: str, repeats: int = 20) -> float:
-    """The median of `repeats` runs: by device events on a GPU, by the wall clock on a CPU."""
+    """Return the median time of one run in milliseconds, after three runs to warm up.
+
+    Args:
+        function: the work, without arguments.
+        device: a torch device; device events time a GPU, the wall clock a CPU.
+        repeats: timed runs.
+    """
     for _ in range(3):
         function()
     if device == "cpu":

@@ -1,4 +1,4 @@
-"""Evidence that optimizations are active: one image with its first denoising step profiled."""
+"""Evidence that optimizations are active: one image whose first denoising step is profiled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fluxfast.profiling.kernel_profile import self_times
 
 
 def profiled_step(events: Iterable[Any]) -> ProfiledStep:
-    """Of kineto's events: how often each name ran, what of it on the device, and for how long."""
+    """Return the counts and times of a step from kineto's events."""
     events = list(events)
     on_device = [
         event
@@ -31,7 +31,7 @@ def profiled_step(events: Iterable[Any]) -> ProfiledStep:
 
 
 def _own_ms(events: list[Any]) -> dict[str, float]:
-    """By name, in all; of operators, which call each other, less what they called."""
+    """Return the total milliseconds by name; for operators, without the operators they called."""
     times_us = [event.duration_ns() / 1e3 for event in events]
     if all(event.device_type() == DeviceType.CPU for event in events):
         times_us = self_times(
@@ -47,7 +47,7 @@ def _own_ms(events: list[Any]) -> dict[str, float]:
 
 
 class _FirstStepOperators(Observer):
-    """Profiles the first denoising step of a call: its operators and device kernels."""
+    """Profile the first denoising step of a call: its operators and device kernels."""
 
     def __init__(self, is_gpu: bool) -> None:
         activities = [torch.profiler.ProfilerActivity.CPU]
@@ -76,7 +76,7 @@ class _FirstStepOperators(Observer):
 
 
 def gather_evidence(built: BuiltPipeline) -> Evidence:
-    """Draw one more image, warmed up already, and note what ran in its first step."""
+    """Generate one image on a pipeline that is warm, and return what its first step ran."""
     observer = _FirstStepOperators(built.plan.situation.hardware.is_gpu)
     with observed(built.pipeline, observer):
         built.generate(output_type="latent")
@@ -95,7 +95,7 @@ def cached_steps(built: BuiltPipeline) -> int:
 
 
 def dynamo_counters() -> dict[str, int]:
-    """What Dynamo has compiled since the pipeline was built."""
+    """Return how many graphs and graph breaks Dynamo has counted since the pipeline was built."""
     from torch._dynamo.utils import counters
 
     return {
@@ -105,5 +105,5 @@ def dynamo_counters() -> dict[str, int]:
 
 
 def proofs(evidence: Evidence) -> dict[str, Proof]:
-    """For each optimization of the plan, whether it was seen to be in force."""
+    """Return each optimization's proof: whether the evidence shows that it is active."""
     return {o.name: o.proof(evidence) for o in evidence.plan.optimizations}

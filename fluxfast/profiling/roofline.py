@@ -1,7 +1,8 @@
-"""The least time that a denoising step can take: operations and bytes of each kernel. No torch.
+"""The roofline floor of a denoising step, from the operations and bytes of each kernel. No torch.
 
 Every tensor is counted once in and once out of device memory, and a kernel takes the longer of its
-two times. The sum over the step is the floor: no version of these kernels is faster on that device.
+compute time and its memory time (Williams et al. 2009, doi:10.1145/1498765.1498785). The sum over
+the step is the floor: no implementation of these kernels is faster on that device.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FP8_BYTES = 1
 
 
 class Bottleneck(StrEnum):
-    """What bounds a kernel."""
+    """The ceiling that limits a kernel."""
 
     GEMM = "GEMM"
     ATTENTION = "attention"
@@ -28,7 +29,17 @@ class Bottleneck(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Sizes of a transformer and of one call of it; tokens are of one image."""
+    """Sizes of a transformer and of one call of it.
+
+    Attributes:
+        double_blocks: blocks with separate text and image streams.
+        single_blocks: blocks with one joint stream.
+        hidden: width of the residual stream.
+        mlp: width of the MLP's hidden layer.
+        text_tokens: text tokens of one image.
+        image_tokens: image tokens of one image; Kontext's input image included.
+        batch: images in a call.
+    """
 
     double_blocks: int
     single_blocks: int
@@ -40,11 +51,12 @@ class Shape:
 
     @property
     def tokens(self) -> int:
+        """All tokens of a call."""
         return self.batch * (self.text_tokens + self.image_tokens)
 
 
 def shape_of(architecture: Architecture, model: ModelSpec, request: ImageRequest) -> Shape:
-    """The shape of the transformer's call for `request`: Kontext reads its input image as well."""
+    """Return the shape of the transformer's call; Kontext reads its input image as well."""
     sizes: dict[str, Any] = architecture.transformer
     hidden = sizes["num_attention_heads"] * sizes["attention_head_dim"]
     return Shape(
@@ -60,7 +72,13 @@ def shape_of(architecture: Architecture, model: ModelSpec, request: ImageRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """What a device was measured to reach, in one precision."""
+    """The measured throughput of a device in one precision.
+
+    Attributes:
+        gemm_tflops: GEMMs in TFLOP/s.
+        attention_tflops: attention in TFLOP/s.
+        copy_tb_s: bytes read and written by a copy in TB/s.
+    """
 
     gemm_tflops: float
     attention_tflops: float
@@ -69,7 +87,15 @@ class Ceilings:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One kernel of a step: how often it runs, and what it does each time."""
+    """One kernel of a step.
+
+    Attributes:
+        name: the kernel's role in a block.
+        category: the ceiling that applies to its arithmetic.
+        count: how often it runs in a step.
+        operations: floating-point operations of one run (a multiply-add counts two).
+        bytes: bytes that one run reads and writes.
+    """
 
     name: str
     category: Bottleneck
@@ -78,7 +104,7 @@ class Work:
     bytes: float
 
     def floor_ms(self, ceilings: Ceilings) -> float:
-        """Of all its runs: the longer of arithmetic and memory."""
+        """Return the least milliseconds of all its runs: the longer of compute and memory time."""
         rates = {
             Bottleneck.GEMM: ceilings.gemm_tflops,
             Bottleneck.ATTENTION: ceilings.attention_tflops,
@@ -89,12 +115,18 @@ class Work:
 
 
 def step_work(shape: Shape, *, fp8: bool, fp8_attention: bool) -> list[Work]:
-    """The kernels of one step in which whatever can be fused is fused, in order of a block."""
-    products = _products(shape, fp8, fp8_attention)
-    return [*products, _attention(shape, fp8_attention), *_passes(shape, fp8)]
+    """Return the kernels of a step in which everything that can be fused is fused.
+
+    Args:
+        shape: the sizes of the step.
+        fp8: whether GEMMs read fp8 operands.
+        fp8_attention: whether attention reads fp8 queries, keys and values.
+    """
+    gemms = _gemms(shape, fp8, fp8_attention)
+    return [*gemms, _attention(shape, fp8_attention), *_passes(shape, fp8)]
 
 
-def _products(shape: Shape, fp8: bool, fp8_heads: bool) -> list[Work]:
+def _gemms(shape: Shape, fp8: bool, fp8_heads: bool) -> list[Work]:
     hidden, mlp, single, double = (
         shape.hidden,
         shape.mlp,
@@ -112,10 +144,10 @@ def _products(shape: Shape, fp8: bool, fp8_heads: bool) -> list[Work]:
         ("double: mlp up + GELU", double, hidden, mlp, 2, narrow),
         ("double: mlp down", double, mlp, hidden, 2, BF16_BYTES),
     )
-    return [_product(*row, read=narrow, tokens=shape.tokens) for row in rows]
+    return [_gemm(*row, read=narrow, tokens=shape.tokens) for row in rows]
 
 
-def _product(
+def _gemm(
     name: str,
     count: int,
     inner: int,
@@ -126,9 +158,9 @@ def _product(
     read: int,
     tokens: int,
 ) -> Work:
-    """tokens × inner times inner × outer; text and image streams have weights of their own.
+    """Return a GEMM of [tokens, inner] and [inner, outer].
 
-    `read`, `written`: bytes of a value.
+    Text and image streams have separate weights. `read` and `written` are bytes per value.
     """
     moved = read * (tokens * inner + streams * inner * outer) + written * tokens * outer
     return Work(
@@ -141,7 +173,10 @@ def _product(
 
 
 def _attention(shape: Shape, fp8: bool) -> Work:
-    """Two products of tokens × tokens for each head (Dao et al. 2022, arXiv:2205.14135)."""
+    """Return attention: two GEMMs of tokens × tokens per head.
+
+    Source: Dao et al. 2022, arXiv:2205.14135.
+    """
     per_image = shape.text_tokens + shape.image_tokens
     width = 3 * (FP8_BYTES if fp8 else BF16_BYTES) + BF16_BYTES
     return Work(
@@ -154,7 +189,7 @@ def _attention(shape: Shape, fp8: bool) -> Work:
 
 
 def _passes(shape: Shape, fp8: bool) -> list[Work]:
-    """The memory-bound kernels; sizes are in values of one row, read and written."""
+    """Return the memory-bound kernels, each with the bytes it reads and writes per token."""
     hidden, double = shape.hidden, shape.double_blocks
     both = shape.single_blocks + double
     cast = FP8_BYTES if fp8 else BF16_BYTES
@@ -182,17 +217,18 @@ def _passes(shape: Shape, fp8: bool) -> list[Work]:
 
 
 def modulation_bytes(shape: Shape) -> float:
-    """Weights of the modulation layers in bfloat16, read once by each product with them."""
+    """Return the bytes of the modulation layers' bfloat16 weights, read once by their GEMMs."""
     vectors = 12 * shape.double_blocks + 3 * shape.single_blocks
     return float(BF16_BYTES * vectors * shape.hidden**2)
 
 
 def floor_ms(work: Iterable[Work], ceilings: Ceilings) -> float:
+    """Return the floor of a step in milliseconds."""
     return sum(one.floor_ms(ceilings) for one in work)
 
 
 def by_category(work: Iterable[Work], ceilings: Ceilings) -> dict[Bottleneck, float]:
-    """Floor of each category in milliseconds."""
+    """Return the floor of each category in milliseconds."""
     totals = dict.fromkeys(Bottleneck, 0.0)
     for one in work:
         totals[one.category] += one.floor_ms(ceilings)

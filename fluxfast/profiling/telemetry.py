@@ -1,4 +1,4 @@
-"""Clocks, temperature, energy and throttling of the GPU, read between samples, never within one."""
+"""GPU telemetry: clocks, temperature, energy and throttling, read between images, never within."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fluxfast.hardware import Hardware, Platform
 
 # nvbench discards a sample whose clock is below this share of the default.
 MIN_CLOCK = 0.75
-# A reason of NVML that is no fault: at its power cap a GPU works as well as it can, whatever clock
+# NVML's reason that is no fault: at its power cap a GPU works as well as it can, whatever clock
 # that leaves (1335 to 1470 of 1980 MHz on an H200 now and then).
 POWER_CAP = 0x04
-# Those that are faults of the moment.
+# NVML's reasons that invalidate a sample.
 THROTTLING = {
     0x08: "hardware slowdown",
     0x20: "software thermal slowdown",
@@ -23,37 +23,52 @@ THROTTLING = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """One look at the GPU; `energy_j` counts from when the driver was loaded."""
+class GpuReading:
+    """One reading of the GPU.
+
+    Attributes:
+        sm_clock_mhz: clock of the multiprocessors in MHz.
+        memory_clock_mhz: clock of the memory in MHz.
+        temperature_c: temperature in °C.
+        energy_j: energy since the driver was loaded in J; None where the GPU does not report it,
+            as on a MIG slice or a virtual GPU.
+        throttled: the reason for which the GPU is throttled, or None.
+    """
 
     sm_clock_mhz: float
     memory_clock_mhz: float
     temperature_c: float
-    energy_j: float
+    energy_j: float | None
     throttled: str | None = None
 
 
-Reader = Callable[[], Reading]
+GpuReader = Callable[[], GpuReading]
 
 
-def reader(hardware: Hardware) -> Reader | None:
-    """How to read this GPU; None on a CPU, or where the vendor's library or driver is absent."""
+def gpu_reader(hardware: Hardware) -> GpuReader | None:
+    """Return a function that reads this GPU.
+
+    Returns None on a CPU, where the vendor's library or driver is absent, and where the driver
+    does not support reading clocks and temperature.
+    """
     if hardware.platform is Platform.CUDA:
         return _nvidia_reader()
     return _amd_reader() if hardware.platform is Platform.ROCM else None
 
 
-def during(before: Reading, after: Reading) -> dict[str, float]:
-    """What an image between the two readings was drawn with."""
-    return {
+def telemetry_of_image(before: GpuReading, after: GpuReading) -> dict[str, float]:
+    """Return the telemetry of an image between two readings: MHz, °C, and J where available."""
+    figures = {
         "sm_clock_mhz": after.sm_clock_mhz,
         "memory_clock_mhz": after.memory_clock_mhz,
         "temperature_c": after.temperature_c,
-        "energy_j": round(after.energy_j - before.energy_j, 3),
     }
+    if before.energy_j is not None and after.energy_j is not None:
+        figures["energy_j"] = round(after.energy_j - before.energy_j, 3)
+    return figures
 
 
-def _nvidia_reader() -> Reader | None:
+def _nvidia_reader() -> GpuReader | None:
     try:
         import pynvml as nvml
     except ImportError:
@@ -62,36 +77,50 @@ def _nvidia_reader() -> Reader | None:
 
     try:
         nvml.nvmlInit()
+        uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+        gpu = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        highest = nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM)
+        _nvidia_reading(nvml, gpu, highest)
     except nvml.NVMLError:
         return None
-    uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-    gpu = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-    highest = nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM)
+    return lambda: _nvidia_reading(nvml, gpu, highest)
 
-    def read() -> Reading:
-        clock = nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)
-        reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
-        return Reading(
-            sm_clock_mhz=clock,
-            memory_clock_mhz=nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
-            temperature_c=nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
-            energy_j=nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1e3,
-            throttled=why_throttled(reasons, clock, highest),
-        )
 
-    return read
+def _nvidia_reading(nvml: Any, gpu: Any, highest_mhz: float) -> GpuReading:
+    clock_mhz = nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)
+    reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
+    return GpuReading(
+        sm_clock_mhz=clock_mhz,
+        memory_clock_mhz=nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+        temperature_c=nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+        energy_j=_nvidia_energy_j(nvml, gpu),
+        throttled=why_throttled(reasons, clock_mhz, highest_mhz),
+    )
+
+
+def _nvidia_energy_j(nvml: Any, gpu: Any) -> float | None:
+    try:
+        return float(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1e3
+    except nvml.NVMLError:  # Not Supported on a MIG slice or a virtual GPU
+        return None
 
 
 def why_throttled(reasons: int, clock_mhz: float, highest_mhz: float) -> str | None:
-    """What held the GPU back, of NVML's bits and its clock; None where nothing did."""
+    """Return the reason for which the GPU is throttled, or None.
+
+    Args:
+        reasons: NVML's bits of clock throttle reasons.
+        clock_mhz: the current clock in MHz.
+        highest_mhz: the GPU's maximum clock in MHz.
+    """
     named = [name for bit, name in THROTTLING.items() if reasons & bit]
     if clock_mhz < MIN_CLOCK * highest_mhz and not reasons & POWER_CAP:
         named.append(f"{clock_mhz:.0f} of {highest_mhz:.0f} MHz")
     return ", ".join(named) or None
 
 
-def _amd_reader() -> Reader | None:
-    """Written against AMD SMI's published interface; untried on a real machine."""
+def _amd_reader() -> GpuReader | None:
+    """Return a reader written against AMD SMI's documentation, not tried on a machine yet."""
     try:
         import amdsmi
     except ImportError:
@@ -100,13 +129,13 @@ def _amd_reader() -> Reader | None:
 
     amdsmi.amdsmi_init()
     gpu = amdsmi.amdsmi_get_processor_handles()[torch.cuda.current_device()]
-    highest = _amd_clock(amdsmi, gpu)["max_clk"]
+    highest_mhz = _amd_clock(amdsmi, gpu)["max_clk"]
 
-    def read() -> Reading:
-        clock = _amd_clock(amdsmi, gpu)["clk"]
+    def read() -> GpuReading:
+        clock_mhz = _amd_clock(amdsmi, gpu)["clk"]
         energy = amdsmi.amdsmi_get_energy_count(gpu)
-        return Reading(
-            sm_clock_mhz=clock,
+        return GpuReading(
+            sm_clock_mhz=clock_mhz,
             memory_clock_mhz=amdsmi.amdsmi_get_clock_info(gpu, amdsmi.AmdSmiClkType.MEM)["clk"],
             temperature_c=amdsmi.amdsmi_get_temp_metric(
                 gpu,
@@ -114,7 +143,7 @@ def _amd_reader() -> Reader | None:
                 amdsmi.AmdSmiTemperatureMetric.CURRENT,
             ),
             energy_j=energy["energy_accumulator"] * energy["counter_resolution"] / 1e6,
-            throttled=why_throttled(0, clock, highest),
+            throttled=why_throttled(0, clock_mhz, highest_mhz),
         )
 
     return read

@@ -1,4 +1,4 @@
-"""A Chrome trace of one image with flux-fast's regions marked."""
+"""Chrome traces: one generated image under the PyTorch profiler, with flux-fast's regions."""
 
 from __future__ import annotations
 
@@ -7,27 +7,38 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from fluxfast.errors import FluxFastError
+from fluxfast.files import replacing
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.pipeline.observe import Observer, Region, observed
 
 
 class RegionMarker(Observer):
-    """Opens a labelled range in the profiler for each region."""
+    """Open a labelled range in the profiler for each region."""
 
     def __init__(self) -> None:
+        """Begin with no open range."""
         self.open: list[record_function] = []
 
     def enter(self, region: Region) -> None:
+        """Open the range of the region."""
         self.open.append(record_function(region.value))
         self.open[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def exit(self, region: Region) -> None:
+        """Close the range that was opened last."""
         self.open.pop().__exit__(None, None, None)
 
 
 def write_trace(built: BuiltPipeline, path: Path) -> None:
-    """Draw one image under the profiler, written to `path` (`.json`, or `.json.gz` compressed)."""
+    """Generate one image under the profiler and write its trace.
+
+    Args:
+        built: the pipeline, warmed up already.
+        path: the file, `.json`, or `.json.gz` for a compressed one; its folder is created.
+
+    Raises:
+        FluxFastError: the file cannot be written.
+    """
     activities = [ProfilerActivity.CPU]
     if built.plan.situation.hardware.is_gpu:
         activities.append(ProfilerActivity.CUDA)
@@ -35,22 +46,5 @@ def write_trace(built: BuiltPipeline, path: Path) -> None:
         with observed(built.pipeline, RegionMarker()), torch.no_grad():
             built.generate()
         built.synchronize()
-    _export(profiler, path)
-
-
-def _export(profiler: profile, path: Path) -> None:
-    ending = ".json.gz" if path.name.endswith(".gz") else ".json"
-    temporary = path.with_name(f".{path.name}.part{ending}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, RuntimeError) as temporary:
         profiler.export_chrome_trace(str(temporary))
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise FluxFastError(
-            "the trace cannot be written",
-            got=f"{path}: {error}",
-            allowed="a folder with room that can be written",
-            remedy="name another place with --trace-file",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

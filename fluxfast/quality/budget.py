@@ -1,4 +1,4 @@
-"""How far an optimization may move the pictures: budgets by hardware, optimization and model."""
+"""Image-quality budgets: how far an optimization may move images from the eager pipeline's."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import MODELS
 from fluxfast.quality.metrics import QUALITY_METRICS, Quality
 
-LOSSLESS = "lossless"  # the budget of what has none of its own, and of the eager pipeline itself
+LOSSLESS = "lossless"  # the budget of optimizations without an own one, and of the eager pipeline
 ANY_MODEL = "any"
 GOLDEN = "golden"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budgets:
-    """The bounds of one hardware: by optimization, then model, then metric.
+    """The budgets of one hardware.
 
-    `goldens`: by optimization, the most that latents may differ from those that were recorded.
+    Attributes:
+        hardware: a GPU's architecture, or `cpu`.
+        bounds: by optimization, then model, then metric.
+        goldens: by optimization, the largest relative error of latents to their golden.
     """
 
     hardware: str
@@ -30,7 +33,7 @@ class Budgets:
     goldens: Mapping[str, float]
 
     def of(self, optimizations: Sequence[str], model: str) -> dict[str, float]:
-        """The bounds of a case: of each metric the loosest that one of its optimizations has."""
+        """Return a case's bounds: for each metric, the loosest of its optimizations."""
         found = dict(self._of_one(LOSSLESS, model))
         for name in optimizations:
             for metric, bound in self._of_one(name, model).items():
@@ -39,7 +42,7 @@ class Budgets:
         return found
 
     def golden(self, optimizations: Sequence[str]) -> float:
-        """The bound of a case: the loosest of its optimizations'."""
+        """Return a case's bound on its golden: the loosest of its optimizations."""
         return max(self.goldens.get(name, 0.0) for name in (LOSSLESS, *optimizations))
 
     def _of_one(self, name: str, model: str) -> Mapping[str, float]:
@@ -48,7 +51,7 @@ class Budgets:
 
 
 def violations(quality: Quality, bounds: Mapping[str, float]) -> list[str]:
-    """Each bound that the figures break, with both numbers."""
+    """Return a line for each bound that is broken, with both numbers."""
     broken = []
     for name, bound in bounds.items():
         metric = QUALITY_METRICS[name]
@@ -59,21 +62,22 @@ def violations(quality: Quality, bounds: Mapping[str, float]) -> list[str]:
 
 
 def read_budgets(path: Path, hardware: str) -> Budgets:
-    """The budgets that the file has for a hardware: a GPU's architecture, or `cpu` for any CPU.
+    """Read the budgets of a hardware: a GPU's architecture, or `cpu` for any CPU.
 
-    Raises FluxFastError for an unknown metric or model, or where nothing was measured there.
+    Raises:
+        FluxFastError: an unknown metric or model, or no budgets were measured on this hardware.
     """
     data = yaml.safe_load(path.read_text())
     if hardware not in data:
         raise FluxFastError(
-            "no budgets of image quality have been measured on this hardware",
+            "no image-quality budgets have been measured on this hardware",
             got=hardware,
             allowed=", ".join(data),
             remedy=f"measure with `pytest correctness_tests --record`, then add them to {path}",
         )
     entries = {name: _entry(name, entry, path) for name, entry in data[hardware].items()}
     if LOSSLESS not in entries:
-        raise _unreadable(path, LOSSLESS, "nothing under that name")
+        raise _unreadable(path, LOSSLESS, "missing")
     return Budgets(
         hardware=hardware,
         bounds={name: models for name, (models, _) in entries.items()},
@@ -84,7 +88,7 @@ def read_budgets(path: Path, hardware: str) -> Budgets:
 def _entry(
     name: str, entry: Mapping[str, Any], path: Path
 ) -> tuple[dict[str, dict[str, float]], float | None]:
-    """Bounds by model, and the golden's bound where there is one."""
+    """Return the bounds by model, and the bound on goldens or None."""
     models = {model: values for model, values in entry.items() if model not in ("from", GOLDEN)}
     unknown = {metric for values in models.values() for metric in values} - set(QUALITY_METRICS)
     unknown |= set(models) - {ANY_MODEL, *MODELS}
@@ -100,5 +104,5 @@ def _unreadable(path: Path, name: str, got: str) -> FluxFastError:
         got=f"{path}: {got}",
         allowed=f"{', '.join(QUALITY_METRICS)} by model ({ANY_MODEL}, {', '.join(MODELS)}), "
         f"{GOLDEN}, and `from`: where the numbers come from",
-        remedy="mend the file",
+        remedy="correct the file",
     )

@@ -1,4 +1,4 @@
-"""CLIP as a judge of pictures: the mini family's own, or OpenAI's where its files are there."""
+"""CLIP models that score images: mini-clip, or OpenAI's where its files are in the local cache."""
 
 from __future__ import annotations
 
@@ -18,18 +18,25 @@ OPENAI = "openai/clip-vit-large-patch14"
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A CLIP model and its processor, as torchmetrics' CLIPScore takes them."""
+    """A CLIP model and its processor; calling it gives both, as torchmetrics' CLIPScore takes them.
+
+    Attributes:
+        name: the name for tables.
+        model: a transformers CLIPModel in float32.
+        processor: its CLIPProcessor.
+    """
 
     name: str
     model: Any
     processor: Any
 
     def __call__(self) -> tuple[Any, Any]:
+        """Return the model, with the interface that torchmetrics expects, and the processor."""
         return _Features(self.model), self.processor
 
 
 class _Features(torch.nn.Module):
-    """transformers 5 returns an output object where torchmetrics 1.9 expects the features."""
+    """Adapt transformers 5, which returns an output object, to torchmetrics 1.9."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -48,12 +55,13 @@ def _pooled(features: Any) -> Tensor:
 
 
 def mini_clip(folder: Path) -> Clip:
+    """Load the CLIP of the mini family from its folder."""
     with without_loading_bars():
         return _load("mini-clip", str(folder))
 
 
 def openai_clip() -> Clip | None:
-    """The CLIP that published figures use, or None where its files are not in the local cache."""
+    """Return the CLIP of published figures, or None if its files are not in the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
     if not isinstance(try_to_load_from_cache(OPENAI, "model.safetensors"), str):
@@ -71,20 +79,23 @@ def _load(name: str, location: str) -> Clip:
 
 @torch.no_grad()
 def image_features(images: Sequence[Tensor], clip: Clip) -> Tensor:
-    """Unit vectors [N, D] of images [3, H, W] in bytes."""
+    """Return unit vectors [N, D] of uint8 images [3, H, W]."""
     pixels = clip.processor(images=list(images), return_tensors="pt")["pixel_values"]
     return normalize(_pooled(clip.model.get_image_features(pixels)), dim=-1)
 
 
 @torch.no_grad()
 def text_features(texts: Sequence[str], clip: Clip) -> Tensor:
-    """Unit vectors [N, D] of texts."""
-    given = clip.processor(text=list(texts), return_tensors="pt", padding=True, truncation=True)
-    return normalize(_pooled(clip.model.get_text_features(**given)), dim=-1)
+    """Return unit vectors [N, D] of texts."""
+    tokens = clip.processor(text=list(texts), return_tensors="pt", padding=True, truncation=True)
+    return normalize(_pooled(clip.model.get_text_features(**tokens)), dim=-1)
 
 
 def clip_scores(images: Sequence[Tensor], texts: Sequence[str], clip: Clip) -> Tensor:
-    """torchmetrics' CLIP score of each pair [N], 0 to 100; images [3, H, W] in bytes."""
+    """Return the CLIP score (torchmetrics; 0 to 100) of each pair [N]; images are uint8 [3, H, W].
+
+    Source: Hessel et al. 2021, arXiv:2104.08718.
+    """
     from torchmetrics.functional.multimodal import clip_score
 
     pairs = zip(images, texts, strict=True)

@@ -1,4 +1,4 @@
-"""The gates that pictures have to pass: each says what is wrong, or nothing."""
+"""The image-quality gates: each function returns the problems that it finds, none if it passes."""
 
 from __future__ import annotations
 
@@ -6,40 +6,53 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fluxfast.pipeline.build import BuiltPipeline
-from fluxfast.quality.asks import Ask, Drawing, draw
 from fluxfast.quality.budget import violations
 from fluxfast.quality.golden import golden_error
-from fluxfast.quality.metrics import QUALITY_METRICS, compare
+from fluxfast.quality.metrics import QUALITY_METRICS, compare_images
+from fluxfast.quality.prompts import GeneratedImages, Prompt, generate_images
 
-AGAIN = 1e-5  # relative error of latents: the same kernels on the same numbers
-
-
-def drawn_again(built: BuiltPipeline, asks: Sequence[Ask], drawn: Drawing) -> list[str]:
-    """The first batch has to come out as it did: nothing of an image is left for the next."""
-    size = built.request.batch_size
-    again = compare(draw(built, asks[:size]), drawn.only(slice(size)), asks[:size])
-    error = again.figure("latent_relative_error")
-    if error <= AGAIN:
-        return []
-    return [f"drawn again it is another: relative error of the latents {error:.2g}, {AGAIN:g}"]
+REPEAT_TOLERANCE = 1e-5  # relative error of latents: the same kernels on the same numbers
 
 
-def alone_as_in_a_batch(
-    built: BuiltPipeline, asks: Sequence[Ask], drawn: Drawing, bounds: Mapping[str, float]
+def check_repeatability(
+    built: BuiltPipeline, prompts: Sequence[Prompt], generated: GeneratedImages
 ) -> list[str]:
-    """The second image of a batch has to be what its prompt and seed give by themselves."""
-    alone = draw(built, asks[1:2])
+    """Generate the first batch again; it must be the same, so no state leaks between images."""
+    size = built.request.batch_size
+    again = generate_images(built, prompts[:size])
+    quality = compare_images(again, generated.only(slice(size)), prompts[:size])
+    error = quality.figure("latent_relative_error")
+    if error <= REPEAT_TOLERANCE:
+        return []
+    return [
+        "generated again, the images differ: "
+        f"relative error of the latents {error:.2g}, at most {REPEAT_TOLERANCE:g}"
+    ]
+
+
+def check_batch_independence(
+    built: BuiltPipeline,
+    prompts: Sequence[Prompt],
+    generated: GeneratedImages,
+    bounds: Mapping[str, float],
+) -> list[str]:
+    """Generate the second prompt alone; it must be the second image of the batch."""
+    alone = generate_images(built, prompts[1:2])
     if len(alone) != 1:
-        return [f"asked for one image it drew {len(alone)}"]
-    apart = compare(alone, drawn.only(slice(1, 2)), asks[1:2])
-    # Of one picture there is no mean: it may be the worst that there is.
+        return [f"one image was requested and {len(alone)} were generated"]
+    quality = compare_images(alone, generated.only(slice(1, 2)), prompts[1:2])
+    # Bounds of a mean do not apply: this one image may be the worst of those that were averaged.
     of_each = {name: bound for name, bound in bounds.items() if not QUALITY_METRICS[name].of}
-    return [f"alone against in a batch: {broken}" for broken in violations(apart, of_each)]
+    return [f"alone against in a batch: {broken}" for broken in violations(quality, of_each)]
 
 
-def as_recorded(path: Path, drawn: Drawing, bound: float) -> list[str]:
-    """Raises FluxFastError where there is no golden that can be read."""
-    error = golden_error(path, drawn.latents)
+def check_golden(path: Path, generated: GeneratedImages, bound: float) -> list[str]:
+    """Compare the latents with the golden; `bound` is the largest relative error allowed.
+
+    Raises:
+        FluxFastError: there is no readable golden, or it is of another request.
+    """
+    error = golden_error(path, generated.latents)
     if error <= bound:
         return []
     return [f"relative error of the latents to the golden {error:.2g}, at most {bound:g}"]

@@ -1,4 +1,4 @@
-"""Goldens: the latents that a configuration drew when it was last looked at, to hold it to."""
+"""Goldens: latents that a case generated when a person last approved its images."""
 
 from __future__ import annotations
 
@@ -10,40 +10,56 @@ from torch import Tensor
 from fluxfast.errors import FluxFastError
 from fluxfast.files import write_bytes_atomically
 
-KEPT = 1  # image of a case: 32 KiB at 256×256
+KEPT_IMAGES = 1  # per case: 32 KiB at 256×256
 
 
 def golden_path(folder: Path, hardware: str, case_id: str) -> Path:
+    """Return the path of a case's golden on this hardware."""
     return folder / hardware / f"{case_id}.safetensors"
 
 
 def write_golden(path: Path, latents: Tensor) -> None:
-    """The first latents [N, T, 64] in half precision, whose rounding is 0.0002 of their norm."""
+    """Store the first image's latents [N, T, 64] in half precision (rounding: 0.0002 of the norm).
+
+    Args:
+        path: the file, as `golden_path` returns it.
+        latents: [N, T, 64].
+    """
     from safetensors.torch import save
 
-    write_bytes_atomically(path, save({"latents": latents[:KEPT].half().contiguous()}))
+    kept = latents[:KEPT_IMAGES].half().contiguous()
+    write_bytes_atomically(path, save({"latents": kept}))
 
 
 def golden_error(path: Path, latents: Tensor) -> float:
-    """The largest relative error against the golden. Raises FluxFastError where there is none."""
+    """Return the largest relative error ‖latents − golden‖ / ‖golden‖ of the stored images.
+
+    Raises:
+        FluxFastError: there is no readable golden, or it is of another request.
+    """
+    golden = _read_golden(path)
+    if golden.shape != latents[:KEPT_IMAGES].shape:
+        raise FluxFastError(
+            "the golden is of another request",
+            got=str(tuple(latents[:KEPT_IMAGES].shape)),
+            allowed=str(tuple(golden.shape)),
+            remedy="run the case with its own request, or record it again",
+        )
+    difference = (latents[:KEPT_IMAGES] - golden).flatten(1).norm(dim=1)
+    return float(torch.max(difference / golden.flatten(1).norm(dim=1)))
+
+
+def _read_golden(path: Path) -> Tensor:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        golden = load(path.read_bytes())["latents"].float()
+        golden: Tensor = load(path.read_bytes())["latents"].float()
     except (OSError, SafetensorError, KeyError) as error:
         raise FluxFastError(
-            "there is no golden of this case that can be read",
+            "this case has no golden that can be read",
             got=f"{path}: {type(error).__name__}",
             allowed="latents written by `pytest correctness_tests --record`",
-            remedy="look at the pictures, then record the case",
+            remedy="look at the images, then record the case",
         ) from error
-    if golden.shape != latents[:KEPT].shape:
-        raise FluxFastError(
-            "the golden is of another request",
-            got=str(tuple(latents[:KEPT].shape)),
-            allowed=str(tuple(golden.shape)),
-            remedy="run the case's own request, or record it again",
-        )
-    difference = (latents[:KEPT] - golden).flatten(1).norm(dim=1)
-    return float(torch.max(difference / golden.flatten(1).norm(dim=1)))
+    return golden

@@ -1,4 +1,4 @@
-"""How far one drawing is from another of the same asks, figure by figure."""
+"""Image-quality metrics: how far generated images are from a reference of the same prompts."""
 
 from __future__ import annotations
 
@@ -10,18 +10,26 @@ from torch import Tensor
 
 from fluxfast.mini.reader import follows, read, shows
 from fluxfast.mini.world import Edit
-from fluxfast.quality.asks import Ask, Drawing
 from fluxfast.quality.clip import Clip, clip_scores, image_features
+from fluxfast.quality.prompts import GeneratedImages, Prompt
 
-FLAT = 0.02  # standard deviation of a picture that shows nothing
-BLACK = 0.02  # mean
-SAME_DB = 100.0  # PSNR beyond which pictures are as good as the same
+FLAT = 0.02  # standard deviation below which an image shows nothing
+BLACK = 0.02  # mean below which a flat image is black
+IDENTICAL_DB = 100.0  # PSNR from which images count as identical
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualityMetric:
-    """A figure with a bound. `summarize` makes it of all asks' values, which go by the name `of`
-    (its own, if that is empty); `at_least`: more is better; `title` and `digits` are for tables.
+    """A figure of image quality that budgets bound.
+
+    Attributes:
+        name: the key in budgets and results.
+        title: the column's heading in tables.
+        digits: decimals in tables.
+        summarize: reduces the values of all prompts to the figure.
+        of: the key of the values, where it is not `name`.
+        unit: the unit for messages; empty for a ratio or a count.
+        at_least: True if more is better, so that a bound is a minimum.
     """
 
     name: str
@@ -33,6 +41,7 @@ class QualityMetric:
     at_least: bool = False
 
     def is_within(self, value: float, bound: float) -> bool:
+        """Return whether the value meets the bound."""
         return value >= bound if self.at_least else value <= bound
 
 
@@ -40,9 +49,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _mean_up_to_same(values: Sequence[float]) -> float:
-    """One picture that is the same, whose PSNR is infinite, does not stand for all."""
-    return _mean([min(value, SAME_DB) for value in values])
+def _mean_of_capped_db(values: Sequence[float]) -> float:
+    """Return the mean with each value capped: an identical image has an infinite PSNR."""
+    return _mean([min(value, IDENTICAL_DB) for value in values])
 
 
 QUALITY_METRICS = {
@@ -53,12 +62,12 @@ QUALITY_METRICS = {
         QualityMetric(
             name="psnr_db", title="PSNR", summarize=min, unit="dB", digits=1, at_least=True
         ),
-        # Published thresholds are of one picture or of a mean.
+        # Published thresholds are of one image or of a mean.
         QualityMetric(
             name="psnr_mean_db",
             title="mean",
             of="psnr_db",
-            summarize=_mean_up_to_same,
+            summarize=_mean_of_capped_db,
             unit="dB",
             digits=1,
             at_least=True,
@@ -73,22 +82,30 @@ QUALITY_METRICS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """For each metric its value for each ask, in order. What could not be measured is left out."""
+    """The measured quality of generated images.
+
+    Attributes:
+        values: by metric, the value of each prompt in order; metrics that could not be measured
+            are absent.
+    """
 
     values: Mapping[str, tuple[float, ...]]
 
     def has(self, name: str) -> bool:
+        """Return whether this metric was measured."""
         return (QUALITY_METRICS[name].of or name) in self.values
 
     def figure(self, name: str) -> float:
+        """Return the metric's figure over all prompts."""
         return QUALITY_METRICS[name].summarize(self.values[QUALITY_METRICS[name].of or name])
 
     @property
     def figures(self) -> dict[str, float]:
+        """The figure of each metric that was measured, by name."""
         return {name: self.figure(name) for name in QUALITY_METRICS if self.has(name)}
 
-    def shown(self, name: str) -> str:
-        """The figure for a table, with its interval where it has one."""
+    def formatted(self, name: str) -> str:
+        """Return the figure for a table, with its 95% interval where it has one."""
         if not self.has(name):
             return "–"
         text = f"{self.figure(name):.{QUALITY_METRICS[name].digits}f}"
@@ -97,65 +114,79 @@ class Quality:
         return f"{text} ± {self.clip_interval():.2f}"
 
     def clip_interval(self) -> float:
-        """Half of the 95% interval of the mean paired difference of CLIP scores (Student's t)."""
+        """Return half the 95% interval of the mean paired CLIP score difference (Student's t)."""
         from scipy.stats import ttest_1samp
 
         interval = ttest_1samp(self.values["clip_score_drop"], 0.0).confidence_interval(0.95)
         return float(interval.high - interval.low) / 2
 
 
-def compare(
-    drawn: Drawing, reference: Drawing, asks: Sequence[Ask], clip: Clip | None = None
+def compare_images(
+    generated: GeneratedImages,
+    reference: GeneratedImages,
+    prompts: Sequence[Prompt],
+    clip: Clip | None = None,
 ) -> Quality:
-    """What changed from `reference` to `drawn`; without `clip` its figures are left out."""
+    """Return the quality of `generated` against `reference`, both of the same prompts.
+
+    Relative error is ‖latents − reference‖ / ‖reference‖. PSNR is in dB. SSIM follows Wang et al.
+    2004, as torchmetrics implements it. Without `clip` its two metrics are left out.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-    a, b = drawn.latents.flatten(1), reference.latents.flatten(1)
-    now, before = drawn.images, reference.images
+    a, b = generated.latents.flatten(1), reference.latents.flatten(1)
+    now, before = generated.images, reference.images
     values = dict(
         latent_relative_error=(a - b).norm(dim=1) / b.norm(dim=1),
         latent_cosine=torch.cosine_similarity(a, b, dim=1),
         psnr_db=psnr_db(now, before),
-        # Where a picture is flat its variance cancels, so that one without a difference may read
-        # 0.998; in float64 the filter takes 25 times as long on a CPU.
+        # In a flat image the variances cancel, so that two equal images may score 0.998. In float64
+        # the filter takes 25 times as long on a CPU.
         ssim=ssim(now, before, data_range=1.0, reduction="none"),
     )
     if clip is not None:
-        values |= _clip_figures(now, before, asks, clip)
-    if asks[0].expected is not None:
-        lost = zip(scenes_right(reference, asks), scenes_right(drawn, asks), strict=True)
+        values |= _clip_values(now, before, prompts, clip)
+    if prompts[0].expected is not None:
+        lost = zip(
+            shows_expected(reference, prompts), shows_expected(generated, prompts), strict=True
+        )
         values["scenes_lost"] = torch.tensor([float(was and not now) for was, now in lost])
     return Quality(values={name: tuple(v.flatten().tolist()) for name, v in values.items()})
 
 
 def psnr_db(images: Tensor, references: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image [N] in [0, 1]; infinite where they are the same."""
+    """Return the peak signal-to-noise ratio of each pair [N] in dB; infinite for equal images.
+
+    Args:
+        images: [N, 3, H, W] in [0, 1].
+        references: of the same shape and range.
+    """
     from torchmetrics.functional.image import peak_signal_noise_ratio as psnr
 
     return psnr(images, references, data_range=1.0, reduction="none", dim=(1, 2, 3))
 
 
-def _clip_figures(
-    images: Tensor, references: Tensor, asks: Sequence[Ask], clip: Clip
+def _clip_values(
+    images: Tensor, references: Tensor, prompts: Sequence[Prompt], clip: Clip
 ) -> dict[str, Tensor]:
     now, before = as_bytes(images), as_bytes(references)
-    prompts = [ask.prompt for ask in asks]
+    texts = [prompt.text for prompt in prompts]
     return dict(
         clip_similarity=(image_features(now, clip) * image_features(before, clip)).sum(dim=1),
-        clip_score_drop=clip_scores(before, prompts, clip) - clip_scores(now, prompts, clip),
+        clip_score_drop=clip_scores(before, texts, clip) - clip_scores(now, texts, clip),
     )
 
 
 def as_bytes(images: Tensor) -> list[Tensor]:
-    """Images in [0, 1] as [3, H, W] bytes; what is not a number is black."""
+    """Return images [N, 3, H, W] in [0, 1] as uint8 tensors [3, H, W]; NaN becomes black."""
     return list((images.nan_to_num(0).clamp(0, 1) * 255).round().byte())
 
 
-def scenes_right(drawing: Drawing, asks: Sequence[Ask]) -> list[bool]:
-    """Of each ask of the mini family: whether the picture shows it."""
+def shows_expected(generated: GeneratedImages, prompts: Sequence[Prompt]) -> list[bool]:
+    """Return for each prompt of the mini family whether the image shows its scene or edit."""
     right = []
-    for picture, ask in zip(as_bytes(drawing.images), asks, strict=True):
-        reading, expected = read(picture.permute(1, 2, 0).numpy()), ask.expected
+    for image, prompt in zip(as_bytes(generated.images), prompts, strict=True):
+        reading, expected = read(image.permute(1, 2, 0).numpy()), prompt.expected
         assert expected is not None
         if isinstance(expected, Edit):
             right.append(follows(reading, expected))
@@ -164,12 +195,12 @@ def scenes_right(drawing: Drawing, asks: Sequence[Ask]) -> list[bool]:
     return right
 
 
-def faults(drawing: Drawing) -> list[str]:
-    """What no picture may be, whatever was asked: not a number, black, or flat."""
+def image_defects(generated: GeneratedImages) -> list[str]:
+    """Return the defects that no image may have: NaN or infinite values, all black, or flat."""
     found = []
-    for number, image in enumerate(drawing.images):
-        if not image.isfinite().all() or not drawing.latents[number].isfinite().all():
-            found.append(f"image {number} has values that are no numbers")
+    for number, image in enumerate(generated.images):
+        if not image.isfinite().all() or not generated.latents[number].isfinite().all():
+            found.append(f"image {number} has NaN or infinite values")
         elif image.std() < FLAT:
             found.append(f"image {number} is {'black' if image.mean() < BLACK else 'flat'}")
     return found

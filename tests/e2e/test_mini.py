@@ -1,4 +1,4 @@
-"""The made world, its reader, and the program that trains the mini family (an instant recipe)."""
+"""The mini world, its reader, its default prompts, and the training program (a tiny recipe)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from fluxfast.errors import TrainingError
 from fluxfast.hardware import detect
 from fluxfast.mini import WEIGHTS
 from fluxfast.mini.reader import follows, read, shows, sizes_and_background_agree
-from fluxfast.mini.render import NO_SHAPE, draw
+from fluxfast.mini.render import NO_SHAPE, render_scenes
 from fluxfast.mini.tokenizers import t5_tokenizer
 from fluxfast.mini.world import (
     BACKGROUNDS,
     CELLS,
     COLOURS,
+    DEFAULT_EDIT,
+    DEFAULT_SCENE,
     RELATIONS,
     SHAPES,
     edits,
@@ -29,7 +31,10 @@ from fluxfast.mini.world import (
     scenes,
 )
 from fluxfast.models.architecture import MINI
-from fluxfast.models.weights import resolve
+from fluxfast.models.arguments import call_arguments
+from fluxfast.models.spec import DEFAULT_PROMPT, MODELS
+from fluxfast.models.weights import load, resolve
+from tests.support.machines import H200
 from training.__main__ import train
 from training.contrastive import near_misses
 from training.data import pictures as packed
@@ -43,11 +48,11 @@ from training.recipe import TINY, Stage
 SIDE = 128
 
 
-def pictures(of):
-    return [(p * 255).round().byte().permute(1, 2, 0).numpy() for p in draw(of, SIDE)]
+def images(of):
+    return [(p * 255).round().byte().permute(1, 2, 0).numpy() for p in render_scenes(of, SIDE)]
 
 
-def test_a_seed_is_a_data_set_and_held_out_captions_are_never_trained_on():
+def test_a_seed_defines_a_data_set_without_held_out_captions():
     trained = [s.caption for s in islice(scenes(1, held_out=False), 300)]
     assert trained == [s.caption for s in islice(scenes(1, held_out=False), 300)]
     kept = [s.caption for s in islice(scenes(1, held_out=True), 50)]
@@ -55,7 +60,7 @@ def test_a_seed_is_a_data_set_and_held_out_captions_are_never_trained_on():
     assert all(map(is_held_out, kept)) and not any(map(is_held_out, trained))
 
 
-def test_a_caption_is_true_of_its_scene():
+def test_a_caption_describes_its_scene():
     for scene in islice(scenes(2, held_out=False), 200):
         first, *others = scene.things
         for how, other in zip(scene.relations, others, strict=True):
@@ -64,30 +69,58 @@ def test_a_caption_is_true_of_its_scene():
             assert f"{how} a {other.name}" in scene.caption
 
 
-def test_the_reader_reads_true_pictures():
-    drawn = list(islice(scenes(3, held_out=True), 60))
-    for scene, picture in zip(drawn, pictures(drawn), strict=True):
-        reading = read(picture)
+def test_the_reader_reads_rendered_scenes():
+    sampled = list(islice(scenes(3, held_out=True), 60))
+    for scene, image in zip(sampled, images(sampled), strict=True):
+        reading = read(image)
         assert shows(reading, scene) and sizes_and_background_agree(reading, scene), scene.caption
 
 
-def test_the_reader_sees_an_edit_done_and_one_that_was_not():
+def test_the_reader_distinguishes_done_and_missing_edits():
     changed = list(islice(edits(3, held_out=True), 40))
-    before, after = (
-        pictures([getattr(e, which) for e in changed]) for which in ("before", "after")
-    )
+    before, after = (images([getattr(e, which) for e in changed]) for which in ("before", "after"))
     assert all(follows(read(p), e) for p, e in zip(after, changed, strict=True))
     assert not any(follows(read(p), e) for p, e in zip(before, changed, strict=True))
 
 
-def test_the_reader_is_not_taken_in_by_another_scene_or_an_empty_picture():
-    drawn = list(islice(scenes(4, held_out=True), 40))
-    readings = [read(p) for p in pictures(drawn)]
-    assert not any(shows(r, s) for r, s in zip(readings, drawn[1:] + drawn[:1], strict=True))
+def test_the_reader_rejects_other_scenes_and_empty_images():
+    sampled = list(islice(scenes(4, held_out=True), 40))
+    readings = [read(p) for p in images(sampled)]
+    assert not any(shows(r, s) for r, s in zip(readings, sampled[1:] + sampled[:1], strict=True))
     grey = torch.full((SIDE, SIDE, 3), 128, dtype=torch.uint8).numpy()
     assert not read(grey).things
     noise = torch.randint(0, 255, (SIDE, SIDE, 3), dtype=torch.uint8).numpy()
-    assert not any(shows(read(noise), scene) for scene in drawn)
+    assert not any(shows(read(noise), scene) for scene in sampled)
+
+
+def reading_of_default_image(model):
+    """Generate the default request of a mini model and read the image."""
+    here = detect("cpu")
+    checkpoint = resolve(model, "mini", here)
+    pipeline = load(checkpoint, dtype=torch.float32, hardware=here)
+    arguments = call_arguments(checkpoint.request(), checkpoint.model.takes_image)
+    with torch.no_grad():
+        image = pipeline(**arguments, output_type="pt").images[0]
+    return read((image * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def test_default_prompts_are_held_out_captions_and_instructions_of_the_world():
+    assert is_held_out(DEFAULT_SCENE.caption)
+    assert is_held_out(f"{DEFAULT_EDIT.before.caption}: {DEFAULT_EDIT.instruction}")
+    requests = {m: resolve(m, "mini", detect("cpu")).request() for m in MODELS}
+    assert {requests[m].prompt for m in ("dev", "schnell")} == {DEFAULT_SCENE.caption}
+    assert requests["kontext"].prompt == DEFAULT_EDIT.instruction
+    assert requests["kontext"].scene == DEFAULT_EDIT.before
+    given = resolve("dev", "mini", detect("cpu")).request(prompt="a boat", seed=3, height=None)
+    assert (given.prompt, given.seed, given.height) == ("a boat", 3, MINI.default_side)
+    assert resolve("dev", "synthetic", H200).request().prompt == DEFAULT_PROMPT
+
+
+@pytest.mark.slow
+def test_the_default_images_of_mini_weights_show_their_prompts():
+    assert shows(reading_of_default_image("schnell"), DEFAULT_SCENE)
+    assert shows(reading_of_default_image("dev"), DEFAULT_SCENE)
+    assert follows(reading_of_default_image("kontext"), DEFAULT_EDIT)
 
 
 def test_near_misses_are_wrong_captions():
@@ -95,11 +128,11 @@ def test_near_misses_are_wrong_captions():
         assert scene.caption not in near_misses(scene, Random(0))
 
 
-def test_labels_say_what_a_picture_shows():
-    drawn = list(islice(scenes(6, held_out=False), 50))
-    labels = label(packed(drawn, "cpu"), told_places(drawn), CELLS)
+def test_labels_match_the_scene():
+    sampled = list(islice(scenes(6, held_out=False), 50))
+    labels = label(packed(sampled, "cpu"), told_places(sampled), CELLS)
     colours = [*COLOURS, *BACKGROUNDS]
-    for row, scene in enumerate(drawn):
+    for row, scene in enumerate(sampled):
         seen = {
             (SHAPES[shape], colours[colour])
             for shape, colour in zip(labels.shape[row], labels.colour[row], strict=True)
@@ -108,32 +141,32 @@ def test_labels_say_what_a_picture_shows():
         assert seen == {(thing.shape, thing.colour) for thing in scene.things}
         bare = labels.shape[row] == NO_SHAPE
         assert {colours[colour] for colour in labels.colour[row][bare]} == {scene.background}
-        # What the caption leaves open lies within what it tells.
+        # Every covered token lies where the caption lets a thing be, so its weight is raised.
         assert (labels.weight[row][~bare] > 1).all()
 
 
-def test_what_is_learned_of_a_text_is_what_it_says():
+def test_text_targets_match_captions_and_instructions():
     words = t5_tokenizer(
         [s.caption for s in islice(scenes(6, held_out=False), 200)], MINI.max_text_tokens
     )
-    drawn = list(islice(scenes(7, held_out=False), 50))
-    ids = token_ids(words, [s.caption for s in drawn], MINI.max_text_tokens, "cpu")
+    sampled = list(islice(scenes(7, held_out=False), 50))
+    ids = token_ids(words, [s.caption for s in sampled], MINI.max_text_tokens, "cpu")
     positions, named = noun_positions(ids, words)
-    for row, scene in enumerate(drawn):
+    for row, scene in enumerate(sampled):
         read_there = words.convert_ids_to_tokens(ids[row, positions[row, named[row]]])
         assert read_there == [f"▁{thing.shape}" for thing in scene.things]
-    said = {
+    targets = {
         "make the circle green": ("circle", "the", "green"),
         "turn the red square into a ring": ("square", "red", "ring"),
         "make the background grey": ("background", "the", "grey"),
         "remove the blue star": ("star", "blue", "nothing"),
     }
-    for instruction, expected in said.items():
+    for instruction, expected in targets.items():
         numbers = said_of_edit(instruction)
         assert tuple(kind[n] for kind, n in zip(OF_AN_EDIT, numbers, strict=True)) == expected
 
 
-def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+def test_interrupted_training_resumes_with_equal_weights(tmp_path):
     stage = Stage(iterations=6, batch_size=1, learning_rate=0.1, warmup=1)
 
     def trained(folder: Path, stops_after: int | None) -> torch.Tensor:
@@ -156,7 +189,7 @@ def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
     torch.testing.assert_close(trained(tmp_path / "parts", None), whole)
 
 
-def test_a_loss_that_is_no_number_stops_the_training_and_is_not_saved(tmp_path):
+def test_a_nan_loss_stops_training_and_is_not_saved(tmp_path):
     network = torch.nn.Linear(3, 1)
     run = Run(folder=tmp_path, device="cpu", seed=0, console=Console())
     stage = Stage(iterations=2, batch_size=1, learning_rate=0.1, warmup=1)
@@ -171,14 +204,14 @@ def test_a_loss_that_is_no_number_stops_the_training_and_is_not_saved(tmp_path):
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory) -> Path:
-    """The instant recipe's checkpoints: no pictures to look at, but every stage and file."""
+    """Return checkpoints of the tiny recipe: their images are noise, but every file is there."""
     work, weights = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("weights")
     train(TINY, Run(folder=work, device="cpu", seed=0, console=Console()), weights)
     return weights
 
 
 @pytest.mark.parametrize("model", ["schnell", "dev", "kontext"])
-def test_the_program_ships_checkpoints_in_the_published_layout(family, model):
+def test_training_writes_checkpoints_in_the_published_layout(family, model):
     folder = family / f"mini-{model}"
     assert resolve(str(folder), "auto", detect("cpu")).model.name == model
     assert (folder / "vae").resolve() == (family / "mini-dev" / "vae").resolve()
@@ -188,16 +221,18 @@ def test_the_program_ships_checkpoints_in_the_published_layout(family, model):
     assert len(pipeline.tokenizer_2("a small red circle").input_ids) == 5
     for part in ("scheduler/scheduler_config.json", "transformer/config.json"):
         files = (folder / part, WEIGHTS / folder.name / part)
-        made, shipped = (json.loads(f.read_text()) | {"_diffusers_version": "any"} for f in files)
-        assert made == shipped, part
+        trained, shipped = (
+            json.loads(f.read_text()) | {"_diffusers_version": "any"} for f in files
+        )
+        assert trained == shipped, part
 
 
-def test_training_asks_the_network_as_the_pipeline_does(family):
+def test_training_calls_the_transformer_as_the_pipeline_does(family):
     pipeline = DiffusionPipeline.from_pretrained(family / "mini-dev", dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    asked = []
+    calls = []
     pipeline.transformer.register_forward_hook(
-        lambda module, args, given, out: asked.append((given, out[0])), with_kwargs=True
+        lambda module, args, given, out: calls.append((given, out[0])), with_kwargs=True
     )
     pipeline(
         "a small red circle on a white background",
@@ -208,7 +243,7 @@ def test_training_asks_the_network_as_the_pipeline_does(family):
         max_sequence_length=MINI.max_text_tokens,
         output_type="latent",
     )
-    given, answered = asked[0]
+    given, output = calls[0]
     ids = pipeline.tokenizer_2(
         ["a small red circle on a white background"],
         padding="max_length",
@@ -226,4 +261,4 @@ def test_training_asks_the_network_as_the_pipeline_does(family):
             ),
             torch.full((1,), 3.0),
         )
-    torch.testing.assert_close(predicted, answered)
+    torch.testing.assert_close(predicted, output)

@@ -1,7 +1,7 @@
-"""The goldens of a hardware as pictures: `python -m tests.support.golden_sheet sm_90 sheet.png`.
+"""Write a hardware's goldens as images: `python -m tests.support.golden_sheet sm_90 sheet.png`.
 
-A line for each combination of optimizations, the first picture of dev, schnell and Kontext in it,
-decoded on the CPU in float32; what a model has no golden of is black.
+Each row is a combination of optimizations with the first image of dev, schnell and Kontext, decoded
+on the CPU in float32; a model without a golden is black.
 """
 
 import sys
@@ -16,17 +16,17 @@ from fluxfast.bench.cases.matrix import label
 from fluxfast.hardware import detect
 from fluxfast.models.weights import load, resolve
 from fluxfast.optimizations.registry import optimizations
-from fluxfast.quality.asks import Drawing
+from fluxfast.quality.prompts import GeneratedImages
 from fluxfast.quality.sheet import write_sheet
 
 MODELS = ("dev", "schnell", "kontext")
 GOLDENS = Path("correctness_tests/goldens")
-# What moves no latents: its golden is the eager pipeline's.
+# These change no latents, so their golden is the eager pipeline's.
 EAGER = ("bf16", "fused_projections")
 
 
 def decoded(hardware: str) -> dict[tuple[str, ...], dict[str, torch.Tensor]]:
-    """By optimizations and model, the golden's first picture: [3, H, W] in [0, 1]."""
+    """Return each golden decoded, [3, H, W] in [0, 1], by optimizations and model."""
     found: dict[tuple[str, ...], dict[str, torch.Tensor]] = {}
     here = detect("cpu")
     for model in MODELS:
@@ -48,21 +48,21 @@ def _decode(pipeline, latents, height, width):
     return pipeline.image_processor.postprocess(pixels, output_type="pt")[0]
 
 
-def drawing(images: dict[str, torch.Tensor]) -> Drawing:
+def as_row(images: dict[str, torch.Tensor]) -> GeneratedImages:
     nothing = torch.full_like(next(iter(images.values())), torch.nan)
     shown = torch.stack([images.get(model, nothing) for model in MODELS])
-    return Drawing(images=shown, latents=torch.zeros(len(MODELS), 0, 64))
+    return GeneratedImages(images=shown, latents=torch.zeros(len(MODELS), 0, 64))
 
 
 def main(hardware: str, path: Path) -> None:
-    pictures, order = decoded(hardware), list(optimizations())
-    all_on = max((names for names in pictures if "fp8_per_row" in names), key=len)
-    all_on = tuple(name for name in all_on if name != "dbcache")
-    in_order = sorted(pictures, key=lambda names: (len(names), [order.index(n) for n in names]))
+    images, order = decoded(hardware), list(optimizations())
+    defaults = max((names for names in images if "fp8_per_row" in names), key=len)
+    defaults = tuple(name for name in defaults if name != "dbcache")
+    in_order = sorted(images, key=lambda names: (len(names), [order.index(n) for n in names]))
     write_sheet(
         path,
-        {label(names, all_on): drawing(pictures[names]) for names in in_order},
-        drawing(pictures[EAGER]),
+        {label(names, defaults): as_row(images[names]) for names in in_order},
+        as_row(images[EAGER]),
     )
     with Image.open(path) as image:
         small = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)

@@ -1,14 +1,20 @@
-"""Where weights come from, and what is said when they cannot be had."""
+"""Which weights are chosen, requests, input images, and the errors where they are unusable."""
 
 import dataclasses
 import json
+import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fluxfast.errors import CheckpointError, FluxFastError
 from fluxfast.hardware import detect
+from fluxfast.mini.reader import read, shows
+from fluxfast.mini.world import DEFAULT_EDIT
+from fluxfast.models.arguments import call_arguments, input_image, scene_image
 from fluxfast.models.spec import DEV, KONTEXT, MODELS, SCHNELL, ImageRequest, default_request
 from fluxfast.models.weights import WeightsKind, load, resolve
 from tests.support.machines import CPU, H200
@@ -21,14 +27,14 @@ def here():
 
 @pytest.fixture(scope="module")
 def folder(here, tmp_path_factory):
-    """A checkpoint in diffusers layout, as one is downloaded."""
+    """Return a checkpoint in diffusers layout, as a download has it."""
     path = tmp_path_factory.mktemp("checkpoint") / "my-flux"
     mini = resolve("mini-dev", "auto", here)
     load(mini, dtype=torch.float32, hardware=here).save_pretrained(path)
     return path
 
 
-def draw(pipeline):
+def generate(pipeline):
     return pipeline(
         "a boat",
         height=32,
@@ -41,7 +47,7 @@ def draw(pipeline):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_mini_model_is_what_it_is_called_and_the_same_each_time(name, here):
+def test_a_mini_model_loads_equal_weights_each_time(name, here):
     checkpoint = resolve(f"mini-{name}", "auto", here)
     first, second = (load(checkpoint, dtype=torch.float32, hardware=here) for _ in range(2))
     assert type(first).__name__ == MODELS[name].pipeline_class
@@ -49,31 +55,31 @@ def test_a_mini_model_is_what_it_is_called_and_the_same_each_time(name, here):
     assert all(torch.equal(a, b) and a.data_ptr() != b.data_ptr() for a, b in weights)
 
 
-def test_the_prompt_and_the_seed_show_in_a_mini_image(here):
+def test_prompt_and_seed_change_a_mini_image(here):
     pipeline = load(resolve("mini-dev", "auto", here), dtype=torch.float32, hardware=here)
     arguments = dict(height=256, width=256, num_inference_steps=4, output_type="pt")
 
-    def image(prompt, seed):
-        return pipeline(prompt, generator=torch.Generator().manual_seed(seed), **arguments).images
+    def image(text, seed):
+        return pipeline(text, generator=torch.Generator().manual_seed(seed), **arguments).images
 
-    told = "a large red circle left of a small blue square on a white background"
-    reference = image(told, 0)
+    prompt = "a large red circle left of a small blue square on a white background"
+    reference = image(prompt, 0)
     assert reference.isfinite().all() and reference.std() > 0.05
-    for other in (image("a large green star on a black background", 0), image(told, 1)):
+    for other in (image("a large green star on a black background", 0), image(prompt, 1)):
         assert (other - reference).abs().mean() > 0.02
 
 
-def test_a_local_folder_is_loaded_as_what_it_holds(folder, here):
+def test_a_local_folder_is_recognised_by_its_content(folder, here):
     checkpoint = resolve(str(folder), "auto", here)
     assert checkpoint.model == DEV and checkpoint.kind is WeightsKind.HUB
-    loaded = draw(load(checkpoint, dtype=torch.float32, hardware=here))
-    made = draw(load(resolve("mini-dev", "auto", here), dtype=torch.float32, hardware=here))
+    loaded = generate(load(checkpoint, dtype=torch.float32, hardware=here))
+    shipped = generate(load(resolve("mini-dev", "auto", here), dtype=torch.float32, hardware=here))
     assert torch.allclose(
-        loaded, made, atol=1e-4
-    )  # the files are mapped: other alignment, other rounding
+        loaded, shipped, atol=1e-4
+    )  # files are memory-mapped: another alignment, another rounding
 
 
-def test_the_model_is_told_by_the_checkpoint_not_by_its_name(folder, here, tmp_path):
+def test_the_model_is_recognised_by_its_configuration_not_its_name(folder, here, tmp_path):
     misnamed = tmp_path / "FLUX.1-dev"
     shutil.copytree(folder, misnamed)
     config = misnamed / "transformer" / "config.json"
@@ -95,7 +101,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(here, tmp_path):
         resolve(str(tmp_path), "auto", here)
 
 
-def test_a_checkpoint_of_something_else_is_refused(here, tmp_path):
+def test_a_checkpoint_of_another_family_is_refused(here, tmp_path):
     (tmp_path / "transformer").mkdir()
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (tmp_path / "transformer" / "config.json").write_text("{}")
@@ -104,7 +110,7 @@ def test_a_checkpoint_of_something_else_is_refused(here, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["flux2", "./nowhere", "mini-flux"])
-def test_an_unknown_model_is_refused_with_those_there_are(name, here):
+def test_an_unknown_model_is_refused_with_the_known_ones(name, here):
     with pytest.raises(CheckpointError, match="schnell, dev, kontext"):
         resolve(name, "auto", here)
 
@@ -118,13 +124,13 @@ def test_auto_weights_follow_the_machine(monkeypatch):
         resolve("dev", "random", CPU)
 
 
-def test_synthetic_weights_that_do_not_fit_are_refused_before_they_are_made():
+def test_synthetic_weights_that_do_not_fit_are_refused_before_loading():
     small = dataclasses.replace(CPU, memory_gib=16.0)
     with pytest.raises(FluxFastError, match="use --weights mini"):
         load(resolve("dev", "synthetic", small), dtype=torch.bfloat16, hardware=small)
 
 
-def test_a_request_is_the_model_cards():
+def test_a_default_request_is_the_model_cards():
     assert default_request(SCHNELL, side=1024).num_inference_steps == 4
     assert default_request(DEV, side=1024).image_tokens == 4096
     kontext = default_request(KONTEXT, side=1024, guidance_scale=None, height=512)
@@ -132,9 +138,56 @@ def test_a_request_is_the_model_cards():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"height": 100}, {"width": 0}, {"batch_size": 0}, {"num_inference_steps": 0}]
+    "wrong",
+    [
+        {"height": 100},
+        {"width": 0},
+        {"batch_size": 0},
+        {"num_inference_steps": 0},
+        {"seed": 2**64},
+        {"seed": -(2**63) - 1},
+        {"guidance_scale": math.nan},
+        {"guidance_scale": math.inf},
+    ],
+    ids=str,
 )
 def test_an_impossible_request_is_refused(wrong):
     with pytest.raises(FluxFastError, match="allowed"):
         default_request(DEV, side=1024, **wrong)
     assert ImageRequest.__dataclass_params__.frozen
+
+
+def test_the_extreme_seeds_are_those_of_torch():
+    for seed in (-(2**63), 2**64 - 1):
+        request = default_request(DEV, side=32, seed=seed)
+        assert call_arguments(request, takes_image=False)["generator"].initial_seed() % 2**64 == (
+            seed % 2**64
+        )
+
+
+def save_with_damaged_exif(path):
+    Image.new("RGB", (8, 8)).save(path, exif=b"Exif\0\0no TIFF header")
+
+
+def save_huge(path):
+    Image.new("1", (20_000, 10_000)).save(path)
+
+
+def save_truncated(path):
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:500])
+
+
+@pytest.mark.parametrize("save", [save_with_damaged_exif, save_huge, save_truncated])
+def test_an_input_image_that_pillow_refuses_is_an_error(save, tmp_path):
+    path = tmp_path / "image.png"
+    save(path)
+    with pytest.raises(FluxFastError, match="input image cannot be read"):
+        input_image(path, 32, 32)
+
+
+def test_the_input_image_of_a_scene_shows_the_scene():
+    image = np.asarray(scene_image(DEFAULT_EDIT.before, 256, 256))
+    assert image.shape == (256, 256, 3)
+    assert shows(read(image), DEFAULT_EDIT.before)
+    assert scene_image(DEFAULT_EDIT.before, 64, 32).size == (64, 32)
