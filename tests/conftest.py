@@ -1,8 +1,18 @@
-"""Triton reads this where it is first imported, which any test may do: without a GPU, interpret."""
+"""Settings that must hold before a test imports torch or Triton."""
 
 import os
+import tempfile
+from pathlib import Path
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+
+if WORKER:  # processes that compile the same kernel at once would share one cache folder
+    caches = Path(tempfile.gettempdir()) / "fluxfast-tests" / WORKER
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(caches / "triton"))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers already use every core
 
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads this when it is imported
