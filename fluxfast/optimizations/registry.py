@@ -46,6 +46,11 @@ def optimizations() -> dict[str, Optimization]:
     return dict(sorted(found.items(), key=lambda item: (order.index(item[1].axis), item[0])))
 
 
+def list_optimizations() -> tuple[Optimization, ...]:
+    """Return every optimization, in the order of their axes."""
+    return tuple(optimizations().values())
+
+
 def _modules() -> Iterator[str]:
     """Yield the dotted name of each optimization's module: a folder of a kind, then a file."""
     import fluxfast.optimizations as root
