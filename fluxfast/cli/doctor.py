@@ -1,4 +1,4 @@
-"""`fluxfast doctor`: what this machine is, and which optimizations it has."""
+"""`fluxfast doctor`: describe this machine and the state of every optimization on it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,41 @@ import textwrap
 from collections.abc import Collection
 from typing import Any
 
-from fluxfast.bench.baselines.baseline import baseline_for
+from fluxfast.bench.baselines.lookup import baseline_for
 from fluxfast.console import out
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.models.spec import DEV, default_request
 from fluxfast.models.weights import is_cached
-from fluxfast.optimizations.base import Optimization, Situation
-from fluxfast.optimizations.registry import default_names, optimizations
+from fluxfast.optimizations.base import Axis, Optimization, Situation
+from fluxfast.optimizations.registry import (
+    default_names,
+    optimization_named,
+    optimizations,
+    why_invalid,
+)
 from fluxfast.tables import WIDTH, plain_table, render
+
+STATES = {"on": "on", "available": "available", "absent": "not supported"}
 
 
 def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
     parser = commands.add_parser(
-        "doctor", help="hardware, stack, and which optimizations are available"
+        "doctor", help="hardware, software, and which optimizations this machine supports"
     )
-    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cuda", "cpu"],
+        default="auto",
+        help="the device to describe (default: a GPU if there is one)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
+    """Print the machine, its baseline and the optimizations."""
     hardware = detect(options.device)
     rows = optimization_rows(hardware)
     facts = environment(hardware) | {
@@ -43,28 +57,44 @@ def run(options: argparse.Namespace) -> None:
 
 
 def optimization_rows(hardware: Hardware) -> list[dict[str, Any]]:
-    """Each optimization: on by default for dev here or not, or what would make it available."""
+    """Return the state of each optimization for dev at 1024×1024 on this machine.
+
+    The state is `on` (a default), `available` (a plan accepts it when it is enabled, with other
+    defaults replaced where they conflict) or `absent`, with the reason.
+    """
     situation = Situation(model=DEV, hardware=hardware, request=default_request(DEV, side=1024))
-    on = default_names(situation)
-    return [
-        {
-            "name": o.name,
-            "axis": o.axis.value,
-            "state": "on"
-            if o.name in on
-            else "absent"
-            if o.why_unavailable(hardware)
-            else "available",
-            "why": o.why_unavailable(hardware) or o.slow_to_build(hardware) or o.summary,
-        }
-        for o in optimizations().values()
+    defaults = default_names(situation)
+    return [_row(optimization, defaults, situation) for optimization in optimizations().values()]
+
+
+def _row(
+    optimization: Optimization, defaults: Collection[str], situation: Situation
+) -> dict[str, Any]:
+    name, hardware = optimization.name, situation.hardware
+    reason = optimization.why_unavailable(hardware) or _why_refused(optimization, situation)
+    state = "on" if name in defaults else "absent" if reason else "available"
+    note = None if state == "on" else reason or optimization.slow_to_build(hardware)
+    return {
+        "name": name,
+        "axis": optimization.axis.value,
+        "state": state,
+        "why": note or optimization.summary,
+    }
+
+
+def _why_refused(optimization: Optimization, situation: Situation) -> str | None:
+    """Return why no plan accepts the optimization: with the defaults, and with what it requires."""
+    choice: dict[Axis, str | None] = {optimization.axis: optimization.name}
+    required = {
+        optimization_named(name).axis: name
+        for name in optimization.requires
+        if not isinstance(name, Axis)
+    }
+    reasons = [
+        why_invalid(default_names(situation, chosen), situation)
+        for chosen in (choice, required | choice)
     ]
-
-
-def _state(optimization: Optimization, on: Collection[str], hardware: Hardware) -> str:
-    if optimization.name in on:
-        return "on"
-    return "absent" if optimization.why_unavailable(hardware) else "available"
+    return None if None in reasons else str(reasons[0]).removeprefix(f"{optimization.name}: ")
 
 
 def _baseline_line(hardware: Hardware) -> str:
@@ -90,7 +120,7 @@ def _text(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     ]
     if "gpu" in facts:
         lines.insert(1, f"gpu       {', '.join(f'{k} {v}' for k, v in facts['gpu'].items())}")
-    table = plain_table("optimization", "decides", "state", "what it is, or what it lacks")
+    table = plain_table("optimization", "axis", "state", "description, or reason")
     for row in rows:
-        table.add_row(row["name"], row["axis"], row["state"], row["why"])
+        table.add_row(row["name"], row["axis"], STATES[row["state"]], row["why"])
     return "\n".join(lines) + "\n\n" + render(table)

@@ -1,4 +1,4 @@
-"""`fluxfast`: one command a file, imported when it is named."""
+"""The `fluxfast` command: each subcommand is a module that is imported when it is used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from fluxfast import __version__
 from fluxfast.console import quiet_libraries
 from fluxfast.errors import FluxFastError
 
@@ -26,12 +27,18 @@ COMMANDS = (
 
 
 def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Of every command, or of the one that `arguments` begin with: some take seconds to import."""
+    """Return the parser of every command, or only of the one that `arguments` begin with.
+
+    Some commands take seconds to import.
+    """
     top = argparse.ArgumentParser(
         prog="fluxfast",
-        description="Optimized Flux.1 image generation, and the suite that guards it.",
+        description="Fast Flux.1 image generation, and the suite that detects its regressions.",
     )
+    top.add_argument("--version", action="version", version=f"fluxfast {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
+    if list(arguments[:1]) == ["--version"]:
+        return top
     named = [name for name in COMMANDS if name in arguments[:1]]
     for name in named or COMMANDS:
         import_module(f"fluxfast.cli.{name}").add_parser(commands)
@@ -39,7 +46,14 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 for success, 2 for a mistake in what was asked, 130 for Ctrl-C."""
+    """Run one command.
+
+    Args:
+        arguments: the command line without the program's name; None for the process's own.
+
+    Returns:
+        The exit status: 0 for success, 2 for an error that the user can correct, 130 for Ctrl-C.
+    """
     quiet_libraries()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser(arguments).parse_args(arguments)
@@ -49,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"fluxfast: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("fluxfast: interrupted; what was written before is complete\n")
+        sys.stderr.write("fluxfast: interrupted; every file that was written is complete\n")
         return 130
 
 

@@ -1,4 +1,4 @@
-"""`fluxfast profile`: which kernels a step of a case is made of, and which made it slower."""
+"""`fluxfast profile`: show the kernels of a case's step, or what changed between two traces."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from fluxfast.bench.cases.planned import planned_from_id
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
+from fluxfast.files import check_writable
 from fluxfast.hardware import detect
 from fluxfast.optimizations.base import KernelCategory
 from fluxfast.pipeline.build import build
@@ -27,24 +28,47 @@ MOST_SHOWN = 25
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("profile", help="which kernels a denoising step is made of")
-    parser.add_argument("case", nargs="?", metavar="CASE", help="as `fluxfast matrix` names it")
-    parser.add_argument(
-        "--diff", nargs=2, type=Path, metavar=("A", "B"), help="two traces: what changed from A"
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "profile", help="the kernels of a denoising step, or what changed between two traces"
     )
-    parser.add_argument("--trace-file", type=Path, help="where the trace goes (CASE.json.gz)")
-    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "case", nargs="?", metavar="CASE", help="a case id, as `fluxfast matrix` lists them"
+    )
+    parser.add_argument(
+        "--diff",
+        nargs=2,
+        type=Path,
+        metavar=("A", "B"),
+        help="compare two traces instead: what changed from A to B",
+    )
+    parser.add_argument(
+        "--trace-file",
+        type=Path,
+        help="where the trace of CASE is written (default: CASE.json.gz)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cuda", "cpu"],
+        default="auto",
+        help="where to run CASE (default: a GPU if there is one)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
+    """Profile a case, or compare two traces.
+
+    Raises:
+        FluxFastError: neither or both were requested, or a trace cannot be read or written.
+    """
     if bool(options.case) == bool(options.diff):
         raise FluxFastError(
-            "a case to profile, or two traces to compare",
+            "profile needs one case, or two traces to compare",
             got="both" if options.case else "neither",
             allowed="CASE, or --diff A B",
-            remedy="as: fluxfast profile dev-mini-256x256-b1-s28-eager",
+            remedy="for example: fluxfast profile dev-mini-256x256-b1-s28-eager",
         )
     if options.diff:
         before, after = (read_profile(path) for path in options.diff)
@@ -52,6 +76,7 @@ def run(options: argparse.Namespace) -> None:
         out(_changes_json(before, after, changes) if options.json else _changes(before, after))
         return
     path = options.trace_file or Path(f"{options.case}.json.gz")
+    check_writable(path, creates_folder=True)
     _trace(options.case, path, options.device)
     profile = read_profile(path)
     out(json.dumps(to_json(profile), indent=1) if options.json else _table(profile))
@@ -69,11 +94,12 @@ def _trace(case: str, path: Path, device: str) -> None:
 
 
 def to_json(profile: StepProfile) -> dict[str, Any]:
+    """Return the profile for `--json`, in milliseconds of a step."""
     return asdict(profile) | {"by_category_ms": profile.by_category}
 
 
 def _table(profile: StepProfile) -> str:
-    numbers = ("ms a step", "share", "runs")
+    numbers = ("ms/step", "share", "runs")
     categories = plain_table("category", *numbers[:2], numbers=numbers)
     for category, ms in profile.by_category.items():
         if ms:
@@ -82,7 +108,7 @@ def _table(profile: StepProfile) -> str:
     for kernel in profile.kernels[:MOST_SHOWN]:
         figures = f"{kernel.step_ms:.3f}", f"{kernel.runs:.0f}"
         kernels.add_row(kernel.category.value, *figures, _short(kernel.name))
-    head = f"a step takes {profile.step_ms:.2f} ms, mean of {profile.steps}"
+    head = f"step: {profile.step_ms:.2f} ms, mean of {profile.steps} steps"
     return f"{head}\n\n{render(categories)}\n\n{render(kernels)}"
 
 
@@ -102,7 +128,7 @@ def _changes(before: StepProfile, after: StepProfile) -> str:
             f"{change.change_ms:+.3f}",
             _short(change.name),
         )
-    head = f"a step: {before.step_ms:.2f} → {after.step_ms:.2f} ms"
+    head = f"step: {before.step_ms:.2f} → {after.step_ms:.2f} ms"
     return f"{head}\n\n{render(categories)}\n\n{render(kernels)}"
 
 

@@ -1,4 +1,4 @@
-"""`fluxfast roofline`: the ceilings of this machine, the floor of a step, and the gap of a case."""
+"""`fluxfast roofline`: ceilings of this machine, the floor of a step, a case's distance from it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from typing import Any
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.planned import PlannedCase, planned_case, planned_from_id, situation_of
-from fluxfast.bench.measurement.sampler import time_image
+from fluxfast.bench.measurement.stages import time_image
 from fluxfast.bench.results.artifacts import Figures, figures_path, read_figures, write_figures
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
-from fluxfast.models.architecture import MINI, PUBLISHED
 from fluxfast.models.weights import WeightsKind, resolve
 from fluxfast.optimizations.base import Attend, Axis, Plan
 from fluxfast.optimizations.registry import default_names
@@ -36,30 +35,41 @@ from fluxfast.tables import plain_table, render
 
 
 def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
     parser = commands.add_parser(
-        "roofline", help="how fast a step could be here, and how far it is"
+        "roofline", help="the least time a step can take on this machine, and how far a case is"
     )
     parser.add_argument(
-        "case", nargs="?", metavar="CASE", help="as `fluxfast matrix` names it (dev, all on)"
+        "case",
+        nargs="?",
+        metavar="CASE",
+        help="a case id, as `fluxfast matrix` lists them (default: dev, default optimizations)",
     )
-    parser.add_argument("--time", action="store_true", help="draw the case as well, for its gap")
-    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--time", action="store_true", help="time the case as well, for its distance from the floor"
+    )
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cuda", "cpu"],
+        default="auto",
+        help="where to run (default: a GPU if there is one)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
         "--results",
         type=Path,
         metavar="DIR",
-        help="write beside the case's result there what `fluxfast report` draws",
+        help="write the roofline for `fluxfast report` next to the case's result in this folder",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
+    """Measure the ceilings, and print the floor and, with --time, the measured step."""
     planned, console = _planned(options), Console()
     plan = planned.plan
     times_ms = _times_ms(options.results, planned.case) if options.results else {}
-    mini = planned.checkpoint.kind is WeightsKind.MINI
-    architecture = MINI if mini else PUBLISHED
+    architecture = planned.checkpoint.architecture
     shape = shape_of(architecture, plan.situation.model, plan.situation.request)
     console.stage("measuring ceilings")
     fp8 = _is_fp8(plan, Axis.QUANTIZATION)
@@ -106,11 +116,11 @@ def _attention(plan: Plan) -> Attend:
 
 
 def _times_ms(results: Path, case: Case) -> Figures:
-    """Of one step by category, as `pytest perf_tests` profiled it."""
+    """Return milliseconds of one step by category, as `pytest perf_tests` profiled it."""
     times_ms = read_figures(results, "kernels", case)
     if times_ms is None:
         raise FluxFastError(
-            "there are no kernel times of this case",
+            "no kernel times of this case",
             got=figures_path(results, "kernels", case),
             allowed="a folder in which pytest perf_tests --results has measured the case",
             remedy="measure it first, or leave --results out",
@@ -119,10 +129,15 @@ def _times_ms(results: Path, case: Case) -> Figures:
 
 
 def for_report(ceilings: Ceilings, work: Sequence[Work], times_ms: Figures) -> dict[str, Any]:
-    """What a step does in products and in attention, and how long it took: roofline/CASE.json.
+    """Return the content of roofline/CASE.json: work and time of GEMMs and attention in a step.
 
-    Passes over memory do no arithmetic that counts, and have no place under a roofline. Products
-    of the time include those of modulation and embeddings, which `work` has not.
+    Memory-bound kernels do no arithmetic that counts, so they have no point under a roofline. The
+    GEMM time includes modulation and embeddings, which `work` does not.
+
+    Args:
+        ceilings: the measured ceilings.
+        work: the kernels of a step.
+        times_ms: milliseconds of a step by kernel category.
     """
     kernels = []
     for category in (Bottleneck.GEMM, Bottleneck.ATTENTION):
@@ -142,9 +157,9 @@ def for_report(ceilings: Ceilings, work: Sequence[Work], times_ms: Figures) -> d
 
 
 def _step_ms(planned: PlannedCase, console: Console) -> float:
-    """Median of the steps of two images after two to warm up."""
+    """Return the median step of two images in milliseconds, after two images to warm up."""
     with build(planned.checkpoint, planned.plan, progress=console.stage) as built:
-        console.stage("drawing")
+        console.stage("timing four images")
         timings = [time_image(built)[0] for _ in range(4)][2:]
     return statistics.median(ms for timing in timings for ms in timing.step_ms)
 
@@ -173,20 +188,20 @@ def _figures(
 
 
 def text_of(figures: dict[str, Any]) -> str:
-    """The figures of `--json` for people."""
+    """Return the figures of `--json` as text."""
     ceilings = figures["ceilings"]
     lines = [
         f"{figures['case']} on {figures['machine']}",
-        f"ceilings, measured: products {ceilings['gemm_tflops']:.3g} TFLOP/s, "
+        f"measured ceilings: GEMM {ceilings['gemm_tflops']:.3g} TFLOP/s, "
         f"attention {ceilings['attention_tflops']:.3g} TFLOP/s, "
-        f"copies {ceilings['copy_tb_s']:.3g} TB/s",
+        f"copy {ceilings['copy_tb_s']:.3g} TB/s",
     ]
     if figures["weights"] == WeightsKind.MINI:
-        lines.append("the shapes are those of a mini model: these figures are not of Flux.1")
+        lines.append("these are the shapes of a mini model, not of Flux.1")
     if not figures["is_gpu"]:
-        lines.append("on a CPU copies run in its caches, and its clock does not hold: a sketch")
+        lines.append("on a CPU, copies stay in the caches and the clock varies: indicative only")
     numbers = ("runs", "GFLOP", "MB", "floor ms")
-    table = plain_table("kernel", "bound by", *numbers, numbers=numbers)
+    table = plain_table("kernel", "bottleneck", *numbers, numbers=numbers)
     for one in figures["kernels"]:
         table.add_row(
             one["name"],
@@ -198,9 +213,9 @@ def text_of(figures: dict[str, Any]) -> str:
         )
     lines += ["", render(table), "", f"floor of a step: {figures['floor_ms']:.3g} ms"]
     if figures["step_ms"] is None:
-        lines.append("--time draws the case and says how far above the floor it is")
+        lines.append("--time also times the case and prints its distance from the floor")
     else:
         step_ms, gap_ms = figures["step_ms"], figures["gap_ms"]
         ratio = step_ms / figures["floor_ms"]
-        lines.append(f"measured: {step_ms:.4g} ms, {gap_ms:.3g} ms above it ({ratio:.2f}×)")
+        lines.append(f"measured: {step_ms:.4g} ms, {gap_ms:.3g} ms above the floor ({ratio:.2f}×)")
     return "\n".join(lines)

@@ -1,22 +1,28 @@
-"""The command line: flux-fast's options, output for programs, and errors for people."""
+"""The command line: flux-fast's options, JSON output, and errors."""
 
 import json
 
 import pytest
 from PIL import Image
 
+from fluxfast import __version__
+from fluxfast.cli.doctor import optimization_rows
 from fluxfast.cli.main import main, parser
 from fluxfast.cli.pipeline_options import planned_from
+from fluxfast.models.spec import DEV, default_request
+from fluxfast.optimizations.base import Axis, Situation
+from fluxfast.optimizations.registry import default_names, is_valid, optimization_named
+from tests.support.machines import CPU, H200
 
-DRAW = ["--ckpt", "mini-dev", "--resolution", "32", "--num_inference_steps", "1"]
-EAGER = [*DRAW, "--compile_export_mode", "disabled"]
+TINY = ["--ckpt", "mini-dev", "--resolution", "32", "--num_inference_steps", "1"]
+EAGER = [*TINY, "--compile_export_mode", "disabled"]
 
 
 def planned(*options):
     return planned_from(parser().parse_args(["generate", "--device", "cpu", *options])).plan.names
 
 
-def test_flux_fasts_own_options_are_all_taken(tmp_path):
+def test_all_options_of_flux_fast_are_accepted(tmp_path):
     cache, picture = tmp_path / "cache.yaml", tmp_path / "cat.png"
     cache.write_text("Fn_compute_blocks: 1")
     Image.new("RGB", (40, 20)).save(picture)
@@ -31,11 +37,11 @@ def test_flux_fasts_own_options_are_all_taken(tmp_path):
     for command in ("generate", "bench"):
         parsed = planned_from(parser().parse_args([command, *options]))
         assert parsed.plan.names == ("dbcache", "compile")
-    assert "export_aoti" in planned(*DRAW, "--use-cached-model")
+    assert "export_aoti" in planned(*TINY, "--use-cached-model")
 
 
-def test_each_optimization_is_switched_by_its_option():
-    assert planned(*DRAW) == ("fused_projections", "channels_last", "inductor_flags", "regional")
+def test_options_enable_and_disable_optimizations():
+    assert planned(*TINY) == ("fused_projections", "channels_last", "inductor_flags", "regional")
     assert planned(*EAGER) == ("fused_projections", "channels_last")
     assert planned(*EAGER, "--disable_fused_projections") == ("channels_last",)
     assert planned(*EAGER, "--attention", "sdpa", "--quant", "int8")[1:] == (
@@ -45,7 +51,7 @@ def test_each_optimization_is_switched_by_its_option():
     )
 
 
-def test_any_optimization_is_switched_by_its_name():
+def test_enable_and_disable_take_any_optimization():
     assert planned(*EAGER, "--enable", "sdpa", "--enable", "int8")[1:] == (
         "sdpa",
         "channels_last",
@@ -54,7 +60,7 @@ def test_any_optimization_is_switched_by_its_name():
     assert planned(*EAGER, "--disable", "channels_last") == ("fused_projections",)
 
 
-def test_generate_draws_and_bench_times(tmp_path, capsys):
+def test_generate_writes_images_and_bench_times(tmp_path, capsys):
     picture = tmp_path / "deep.png"
     assert main(["generate", *EAGER, "--output-file", str(picture), "--batch_size", "2"]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep-1.png", "deep-2.png"]
@@ -78,14 +84,23 @@ def test_generate_draws_and_bench_times(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["generate", "--ckpt", "flux2"], "no such model or checkpoint"),
         (["generate", *EAGER, "--device", "cuda"], "PyTorch finds no GPU"),
-        (["generate", *EAGER, "--attention", "fa3"], "needs a Hopper GPU"),
-        (["generate", *EAGER, "--attention", "sdpa", "--disable_fa3"], "one option asks for what"),
-        (["generate", *EAGER, "--enable", "sdpa", "--disable", "fa3"], "one option asks for what"),
-        (["generate", *EAGER, "--quant", "int8", "--enable", "fp8_per_row"], "decide the same"),
+        (["generate", *EAGER, "--attention", "fa3"], "requires a Hopper GPU"),
+        (
+            ["generate", *EAGER, "--attention", "sdpa", "--disable_fa3"],
+            "another disables",
+        ),
+        (
+            ["generate", *EAGER, "--enable", "sdpa", "--disable", "fa3"],
+            "another disables",
+        ),
+        (
+            ["generate", *EAGER, "--quant", "int8", "--enable", "fp8_per_row"],
+            "one axis",
+        ),
         (["generate", *EAGER, "--enable", "fused_gelu"], "for NVIDIA GPUs"),
         (["generate", *EAGER, "--enable", "warp"], "unknown optimization"),
         (
@@ -93,10 +108,16 @@ def test_generate_draws_and_bench_times(tmp_path, capsys):
             "cannot be read",
         ),
         (["generate", *EAGER, "--resolution", "100"], "multiple of 16"),
-        (["generate", *EAGER, "--output-file", "picture.nothing"], "image cannot be written"),
-        (["generate", *EAGER, "--output-file", "/nowhere/x.png"], "image cannot be written"),
-        (["generate", *EAGER, "--image", "x.png"], "would have no effect"),
-        (["generate", *EAGER, "--use-cached-model"], "would have no effect"),
+        (["generate", *EAGER, "--output-file", "picture.nothing"], "unknown image format"),
+        (["bench", *EAGER, "--output-file", "picture"], "unknown image format"),
+        (["generate", *EAGER, "--output-file", "/nowhere/x.png"], "cannot write this file"),
+        (["generate", *EAGER, "--trace-file", "/dev/null/t.json"], "cannot write this file"),
+        (["profile", "dev-mini-32x32-b1-s1-eager", "--trace-file", "."], "cannot write this file"),
+        (["generate", *EAGER, "--seed", str(2**64)], "this seed is not possible"),
+        (["generate", *EAGER, "--guidance_scale", "nan"], "this guidance_scale is not possible"),
+        (["generate", *EAGER[2:], "--ckpt", "mini-kontext"], "none was given"),
+        (["generate", *EAGER, "--image", "x.png"], "has no effect here"),
+        (["generate", *EAGER, "--use-cached-model"], "has no effect here"),
         (["generate", *EAGER[2:], "--ckpt", "mini-kontext", "--image", "none.png"], "input image"),
         (["matrix", "--gpu", "h300"], "no baseline file of this name"),
         (["baseline", "accept", "nowhere"], "no results here"),
@@ -104,17 +125,17 @@ def test_generate_draws_and_bench_times(tmp_path, capsys):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_input_ends_with_what_to_do_and_status_2(
-    arguments, told, capsys, tmp_path, monkeypatch
+def test_a_mistake_is_an_error_with_a_remedy_and_status_2(
+    arguments, message, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert told in error and all(part in error for part in ("got:", "allowed:", "remedy:"))
+    assert message in error and all(part in error for part in ("got:", "allowed:", "remedy:"))
     assert not list(tmp_path.iterdir())
 
 
-def test_what_programs_read_is_json(capsys):
+def test_json_output_is_json(capsys):
     for arguments in (
         ["matrix", "--gpu", "mi300x", "--json"],
         ["doctor", "--device", "cpu", "--json"],
@@ -124,7 +145,7 @@ def test_what_programs_read_is_json(capsys):
         assert json.loads(capsys.readouterr().out)
 
 
-def test_every_combination_is_listed_valid_or_with_the_reason(capsys):
+def test_every_combination_is_listed_as_valid_or_with_a_reason(capsys):
     assert main(["matrix", "--gpu", "h200", "--matrix", "full", "--model", "dev", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     reasons = {tuple(r["optimizations"]): r["reason"] for r in rows if not r["valid"]}
@@ -132,7 +153,7 @@ def test_every_combination_is_listed_valid_or_with_the_reason(capsys):
     assert "step to step" in reasons[("dbcache", "export_aoti")]
 
 
-def test_the_tables_for_people_fit_a_hundred_columns(capsys):
+def test_tables_fit_a_hundred_columns(capsys):
     for arguments in (
         ["matrix", "--gpu", "h200"],
         ["doctor"],
@@ -144,7 +165,46 @@ def test_the_tables_for_people_fit_a_hundred_columns(capsys):
         assert max(len(line) for line in lines if " " in line[:60]) <= 110
 
 
-def test_ctrl_c_ends_with_130_and_a_word(monkeypatch, capsys):
+def test_a_mistake_is_found_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
+    def load(*_, **__):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("fluxfast.pipeline.build.load", load)
+    monkeypatch.chdir(tmp_path)
+    for option, value in (
+        ("--output-file", "x.xyz"),
+        ("--output-file", str(tmp_path)),
+        ("--trace-file", str(tmp_path)),
+    ):
+        assert main(["generate", *EAGER, option, value]) == 2
+    assert "it is a folder" in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0 and capsys.readouterr().out == f"fluxfast {__version__}\n"
+
+
+def test_doctor_calls_available_what_a_plan_accepts():
+    here, gpu = optimization_rows(CPU), optimization_rows(H200)
+    states = {row["name"]: (row["state"], row["why"]) for row in here}
+    assert states["modulation_table"][0] == "absent"
+    assert states["modulation_table"][1].startswith("requires fused_norms")
+    assert states["regional"][0] == "on" and states["int8"][0] == "available"
+    for rows, hardware in ((here, CPU), (gpu, H200)):
+        situation = Situation(model=DEV, hardware=hardware, request=default_request(DEV, side=1024))
+        for row in rows:
+            o = optimization_named(row["name"])
+            required = {optimization_named(n).axis: n for n in o.requires if n not in Axis}
+            plans = [
+                default_names(situation, chosen | {o.axis: o.name}) for chosen in ({}, required)
+            ]
+            accepted = any(is_valid(names, situation) for names in plans)
+            assert accepted is (row["state"] != "absent"), row
+
+
+def test_ctrl_c_exits_with_130_and_a_message(monkeypatch, capsys):
     def interrupt(options):
         raise KeyboardInterrupt
 

@@ -1,4 +1,7 @@
-"""Building, watching, proving and undoing a pipeline."""
+"""Build a pipeline, observe it, prove its optimizations active, and undo them."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +9,8 @@ from diffusers import FluxPipeline
 from torch._inductor import config as inductor
 
 from fluxfast.bench.cases.planned import planned_case, situation_of
-from fluxfast.bench.measurement.sampler import time_image
+from fluxfast.bench.measurement.stages import time_image
+from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
 from fluxfast.models.weights import resolve
 from fluxfast.optimizations.registry import optimizations
@@ -25,15 +29,23 @@ def built(names, model="dev", **changes):
     return build(checkpoint, planned_case(names, checkpoint, situation).plan)
 
 
-def draw(names, **changes):
+def generate(names, **changes):
     with built(names, **changes) as pipeline:
         return pipeline.generate(output_type="pt")
 
 
-def test_what_changes_global_state_is_undone_and_the_next_case_sees_nothing_of_it():
-    before_flags, before = inductor.save_config(), draw(())
+@pytest.fixture(scope="module")
+def eager():
+    """Yield an eager pipeline that tests share: none of them changes it."""
+    with built(()) as pipeline:
+        yield pipeline
+
+
+@pytest.mark.compile
+def test_global_settings_are_restored_and_the_next_case_is_unaffected():
+    before_flags, before = inductor.save_config(), generate(())
     class_before = dict(vars(FluxPipeline))
-    cached = draw(
+    cached = generate(
         ("fused_projections", "sdpa", "channels_last", "dbcache", "int8"), num_inference_steps=8
     )
     assert cached.isfinite().all()
@@ -41,10 +53,10 @@ def test_what_changes_global_state_is_undone_and_the_next_case_sees_nothing_of_i
         assert inductor.coordinate_descent_tuning and not inductor.epilogue_fusion
     assert inductor.save_config() == before_flags
     assert dict(vars(FluxPipeline)) == class_before
-    assert torch.equal(draw(()), before)
+    assert torch.equal(generate(()), before)
 
 
-def test_two_pipelines_open_at_once_do_not_see_each_other():
+def test_two_open_pipelines_do_not_affect_each_other():
     with built((), num_inference_steps=8) as eager:
         expected = eager.generate(output_type="pt")
         with built(("fused_projections", "dbcache"), num_inference_steps=8) as cached:
@@ -53,7 +65,7 @@ def test_two_pipelines_open_at_once_do_not_see_each_other():
             assert torch.equal(eager.generate(output_type="pt"), expected)
 
 
-def test_an_error_on_the_way_undoes_what_was_done(monkeypatch):
+def test_an_error_while_building_restores_global_settings(monkeypatch):
     before = inductor.save_config()
 
     def fail(build):
@@ -69,19 +81,17 @@ ALONE = ("bf16", "fused_projections", "sdpa", "channels_last", "dbcache", "int8"
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_an_optimization_proves_that_it_is_in_force_and_its_absence_is_seen(name, monkeypatch):
+def test_a_proof_shows_an_optimization_active_and_its_absence(name, monkeypatch):
     with built((name,), num_inference_steps=8) as pipeline:
         assert proofs(gather_evidence(pipeline))[name].is_active
     monkeypatch.setitem(vars(optimizations()[name]), "apply", lambda build: None)
-    if name == "bf16":  # loading does the work there
+    if name == "bf16":  # loading applies it
         monkeypatch.setattr("fluxfast.pipeline.build.load_dtype", lambda plan: torch.float32)
-    if name == "dbcache":
-        monkeypatch.setattr("fluxfast.pipeline.build.cached_steps", lambda pipeline: 0)
     with built((name,), num_inference_steps=8) as pipeline:
         assert not proofs(gather_evidence(pipeline))[name].is_active
 
 
-def test_a_compiler_that_compiles_nothing_is_seen(monkeypatch):
+def test_a_compiler_that_compiles_nothing_is_not_proved_active(monkeypatch):
     monkeypatch.setitem(vars(optimizations()["regional"]), "apply", lambda build: None)
     with built(("inductor_flags", "regional")) as pipeline:
         inductor.epilogue_fusion = True
@@ -89,7 +99,7 @@ def test_a_compiler_that_compiles_nothing_is_seen(monkeypatch):
     assert not seen["regional"].is_active and not seen["inductor_flags"].is_active
 
 
-def test_separate_projections_are_dropped_when_they_are_fused():
+def test_fused_projections_drop_the_separate_ones():
     with built(("fused_projections",)) as pipeline:
         names = [name for name, _ in pipeline.pipeline.transformer.named_parameters()]
     assert any("to_added_qkv" in n for n in names)
@@ -115,42 +125,52 @@ class Log:
         self.lines.append(f"-{region.value}")
 
 
-def test_every_region_of_a_call_is_told_once_and_steps_each():
+def test_every_region_of_a_call_is_reported_once_and_each_step(eager):
     log = Log()
-    with built(()) as pipeline:
-        with observed(pipeline.pipeline, log):
-            pipeline.generate()
-        kept = [
-            name for name in ("encode_prompt", "progress_bar") if name in vars(pipeline.pipeline)
-        ]
+    with observed(eager.pipeline, log):
+        eager.generate()
+    kept = [name for name in ("encode_prompt", "progress_bar") if name in vars(eager.pipeline)]
     steps = ["+denoising_step", "-denoising_step"] * 2
     ends = ["+decoding", "-decoding", "+postprocessing", "+pil_conversion", "-pil_conversion"]
     assert log.lines == ["+prompt_encoding", "-prompt_encoding", *steps, *ends, "-postprocessing"]
     assert not kept
 
 
-def test_stages_add_up_to_the_image():
-    with built((), num_inference_steps=3) as pipeline:
-        timing, images = time_image(pipeline)
+def test_stages_add_up_to_the_image(eager):
+    timing, images = time_image(eager)
     stages_ms = timing.encode_ms + timing.prepare_ms + sum(timing.step_ms) + timing.decode_ms
-    assert len(timing.step_ms) == 3 and len(images) == 1
+    assert len(timing.step_ms) == 2 and len(images) == 1
     assert 0.8 < (stages_ms + timing.postprocess_ms) / (timing.e2e_s * 1e3) <= 1.001
 
 
-def test_a_trace_has_the_regions_of_flux_fast(tmp_path):
+def test_a_trace_has_the_regions_of_flux_fast(eager, tmp_path):
     path = tmp_path / "deep" / "trace.json"
-    with built(()) as pipeline:
-        write_trace(pipeline, path)
+    write_trace(eager, path)
     text = path.read_text()
     assert all(f'"{region.value}"' in text for region in Region)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_trace_that_cannot_be_written_leaves_no_file(eager, tmp_path, monkeypatch):
+    def fail(profiler, path):
+        Path(path).write_text("half")
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", fail)
+    with pytest.raises(FluxFastError, match="cannot write this file"):
+        write_trace(eager, tmp_path / "trace.json.gz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_kontext_reads_its_image(tmp_path):
     from PIL import Image
 
     Image.new("RGB", (80, 40), "red").save(tmp_path / "red.png")
-    card = draw((), model="kontext")
-    red = draw((), model="kontext", image_path=tmp_path / "red.png")
-    assert card.shape == red.shape == (1, 3, 32, 48)
-    assert not torch.allclose(card, red, atol=1e-3)
+    with built((), model="kontext") as pipeline:
+        scene = pipeline.generate(output_type="pt")
+        situation = pipeline.plan.situation
+        request = replace(situation.request, image_path=tmp_path / "red.png")
+        pipeline.plan = replace(pipeline.plan, situation=replace(situation, request=request))
+        red = pipeline.generate(output_type="pt")
+    assert scene.shape == red.shape == (1, 3, 32, 48)
+    assert not torch.allclose(scene, red, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Where the time of a step went: reading traces, comparing them, and the floor beside them."""
+"""Kernel profiles of a step: read and compare traces, and compute the roofline floor."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ def event(name, category, begin_us, length_us, tid=1, **args):
 
 
 def launched(launch_us, name, category, begin_us, length_us):
-    """A kernel, and the host's call that launched it."""
+    """Return a kernel and the host's call that launched it."""
     number = begin_us + 1
     return (
         event("cudaLaunchKernel", "cuda_runtime", launch_us, 5, correlation=number),
@@ -52,12 +52,12 @@ GEMM, COPY = "nvjet_sm90_qqtst_128x256", "Memcpy DtoD (Device -> Device)"
 
 
 def test_kernels_of_a_gpu_are_averaged_over_steps(tmp_path):
-    """They run after the host has gone on to the next step, or to the decoder."""
+    """Kernels run after the host has gone on to the next step or to the decoder."""
     path = trace(
         tmp_path / "t.json.gz",
         *STEPS,
         *launched(10, GEMM, "kernel", 50, 400),
-        *launched(20, COPY, "gpu_memcpy", 350, 200),  # 100 µs of it beside the product
+        *launched(20, COPY, "gpu_memcpy", 350, 200),  # 100 µs of it overlap with the GEMM
         *launched(110, GEMM, "kernel", 1000, 600),
         *launched(250, "vae_conv", "kernel", 1700, 900),  # after the steps
         event("aten::mm", "cpu_op", 0, 90),
@@ -73,7 +73,7 @@ def test_kernels_of_a_gpu_are_averaged_over_steps(tmp_path):
     assert profile.by_category[KernelCategory.IDLE] == profile.idle_ms
 
 
-def test_operators_of_a_cpu_count_what_they_took_themselves(tmp_path):
+def test_operators_of_a_cpu_count_their_self_time(tmp_path):
     path = trace(
         tmp_path / "t.json",
         event("denoising_step", "user_annotation", 0, 1000),
@@ -86,7 +86,7 @@ def test_operators_of_a_cpu_count_what_they_took_themselves(tmp_path):
     assert times == {"aten::linear": 0.2, "aten::addmm": 0.25, "aten::copy_": pytest.approx(0.15)}
 
 
-def test_the_kernels_that_a_slowdown_came_from_are_first(tmp_path):
+def test_the_kernels_with_the_largest_change_are_first(tmp_path):
     before = trace(tmp_path / "a.json", *STEPS, *launched(0, GEMM, "kernel", 0, 400))
     after = trace(
         tmp_path / "b.json",
@@ -131,7 +131,7 @@ def test_a_kernel_has_one_category(name, category):
     assert category_of(name) is category
 
 
-def test_a_trace_that_is_none_is_an_error(tmp_path, capsys):
+def test_a_file_that_is_no_trace_is_an_error(tmp_path, capsys):
     (tmp_path / "broken.json").write_text('{"traceEvents": [')
     trace(tmp_path / "empty.json", event(GEMM, "kernel", 0, 400))
     for name in ("broken.json", "empty.json", "absent.json"):
@@ -143,19 +143,24 @@ def test_a_trace_that_is_none_is_an_error(tmp_path, capsys):
     )
 
 
-def test_a_case_is_profiled_and_compared_with_itself(tmp_path, capsys):
+def test_a_case_is_profiled_and_its_trace_compared_with_itself(tmp_path, capsys):
     path = tmp_path / "t.json.gz"
     arguments = ["profile", TINY, "--device", "cpu", "--trace-file", str(path)]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "a step takes" in printed and "GEMM" in printed and "aten::addmm" in printed
+    assert (
+        "step:" in printed
+        and "ms/step" in printed
+        and "GEMM" in printed
+        and "aten::addmm" in printed
+    )
     assert main(["profile", "--diff", str(path), str(path), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["before_step_ms"] == figures["after_step_ms"] > 0
     assert len(figures["kernels"]) > 5 and all(k["change_ms"] == 0 for k in figures["kernels"])
 
 
-def test_a_case_is_found_by_its_name():
+def test_a_case_id_round_trips():
     names = ("dev-synthetic-1024x768-b2-s28-bf16+fa3_fp8", TINY)
     assert [Case.from_id(name).id for name in names] == list(names)
 
@@ -165,11 +170,11 @@ def work(model, **precision):
     return shape, step_work(shape, **precision)
 
 
-def test_the_operations_of_a_step_are_those_of_its_matrices():
-    """12 · 3072² weights for each token in every block; a double block has them once a stream."""
+def test_the_operations_of_a_step_are_those_of_its_weights():
+    """Every block has 12 · 3072² weights per token; a double block has them once per stream."""
     shape, kernels = work(DEV, fp8=True, fp8_attention=True)
-    products = [k for k in kernels if k.category == "GEMM"]
-    weights = sum(k.count * k.operations for k in products) / 2 / shape.tokens
+    gemms = [k for k in kernels if k.category == "GEMM"]
+    weights = sum(k.count * k.operations for k in gemms) / 2 / shape.tokens
     assert weights == (19 + 38) * 12 * 3072**2
     attention = next(k for k in kernels if k.category == "attention")
     assert attention.count * attention.operations == pytest.approx(14.87e12, rel=1e-3)
@@ -203,18 +208,18 @@ def test_the_roofline_of_a_case_has_ceilings_floor_and_gap(capsys):
     assert figures["gap_ms"] == figures["step_ms"] - figures["floor_ms"]
     assert figures["floor_ms"] == pytest.approx(sum(figures["floor_by_category_ms"].values()))
     printed = text_of(figures)
-    assert "mini model" in printed and "a sketch" in printed and "above it" in printed
+    assert "mini model" in printed and "indicative only" in printed and "above the floor" in printed
     assert "--time" in text_of(figures | {"step_ms": None})
 
 
-def test_the_roofline_goes_beside_the_result_of_a_case_that_was_profiled(tmp_path, capsys):
+def test_the_roofline_is_written_next_to_the_result_of_a_profiled_case(tmp_path, capsys):
     command = ["roofline", TINY, "--device", "cpu", "--results", str(tmp_path)]
     assert main(command) == 2
     assert "no kernel times of this case" in capsys.readouterr().err
     write_atomically(tmp_path / "kernels" / f"{TINY}.json", '{"GEMM": 50.0, "norm": 1.0}')
     assert main(command) == 0
     written = json.loads((tmp_path / "roofline" / f"{TINY}.json").read_text())
-    (products,) = written["kernels"]  # no attention was profiled, and none is made up
-    assert products["name"] == "GEMM" and products["ms"] == 50.0
-    speed = products["tflop"] / products["ms"] * 1e3
+    (gemms,) = written["kernels"]  # no attention was profiled
+    assert gemms["name"] == "GEMM" and gemms["ms"] == 50.0
+    speed = gemms["tflop"] / gemms["ms"] * 1e3
     assert 0 < speed < 10 and all(ceiling > 0 for ceiling in written["ceilings"].values())

@@ -10,7 +10,7 @@ from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.matrix import Excluded, excluded, joined, label, matrix
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
-from fluxfast.models.spec import default_request, model_named
+from fluxfast.models.spec import model_named
 from fluxfast.models.weights import Checkpoint, resolve
 from fluxfast.optimizations.base import Plan, Situation
 from fluxfast.optimizations.registry import default_names, eager_combinations, plan
@@ -28,12 +28,7 @@ class PlannedCase:
 
 def situation_of(checkpoint: Checkpoint, hardware: Hardware, **changes: Any) -> Situation:
     """The checkpoint's own request on this machine, with `changes` to its fields."""
-    request = default_request(
-        checkpoint.model,
-        side=checkpoint.default_side,
-        max_text_tokens=checkpoint.max_text_tokens,
-        **changes,
-    )
+    request = checkpoint.request(**changes)
     return Situation(model=checkpoint.model, hardware=hardware, request=request)
 
 
