@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# Attention that writes its result into the first channels of `rows`, the fourth argument.
-AttendInto = Callable[["Tensor", "Tensor", "Tensor", "Tensor"], None]
+    from fluxfast.optimizations.attention._processor import AttendInto
 
 
 def register_attention(name: str, function: Attend, out_dtype: torch.dtype | None = None) -> Attend:

@@ -6,13 +6,16 @@ Importing this module imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fluxfast.optimizations.attention._operators import AttendInto
 from fluxfast.optimizations.base import Attend
+
+# Attention that writes its result into the first channels of `rows`, the fourth argument.
+AttendInto = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 
 class OperatorAttnProcessor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 from fluxfast.optimizations.attention._flash_attention_3 import (
     FA3_PACKAGES,
@@ -12,13 +13,15 @@ from fluxfast.optimizations.attention._flash_attention_3 import (
     hopper_only,
 )
 from fluxfast.optimizations.attention._operators import (
-    AttendInto,
     attention_proof,
     install,
     register_attention,
     register_attention_into,
 )
 from fluxfast.optimizations.base import Attend, Axis, KernelCategory, Optimization
+
+if TYPE_CHECKING:
+    from fluxfast.optimizations.attention._processor import AttendInto
 
 
 @cache
