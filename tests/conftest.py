@@ -12,7 +12,7 @@ if WORKER:  # processes that compile the same kernel at once would share one cac
     os.environ.setdefault("TRITON_CACHE_DIR", str(caches / "triton"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers already use every core
 
-import torch
+import torch  # noqa: E402
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads this when it is imported

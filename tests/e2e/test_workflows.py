@@ -37,7 +37,7 @@ LINES = {(name, job, step["run"]) for name, job, step in STEPS if "run" in step}
 FAKE_PYTEST = """
 import pathlib, re, sys
 from tests.support.synthetic_results import ablation
-from fluxfast.bench.results.result import write_result
+from fluxfast.bench.results.store import write_result
 known = re.findall(r'"(--[a-z-]+)"', pathlib.Path({plugin!r}).read_text())
 known += ["--junitxml", "--against"]
 options = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
@@ -240,20 +240,28 @@ def test_every_job_that_runs_a_line_is_rehearsed_here():
 def test_a_machine_without_a_gpu_lints_tests_and_times(rehearsal):
     (rehearsal.bin / "make").unlink()  # the real one; what it calls is written down
     rehearsal.program("npm", "import sys; sys.exit(1)")
+    workers = "numprocesses auto --dist loadgroup --timeout 300"
+    fast = "not (slow or subprocess or interpreter or compile or browser or gpu)"
     tools, calls = rehearsal.folder / ".venv" / "bin", rehearsal.folder / "calls"
     tools.mkdir(parents=True)
-    for name in ("pytest", "ruff", "mypy", "zizmor"):
+    for name in ("pytest", "ruff", "mypy", "lint-imports", "zizmor"):
         (tools / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\n')
         (tools / name).chmod(0o755)
     for made in ("installed", "developing"):
         (tools.parent / made).touch()
+    rehearsal.job("cpu", "quick")
     rehearsal.job("cpu", "test")
     assert calls.read_text().splitlines() == [
         "ruff check .",
         "ruff format --check .",
+        f"pytest --{workers} tests -m {fast}",
+        "ruff check .",
+        "ruff format --check .",
         "mypy ",
+        "lint-imports ",
         "zizmor --offline --quiet .github/workflows",
-        "pytest tests correctness_tests",
+        f"pytest --{workers} tests correctness_tests -m not interpreter",
+        f"pytest --{workers} tests -m interpreter",
         "pytest perf_tests --gpu cpu --matrix smoke",
     ]
 
