@@ -1,4 +1,4 @@
-"""Faults put in from outside.
+"""Faults that are injected from outside.
 
 `python -m pytest -p tests.support.sabotage.NAME perf_tests …` must fail.
 """

@@ -1,4 +1,4 @@
-"""Every FlashAttention-3 call is made twice: right, in force, and slower."""
+"""Call FlashAttention-3 twice each time: correct images, active optimization, slower steps."""
 
 import fa3_fwd_interface
 
@@ -6,7 +6,7 @@ OPERATORS = fa3_fwd_interface.fa3_fwd_cuda
 
 
 class Twice:
-    """In an operator's place, with all else that it has: the compiler goes through all of them."""
+    """Replace an operator and keep its other attributes, which the compiler inspects."""
 
     def __init__(self, operator):
         self.operator = operator

@@ -1,4 +1,4 @@
-"""Faults put into a pipeline that was built right, and the gates of image quality that see them.
+"""Inject faults into a correctly built pipeline and list the quality gates that detect them.
 
 `python -m tests.support.sabotage.pictures` generates all images and prints the table of
 docs/explanation/image-quality.md.
@@ -32,9 +32,9 @@ from fluxfast.quality.prompts import GeneratedImages, Prompt, generate_images, p
 
 BUDGETS = Path(__file__).parents[3] / "correctness_tests" / "budgets.yaml"
 SIDE, BATCH_SIZE = 256, 2
-GATES = ("shows something", "budget", "golden", "drawn again", "batch")
+GATES = ("defects", "budget", "golden", "repeatability", "batch")
 
-Fault = Callable[[Any], Any]  # of a diffusers pipeline to a context in which it is at fault
+Fault = Callable[[Any], Any]  # takes a diffusers pipeline, returns a context with the fault
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def copied_image(pipeline: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Sabotage:
-    """A fault, the optimizations it is put into, and the gates that have to see it."""
+    """A fault, the optimizations that it is injected into, and the gates that must detect it."""
 
     name: str
     fault: Fault
@@ -170,7 +170,7 @@ SABOTAGES = (
     Sabotage(
         name="a cache that is not emptied",
         fault=stale_cache,
-        seen_by=("drawn again",),
+        seen_by=("repeatability",),
         optimizations=("dbcache",),
         model="dev",
     ),
@@ -181,7 +181,7 @@ SABOTAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A pipeline that was built right, what the eager one draws, and its golden."""
+    """A correctly built pipeline, the images of the eager pipeline, and a golden."""
 
     built: BuiltPipeline
     prompts: list[Prompt]
@@ -192,22 +192,22 @@ class Bench:
     clip: Clip
 
     def seen(self) -> dict[str, list[str]]:
-        """What each gate says of the pipeline as it is now."""
+        """Return the complaints of each gate about the pipeline in its current state."""
         drawn = generate_images(self.built, self.prompts)
         return {
-            "shows something": image_defects(drawn),
+            "defects": image_defects(drawn),
             "budget": violations(
                 compare_images(drawn, self.reference, self.prompts, self.clip), self.bounds
             ),
             "golden": check_golden(self.golden, drawn, self.golden_bound),
-            "drawn again": check_repeatability(self.built, self.prompts, drawn),
+            "repeatability": check_repeatability(self.built, self.prompts, drawn),
             "batch": check_batch_independence(self.built, self.prompts, drawn, self.bounds),
         }
 
 
 @contextmanager
 def bench(sabotage: Sabotage) -> Iterator[Bench]:
-    """Its golden is of the pipeline as it was built."""
+    """Build the pipeline and record its golden before any fault is injected."""
     model, optimizations = sabotage.model, sabotage.optimizations
     hardware = detect("cpu")
     checkpoint = resolve(model, "mini", hardware)
@@ -234,14 +234,14 @@ def bench(sabotage: Sabotage) -> Iterator[Bench]:
 
 
 def main() -> None:
-    """The table, row by row: what each gate says of each fault."""
+    """Print the table: one row per fault, one column per gate."""
     console = Console()
     console.say("| fault | " + " | ".join(GATES) + " |")
     console.say("| --- |" + " --- |" * len(GATES))
     for sabotage in SABOTAGES:
         with bench(sabotage) as right, sabotage.fault(right.built.pipeline):
             seen = right.seen()
-        cells = ["**seen**" if seen[gate] else "–" for gate in GATES]
+        cells = ["**detected**" if seen[gate] else "–" for gate in GATES]
         console.say(f"| {sabotage.name} | {' | '.join(cells)} |")
 
 

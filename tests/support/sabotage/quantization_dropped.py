@@ -1,4 +1,4 @@
-"""torchao quantizes nothing: an optimization that was asked for is not there."""
+"""Disable torchao's quantization: a requested optimization is silently not applied."""
 
 import torchao.quantization
 
