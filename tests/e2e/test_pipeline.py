@@ -20,13 +20,18 @@ from fluxfast.profiling.evidence import cached_steps, gather_evidence, proofs
 from fluxfast.profiling.trace import write_trace
 
 HERE = detect("cpu")
-TINY = dict(height=32, width=48, num_inference_steps=2)
+STEPS = 8  # the fewest in which DBCache skips one
+TINY = dict(height=32, width=48, num_inference_steps=STEPS)
+
+
+def planned(names, model="dev", **changes):
+    checkpoint = resolve(model, "mini", HERE)
+    return planned_case(names, checkpoint, situation_of(checkpoint, HERE, **{**TINY, **changes}))
 
 
 def built(names, model="dev", **changes):
-    checkpoint = resolve(model, "mini", HERE)
-    situation = situation_of(checkpoint, HERE, **{**TINY, **changes})
-    return build(checkpoint, planned_case(names, checkpoint, situation).plan)
+    case = planned(names, model, **changes)
+    return build(case.checkpoint, case.plan)
 
 
 def generate(names, **changes):
@@ -41,13 +46,15 @@ def eager():
         yield pipeline
 
 
-@pytest.mark.compile
-def test_global_settings_are_restored_and_the_next_case_is_unaffected():
-    before_flags, before = inductor.save_config(), generate(())
+@pytest.fixture(scope="module")
+def eager_evidence(eager):
+    return gather_evidence(eager)
+
+
+def test_global_settings_are_restored_and_the_next_case_is_unaffected(eager):
+    before_flags, before = inductor.save_config(), eager.generate(output_type="pt")
     class_before = dict(vars(FluxPipeline))
-    cached = generate(
-        ("fused_projections", "sdpa", "channels_last", "dbcache", "int8"), num_inference_steps=8
-    )
+    cached = generate(("fused_projections", "sdpa", "channels_last", "dbcache", "int8"))
     assert cached.isfinite().all()
     with built(("inductor_flags", "regional")):
         assert inductor.coordinate_descent_tuning and not inductor.epilogue_fusion
@@ -56,13 +63,12 @@ def test_global_settings_are_restored_and_the_next_case_is_unaffected():
     assert torch.equal(generate(()), before)
 
 
-def test_two_open_pipelines_do_not_affect_each_other():
-    with built((), num_inference_steps=8) as eager:
-        expected = eager.generate(output_type="pt")
-        with built(("fused_projections", "dbcache"), num_inference_steps=8) as cached:
-            cached.generate(output_type="pt")
-            assert cached_steps(cached) > 0
-            assert torch.equal(eager.generate(output_type="pt"), expected)
+def test_two_open_pipelines_do_not_affect_each_other(eager):
+    expected = eager.generate(output_type="pt")
+    with built(("fused_projections", "dbcache")) as cached:
+        cached.generate(output_type="pt")
+        assert cached_steps(cached) > 0
+        assert torch.equal(eager.generate(output_type="pt"), expected)
 
 
 def test_an_error_while_building_restores_global_settings(monkeypatch):
@@ -81,14 +87,11 @@ ALONE = ("bf16", "fused_projections", "sdpa", "channels_last", "dbcache", "int8"
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_a_proof_shows_an_optimization_active_and_its_absence(name, monkeypatch):
-    with built((name,), num_inference_steps=8) as pipeline:
+def test_a_proof_shows_an_optimization_active_and_its_absence(name, eager_evidence):
+    with built((name,)) as pipeline:
         assert proofs(gather_evidence(pipeline))[name].is_active
-    monkeypatch.setitem(vars(optimizations()[name]), "apply", lambda build: None)
-    if name == "bf16":  # loading applies it
-        monkeypatch.setattr("fluxfast.pipeline.build.load_dtype", lambda plan: torch.float32)
-    with built((name,), num_inference_steps=8) as pipeline:
-        assert not proofs(gather_evidence(pipeline))[name].is_active
+    not_applied = replace(eager_evidence, plan=planned((name,)).plan)
+    assert not proofs(not_applied)[name].is_active
 
 
 def test_a_compiler_that_compiles_nothing_is_not_proved_active(monkeypatch):
@@ -108,7 +111,9 @@ def test_fused_projections_drop_the_separate_ones():
 
 @pytest.mark.parametrize("model", ["schnell", "dev", "kontext"])
 def test_a_batch_of_two_is_two_images(model):
-    with built(("fused_projections", "sdpa"), model=model, batch_size=2) as pipeline:
+    with built(
+        ("fused_projections", "sdpa"), model=model, batch_size=2, num_inference_steps=2
+    ) as pipeline:
         images = pipeline.generate(output_type="pt")
     assert images.shape == (2, 3, 32, 48)
     assert not torch.equal(images[0], images[1])
@@ -130,7 +135,7 @@ def test_every_region_of_a_call_is_reported_once_and_each_step(eager):
     with observed(eager.pipeline, log):
         eager.generate()
     kept = [name for name in ("encode_prompt", "progress_bar") if name in vars(eager.pipeline)]
-    steps = ["+denoising_step", "-denoising_step"] * 2
+    steps = ["+denoising_step", "-denoising_step"] * STEPS
     ends = ["+decoding", "-decoding", "+postprocessing", "+pil_conversion", "-pil_conversion"]
     assert log.lines == ["+prompt_encoding", "-prompt_encoding", *steps, *ends, "-postprocessing"]
     assert not kept
@@ -139,7 +144,7 @@ def test_every_region_of_a_call_is_reported_once_and_each_step(eager):
 def test_stages_add_up_to_the_image(eager):
     timing, images = time_image(eager)
     stages_ms = timing.encode_ms + timing.prepare_ms + sum(timing.step_ms) + timing.decode_ms
-    assert len(timing.step_ms) == 2 and len(images) == 1
+    assert len(timing.step_ms) == STEPS and len(images) == 1
     assert 0.8 < (stages_ms + timing.postprocess_ms) / (timing.e2e_s * 1e3) <= 1.001
 
 
