@@ -1,4 +1,4 @@
-"""`fluxfast bench`: time an image, as flux-fast's run_benchmark.py does."""
+"""`fluxfast bench`: time an image, as run_benchmark.py of flux-fast does."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 import json
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.measurement.sampler import peak_memory_gib, reset_peak_memory, time_image
+from fluxfast.bench.measurement.stages import peak_memory_gib, reset_peak_memory, time_image
 from fluxfast.bench.results.result import ImageTiming
 from fluxfast.cli.pipeline_options import add_options, build_from, planned_from, save
 from fluxfast.console import Console, out
@@ -20,14 +21,18 @@ TIMED_IMAGES = 10
 
 
 def add_parser(commands: Any) -> None:
+    """Add the command to the command line."""
     parser = commands.add_parser("bench", help="time ten images after warm-up")
     add_options(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, output_file=None)
 
 
 def run(options: argparse.Namespace) -> None:
+    """Build the pipeline, time it, print the figures, and save the images."""
     console = Console()
+    if options.output_file is None and not options.json:
+        options.output_file = Path("output.png")
     planned = planned_from(options)
     with build_from(options, planned, console) as built:
         first_image_s, timings, images = _time(built, console)
@@ -57,7 +62,7 @@ def _time(built: BuiltPipeline, console: Console) -> tuple[float, list[ImageTimi
 
 
 def _statistics(timings: list[ImageTiming]) -> dict[str, dict[str, float]]:
-    """Mean, median and variance of the whole image and of each stage, in milliseconds."""
+    """Return mean, median and variance of the image and of each stage in milliseconds."""
     columns = {
         "image": [t.e2e_s * 1e3 for t in timings],
         "encode": [t.encode_ms for t in timings],

@@ -1,140 +1,208 @@
-"""What one session of `pytest perf_tests` or `correctness_tests` measures, and against what."""
+"""One session of `pytest perf_tests` or `correctness_tests`: its plan, results and verdicts."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fluxfast.bench.ab.against import PAIRS, Sides
-from fluxfast.bench.baselines.baseline import PROCESSES, Baseline, baseline_for, judged
-from fluxfast.bench.cases.matrix import Excluded
-from fluxfast.bench.cases.planned import PlannedCase, parse_resolution, planned_cases, shard
-from fluxfast.bench.measurement.sampling import Limits, limits_on
-from fluxfast.bench.results.artifacts import (
-    Figures,
-    eager_picture,
-    read_figures,
-    write_beside,
-    write_figures,
-    write_quality,
-)
-from fluxfast.bench.results.result import (
-    CaseResult,
-    provenance,
-    read_result,
-    result_path,
-    write_result,
-)
-from fluxfast.bench.results.summary import CaseSummary, summarize
+from fluxfast.bench.ab.against import Sides
+from fluxfast.bench.baselines.baseline import Baseline
+from fluxfast.bench.baselines.file import write_baseline
+from fluxfast.bench.baselines.lookup import baseline_for
+from fluxfast.bench.cases.planned import PlannedCase
+from fluxfast.bench.measurement.limits import Limits, limits_on
+from fluxfast.bench.measurement.recording import record
+from fluxfast.bench.results.artifacts import Figures, read_figures, write_figures, write_quality
+from fluxfast.bench.results.provenance import provenance
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.store import read_result, result_path
 from fluxfast.bench.verdicts.outcome import Outcome
-from fluxfast.bench.verdicts.tables import failure_text
-from fluxfast.bench.verdicts.verdict import Verdict, decide
+from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.errors import FluxFastError
+from fluxfast.files import required_checkout
 from fluxfast.hardware import Hardware, detect
-from fluxfast.models.spec import MODELS
-from fluxfast.optimizations.base import Artifacts, ProfiledStep
-from fluxfast.pytest_plugin.progress import left_s, told
+from fluxfast.optimizations.base import Artifacts
+from fluxfast.pytest_plugin.comparing import Compared, Measuring, compare_all
+from fluxfast.pytest_plugin.folders import locked, new_folder, remove_old, why_not_writable
+from fluxfast.pytest_plugin.judging import (
+    Judgement,
+    judge_against_baseline,
+    judge_sides,
+    verdict_json,
+)
+from fluxfast.pytest_plugin.options import Options
+from fluxfast.pytest_plugin.planning import SessionPlan, plan_session, reference_ids
+from fluxfast.pytest_plugin.progress import Progress
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from fluxfast.bench.measurement.measure import Measurement
 
 
 @dataclass(kw_only=True)
 class Suite:
-    """What one pytest session measures, against what, and what came of it."""
+    """The state of one pytest session; planning, judging and printing are pure and elsewhere.
+
+    Attributes:
+        config: the session's configuration.
+        options: the options of the suite.
+        plans: the plan for each matrix and batch size of a test module.
+        selected: the cases that pytest selected, each once.
+        mistake: an error of the options that stops the session after collection.
+        measured: the results so far, by case id.
+        failed: the ids of the cases that could not be measured.
+        judged: the ids of the cases that a test has judged.
+        compared: the A/B comparison, once it is done.
+        opened: closes the folder of results at the end.
+        removed: how many old folders of results were removed.
+    """
 
     config: pytest.Config
-    begun_s: dict[str, float] = field(default_factory=dict)
-    plans: dict[Any, tuple[list[PlannedCase], dict[str, list[Excluded]]]] = field(
-        default_factory=dict
-    )
+    options: Options
+    plans: dict[tuple[str, int | None], SessionPlan] = field(default_factory=dict)
+    selected: tuple[PlannedCase, ...] = ()
+    mistake: FluxFastError | None = None
     measured: dict[str, CaseResult] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
-    recorded: set[str] = field(default_factory=set)
-    compared: bool = False
-    sides: dict[str, Sides] = field(default_factory=dict)
-    compared_s: float = 0.0
-    not_compared: dict[str, FluxFastError] = field(default_factory=dict)
-    mistake: FluxFastError | None = None
-    selected: list[PlannedCase] = field(default_factory=list)
-    judged: dict[str, Verdict] = field(default_factory=dict)
+    judged: set[str] = field(default_factory=set)
+    compared: Compared | None = None
+    opened: ExitStack = field(default_factory=ExitStack)
+    removed: int = 0
+    _judged: tuple[frozenset[str], Judgement] = (frozenset(), Judgement())
 
-    def option(self, name: str) -> Any:
-        return self.config.getoption(f"--{name}")
+    # The machine and the folders.
 
     @cached_property
     def hardware(self) -> Hardware:
-        return detect("cpu" if self.option("gpu") == "cpu" else "auto")
+        """The machine that the cases run on."""
+        return detect("cpu" if self.options.gpu == "cpu" else "auto")
+
+    @property
+    def folder(self) -> Path:
+        """The project's folder for files of this machine."""
+        return self.config.rootpath / ".fluxfast"
 
     @cached_property
     def baseline(self) -> Baseline:
-        local = self.config.rootpath / ".fluxfast" / "baselines"
-        return baseline_for(self.option("gpu"), self.hardware, self.option("baselines"), local)
-
-    def plan(self, module: Any) -> list[PlannedCase]:
-        """The cases of a test module: its MATRIX and BATCH_SIZE stand where no option is given."""
-        matrix = self.option("matrix") or getattr(module, "MATRIX", "smoke")
-        batch_size = self.option("batch-size")
-        if batch_size is None:
-            batch_size = getattr(module, "BATCH_SIZE", None)
-        if (matrix, batch_size) not in self.plans:
-            self.plans[matrix, batch_size] = self._planned(matrix, batch_size)
-        return self.plans[matrix, batch_size][0]
-
-    def _planned(
-        self, matrix: str, batch_size: int | None
-    ) -> tuple[list[PlannedCase], dict[str, list[Excluded]]]:
-        resolution = self.option("resolution")
-        height, width = parse_resolution(resolution) if resolution else (None, None)
-        cases, left_out = planned_cases(
-            matrix,
-            self.option("model") or list(MODELS),
-            self.option("weights"),
-            self.hardware,
-            height=height,
-            width=width,
-            batch_size=batch_size,
-            num_inference_steps=self.option("num-inference-steps"),
-        )
-        return shard(cases, self.option("shard")), left_out
+        """The baseline that cases are judged against."""
+        local = self.folder / "baselines"
+        return baseline_for(self.options.gpu, self.hardware, self.options.baselines, local)
 
     @cached_property
     def results_folder(self) -> Path:
-        """Where results go; a session without --results has a folder of its own."""
-        if self.option("results"):
-            return Path(self.option("results"))
-        now = datetime.now().strftime("%Y%m%d-%H%M%S")
-        return self.config.rootpath / ".fluxfast" / "results" / now
-
-    @property
-    def limits(self) -> Limits:
-        limits = limits_on(self.hardware.is_gpu)
-        return replace(limits, rounds=self.option("rounds"), sampling_s=self.option("seconds"))
-
-    @property
-    def is_recording(self) -> bool:
-        return bool(self.option("record"))
-
-    @property
-    def records_by_itself(self) -> bool:
-        """On a CPU that the project has no baseline of, the first run records one."""
-        return not self.hardware.is_gpu and self.baseline.path.parent != self.option("baselines")
+        """The folder of results; a session without --results has a new one."""
+        return self.options.results or new_folder(self.folder / "results")
 
     @property
     def artifacts(self) -> Artifacts:
-        """Exported packages of the suite are its own, apart from those of the command line."""
-        return Artifacts(folder=self.config.rootpath / ".fluxfast" / "artifacts")
+        """The suite's exported packages, apart from those of the command line."""
+        return Artifacts(folder=self.folder / "artifacts")
 
-    def kept(self, planned: PlannedCase) -> CaseResult | None:
-        """The result of an interrupted run of this commit on this machine, with --resume."""
+    @cached_property
+    def progress(self) -> Progress:
+        """Prints how far the session is."""
+        return Progress(config=self.config)
+
+    def open_results(self) -> None:
+        """Check and lock the folder of results, before anything is measured.
+
+        Raises:
+            pytest.UsageError: nothing can be written there, or another run writes there.
+        """
+        if why := why_not_writable(self.results_folder):
+            raise pytest.UsageError(f"results would go to {self.results_folder}: {why}")
+        if not self.options.results:
+            self.opened.callback(self._remove_old)
+        try:
+            self.opened.enter_context(locked(self.results_folder))
+        except FluxFastError as error:
+            raise pytest.UsageError(f"fluxfast: {error}") from None
+
+    def close(self) -> None:
+        """Write what joins this CPU's baseline, unlock the results and remove old ones."""
+        if self.joining:
+            new = [self.measured[case_id] for case_id in sorted(self.joining)]
+            write_baseline(self.baseline.extended(new))
+        self.opened.close()
+
+    def _remove_old(self) -> None:
+        self.removed = remove_old(self.folder / "results")
+
+    # Planning.
+
+    def plan(self, module: Any) -> tuple[PlannedCase, ...]:
+        """Return the cases of a test module; its MATRIX and BATCH_SIZE are the defaults."""
+        matrix = str(self.options.matrix or getattr(module, "MATRIX", "smoke"))
+        batch_size = self.options.batch_size
+        if batch_size is None:
+            batch_size = getattr(module, "BATCH_SIZE", None)
+        key = (matrix, batch_size)
+        if key not in self.plans:
+            self.plans[key] = plan_session(self.options, self.hardware, matrix, batch_size)
+        return self.plans[key].cases
+
+    @property
+    def limits(self) -> Limits:
+        """How long each case is warmed up and sampled."""
+        limits = limits_on(self.hardware.is_gpu)
+        return replace(limits, rounds=self.options.rounds, sampling_s=self.options.seconds)
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether the session measures for a new baseline and judges nothing."""
+        return self.options.record
+
+    @property
+    def grows_baseline(self) -> bool:
+        """Whether results join the baseline: on a CPU that the project has none for."""
+        return not self.hardware.is_gpu and self.baseline.path.parent != self.options.baselines
+
+    @property
+    def reference_ids(self) -> frozenset[str]:
+        """The ids of the cases that are measured for images and speedups and not judged."""
+        return reference_ids(p.case for p in self.selected if self.options.against)
+
+    @property
+    def others(self) -> int:
+        """How many further cases are judged together with one."""
+        return len(self.selected) - len(self.reference_ids) - 1
+
+    # Recording.
+
+    def result_of(self, planned: PlannedCase, measure: Callable[[], Measurement]) -> CaseResult:
+        """Return the result of a case: of this session, of the one that --resume continues, or new.
+
+        Args:
+            planned: the case.
+            measure: measures the case in this process.
+
+        Raises:
+            FluxFastError: the case cannot be measured, or an optimization of it is not active.
+        """
+        case_id = planned.case.id
+        if case_id not in self.measured:
+            if self.options.against:
+                return self._compared_result(case_id)
+            self.measured[case_id] = self._kept(planned) or self._record(planned, measure)
+        return self.measured[case_id]
+
+    def _record(self, planned: PlannedCase, measure: Callable[[], Measurement]) -> CaseResult:
+        self.failed.add(planned.case.id)
+        measurement = measure()
+        measured = [result.case for result in self.measured.values()]
+        record(self.results_folder, measurement, measured)
+        self.failed.discard(planned.case.id)
+        return measurement.result
+
+    def _kept(self, planned: PlannedCase) -> CaseResult | None:
+        """Return the result of an interrupted run of this commit on this machine."""
         path = result_path(self.results_folder, planned.case)
-        if not self.option("resume") or self.why_not_resumed or not path.exists():
+        if not self.options.resume or self.why_not_resumed or not path.exists():
             return None
         result = read_result(path)
         same_commit = result.provenance["commit"] == provenance()["commit"]
@@ -143,180 +211,106 @@ class Suite:
 
     @cached_property
     def why_not_resumed(self) -> str | None:
-        """Results are kept for a commit: what is not committed cannot be told apart."""
+        """Why no earlier result is kept: results belong to a commit."""
         now = provenance()
         if now["commit"] is None:
             return "the commit is unknown (set FLUXFAST_COMMIT where there is no repository)"
         return "its sources have changes that are not committed" if now["dirty"] else None
 
-    @property
-    def references(self) -> dict[str, CaseResult]:
-        """What was measured to be shown beside cases, not judged."""
-        return {i: self.measured[i] for i in self.reference_ids if i in self.measured}
+    def _compared_result(self, case_id: str) -> CaseResult:
+        if self.compared is None:
+            raise RuntimeError("compare() comes before the first result")
+        if error := self.compared.errors.get(case_id):
+            raise error
+        return self.measured[case_id]
 
-    def outcome_of(self, result: CaseResult) -> Outcome | None:
-        """What the case would be among all of this run, while it can still be sampled on."""
+    def compare(self, other: Callable[[], Path]) -> None:
+        """Measure all cases in processes of both revisions, once.
+
+        Args:
+            other: returns the tree of the other revision.
+        """
+        if self.compared is not None:
+            return
+        cases = [planned.case for planned in self.selected]
+        try:
+            trees = {"A": other(), "B": required_checkout("pytest perf_tests --against")}
+            self.compared = compare_all(self._measuring(trees), cases, self.reference_ids)
+        except FluxFastError as error:
+            self.compared = Compared(errors={case.id: error for case in cases})
+        self.measured |= self.compared.measured
+        self.failed |= self.compared.errors.keys()
+        for planned in self.selected:
+            if self.quality_of(planned) is None:
+                measured = [result.case for result in self.measured.values()]
+                write_quality(self._images_folder, planned.case, measured)
+
+    def _measuring(self, trees: dict[str, Path]) -> Measuring:
+        return Measuring(
+            trees=trees,
+            results=self.results_folder,
+            device="cpu" if self.options.gpu == "cpu" else "auto",
+            rounds=self.options.rounds,
+            seconds=self.options.seconds,
+            report=self.progress.line,
+        )
+
+    @property
+    def sides(self) -> dict[str, Sides]:
+        """The results of both revisions by case id; empty without --against."""
+        return dict(self.compared.sides) if self.compared else {}
+
+    @property
+    def _images_folder(self) -> Path:
+        return self.results_folder / "B1" if self.options.against else self.results_folder
+
+    def quality_of(self, planned: PlannedCase) -> Figures | None:
+        """Return how near a case's image is to the eager one; None where it is not known."""
+        return read_figures(self._images_folder, "quality", planned.case)
+
+    # Judging.
+
+    def provisional_outcome(self, result: CaseResult) -> Outcome | None:
+        """Return the outcome of a case so far, while it can still be sampled on."""
         if self.is_recording:
             return None
         return self.baseline.judge([result], to_come=self.others).outcome
 
     @property
-    def others(self) -> int:
-        """How many cases are judged beside one of them."""
-        return len(self.selected) - len(self.reference_ids) - 1
+    def judgement(self) -> Judgement:
+        """The verdicts on everything that is measured, computed once for it."""
+        measured = frozenset(self.measured)
+        if measured != self._judged[0]:
+            self._judged = measured, self._judge_all()
+        return self._judged[1]
 
-    @cached_property
-    def reference_ids(self) -> frozenset[str]:
-        """With --against, unoptimized cases beside others of their workload.
-
-        They are diffusers' on both sides: this revision alone draws them, for the pictures and the
-        speed.
-        """
-        cases = [p.case for p in self.selected] if self.option("against") else []
-        eager = {case: case.eager_among(cases) for case in cases}
-        return frozenset(e.id for case, e in eager.items() if e and e != case)
-
-    def verdicts(self) -> dict[str, Verdict]:
-        """On every case that was measured, by its id."""
-        if self.sides:
-            settled = decide([sides.comparison for sides in self.sides.values()], looks=PAIRS)
-            return dict(zip(self.sides, settled, strict=True))
-        compared = [self.baseline.compare([result]) for result in self.measured.values()]
-        return dict(zip(self.measured, judged(compared), strict=True))
+    def _judge_all(self) -> Judgement:
+        if self.options.against:
+            return judge_sides(self.sides)
+        return judge_against_baseline(self.baseline, self.measured, grows=self.grows_baseline)
 
     def judge(self, planned: PlannedCase) -> Verdict | None:
-        """The verdict among all cases of this run; None where the case is recorded instead."""
+        """Return the verdict on a case and write it; None where the case is recorded instead."""
         case_id = planned.case.id
-        verdict = self.verdicts()[case_id]
-        self.judged[case_id] = verdict
-        if self.records_by_itself and not self.sides and self._adds_to_baseline(case_id, verdict):
-            self.recorded.add(case_id)
-        is_first = verdict.outcome is Outcome.NEW and case_id in self.recorded
-        if is_first:
-            said = {"outcome": "recorded", "reason": "the first of this CPU's own baseline"}
-        else:
-            said = self._said(case_id, verdict)
-        write_figures(self._judged_in(case_id), "verdicts", planned.case, said)
-        return None if is_first else verdict
-
-    def _said(self, case_id: str, verdict: Verdict) -> dict[str, Any]:
-        """A verdict as `fluxfast report` reads it."""
-        said: dict[str, Any] = {"outcome": verdict.outcome.value, "reason": verdict.reason}
-        said["changes"] = [str(change) for change in verdict.changes]
-        if verdict.shown:
-            said["change"] = verdict.shown.relative
-        if sides := self.sides.get(case_id):
-            said["processes"] = len(sides.ours)
-            said["processes_against"] = len(sides.theirs)
-            said["against"] = str(sides.theirs[-1].provenance["commit"])
-        return said
-
-    def _judged_in(self, case_id: str) -> Path:
-        """With --against, the folder of the last process of this revision."""
+        verdict = self.judgement.verdict(case_id)
+        self.judged.add(case_id)
         sides = self.sides.get(case_id)
-        return self.results_folder / f"B{len(sides.ours)}" if sides else self.results_folder
-
-    def _adds_to_baseline(self, case_id: str, verdict: Verdict) -> bool:
-        """A CPU's own baseline grows to three processes, of those that were not slower."""
-        known = self.baseline.results.get(case_id, ())
-        wanted = (Outcome.NEW, Outcome.SAME, Outcome.FASTER, Outcome.UNDECIDED)
-        return verdict.outcome in wanted and len(known) < PROCESSES
-
-    def record(self) -> None:
-        """Write what a CPU's own baseline takes from this session."""
-        if self.recorded:
-            new = [self.measured[case_id] for case_id in sorted(self.recorded)]
-            self.baseline = self.baseline.joined(new)
-            self.baseline.write()
-
-    def child_options(self) -> list[str]:
-        """For a process that measures one of these cases."""
-        passed = ("gpu", "matrix", "weights", "resolution", "batch-size", "num-inference-steps")
-        given = [f"--{name}={self.option(name)}" for name in passed if self.option(name)]
-        given += [f"--model={model}" for model in self.option("model") or ()]
-        return given + ([f"--rounds={self.option('rounds')}"] if self.option("rounds") else [])
-
-    def store(
-        self, result: CaseResult, step: ProfiledStep, picture: Image, eager: Image | None
-    ) -> None:
-        """`eager`: the eager picture where one was drawn beside; else that of the eager case."""
-        drawn = [result.case for result in self.measured.values()]
-        eager = eager or eager_picture(self.results_folder, result.case, drawn)
-        write_beside(self.results_folder, result, step, picture, eager)
-        write_result(self.results_folder, result)
-
-    def store_quality(self, planned: PlannedCase) -> None:
-        """With --against, where the process of a case did not draw the eager picture."""
-        drawn = [result.case for result in self.measured.values()]
-        if self.quality_of(planned) is None:
-            write_quality(self._drawn_in, planned.case, drawn)
+        folder = self.results_folder / f"B{len(sides.ours)}" if sides else self.results_folder
+        write_figures(folder, "verdicts", planned.case, verdict_json(verdict, sides))
+        return verdict
 
     @property
-    def _drawn_in(self) -> Path:
-        return self.results_folder / "B1" if self.option("against") else self.results_folder
+    def outcomes(self) -> dict[str, Outcome]:
+        """The outcome of every case that a test has judged, by case id."""
+        return {case_id: self.judgement.verdicts[case_id].outcome for case_id in self.judged}
 
-    def quality_of(self, planned: PlannedCase) -> Figures | None:
-        return read_figures(self._drawn_in, "quality", planned.case)
+    @property
+    def joining(self) -> frozenset[str]:
+        """The ids of the judged cases whose results join this CPU's own baseline."""
+        return self.judgement.joining & self.judged if self.judged else frozenset()
 
-    def say(self, planned: PlannedCase, stage: str) -> None:
-        """How far a case is, and how long the rest may take."""
-        now_s, number = time.monotonic(), self.selected.index(planned) + 1
-        self.begun_s.setdefault(planned.case.id, now_s)
-        after = [p for p in self.selected if p.case.id not in {*self.begun_s, *self.measured}]
-        left = told(left_s(list(self.begun_s.values()), now_s, len(after)))
-        self.tell(
-            f"[{number}/{len(self.selected)}{left}] {planned.case.model}, {planned.label}: {stage}"
-        )
+    # Printing.
 
-    def tell(self, text: str) -> None:
-        """A line of progress, past pytest's capture."""
-        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
-        capture: Any = self.config.pluginmanager.get_plugin("capturemanager")
-        if reporter is None or capture is None or self.config.get_verbosity() < 0:
-            return
-        with capture.global_and_fixture_disabled():
-            if not reporter.isatty:  # a log, or a process that is read line by line
-                reporter.write_line(text)
-                return
-            if reporter.currentfspath is None:  # the line that ends here is one of these
-                reporter.write_line("")
-            reporter.ensure_newline()
-            reporter.write(f"{text} ")
-
-    def row(self, planned: PlannedCase) -> tuple[str, CaseSummary, Verdict | None]:
-        """Of the final table."""
-        result = self.measured[planned.case.id]
-        verdict = self.judged.get(planned.case.id)
-        is_new = verdict is not None and verdict.outcome is Outcome.NEW
-        shown = None if is_new and planned.case.id in self.recorded else verdict
-        return planned.label, summarize([result]), shown
-
-    def conditions(self, planned: PlannedCase) -> str:
-        """What a case was measured under: what bounds it, how much was sampled, clock and power."""
-        result = self.measured[planned.case.id]
-        told = [f"{len(result.images)} images ({result.sampling.get('ended', 'kept')})"]
-        if after_s := result.sampling.get("after_first_image_s"):
-            told.append(f"{after_s:.0f} s after its first image")
-        if result.bound == "power":
-            told.append(f"power-bound ({result.power_share:.0%} of the limit)")
-        elif result.device_busy is not None:
-            told.append(f"{result.bound}-bound (device {result.device_busy:.0%} busy)")
-        sides = self.sides.get(planned.case.id)
-        if sides and sides.left_out:
-            told.append(f"{sides.left_out} processes left out: their canaries stood out")
-        if discarded := result.sampling.get("discarded"):
-            told.append(f"{len(discarded)} discarded: {discarded[-1]}")
-        if result.telemetry:
-            told.append(
-                "{sm_clock_mhz:.0f} MHz, {temperature_c:.0f} °C".format(**result.telemetry[-1])
-            )
-        if result.power_w:
-            told.append(f"{result.power_w:.0f} W")
-        return f"{planned.case.model}, {planned.label}: {'; '.join(told)}"
-
-    def remark(self, planned: PlannedCase) -> str | None:
-        """What a case that did not fail has to say: a win to claim, or why it is not judged."""
-        verdict = self.judged.get(planned.case.id)
-        if verdict is None or (verdict.outcome is not Outcome.FASTER and verdict.is_judged):
-            return None
-        return failure_text(planned.case, verdict)
+    def report(self, planned: PlannedCase, stage: str) -> None:
+        """Print the stage of a case and the time left."""
+        self.progress.stage(planned, stage, self.selected, self.measured)

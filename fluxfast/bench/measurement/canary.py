@@ -1,6 +1,7 @@
-"""Work that no code of this project or of diffusers can change: what the runner itself can do.
+"""Machine calibration: canary benchmarks that no code of fluxfast or diffusers changes.
 
-About two seconds before a case and after it on a GPU, half a second on a CPU.
+They run before and after each case, for two seconds on a GPU and half a second on a CPU. Imports
+torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ SECONDS_ON_GPU, SECONDS_ON_CPU = 0.4, 0.1
 
 
 def canaries(hardware: Hardware) -> dict[str, float]:
-    """Time of each canary, in the unit of its name."""
+    """Run every canary; return its time, in the unit that its name ends with."""
     seconds = SECONDS_ON_GPU if hardware.is_gpu else SECONDS_ON_CPU
     work = {"gemm_ms": _gemm, "attention_ms": _attention, "copy_ms": _copy}
     found = {name: _device_ms(make(hardware), hardware, seconds) for name, make in work.items()}
@@ -26,7 +27,7 @@ def canaries(hardware: Hardware) -> dict[str, float]:
 
 
 def _gemm(hardware: Hardware) -> Callable[[], object]:
-    """On a GPU the MLP of one of Flux's blocks at 1024×1024."""
+    """Return a GEMM; on a GPU that of the MLP of a Flux block at 1024×1024."""
     rows, inner, columns = (4608, 3072, 12288) if hardware.is_gpu else (320, 256, 1024)
     left, right = _tensor(hardware, rows, inner), _tensor(hardware, inner, columns)
     return lambda: left @ right
@@ -46,14 +47,14 @@ def _copy(hardware: Hardware) -> Callable[[], object]:
 
 
 def _tensor(hardware: Hardware, *shape: int) -> torch.Tensor:
-    """Random: equal numbers flip few bits, so that a GPU draws less power and clocks higher."""
+    """Return random numbers: with equal ones a GPU needs less power and clocks higher."""
     dtype = torch.bfloat16 if hardware.is_gpu else torch.float32
     seeded = torch.Generator(hardware.device).manual_seed(0)
     return torch.randn(shape, dtype=dtype, device=hardware.device, generator=seeded)
 
 
 def _device_ms(work: Callable[[], object], hardware: Hardware, seconds: float) -> float:
-    """Median of the later half of the calls: a GPU has to come to its power limit first."""
+    """Return the median of the later half of the calls: a GPU reaches its power limit first."""
     times_ms: list[float] = []
     until = time.perf_counter() + seconds
     with torch.inference_mode():
@@ -63,7 +64,7 @@ def _device_ms(work: Callable[[], object], hardware: Hardware, seconds: float) -
 
 
 def _by_events(work: Callable[[], object], count: int = 10) -> list[float]:
-    """Milliseconds of each call: where the host is late, some are long, and their median is not."""
+    """Return milliseconds of each call; late launches make some long, but not their median."""
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]  # type: ignore[no-untyped-call]
     marks[0].record()
     for mark in marks[1:]:
@@ -74,7 +75,7 @@ def _by_events(work: Callable[[], object], count: int = 10) -> list[float]:
 
 
 def _by_clock(work: Callable[[], object], count: int = 10) -> float:
-    """Milliseconds of a call, the mean of some."""
+    """Return the mean milliseconds of `count` calls."""
     started = time.perf_counter()
     for _ in range(count):
         work()
@@ -82,7 +83,7 @@ def _by_clock(work: Callable[[], object], count: int = 10) -> float:
 
 
 def _launch_us(hardware: Hardware, launches: int = 2000) -> float:
-    """What the host needs to launch one small operation."""
+    """Return the host time to launch one small operation in microseconds."""
     one = torch.ones(1, device=hardware.device)
     started = time.perf_counter()
     for _ in range(launches):
@@ -105,13 +106,14 @@ def _python_ms() -> float:
 
 
 class FixedWork:
-    """What CPU images are timed beside: a transformer layer of PyTorch's own, of mini Flux's size.
+    """A transformer layer of PyTorch's own, of mini Flux's size, timed around each CPU image.
 
-    It mixes matrix products, attention and Python as an image does, and no change of Flux, of
-    diffusers or of an optimization reaches it.
+    It mixes GEMMs, attention and Python as an image does, and no change of Flux, diffusers or an
+    optimization reaches it.
     """
 
     def __init__(self) -> None:
+        """Create the layer without touching the random state, and warm it up."""
         state = torch.random.get_rng_state()
         layer = torch.nn.TransformerEncoderLayer(256, 2, 1024, batch_first=True, norm_first=True)
         torch.random.set_rng_state(state)
@@ -120,7 +122,7 @@ class FixedWork:
         self.ms()
 
     def ms(self, passes: int = 8) -> float:
-        """Time of one pass."""
+        """Return the mean time of a pass in milliseconds."""
         with torch.no_grad():
             started = time.perf_counter()
             for _ in range(passes):

@@ -1,4 +1,4 @@
-"""Counts and names that say how a case draws, compared exactly beside the clock."""
+"""Count operators, kernels and graphs of a case: they are compared exactly, next to times."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ SYNCING = re.compile(
     r"aten::_local_scalar_dense|aten::nonzero|Memcpy DtoH|(cuda|hip)StreamSynchronize"
 )
 GRAPH_LAUNCH = re.compile(r"(cuda|hip)GraphLaunch")
-# What of a step's time goes by the choice of a kernel. Of generated code only the kind is a
-# choice: the rest of such a name is a number in the order of compilation.
+# The kernels whose choice decides the time of a step. Generated code keeps only its kind: the rest
+# of such a name is a number in the order of compilation.
 KERNELS = {
     "gemm": re.compile(
         r"gemm|nvjet|cutlass|cublas|Cijk_|triton_tem|::addmm|::mm$|::bmm|_scaled_mm|_int_mm"
@@ -24,7 +24,13 @@ GENERATED = re.compile(r"(triton|cpp)_[a-z_]*?(?=_\d|\d|$)")
 
 
 def counters(evidence: Evidence, compiled: Mapping[str, int], warm_graphs: int) -> dict[str, int]:
-    """`compiled`: what Dynamo compiled by now; `warm_graphs`: of that, by the end of warm-up."""
+    """Return the counters of a case by name.
+
+    Args:
+        evidence: the profiled image.
+        compiled: Dynamo's counters now.
+        warm_graphs: how many graphs Dynamo had compiled by the end of the warm-up.
+    """
     return {
         **compiled,
         "graphs_compiled_after_warmup": compiled["unique_graphs"] - warm_graphs,
@@ -34,7 +40,10 @@ def counters(evidence: Evidence, compiled: Mapping[str, int], warm_graphs: int) 
 
 
 def step_counters(step: ProfiledStep) -> dict[str, int]:
-    """Launches are device kernels on a GPU, ATen operators on a CPU, which has no others."""
+    """Return launches, host synchronizations and graph replays in one step.
+
+    Launches are device kernels on a GPU and ATen operators on a CPU, which has no kernels.
+    """
     launched = step.kernels or {n: c for n, c in step.counts.items() if n.startswith("aten::")}
     return {
         "launches_in_a_step": sum(launched.values()),
@@ -48,7 +57,7 @@ def _matching(pattern: re.Pattern[str], counts: Mapping[str, int]) -> int:
 
 
 def kernels(step: ProfiledStep) -> dict[str, tuple[str, ...]]:
-    """Names of the kernels (on a CPU: operators) that multiply matrices, and that attend."""
+    """Return the names of the GEMM and attention kernels of a step (on a CPU: operators)."""
     names = step.kernels or step.counts
     return {
         kind: tuple(sorted({_stable(name) for name in names if pattern.search(name)}))

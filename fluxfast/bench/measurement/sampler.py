@@ -1,289 +1,157 @@
-"""Timing a built pipeline: whole images by the wall clock, their stages by device events."""
+"""Sample a warm pipeline: images, paired references and GPU readings. Imports torch."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from fluxfast.bench.cases.case import Case
-from fluxfast.bench.measurement.canary import FixedWork
-from fluxfast.bench.measurement.counters import counters, kernels
-from fluxfast.bench.measurement.sampling import (
-    SETTLE_S,
-    STEADY_ON_CPU,
-    STEADY_ON_GPU,
-    Limits,
-    why_enough,
-    why_warm,
-)
-from fluxfast.bench.results.result import CaseResult, ImageTiming, eager_ratios, provenance
-from fluxfast.hardware import GIB, environment, momentary
-from fluxfast.optimizations.base import Artifacts, Evidence, Plan, ProfiledStep, Proof
+from fluxfast.bench.measurement.limits import BOOST_S, Limits, why_enough
+from fluxfast.bench.measurement.paired import PairedReference
+from fluxfast.bench.measurement.stages import time_image
+from fluxfast.bench.measurement.warm_up import WarmUp
+from fluxfast.bench.results.result import ImageTiming, eager_ratios
 from fluxfast.pipeline.build import BuiltPipeline
-from fluxfast.pipeline.observe import Observer, Region, Together, observed
-from fluxfast.profiling.evidence import dynamo_counters
-from fluxfast.profiling.telemetry import Reader, Reading, during
+from fluxfast.pipeline.observe import Observer
+from fluxfast.profiling.telemetry import GpuReader, GpuReading, telemetry_of_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Mark = Any  # a recorded torch.cuda.Event, or a reading of time.perf_counter
 
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """The measurements just before an image.
 
-class StageTimer(Observer):
-    """Marks the beginning and end of every region of one call."""
-
-    def __init__(self, is_gpu: bool) -> None:
-        self.is_gpu = is_gpu
-        self.begins: dict[Region, list[Mark]] = {region: [] for region in Region}
-        self.ends: dict[Region, list[Mark]] = {region: [] for region in Region}
-
-    def enter(self, region: Region) -> None:
-        # Postprocessing copies to the host and waits anyway: from here the wall clock is right.
-        if region is Region.POSTPROCESSING and self.is_gpu:
-            torch.cuda.synchronize()
-        self.begins[region].append(self._mark(region))
-
-    def exit(self, region: Region) -> None:
-        self.ends[region].append(self._mark(region))
-
-    def _mark(self, region: Region) -> Mark:
-        if not self.is_gpu or region in (Region.POSTPROCESSING, Region.PIL_CONVERSION):
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
-    def _ms(self, begin: Mark, end: Mark) -> float:
-        ms: float = (end - begin) * 1e3 if isinstance(begin, float) else begin.elapsed_time(end)
-        return ms
-
-    def timing(self, e2e_s: float) -> ImageTiming:
-        """The stages in milliseconds; after a synchronization."""
-        begins, ends = self.begins, self.ends
-        steps = zip(begins[Region.DENOISING_STEP], ends[Region.DENOISING_STEP], strict=True)
-        encoded = ends[Region.PROMPT_ENCODING][-1]
-        return ImageTiming(
-            e2e_s=e2e_s,
-            encode_ms=self._ms(begins[Region.PROMPT_ENCODING][0], encoded),
-            prepare_ms=self._ms(encoded, begins[Region.DENOISING_STEP][0]),
-            step_ms=tuple(self._ms(begin, end) for begin, end in steps),
-            decode_ms=self._ms(ends[Region.DENOISING_STEP][-1], ends[Region.DECODING][-1]),
-            postprocess_ms=self._ms(
-                begins[Region.POSTPROCESSING][0], ends[Region.POSTPROCESSING][0]
-            ),
-        )
-
-
-def time_image(built: BuiltPipeline, *inner: Observer) -> tuple[ImageTiming, Any]:
-    """Draw the request's images once: how long it took, and the images.
-
-    `inner`: observers whose own time is timed too, as a part of the region they act in.
+    Attributes:
+        started_s: when they began, as `time.perf_counter` counts.
+        eager_s: time of the paired eager image in seconds; None on a GPU.
+        fixed_work_ms: time of the fixed work in milliseconds; None on a GPU.
+        reading: the GPU's clocks, temperature and energy; None where nothing reads them.
     """
-    timer = StageTimer(built.plan.situation.hardware.is_gpu)
-    with observed(built.pipeline, Together((timer, *inner))):
-        built.synchronize()
-        started = time.perf_counter()
-        images = built.generate()
-        built.synchronize()
-        e2e_s = time.perf_counter() - started
-    return timer.timing(e2e_s), images
 
-
-def reset_peak_memory(built: BuiltPipeline) -> None:
-    if built.plan.situation.hardware.is_gpu:
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory_gib(built: BuiltPipeline) -> float | None:
-    """Highest memory held by tensors since the last reset; None on a CPU: it has no such count."""
-    if not built.plan.situation.hardware.is_gpu:
-        return None
-    return torch.cuda.max_memory_allocated() / GIB
+    started_s: float
+    eager_s: float | None
+    fixed_work_ms: float | None
+    reading: GpuReading | None
 
 
 @dataclass(kw_only=True)
 class Sampler:
-    """Draws a case's images, with what is timed beside each and watched between them.
+    """Generates images of a case and keeps their timings, with what was measured around each.
 
-    `eager`, `fixed_work`: on a CPU, timed beside each image. `read_gpu`: None where nothing reads
-    it. An image drawn by a GPU that was held back is discarded, `limits.max_discarded` at most.
-    `faults`: slowdowns put in on purpose (faults.py). `drawn`, `eager_drawn`: the newest images.
+    An image generated while the GPU was throttled is discarded, up to `limits.max_discarded`
+    images; further ones are kept and counted.
+
+    Attributes:
+        built: the pipeline, warmed up.
+        limits: when sampling ends.
+        warm_up: the warm-up that came before.
+        paired: what is timed next to each image on a CPU; None on a GPU.
+        read_gpu: reads clocks, temperature, energy and throttling; None where nothing does.
+        injected: slowdowns that are part of each image on purpose.
+        timings: the timing of each image that counts.
+        reference_e2e_s: for each image, the time of its paired eager image in seconds.
+        fixed_work_ms: for each image, the mean of the fixed work before and after it in ms.
+        telemetry: for each image, what the GPU's readings before and after it give.
+        discarded: for each discarded image, why the GPU was throttled.
+        throttled: for each image that was kept although the GPU was throttled, why it was.
+        sampled_s: time spent in images and the measurements around them, in seconds.
+        newest: the newest images, one per prompt of the batch.
+        newest_eager: the newest images of the paired eager pipeline.
     """
 
     built: BuiltPipeline
     limits: Limits
-    eager: BuiltPipeline | None = None
-    fixed_work: FixedWork | None = None
-    read_gpu: Reader | None = None
-    faults: tuple[Observer, ...] = ()
-    drawn: list[Image] = field(default_factory=list)
-    eager_drawn: list[Image] = field(default_factory=list)
-    images: list[ImageTiming] = field(default_factory=list)
+    warm_up: WarmUp
+    paired: PairedReference | None = None
+    read_gpu: GpuReader | None = None
+    injected: tuple[Observer, ...] = ()
+    timings: list[ImageTiming] = field(default_factory=list)
     reference_e2e_s: list[float] = field(default_factory=list)
-    pace_ms: list[float] = field(default_factory=list)
+    fixed_work_ms: list[float] = field(default_factory=list)
     telemetry: list[dict[str, float]] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
-    held_back: list[str] = field(default_factory=list)
-    warm: list[ImageTiming] = field(default_factory=list)
-    ready: float | None = None
-    seconds: float = 0.0
-    why_warm: str = ""
-    before: tuple[float | None, float | None, Reading | None] | None = None
-
-    def first_image(self) -> ImageTiming:
-        """With all that is compiled on the way."""
-        first, _ = time_image(self.built)
-        reset_peak_memory(self.built)
-        self.ready = time.perf_counter()
-        if self._on_gpu and not self.built.plan.compiles:
-            self.warm.append(first)
-        return first
-
-    def warm_up(self) -> None:
-        """Draw on until the step time has no trend.
-
-        On a GPU a first image that compiled nothing counts.
-        """
-        tolerance = STEADY_ON_GPU if self._on_gpu else STEADY_ON_CPU
-        drawn, started = 1, time.perf_counter()
-        while not self.why_warm:
-            image, _ = time_image(self.built)
-            self.warm.append(image)
-            drawn += 1
-            steps_ms = [statistics.median(image.step_ms) for image in self.warm]
-            elapsed_s = time.perf_counter() - started
-            self.why_warm = why_warm(steps_ms, elapsed_s, tolerance, self.limits)
-        self.why_warm = f"{drawn} images: {self.why_warm}"
-        self.steady_step_ms = statistics.median(self.warm[-1].step_ms)
+    throttled: list[str] = field(default_factory=list)
+    sampled_s: float = 0.0
+    newest: list[Image] = field(default_factory=list)
+    newest_eager: list[Image] = field(default_factory=list)
+    _timing: ImageTiming | None = None
+    _before: Before | None = None
 
     def discard_boosted_images(self) -> None:
-        """On a GPU draw what a pause has given it credit for, before the images that count.
+        """On a GPU, generate images for BOOST_S: after an idle period its clock is higher.
 
-        To one as long as the least that is sampled the credit is next to nothing.
+        Skipped after a warm-up image as long as the minimum sampling time, which has used up the
+        boost.
         """
-        if self.warm and self.warm[-1].e2e_s >= self.limits.min_sampling_s:
+        if self.warm_up.last.e2e_s >= self.limits.min_sampling_s:
             return
         started = time.perf_counter()
-        while self._on_gpu and time.perf_counter() - started < SETTLE_S:
-            time_image(self.built, *self.faults)
-
-    @property
-    def _on_gpu(self) -> bool:
-        return self.built.plan.situation.hardware.is_gpu
+        is_gpu = self.built.plan.situation.hardware.is_gpu
+        while is_gpu and time.perf_counter() - started < BOOST_S:
+            time_image(self.built, *self.injected)
 
     def prepare(self) -> None:
-        """Just before an image: what is timed beside it, then a look at the GPU."""
-        self.started = time.perf_counter()
-        eager_s = self._draw_eager(self.eager) if self.eager else None
-        pace_ms = self.fixed_work.ms() if self.fixed_work else None
-        self.before = eager_s, pace_ms, self.read_gpu() if self.read_gpu else None
-
-    def _draw_eager(self, eager: BuiltPipeline) -> float:
-        timing, self.eager_drawn = time_image(eager)
-        return timing.e2e_s
+        """Measure what belongs just before an image: paired references, then the GPU's reading."""
+        started_s = time.perf_counter()
+        eager_s = fixed_work_ms = None
+        if self.paired:
+            timing, self.newest_eager = time_image(self.paired.eager)
+            eager_s, fixed_work_ms = timing.e2e_s, self.paired.fixed_work.ms()
+        self._before = Before(
+            started_s=started_s,
+            eager_s=eager_s,
+            fixed_work_ms=fixed_work_ms,
+            reading=self.read_gpu() if self.read_gpu else None,
+        )
 
     def generate(self) -> None:
-        self.timing, self.drawn = time_image(self.built, *self.faults)
+        """Generate and time one image."""
+        self._timing, self.newest = time_image(self.built, *self.injected)
 
     def finish(self) -> None:
-        """Just after an image: it is kept, unless the GPU was held back."""
-        if self.before is None:  # drawn by pytest-benchmark's --benchmark-cprofile, not timed
-            return
-        eager_s, pace_ms, reading = self.before
-        pace_after_ms = self.fixed_work.ms() if self.fixed_work else None
+        """Measure what belongs just after an image; keep the image unless it is discarded."""
+        if self._before is None or self._timing is None:
+            return  # an untimed image, as pytest-benchmark's --benchmark-cprofile generates
+        before, self._before = self._before, None
+        fixed_work_ms = self.paired.fixed_work.ms() if self.paired else None
         after = self.read_gpu() if self.read_gpu else None
-        self.before = None
-        self.seconds += time.perf_counter() - self.started
-        if after and after.throttled:
-            if len(self.discarded) < self.limits.max_discarded:
-                self.discarded.append(after.throttled)
-                return
-            self.held_back.append(after.throttled)
-        self.images.append(self.timing)
-        if eager_s is not None:
-            self.reference_e2e_s.append(eager_s)
-        if pace_ms is not None and pace_after_ms is not None:
-            self.pace_ms.append((pace_ms + pace_after_ms) / 2)
-        if reading and after:
-            self.telemetry.append(during(reading, after))
+        self.sampled_s += time.perf_counter() - before.started_s
+        if not (after and self._is_discarded(after)):
+            self._keep(self._timing, before, fixed_work_ms, after)
+
+    def _is_discarded(self, after: GpuReading) -> bool:
+        """Note why the GPU was throttled, if it was; return whether its image is discarded."""
+        if not after.throttled:
+            return False
+        discards = len(self.discarded) < self.limits.max_discarded
+        (self.discarded if discards else self.throttled).append(after.throttled)
+        return discards
+
+    def _keep(
+        self, timing: ImageTiming, before: Before, after_ms: float | None, after: GpuReading | None
+    ) -> None:
+        self.timings.append(timing)
+        if before.eager_s is not None:
+            self.reference_e2e_s.append(before.eager_s)
+        if before.fixed_work_ms is not None and after_ms is not None:
+            self.fixed_work_ms.append((before.fixed_work_ms + after_ms) / 2)
+        if before.reading and after:
+            self.telemetry.append(telemetry_of_image(before.reading, after))
 
     def sample(self) -> float:
-        """One image; how long it took, in seconds."""
+        """Generate one image with everything around it; return its time in seconds."""
         self.prepare()
         self.generate()
         self.finish()
-        return self.timing.e2e_s
+        assert self._timing is not None
+        return self._timing.e2e_s
 
     @property
     def why_enough(self) -> str:
-        """Why sampling ends here; empty where it goes on."""
-        ratios = eager_ratios(self.images, self.reference_e2e_s)
-        figures = ratios or [statistics.fmean(image.step_ms) for image in self.images]
-        return why_enough(figures, self.seconds, self.limits)
-
-
-def case_result(
-    sampler: Sampler,
-    case: Case,
-    *,
-    first: ImageTiming,
-    warm_graphs: int,
-    evidence: Evidence,
-    proofs: dict[str, Proof],
-    canaries: Mapping[str, tuple[float, ...]],
-    peak_memory_gib: float | None,
-    package_mib: float | None,
-) -> CaseResult:
-    """What was measured of `case`, with where and how."""
-    built = sampler.built
-    hardware = built.plan.situation.hardware
-    return CaseResult(
-        case=case,
-        images=tuple(sampler.images),
-        reference_e2e_s=tuple(sampler.reference_e2e_s),
-        pace_ms=tuple(sampler.pace_ms),
-        telemetry=tuple(sampler.telemetry),
-        load_s=built.load_s,
-        apply_s=built.apply_s,
-        first_image_s=first.e2e_s,
-        compiles=built.plan.compiles,
-        peak_memory_gib=peak_memory_gib,
-        package_mib=package_mib,
-        counters=counters(evidence, dynamo_counters(), warm_graphs),
-        kernels=kernels(evidence.step),
-        canaries=canaries,
-        device_busy=_device_busy(evidence.step, sampler.images) if hardware.is_gpu else None,
-        sampling={
-            "warm_up": sampler.why_warm,
-            "ended": sampler.why_enough,
-            "seconds": round(sampler.seconds, 1),
-            "after_first_image_s": _seconds_since(sampler.ready),
-            "discarded": list(sampler.discarded),
-            "held_back": list(sampler.held_back),
-            "telemetry": "read" if sampler.read_gpu else "not read",
-        },
-        proofs={name: proof.detail for name, proof in proofs.items()},
-        environment=environment(hardware),
-        provenance=provenance() | momentary(hardware),
-    )
-
-
-def _seconds_since(moment: float | None) -> float | None:
-    return None if moment is None else round(time.perf_counter() - moment, 1)
-
-
-def _device_busy(step: ProfiledStep, images: list[ImageTiming]) -> float:
-    """Kernel time of the profiled first step over that step's own time without a profiler."""
-    return min(1.0, step.kernel_ms / statistics.median(image.step_ms[0] for image in images))
-
-
-def package_mib(plan: Plan, artifacts: Artifacts) -> float | None:
-    """Return the size of the plan's exported packages in MiB; None where it exports none."""
-    sizes = [o.package_mib(plan, artifacts) for o in plan.optimizations if o.package_mib]
-    return sum(sizes) if sizes else None
+        """Why sampling ends here; empty while it goes on."""
+        ratios = eager_ratios(self.timings, self.reference_e2e_s)
+        figures = ratios or [statistics.fmean(timing.step_ms) for timing in self.timings]
+        return why_enough(figures, self.sampled_s, self.limits)

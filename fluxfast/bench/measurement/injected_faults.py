@@ -1,4 +1,4 @@
-"""Slowdowns of a known size, put into a built pipeline on purpose."""
+"""Inject slowdowns of a known size into a built pipeline. Imports torch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from fluxfast.hardware import Hardware
 from fluxfast.optimizations.base import Plan, no_reason
 from fluxfast.pipeline.observe import Observer, Region
 
-# A product's side: 58 GFLOP, some 85 µs on an H200, of which few make up a per cent of a step.
+# A square GEMM: 58 GFLOP, some 85 µs on an H200, so that a few make up one per cent of a step.
 SIDE = 3072
-WARM_S = 0.3  # of products before they are timed: until the power limit has set the clock
+WARM_S = 0.3  # of GEMMs before they are timed: until the power limit has set the clock
 
 
 @dataclass(kw_only=True)
 class Delay(Observer):
-    """Each denoising step takes `ms` longer: on the device's stream, or on the host before it.
+    """Makes each denoising step longer, on the device's stream or on the host before the step.
 
-    The device multiplies matrices. Were it to idle, a GPU at its power limit would make up for some
-    of it with a higher clock.
+    On a GPU the device runs GEMMs: if it idled, its clock would be boosted afterwards, which takes
+    back part of the delay.
+
+    Attributes:
+        ms: the delay of a step in milliseconds.
+        on_device: delay the device's stream instead of the host.
+        hardware: the machine that generates.
     """
 
     ms: float
@@ -33,25 +38,27 @@ class Delay(Observer):
     hardware: Hardware
 
     def __post_init__(self) -> None:
-        self.products = 0
+        """Find out how many GEMMs take as long as the delay."""
+        self.gemms = 0
         if self.on_device and self.hardware.is_gpu:
             self.square = torch.randn(SIDE, SIDE, device=self.hardware.device).bfloat16()
-            self.products = max(1, round(self.ms / _product_ms(self.square)))
+            self.gemms = max(1, round(self.ms / _gemm_ms(self.square)))
 
     def enter(self, region: Region) -> None:
+        """Delay the beginning of a denoising step."""
         if region is not Region.DENOISING_STEP:
             return
-        for _ in range(self.products):
+        for _ in range(self.gemms):
             self.square @ self.square
-        if not self.products:
+        if not self.gemms:
             _burn(self.ms, with_tensors=self.on_device)
 
     def exit(self, region: Region) -> None:
-        """The delay is at the beginning."""
+        """Do nothing: the delay is at the beginning."""
 
 
-def _product_ms(square: torch.Tensor, count: int = 500) -> float:
-    """Of products one after another, without a pause before or between."""
+def _gemm_ms(square: torch.Tensor, count: int = 500) -> float:
+    """Return the time of one GEMM in milliseconds, of many without a pause between them."""
     until = time.perf_counter() + WARM_S
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     elapsed_ms = 0.0
@@ -74,7 +81,7 @@ def _burn(ms: float, with_tensors: bool) -> None:
 
 
 class _Twice(nn.Module):
-    """A block run twice. What else is looked for in it is the block's own."""
+    """Runs a block twice; every other attribute is the block's own."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -93,7 +100,7 @@ class _Twice(nn.Module):
 
 @contextmanager
 def block_twice(pipeline: Any) -> Iterator[None]:
-    """The first block is run twice, its first result thrown away: right, in force, and slower."""
+    """Run the first block twice and drop its first result: correct, active, and slower."""
     blocks = pipeline.transformer.transformer_blocks
     first = blocks[0]
     blocks[0] = _Twice(first)
@@ -106,13 +113,13 @@ def block_twice(pipeline: Any) -> Iterator[None]:
 
 
 def _forget_graphs(pipeline: Any) -> None:
-    """A step that was recorded before a change goes on without it."""
+    """Drop recorded CUDA graphs: they would replay the step as it was before the change."""
     if replayed := getattr(pipeline.transformer, "replayed", None):
         replayed.forget()
 
 
 def without_applying(plan: Plan, name: str) -> Plan:
-    """The same plan, but the optimization of that name is silently not applied."""
+    """Return the plan with the optimization of that name silently not applied."""
     changed = tuple(
         replace(o, apply=no_reason) if o.name == name else o for o in plan.optimizations
     )

@@ -1,4 +1,4 @@
-"""When a case is warm, and when it has been sampled enough: pure rules, no torch, no clock."""
+"""Decide when a case is warm and sampled enough: pure rules, no torch, no clock."""
 
 from __future__ import annotations
 
@@ -7,23 +7,34 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-# A CPU shared with neighbours is never as steady as a GPU: an image there scatters by a tenth.
+# A CPU shared with neighbors is never as steady as a GPU: image times there scatter by a tenth.
 STEADY_ON_GPU, STEADY_ON_CPU = 0.01, 0.10
 LEAST_IMAGES = 3  # even where one takes ten seconds
-# After a pause a GPU at its power limit has credit: on an H200 the first two images of schnell,
-# 0.6 s in all, were 1.4% and 0.9% shorter than the later ones, the mean of six processes.
-SETTLE_S = 1.0
+# After an idle period the clock of a power-limited GPU is boosted: on an H200 the first two images
+# of schnell, 0.6 s in all, were 1.4% and 0.9% shorter than the later ones (mean of six processes).
+BOOST_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How long a case is warmed up and sampled, whatever its noise; `rounds` is an exact number.
+    """How long a case is warmed up and sampled.
 
-    The noise rule is that of nvbench's stdrel criterion (nvbench/detail/stdrel_criterion.cxx): at
-    least `min_images` and `min_sampling_s`, for images that follow each other at a power limit are
-    alike, until the relative standard deviation is below `max_noise` or no longer changes; or
-    `sampling_s` and LEAST_IMAGES. A case that is undecided then is sampled on, to `extension` times
-    its images.
+    The noise rule is that of nvbench's stdrel criterion (nvbench/detail/stdrel_criterion.cxx):
+    sampling ends once the relative standard deviation is below `max_noise` or no longer changes.
+
+    Attributes:
+        rounds: an exact number of images; None applies the noise rule.
+        sampling_s: sampling ends after this time in seconds, once there are LEAST_IMAGES.
+        warmup_s: warm-up ends after this time in seconds, steady or not.
+        min_images: the noise rule needs at least this many images.
+        min_sampling_s: the noise rule needs at least this many seconds, because consecutive images
+            at a power limit resemble each other.
+        extension: an undecided case is sampled on, to this multiple of its images.
+        max_warmup_images: warm-up ends after this many images, steady or not.
+        max_discarded: at most this many images are discarded because the GPU was throttled.
+        max_noise: relative standard deviation at which sampling ends.
+        noise_window: the noise counts as stable if it changed little over this many images.
+        noise_stability: relative standard deviation of the noise that counts as stable.
     """
 
     rounds: int | None = None
@@ -39,35 +50,41 @@ class Limits:
     noise_stability: float = 0.05
 
     def __str__(self) -> str:
-        """As it is told to people."""
+        """Return the limits as progress lines print them."""
         if self.rounds:
             return f"{self.rounds} images"
         least_s = f" and {self.min_sampling_s:.0f} s" if self.min_sampling_s else ""
         return f"{self.min_images} images{least_s} or more, about {self.sampling_s:.0f} s at most"
 
     def extended(self, images: int) -> Limits:
-        """For an undecided case that has so many images."""
+        """Return the limits for an undecided case that has `images` images."""
         return replace(self, rounds=self.extension * images)
 
 
-# Images of a CPU scatter by a tenth, and its processes differ by little more: images decide there.
+# On a CPU images scatter by a tenth and processes by little more: the number of images decides.
 ON_CPU = Limits(min_images=12, min_sampling_s=0.0, extension=4)
 
 
 def limits_on(is_gpu: bool) -> Limits:
+    """Return the limits for a GPU or a CPU."""
     return Limits() if is_gpu else ON_CPU
 
 
 def is_steady(step_ms: Sequence[float], tolerance: float) -> bool:
-    """Whether the last of the images' median steps is where the one before was: no trend is left.
+    """Return whether the last median step is within the tolerance of the one before it.
 
-    Both ways: compilation makes the first steps slow, a GPU that heats up makes the later ones so.
+    A trend may go both ways: compilation makes the first steps slow, a GPU that heats up makes the
+    later ones slow.
+
+    Args:
+        step_ms: the median denoising step of each image in milliseconds.
+        tolerance: relative difference that counts as steady.
     """
     return len(step_ms) > 1 and abs(step_ms[-1] / step_ms[-2] - 1) <= tolerance
 
 
 def why_warm(step_ms: Sequence[float], elapsed_s: float, tolerance: float, limits: Limits) -> str:
-    """Why warm-up ends after these images; empty where it goes on."""
+    """Return why warm-up ends after these images; empty while it goes on."""
     if is_steady(step_ms, tolerance):
         return f"steady within {tolerance:.0%}"
     if len(step_ms) >= limits.max_warmup_images:
@@ -76,13 +93,20 @@ def why_warm(step_ms: Sequence[float], elapsed_s: float, tolerance: float, limit
 
 
 def relative_noise(samples: Sequence[float]) -> float:
+    """Return the standard deviation over the mean."""
     return float(np.std(samples, ddof=1) / np.mean(samples))
 
 
 def why_enough(samples: Sequence[float], elapsed_s: float, limits: Limits) -> str:
-    """Why sampling ends after these images (a figure of each); empty where it goes on."""
+    """Return why sampling ends after these images; empty while it goes on.
+
+    Args:
+        samples: one figure per image.
+        elapsed_s: time spent sampling in seconds.
+        limits: the rules.
+    """
     if limits.rounds:
-        return f"{limits.rounds} images asked for" if len(samples) >= limits.rounds else ""
+        return f"{limits.rounds} images requested" if len(samples) >= limits.rounds else ""
     if len(samples) < LEAST_IMAGES:
         return ""
     noise = relative_noise(samples)

@@ -1,0 +1,114 @@
+"""Run a measuring process in the tree of a revision, and read its results. No torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fluxfast.bench.ab.request import Request, parse_event
+from fluxfast.bench.ab.revision import CHILD
+from fluxfast.bench.cases.case import Case
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.store import read_result, result_path
+from fluxfast.errors import FluxFastError
+
+LINES_QUOTED = 15
+Measured = Mapping[str, CaseResult | FluxFastError]  # by case id
+
+
+def log_path(results: Path, first_case_id: str) -> Path:
+    """Return where a process logs its output, named after the first case that it measures."""
+    return results / f"{first_case_id}.log"
+
+
+def ignore(line: str) -> None:
+    """Report nothing."""
+
+
+def measure_in(tree: Path, request: Request, report: Callable[[str], None] = ignore) -> Measured:
+    """Measure the cases of the request with the code of a tree, in one process.
+
+    Args:
+        tree: the checkout whose code measures.
+        request: the cases and the folder for their results; the log goes there, too.
+        report: called with each line of progress.
+
+    Returns:
+        By case id, the result, or the error with the reason why there is none.
+    """
+    request.results.mkdir(parents=True, exist_ok=True)
+    log = log_path(request.results, request.cases[0])
+    status, errors = _run(tree, request, log, report)
+    return {
+        case_id: _result_of(case_id, tree, request.results, status, errors.get(case_id), log)
+        for case_id in request.cases
+    }
+
+
+def _run(
+    tree: Path, request: Request, log: Path, report: Callable[[str], None]
+) -> tuple[int, dict[str, str]]:
+    """Run the process; return its exit status and the errors of cases that failed."""
+    # The tree comes first; other folders on the path may be where the libraries are.
+    folders = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))
+    errors: dict[str, str] = {}
+    with (
+        log.open("w", encoding="utf-8") as kept,
+        subprocess.Popen(
+            [sys.executable, "-m", CHILD],
+            cwd=tree,
+            env=os.environ | {"PYTHONPATH": folders, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            _send(process.stdin, request.to_json())
+            for line in process.stdout:
+                event = parse_event(line)
+                kept.write(f"{event.text or event.kind}\n" if event else line)
+                if event and event.kind == "progress":
+                    report(event.text)
+                elif event and event.kind == "failed":
+                    errors[event.case] = event.text
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, errors
+
+
+def _send(pipe: object, text: str) -> None:
+    """Write the request; a process that ended already says why in its output."""
+    try:
+        pipe.write(text)  # type: ignore[attr-defined]
+        pipe.close()  # type: ignore[attr-defined]
+    except BrokenPipeError:
+        pass
+
+
+def _result_of(
+    case_id: str, tree: Path, results: Path, status: int, error: str | None, log: Path
+) -> CaseResult | FluxFastError:
+    path = result_path(results, Case.from_id(case_id))
+    if error is None and path.exists():
+        try:
+            return read_result(path)
+        except FluxFastError as unreadable:
+            return unreadable
+    return FluxFastError(
+        "a revision did not measure this case",
+        got=f"{case_id} in {tree}, exit status {status}:\n{error or _last_lines(log)}",
+        allowed="a case that both revisions can measure",
+        remedy=f"see {log}; leave the case out with -k, or compare with a revision that has it",
+    )
+
+
+def _last_lines(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8").splitlines()[-LINES_QUOTED:])

@@ -1,0 +1,85 @@
+"""The request to a measuring process and its events, as JSON. No torch.
+
+Two revisions of fluxfast exchange them, so the format has a schema number of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from fluxfast.errors import FluxFastError
+
+REQUEST_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a measuring process has to do.
+
+    Attributes:
+        cases: the ids of the cases to measure, in order.
+        results: the folder for results, artifacts included.
+        device: `cpu`, or `auto` for the GPU if there is one.
+        rounds: an exact number of images per case; None for the noise rule.
+        seconds: time limit of the noise rule in seconds.
+    """
+
+    cases: tuple[str, ...]
+    results: Path
+    device: str
+    rounds: int | None
+    seconds: float
+
+    def to_json(self) -> str:
+        """Return the request on one line."""
+        return json.dumps(
+            asdict(self) | {"schema": REQUEST_SCHEMA, "results": str(self.results.absolute())}
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Parse a request.
+
+        Raises:
+            FluxFastError: the request is of another schema.
+        """
+        data = json.loads(text)
+        if data.pop("schema", None) != REQUEST_SCHEMA:
+            raise FluxFastError(
+                "the two revisions cannot be compared: their measuring processes differ",
+                got=text,
+                allowed=f"a request of schema {REQUEST_SCHEMA}",
+                remedy="compare with a revision that is nearer to this one",
+            )
+        return cls(**{**data, "cases": tuple(data["cases"]), "results": Path(data["results"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One line of a measuring process.
+
+    Attributes:
+        kind: `progress`, `measured` or `failed`.
+        case: the id of the case.
+        text: the stage, or the error.
+    """
+
+    kind: str
+    case: str
+    text: str = ""
+
+    def to_json(self) -> str:
+        """Return the event on one line."""
+        return json.dumps({"event": self.kind, "case": self.case, "text": self.text})
+
+
+def parse_event(line: str) -> Event | None:
+    """Return the event of a line; None for anything else that a process prints."""
+    try:
+        data: Any = json.loads(line) if line.startswith('{"event"') else None
+        return data and Event(kind=data["event"], case=data["case"], text=data["text"])
+    except (ValueError, KeyError):
+        return None

@@ -1,0 +1,239 @@
+"""Measure one case: the one place that says in which order. Imports torch.
+
+The suite, the processes of an A/B comparison and the self-test all measure through this module.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.planned import PlannedCase
+from fluxfast.bench.measurement.canary import canaries
+from fluxfast.bench.measurement.counters import counters, kernels
+from fluxfast.bench.measurement.limits import LEAST_IMAGES, Limits
+from fluxfast.bench.measurement.paired import PairedReference
+from fluxfast.bench.measurement.sampler import Sampler
+from fluxfast.bench.measurement.stages import peak_memory_gib, reset_peak_memory
+from fluxfast.bench.measurement.warm_up import first_image, warm_up
+from fluxfast.bench.results.provenance import provenance
+from fluxfast.bench.results.result import CaseResult, ImageTiming
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.console import without_loading_bars
+from fluxfast.hardware import environment, momentary
+from fluxfast.optimizations.base import Artifacts, Evidence, Plan, ProfiledStep, Proof
+from fluxfast.optimizations.compilation._compiler import comparable_compile_time
+from fluxfast.pipeline.build import DEFAULT_ARTIFACTS, BuiltPipeline, build
+from fluxfast.profiling.evidence import dynamo_counters, gather_evidence, proofs
+from fluxfast.profiling.telemetry import gpu_reader
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Canaries = Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Everything that one process measured of one case.
+
+    Attributes:
+        result: the raw samples, counters and proofs.
+        step: the profiled denoising step.
+        image: the newest image.
+        eager_image: the newest image of the paired eager pipeline; None on a GPU.
+        proofs: for each optimization of the case, whether it is active.
+    """
+
+    result: CaseResult
+    step: ProfiledStep
+    image: Image
+    eager_image: Image | None
+    proofs: Mapping[str, Proof] = field(default_factory=dict)
+
+    @property
+    def inactive(self) -> tuple[str, ...]:
+        """Each optimization that is requested but not active, with the observation."""
+        return tuple(
+            f"{n}: {proof.detail}" for n, proof in self.proofs.items() if not proof.is_active
+        )
+
+
+class Rounds(Protocol):
+    """Runs the first rounds of a sampler; pytest-benchmark is one implementation."""
+
+    def run(self, sampler: Sampler, count: int) -> None:
+        """Sample `count` images."""
+
+    def add(self, e2e_s: float) -> None:
+        """Take note of one more image, sampled after the first rounds."""
+
+
+class PlainRounds(Rounds):
+    """Samples images in a loop and takes no notes."""
+
+    def run(self, sampler: Sampler, count: int) -> None:
+        """Sample `count` images."""
+        for _ in range(count):
+            sampler.sample()
+
+    def add(self, e2e_s: float) -> None:
+        """Do nothing."""
+
+
+def ignore(stage: str) -> None:
+    """Report nothing."""
+
+
+@contextmanager
+def built_case(
+    planned: PlannedCase, artifacts: Artifacts = DEFAULT_ARTIFACTS
+) -> Iterator[BuiltPipeline]:
+    """Build the pipeline of a case, with a compile time that compares; close it at the end."""
+    with ExitStack() as stack:
+        stack.enter_context(comparable_compile_time(planned.plan.situation.hardware))
+        with without_loading_bars():
+            built = build(planned.checkpoint, planned.plan, artifacts=artifacts)
+        yield stack.enter_context(built)
+
+
+def measure_case(
+    planned: PlannedCase,
+    *,
+    limits: Limits,
+    built: BuiltPipeline | None = None,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    paired: PairedReference | None = None,
+    rounds: Rounds | None = None,
+    report: Callable[[str], None] = ignore,
+    provisional: Callable[[CaseResult], Outcome | None] | None = None,
+) -> Measurement:
+    """Build a case's pipeline, warm it up, time images and prove its optimizations.
+
+    Args:
+        planned: the case and its plan.
+        limits: how long the case is warmed up and sampled.
+        built: the pipeline, if it is built already; otherwise it is built and closed here.
+        artifacts: where exported packages are.
+        paired: what is timed next to each image on a CPU; None on a GPU.
+        rounds: what runs the first rounds; a plain loop by default.
+        report: called with each stage, for people who wait.
+        provisional: returns the outcome so far; sampling is extended once where it is UNDECIDED
+            and `limits` does not fix the number of images.
+    """
+    with ExitStack() as stack:
+        if built is None:
+            report("building")
+            built = stack.enter_context(built_case(planned, artifacts))
+        hardware, rounds = built.plan.situation.hardware, rounds or PlainRounds()
+
+        report("compiling (the first image)" if built.plan.compiles else "first image")
+        first = first_image(built)
+        report("warming up")
+        warm = warm_up(built, first, limits)
+        before = canaries(hardware)
+        reset_peak_memory(built)
+
+        report(f"sampling: {limits}")
+        sampler = Sampler(
+            built=built, limits=limits, warm_up=warm, paired=paired, read_gpu=gpu_reader(hardware)
+        )
+        sampler.discard_boosted_images()
+        rounds.run(sampler, limits.rounds or LEAST_IMAGES)
+        sample_until_enough(sampler, rounds)
+        peak_gib = peak_memory_gib(built)
+        evidence = gather_evidence(built)
+        seen = proofs(evidence)
+
+        def result() -> CaseResult:
+            after = canaries(hardware)
+            return case_result(
+                sampler,
+                planned.case,
+                evidence=evidence,
+                proofs=seen,
+                canaries={name: (value, after[name]) for name, value in before.items()},
+                peak_memory_gib=peak_gib,
+                package_mib=package_mib(built.plan, artifacts),
+            )
+
+        found = result()
+        if provisional and not limits.rounds and provisional(found) is Outcome.UNDECIDED:
+            sampler.limits = limits.extended(len(sampler.timings))
+            report(f"undecided, sampling on: {sampler.limits}")
+            sampler.discard_boosted_images()
+            sample_until_enough(sampler, rounds)
+            found = result()
+    return Measurement(
+        result=found,
+        step=evidence.step,
+        image=sampler.newest[0],
+        eager_image=sampler.newest_eager[0] if paired else None,
+        proofs=seen,
+    )
+
+
+def sample_until_enough(sampler: Sampler, rounds: Rounds) -> None:
+    """Sample images until the stop rule ends it."""
+    while not sampler.why_enough:
+        rounds.add(sampler.sample())
+
+
+def case_result(
+    sampler: Sampler,
+    case: Case,
+    *,
+    evidence: Evidence,
+    proofs: Mapping[str, Proof],
+    canaries: Canaries,
+    peak_memory_gib: float | None,
+    package_mib: float | None,
+) -> CaseResult:
+    """Assemble the result of a case from its samples, its profiled step and the environment."""
+    built, warm = sampler.built, sampler.warm_up
+    hardware = built.plan.situation.hardware
+    return CaseResult(
+        case=case,
+        images=tuple(sampler.timings),
+        reference_e2e_s=tuple(sampler.reference_e2e_s),
+        pace_ms=tuple(sampler.fixed_work_ms),
+        telemetry=tuple(sampler.telemetry),
+        load_s=built.load_s,
+        apply_s=built.apply_s,
+        first_image_s=warm.first.timing.e2e_s,
+        compiles=built.plan.compiles,
+        peak_memory_gib=peak_memory_gib,
+        package_mib=package_mib,
+        counters=counters(evidence, dynamo_counters(), warm.compiled_graphs),
+        kernels=kernels(evidence.step),
+        canaries=canaries,
+        device_busy=_device_busy(evidence.step, sampler.timings) if hardware.is_gpu else None,
+        sampling={
+            "warm_up": warm.ended,
+            "ended": sampler.why_enough,
+            "seconds": round(sampler.sampled_s, 1),
+            "after_first_image_s": warm.first.since_s,
+            "discarded": list(sampler.discarded),
+            "held_back": list(sampler.throttled),
+            "telemetry": "read" if sampler.read_gpu else "not read",
+        },
+        proofs={name: proof.detail for name, proof in proofs.items()},
+        environment=environment(hardware),
+        provenance=provenance() | momentary(hardware),
+    )
+
+
+def _device_busy(step: ProfiledStep, timings: Sequence[ImageTiming]) -> float:
+    """Return kernel time of the profiled first step over that step's time without a profiler."""
+    first_step_ms = statistics.median(timing.step_ms[0] for timing in timings)
+    return min(1.0, step.kernel_ms / first_step_ms)
+
+
+def package_mib(plan: Plan, artifacts: Artifacts) -> float | None:
+    """Return the size of the plan's exported packages in MiB; None where it exports none."""
+    sizes = [o.package_mib(plan, artifacts) for o in plan.optimizations if o.package_mib]
+    return sum(sizes) if sizes else None

@@ -1,0 +1,79 @@
+"""Judge a whole session at once. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fluxfast.bench.ab.against import PAIRS, Sides
+from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.verdict import Verdict, judge_all
+
+# A CPU's own baseline does not learn from processes that were slower.
+JOINS_BASELINE = (Outcome.NEW, Outcome.SAME, Outcome.FASTER, Outcome.UNDECIDED)
+FIRST_OF_BASELINE = "the first of this CPU's own baseline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The verdicts of a session.
+
+    Attributes:
+        verdicts: the verdict on each case, by case id.
+        joining: the ids of the cases whose results join this CPU's own baseline.
+    """
+
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    joining: frozenset[str] = frozenset()
+
+    @property
+    def first(self) -> frozenset[str]:
+        """The ids of the cases that this session records for the first time."""
+        return frozenset(i for i in self.joining if self.verdicts[i].outcome is Outcome.NEW)
+
+    def verdict(self, case_id: str) -> Verdict | None:
+        """Return the verdict on a case; None where it is recorded instead."""
+        return None if case_id in self.first else self.verdicts[case_id]
+
+
+def judge_against_baseline(
+    baseline: Baseline, measured: Mapping[str, CaseResult], *, grows: bool
+) -> Judgement:
+    """Judge every measured case against the baseline.
+
+    Args:
+        baseline: the accepted results.
+        measured: the results of this session by case id.
+        grows: whether results join the baseline, up to three processes of a case.
+    """
+    verdicts = baseline.judge_all({case_id: [result] for case_id, result in measured.items()})
+    joining = {
+        case_id
+        for case_id, verdict in verdicts.items()
+        if verdict.outcome in JOINS_BASELINE and len(baseline.results.get(case_id, ())) < PROCESSES
+    }
+    return Judgement(verdicts=verdicts, joining=frozenset(joining if grows else ()))
+
+
+def judge_sides(sides: Mapping[str, Sides]) -> Judgement:
+    """Judge every case of an A/B comparison."""
+    compared = {case_id: of_case.comparison for case_id, of_case in sides.items()}
+    return Judgement(verdicts=judge_all(compared, PAIRS))
+
+
+def verdict_json(verdict: Verdict | None, sides: Sides | None) -> dict[str, Any]:
+    """Return a verdict as `fluxfast report` reads it; None stands for a recorded case."""
+    if verdict is None:
+        return {"outcome": Outcome.RECORDED.value, "reason": FIRST_OF_BASELINE}
+    data: dict[str, Any] = {"outcome": verdict.outcome.value, "reason": verdict.reason}
+    data["changes"] = [str(change) for change in verdict.changes]
+    if verdict.shown:
+        data["change"] = verdict.shown.relative
+    if sides:
+        data["processes"] = len(sides.ours)
+        data["processes_against"] = len(sides.theirs)
+        data["against"] = str(sides.theirs[-1].provenance["commit"])
+    return data

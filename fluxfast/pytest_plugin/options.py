@@ -1,0 +1,122 @@
+"""The command-line options of the suite, and their checks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from fluxfast.bench.cases.matrix import MATRICES
+from fluxfast.files import shipped_baselines
+from fluxfast.models.spec import MODELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of one session, under the names of the command line.
+
+    Attributes:
+        gpu: the machine, by its baseline; `auto` follows the machine.
+        matrix: the matrix of cases; None for each test module's own.
+        models: the models to measure; all of them where none is named.
+        weights: auto, hub, synthetic or mini.
+        resolution: height x width in pixels; None for the weights' own.
+        batch_size: images of one prompt at a time; None for the test module's own.
+        num_inference_steps: denoising steps; None for the model's own.
+        rounds: an exact number of timed images per case; None until the noise is known.
+        seconds: time limit for a case's images in seconds.
+        record: measure for a new baseline and judge nothing.
+        results: the folder for results; None for a new one below .fluxfast/results.
+        against: the revision to compare with; None judges against the baseline.
+        resume: keep the results that the folder holds already.
+        shard: the part I/N of the cases.
+        baselines: the folder of baselines.
+    """
+
+    gpu: str = "auto"
+    matrix: str | None = None
+    models: tuple[str, ...] = tuple(MODELS)
+    weights: str = "auto"
+    resolution: str | None = None
+    batch_size: int | None = None
+    num_inference_steps: int | None = None
+    rounds: int | None = None
+    seconds: float = 30.0
+    record: bool = False
+    results: Path | None = None
+    against: str | None = None
+    resume: bool = False
+    shard: str = "1/1"
+    baselines: Path
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Self:
+        """Return the options of a session.
+
+        Raises:
+            pytest.UsageError: an option has no sensible value, or two contradict each other.
+        """
+        given: dict[str, Any] = {
+            name: config.getoption(f"--{name.replace('_', '-')}")
+            for name in cls.__annotations__
+            if name != "models"
+        }
+        options = cls(models=tuple(config.getoption("--model") or MODELS), **given)
+        if mistake := _mistake(options):
+            raise pytest.UsageError(mistake)
+        return options
+
+
+def _mistake(options: Options) -> str | None:
+    """Return what is wrong with the options, or None."""
+    for name in ("against", "matrix", "resolution"):
+        if getattr(options, name) == "":  # for example a `$(git merge-base …)` that failed
+            return f"--{name} is empty: give it a value, or leave it out"
+    if options.rounds is not None and options.rounds < 1:
+        return f"--rounds is {options.rounds}: one image or more, or leave it out"
+    if not 0 < options.seconds < math.inf:
+        return f"--seconds is {options.seconds:g}: more than none, or leave it out"
+    if options.against and options.record:
+        return "--against compares two revisions and --record none: choose one"
+    if options.resume and not options.results:
+        return "--resume needs the --results DIR of the run that was interrupted"
+    return None
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Add the options of the suite to pytest's command line."""
+    group = parser.getgroup("fluxfast", "FluxFast")
+    group.addoption(
+        "--gpu", default="auto", help="the machine, by its baseline: auto, cpu, h100, h200, …"
+    )
+    group.addoption("--matrix", help=f"which cases: {', '.join(MATRICES)} (the tests' own)")
+    group.addoption(
+        "--model", action="append", help=f"one of {', '.join(MODELS)} (repeat for more; all)"
+    )
+    group.addoption("--weights", default="auto", help="auto, hub, synthetic or mini")
+    group.addoption("--resolution", help="HEIGHTxWIDTH in pixels (the weights' own)")
+    group.addoption("--batch-size", type=int, help="images of one prompt at a time (1)")
+    group.addoption("--num-inference-steps", type=int, help="denoising steps (the model's own)")
+    group.addoption("--rounds", type=int, help="images to time (until their noise is known)")
+    group.addoption("--seconds", type=float, default=30.0, help="time for a case's images (30)")
+    group.addoption(
+        "--record", action="store_true", help="measure for a new baseline, judge nothing"
+    )
+    group.addoption(
+        "--results", type=Path, metavar="DIR", help="folder for results (.fluxfast/results/TIME)"
+    )
+    group.addoption(
+        "--against", metavar="REF", help="compare with this revision on this machine, interleaved"
+    )
+    group.addoption("--resume", action="store_true", help="keep the cases that --results DIR holds")
+    group.addoption("--shard", default="1/1", metavar="I/N", help="run the I-th of N parts")
+    group.addoption(
+        "--baselines",
+        type=Path,
+        default=shipped_baselines(),
+        metavar="DIR",
+        help="folder of baselines",
+    )

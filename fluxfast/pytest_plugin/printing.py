@@ -1,0 +1,189 @@
+"""The lines that a session prints before and after its tests: functions of the session's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fluxfast.bench.baselines.baseline import PROCESSES
+from fluxfast.bench.cases.planned import PlannedCase
+from fluxfast.bench.results.provenance import provenance
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.store import result_path
+from fluxfast.bench.results.summary import CaseSummary, summarize
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.tables import failure_text, verdict_table
+from fluxfast.bench.verdicts.verdict import Verdict
+from fluxfast.pytest_plugin.folders import KEPT
+from fluxfast.pytest_plugin.session import Suite
+
+
+def header(suite: Suite, *, judges: bool) -> Iterator[str]:
+    """Yield the lines before the tests: machine, weights, results, baseline.
+
+    Args:
+        suite: the session.
+        judges: whether tests that judge are selected.
+    """
+    hardware, now = suite.hardware, provenance()
+    cases = [case for plan in suite.plans.values() for case in plan.cases]
+    weights = dict.fromkeys(
+        f"{c.case.model}: {c.checkpoint.kind} ({c.checkpoint.why})" for c in cases
+    )
+    commit = (now["commit"] or "unknown")[:7] + (" with changes" if now["dirty"] else "")
+    yield (
+        f"{hardware.name} ({hardware.architecture}), torch {hardware.packages['torch']}, "
+        f"commit {commit}"
+    )
+    yield f"weights of {', '.join(weights)}"
+    yield f"results in {suite.results_folder}"
+    if judges:
+        yield from _baseline_lines(suite)
+    if suite.options.resume and suite.why_not_resumed:
+        yield f"nothing is resumed: {suite.why_not_resumed}"
+    left_out = {
+        e.name for plan in suite.plans.values() for of in plan.left_out.values() for e in of
+    }
+    if left_out:
+        matrix = next(iter(suite.plans))[0]
+        command = f"fluxfast matrix --gpu {suite.options.gpu} --matrix {matrix}"
+        yield f"{len(left_out)} optimizations left out: `{command}` lists them"
+
+
+def _left_out(suite: Suite) -> Iterator[str]:
+    """Yield one line with the number of optimizations that no case has."""
+    by_model = [names for plan in suite.plans.values() for names in plan.left_out.values()]
+    if names := {excluded.name for of_model in by_model for excluded in of_model}:
+        matrix, _ = next(iter(suite.plans))
+        command = f"fluxfast matrix --gpu {suite.options.gpu} --matrix {matrix}"
+        yield f"{len(names)} optimizations left out: `{command}` lists them"
+
+
+def _baseline_lines(suite: Suite) -> Iterator[str]:
+    known = suite.baseline.results
+    yield f"baseline {suite.baseline.path} ({len(known)} cases)"
+    if suite.grows_baseline and not known and not suite.is_recording:
+        yield "this CPU has no baseline yet: this run records it and passes"
+        if provenance()["dirty"]:
+            yield (
+                "WARNING: the sources have changes that are not committed: a slowdown in them "
+                "would become the baseline"
+            )
+
+
+def summary(suite: Suite) -> Iterator[str]:
+    """Yield the lines after the tests: the table, conditions, remarks, and where results are."""
+    shown = _shown(suite)
+    if shown:
+        quality = {planned.case.id: suite.quality_of(planned) for planned in shown}
+        yield verdict_table([row(suite, planned) for planned in shown], quality)
+    for planned in shown:
+        yield f"{_name(planned)}: {'; '.join(conditions(suite, planned))}"
+    for planned in shown:
+        if text := remark(suite, planned):
+            yield text
+    for planned in (p for p in suite.selected if p not in shown):
+        yield f"{'no verdict' if _is_stored(suite, planned) else 'no figures'}: {_name(planned)}"
+    if suite.compared and suite.compared.seconds:
+        yield f"processes of both revisions: {suite.compared.seconds:.0f} s"
+    yield f"results: {suite.results_folder}"
+    if suite.removed:
+        yield f"removed {suite.removed} older results: the newest {KEPT} are kept"
+    if suite.is_recording:
+        yield f"accept them with: fluxfast baseline accept {suite.results_folder}"
+    yield from _recorded_lines(suite)
+
+
+def has_summary(suite: Suite) -> bool:
+    """Return whether the session has measured anything, or found stored results."""
+    return bool(suite.measured) or any(_is_stored(suite, planned) for planned in suite.selected)
+
+
+def _shown(suite: Suite) -> list[PlannedCase]:
+    """Return the cases of the final table: those that a test judged, or all when recording."""
+    references = suite.reference_ids & suite.measured.keys()
+    ids = suite.measured.keys() if suite.is_recording else suite.judged | references
+    return [planned for planned in suite.selected if planned.case.id in ids]
+
+
+def _name(planned: PlannedCase) -> str:
+    return f"{planned.case.model}, {planned.label}"
+
+
+def _is_stored(suite: Suite, planned: PlannedCase) -> bool:
+    return result_path(suite.results_folder, planned.case).exists()
+
+
+def row(suite: Suite, planned: PlannedCase) -> tuple[str, CaseSummary, Verdict | str | None]:
+    """Return the row of a case in the final table."""
+    case_id = planned.case.id
+    verdict: Verdict | str | None = None
+    if case_id in suite.judged:
+        verdict = suite.judgement.verdict(case_id)
+    elif case_id in suite.reference_ids:
+        verdict = "not judged"
+    return planned.label, summarize([suite.measured[case_id]]), verdict
+
+
+def conditions(suite: Suite, planned: PlannedCase) -> Iterator[str]:
+    """Yield the conditions of a measurement: samples, bottleneck, clock and power."""
+    result = suite.measured[planned.case.id]
+    yield f"{len(result.images)} images ({result.sampling.get('ended', 'kept')})"
+    if after_s := result.sampling.get("after_first_image_s"):
+        yield f"{after_s:.0f} s after its first image"
+    yield from _bottleneck(result)
+    sides = suite.sides.get(planned.case.id)
+    if sides and sides.left_out:
+        yield f"{sides.left_out} processes left out: their canaries stood out"
+    if discarded := result.sampling.get("discarded"):
+        yield f"{len(discarded)} discarded: {discarded[-1]}"
+    if result.telemetry:
+        yield "{sm_clock_mhz:.0f} MHz, {temperature_c:.0f} °C".format(**result.telemetry[-1])
+    if result.power_w:
+        yield f"{result.power_w:.0f} W"
+
+
+def _bottleneck(result: CaseResult) -> Iterator[str]:
+    if result.bottleneck == "power":
+        yield f"power-limited ({result.power_share:.0%} of the limit)"
+    elif result.device_busy is not None:
+        bound = "device-bound" if result.bottleneck == "device" else "launch-bound"
+        yield f"{bound} (device {result.device_busy:.0%} busy)"
+
+
+def remark(suite: Suite, planned: PlannedCase) -> str | None:
+    """Return the text of a case that passed or was skipped but needs attention, or None."""
+    if planned.case.id not in suite.judged:
+        return None
+    verdict = suite.judgement.verdict(planned.case.id)
+    if verdict is None or (verdict.outcome is not Outcome.FASTER and verdict.is_judged):
+        return None
+    return failure_text(planned.case, verdict)
+
+
+def _recorded_lines(suite: Suite) -> Iterator[str]:
+    """Yield which results joined this CPU's own baseline, and how to begin it again."""
+    if not suite.joining:
+        return
+    path, first = suite.baseline.path, suite.joining & suite.judgement.first
+    if first:
+        yield f"{len(first)} cases recorded in {path}: they gate from the next run on"
+    if further := len(suite.joining) - len(first):
+        yield f"cases with another process in {path}, which takes {PROCESSES}: {further}"
+    if first and provenance()["dirty"]:
+        yield (
+            "WARNING: recorded from sources with changes that are not committed; "
+            f"begin the baseline again with: rm {path}"
+        )
+
+
+def properties(result: CaseResult) -> dict[str, float | str | None]:
+    """Return the figures of a case for junit's properties."""
+    figures = summarize([result])
+    found = {
+        "e2e_s": figures.e2e_s,
+        "step_ms": figures.step_ms,
+        "eager_ratio": figures.eager_ratio,
+        "compile_s": figures.compile_s,
+        "peak_memory_gib": figures.peak_memory_gib,
+    }
+    return {name: value for name, value in found.items() if value is not None}
