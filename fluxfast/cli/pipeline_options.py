@@ -257,7 +257,10 @@ def planned_from(options: argparse.Namespace) -> PlannedCase:
     Raises:
         FluxFastError: an option is wrong, has no effect, or a file cannot be read or written.
     """
-    _check_output_files(options)
+    if options.output_file:
+        _check_image_file(options.output_file)
+    if options.trace_file:
+        check_writable(options.trace_file, creates_folder=True)
     hardware = detect(options.device)
     checkpoint = resolve(options.ckpt, options.weights, hardware)
     situation = _situation(options, checkpoint, hardware)
@@ -265,22 +268,19 @@ def planned_from(options: argparse.Namespace) -> PlannedCase:
     return planned_case(default_names(situation, chosen_axes(options)), checkpoint, situation)
 
 
-def _check_output_files(options: argparse.Namespace) -> None:
-    """Refuse files that cannot be written before minutes are spent on their content."""
+def _check_image_file(path: Path) -> None:
+    """Refuse an image file that cannot be written before minutes are spent on its content."""
     from PIL import Image
 
     known = Image.registered_extensions()
-    ending = options.output_file.suffix.lower()
-    if known.get(ending) not in Image.SAVE:
+    if known.get(path.suffix.lower()) not in Image.SAVE:
         raise FluxFastError(
             "unknown image format",
-            got=options.output_file,
+            got=path,
             allowed="an ending that Pillow can write, as .png, .jpg or .webp",
             remedy="for example: --output-file image.png",
         )
-    check_writable(options.output_file)
-    if options.trace_file:
-        check_writable(options.trace_file, creates_folder=True)
+    check_writable(path)
 
 
 def _check_options_apply(options: argparse.Namespace, situation: Situation) -> None:
@@ -350,27 +350,38 @@ class StepProgress(Observer):
         self.console, self.steps, self.done, self.since = console, steps, 0, time.monotonic()
 
     def enter(self, region: Region) -> None:
-        """Start the clock at the first step."""
-        if region is Region.DENOISING_STEP and self.done == 0:
-            self.since = time.monotonic()
+        """Do nothing: steps count when they end."""
 
     def exit(self, region: Region) -> None:
-        """Count a step, and print a line after each tenth of them."""
-        if region is Region.DENOISING_STEP:
-            self.done += 1
-            if self.done % max(1, self.steps // 10) == 0:
-                self.console.progress("step", self.done, self.steps, self.since)
+        """Count a step, and print a line after each tenth of them.
+
+        The first step may compile, so the time left is that of the steps after it.
+        """
+        if region is not Region.DENOISING_STEP:
+            return
+        self.done += 1
+        if self.done == 1:
+            self.since = time.monotonic()
+        if self.done % max(1, self.steps // 10) == 0:
+            self.console.stage(f"step {self.done}/{self.steps}{self._left_text()}")
+
+    def _left_text(self) -> str:
+        timed, left = self.done - 1, self.steps - self.done
+        if not timed or not left:
+            return ""
+        return f", {(time.monotonic() - self.since) / timed * left:.0f} s left"
 
 
 def save(
     images: list[Any], built: BuiltPipeline, options: argparse.Namespace, console: Console
 ) -> None:
-    """Write the images, and the trace if one was requested.
+    """Write the images and the trace that were requested.
 
     Raises:
         FluxFastError: a file cannot be written.
     """
-    _save_images(images, options.output_file, console)
+    if options.output_file:
+        _save_images(images, options.output_file, console)
     if options.trace_file:
         write_trace(built, options.trace_file)
         console.say(f"wrote {options.trace_file}")
