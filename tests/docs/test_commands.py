@@ -1,0 +1,240 @@
+"""Every command of the documentation is run; `tests/support/pages.py` lists the ways."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fluxfast.cli.main import main
+from fluxfast.mini import WEIGHTS
+from tests.support.collecting import collected
+from tests.support.pages import COMMANDS, JSON, REPOSITORY, WAYS, commands, way_of
+from tests.support.rehearsal import rehearse_commands, run_pytest
+from tests.support.synthetic_results import ablation, write
+
+TINY = "dev-mini-32x32-b1-s1-eager"  # stands for CASE
+NO_GPU = "PyTorch finds no GPU on this machine"
+each_of = partial(pytest.mark.parametrize, "line", ids=lambda line: f"{COMMANDS[line]}: {line:.60}")
+
+
+def test_there_is_a_way_to_run_every_command():
+    assert [line for line in COMMANDS if way_of(line) is None] == []
+    assert all(map(commands, WAYS)) and len(COMMANDS) > 50
+
+
+def run(words, package=REPOSITORY, folder=None, status=0):
+    environment = os.environ | {"PYTHONPATH": str(package)}
+    done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == status, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+def test_a_command_that_needs_no_gpu_runs_unchanged(tmp_path, monkeypatch, capsys):
+    """Run them in the order of the pages, in a folder with synthetic results of three processes."""
+    folders = write(ablation(), tmp_path / "synthetic")
+    results = tmp_path / "results"
+    for number, folder in enumerate(folders, 1):
+        for name in (str(number), f"A{number}", f"B{number}"):
+            shutil.copytree(folder, results / name)
+        (tmp_path / "shards").mkdir(exist_ok=True)
+        (tmp_path / "shards" / str(number)).symlink_to(folder)
+    shutil.copytree(folders[0], results, dirs_exist_ok=True)
+    (tmp_path / "baselines").symlink_to(REPOSITORY / "baselines")
+    run([sys.executable, "-m", "venv", "--without-pip", ".venv"], folder=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    # The page has tests of its own, and its charts take seconds to compute.
+    monkeypatch.setattr("fluxfast.cli.report.page", lambda report: "<!doctype html>")
+    for line in commands("unchanged"):
+        if line.startswith("fluxfast profile --diff"):
+            shutil.copyfile("b.json.gz", "a.json.gz")
+        words = [str(p) for word in shlex.split(line) for p in sorted(Path().glob(word)) or [word]]
+        words = [TINY if word == "CASE" else word for word in words]
+        match words:
+            case ["fluxfast", *arguments]:
+                assert main(arguments) == 0, f"{line}\n{capsys.readouterr().err}"
+            case ["python", *arguments]:
+                run([sys.executable, *arguments])
+            case ["git", *_]:
+                run(words, folder=REPOSITORY)
+            case ["source", *_]:
+                where = run(["bash", "-ec", f"{line}; command -v python"]).stdout.strip()
+                assert where == str(tmp_path / ".venv" / "bin" / "python")
+    left = ("page.html", "summary.md", "report.json", "made.sqlite3", "merged", "b.json.gz")
+    assert all(Path(name).exists() for name in left)
+
+
+def new_gpu(baselines):
+    """Write the baseline file that the guide shows."""
+    (text,) = JSON.findall((REPOSITORY / "docs/guides/add-a-gpu.md").read_text())
+    (baselines / "nvidia-b200.json").write_text(text)
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+def test_a_baseline_is_accepted_in_a_copy_of_the_project(tmp_path):
+    """The copy has the new GPU of the guide, and synthetic results of an H200."""
+    copy = tmp_path / "copy"
+    ignored = shutil.ignore_patterns("__pycache__", "weights")
+    for name in ("fluxfast", "baselines"):
+        shutil.copytree(REPOSITORY / name, copy / name, ignore=ignored)
+    for name in ("pyproject.toml", "conftest.py"):
+        shutil.copyfile(REPOSITORY / name, copy / name)
+    new_gpu(copy / "baselines")
+    folders = write(ablation(processes=5), tmp_path / "synthetic")
+    assert main(["merge", *map(str, folders), "--output", str(copy / "merged")]) == 0
+    for name in ("results", "r"):
+        (copy / name).mkdir()
+        for number in range(5):
+            (copy / name / str(number + 1)).symlink_to(folders[number % len(folders)])
+    baseline = copy / "baselines" / "nvidia-h200.json"
+    measured = ablation()[0].case
+    for line in commands("accepted"):
+        words = [measured.id if word == "ID" else word for word in shlex.split(line)[1:]]
+        output = run([sys.executable, "-m", "fluxfast", *words], copy, copy).stdout
+        known = [case["case"] for case in json.loads(baseline.read_text())["cases"]]
+        if line.startswith("fluxfast matrix"):
+            assert "cases on NVIDIA B200 (sm_100)" in output
+        else:
+            assert measured.to_json() in known, line
+        shutil.copyfile(REPOSITORY / "baselines" / baseline.name, baseline)
+
+
+@pytest.mark.slow
+@each_of(commands("on mini weights"))
+def test_a_mini_model_is_generated_and_measured_on_this_cpu(line, tmp_path, monkeypatch):
+    times = tmp_path / "results" / "kernels" / "schnell-mini-256x256-b1-s4-eager.json"
+    times.parent.mkdir(parents=True)
+    times.write_text('{"GEMM": 10.0, "attention": 2.0}')  # synthetic: what a run writes there
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(line)[1:]) == 0
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file() and path != times}
+    assert left == ({"circle.png"} if "generate" in line else {times.name})
+
+
+def test_a_command_that_generates_on_a_gpu_is_rehearsed(tmp_path, monkeypatch, capsys):
+    """Run them in the order of the pages: one generates the image that another edits."""
+    (tmp_path / "my-flux-dev").symlink_to(WEIGHTS / "mini-dev")
+    monkeypatch.chdir(tmp_path)
+    for line in commands("rehearsed"):
+        rehearse_commands("mi300x" if "aiter" in line else "h200", monkeypatch)
+        shutil.rmtree(".fluxfast", ignore_errors=True)  # a self-test continues from one in it
+        assert main(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
+        output = capsys.readouterr()
+        assert "AMD" in output.err if "aiter" in line else "MI300X" not in output.err
+    assert Path("output.png").exists() and Path("cat.png").exists()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Return a folder with `perf_tests` and `baselines` in which runs may write."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(REPOSITORY / "baselines", folder / "baselines")
+    new_gpu(folder / "baselines")
+    (folder / "conftest.py").write_text((REPOSITORY / "conftest.py").read_text())
+    (folder / "perf_tests").mkdir()
+    for name in ("conftest.py", "test_latency.py"):
+        shutil.copyfile(REPOSITORY / "perf_tests" / name, folder / "perf_tests" / name)
+    return folder
+
+
+@each_of(commands("rehearsed by pytest"))
+def test_a_measurement_is_rehearsed(line, project, monkeypatch):
+    """The run passes, or reports for each case that the baseline does not contain it."""
+    monkeypatch.chdir(project)
+    for left in ("results", "r"):
+        shutil.rmtree(left, ignore_errors=True)
+    words = shlex.split(line)[1:]
+    status, rehearsal = run_pytest(words, monkeypatch)
+    assert rehearsal.selected and all("NEW: " in text for text in rehearsal.failures), line
+    assert status == (1 if rehearsal.failures else 0)
+    if "--results" in words:
+        folder = Path(words[words.index("--results") + 1])
+        cases = {path.name for path in folder.rglob("*-b1-s*.json") if path.parent != "verdicts"}
+        assert 2 * len(cases) == rehearsal.selected  # measured, then judged or skipped
+    assert not ("--record" in words and rehearsal.failures)
+
+
+@each_of([line for line in commands("collected") if "sdpa_flash" not in line])
+def test_a_command_that_takes_minutes_is_collected(line, monkeypatch):
+    """The lines of `sdpa_flash` are collected by test_snippets.py, which adds it."""
+    assert collected(shlex.split(line)[1:], monkeypatch) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+@each_of(commands("collected with a fault"))
+def test_a_command_with_a_fault_is_collected_in_a_process_of_its_own(line):
+    """The fault changes the package; tests/e2e/test_plugin.py runs such a command completely."""
+    words = shlex.split(line)[1:]
+    output = run([sys.executable, *words, "--collect-only", "-q", "-p", "no:cacheprovider"],
+                 folder=REPOSITORY).stdout  # fmt: skip
+    assert re.search(r"^[1-9]\d*(/\d+)? tests? collected", output, re.MULTILINE), output
+
+
+NOTING = '#!/bin/sh\necho "$(basename "$0") $*" >> "$CALLS"\n'
+MAKES_AN_ENVIRONMENT = (
+    'case "$2" in venv) mkdir -p .venv/bin; '
+    "for name in pip pytest ruff mypy zizmor lint-imports; "
+    'do cp "$0" .venv/bin/$name; done;; esac\n'
+)
+# The last program that each target of make calls.
+LAST_CALL = {
+    "perf": "pytest perf_tests --gpu cpu --matrix smoke",
+    "quick": r"pytest .*tests -m .*not \(slow",
+    "check": "lint-imports ",
+    "test": "pytest .*tests correctness_tests",
+    "site": "python3 -m mkdocs build --strict",
+    "nightly": "pytest perf_tests --gpu h200 --matrix ablation --shard 1/2 --record --results "
+    "results/4 --junitxml results/4/junit.xml",
+}
+
+
+@pytest.mark.subprocess
+@each_of(commands("make"))
+def test_make_calls_what_the_pages_promise(line, tmp_path, monkeypatch):
+    """make and the Makefile are the real ones; stand-ins write down what is called."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copyfile(REPOSITORY / name, tmp_path / name)
+    programs, calls = tmp_path / "programs", tmp_path / "calls"
+    programs.mkdir()
+    for name in ("python3", "pytest"):
+        (programs / name).write_text(NOTING + MAKES_AN_ENVIRONMENT)
+    (programs / "npm").write_text("#!/bin/sh\nexit 1\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("CALLS", str(calls))
+    run(shlex.split(line), folder=tmp_path)
+    last = calls.read_text().splitlines()[-1]
+    assert re.match(LAST_CALL[line.split()[1]], last), last
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+def test_a_benchmark_of_a_gpu_reports_that_there_is_none(tmp_path):
+    """The benchmarks share the check; one process runs all of them."""
+    for line in commands("refused without a GPU"):
+        words = [sys.executable, *shlex.split(line)[1:]]
+        assert NO_GPU in run(words, folder=tmp_path, status=1).stderr
+
+
+@each_of(commands("read"))
+def test_what_is_installed_or_selected_exists(line):
+    if line.startswith("pytest "):
+        assert all((REPOSITORY / folder).is_dir() for folder in shlex.split(line)[1:])
+        return
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"\.\[(.*?)\]", line)
+    assert set(extras.split(",")) <= set(declared["optional-dependencies"])
+    files = [word for word in shlex.split(line) if word.startswith("constraints")]
+    assert all((REPOSITORY / name).exists() for name in files)

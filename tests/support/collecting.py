@@ -1,0 +1,30 @@
+"""Collect the tests of a pytest command in this process, on the GPU that the command names."""
+
+import pytest
+
+from tests.support.pages import REPOSITORY
+from tests.support.rehearsal import described
+
+QUIET = ["--collect-only", "-qq", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+
+
+class Collected:
+    """A pytest plugin that counts the collected tests."""
+
+    tests = 0
+
+    def pytest_collection_finish(self, session):
+        """Keep the number of tests that remain after `-k`."""
+        self.tests = len(session.items)
+
+
+def collected(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how many tests `pytest WORDS` selects."""
+    gpu = words[words.index("--gpu") + 1]
+    if gpu != "cpu":
+        machine = described(gpu)
+        monkeypatch.setattr("fluxfast.pytest_plugin.session.detect", lambda device: machine)
+    monkeypatch.chdir(REPOSITORY)
+    plugin = Collected()
+    assert pytest.main([*words, *QUIET], plugins=[plugin]) == 0
+    return plugin.tests

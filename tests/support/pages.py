@@ -1,0 +1,86 @@
+"""The commands and snippets of the documentation, and how a test runs each command.
+
+Unchanged: a command that needs neither a GPU nor minutes, on synthetic results where it reads
+results. Rehearsed: a command that needs a GPU runs on a described one, where only the pipeline and
+the clock are replaced (`rehearsal.py`). Collected: a command that takes a CPU minutes is planned
+and collected. `make` calls stand-ins; cpu.yml calls the real programs. `pip install` is only
+checked against pyproject.toml.
+"""
+
+import re
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
+]
+BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+JSON = re.compile(r"^```json\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LOOP = re.compile(r"^for (\w+) in (\w+)[\w ]*; do (.*); done$")
+
+# How a command is run, by its beginning; the first that matches.
+WAYS = {
+    "accepted": ("fluxfast baseline accept", "fluxfast matrix --gpu b200"),
+    "unchanged": (
+        "fluxfast doctor",
+        "fluxfast matrix",
+        "fluxfast baseline show",
+        "fluxfast report ",
+        "fluxfast history ",
+        "fluxfast merge ",
+        "fluxfast profile",
+        "python -m tests.support.synthetic_history ",
+        "git diff --stat baselines/",
+        "source .venv/bin/activate",
+    ),
+    "on mini weights": ("fluxfast generate --ckpt mini-schnell", "fluxfast roofline schnell-mini"),
+    "rehearsed": (
+        "fluxfast generate",
+        "fluxfast bench",
+        "fluxfast roofline --time",
+        "fluxfast selftest --gpu h200",
+    ),
+    "rehearsed by pytest": ("pytest perf_tests",),
+    "collected": ("pytest correctness_tests --gpu ",),
+    "collected with a fault": ("python -m pytest -p tests.support.sabotage.",),
+    "make": ("make ",),
+    "refused without a GPU": tuple(
+        f"python -m benchmarks.{name}" for name in ("epilogues", "fusions", "start", "vae")
+    ),
+    "read": ("pip install ", "pytest tests"),
+}
+
+
+def _commands() -> dict[str, str]:
+    """Return the commands of all console blocks with their pages; a loop is its first round."""
+    found = {}
+    for page in PAGES:
+        for block in BLOCK.findall(page.read_text()):
+            for line in block.splitlines():
+                line = line.partition("  #")[0].strip()
+                if loop := LOOP.match(line):
+                    line = loop[3].replace(f"${loop[1]}", loop[2])
+                if line:
+                    found[line] = page.name
+    return found
+
+
+COMMANDS = _commands()
+
+
+def way_of(line: str) -> str | None:
+    """Return how the command is run, or None."""
+    return next((way for way, begins in WAYS.items() if line.startswith(begins)), None)
+
+
+def commands(way: str) -> list[str]:
+    """Return the commands that are run in this way, in the order of the pages."""
+    return [line for line in COMMANDS if way_of(line) == way]
+
+
+def snippets(page: str) -> list[str]:
+    """Return the Python blocks of a page, by its path in the repository."""
+    return PYTHON.findall((REPOSITORY / page).read_text())
