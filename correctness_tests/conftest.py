@@ -15,8 +15,10 @@ from fluxfast.bench.results.artifacts import write_figures
 from fluxfast.errors import FluxFastError
 from fluxfast.mini import WEIGHTS
 from fluxfast.models.weights import WeightsKind
+from fluxfast.optimizations.base import Evidence
 from fluxfast.optimizations.registry import eager_names
 from fluxfast.pipeline.build import BuiltPipeline, build
+from fluxfast.profiling.evidence import gather_evidence
 from fluxfast.pytest_plugin.plugin import SUITE, Suite
 from fluxfast.quality.budget import Budgets, read_budgets
 from fluxfast.quality.clip import OPENAI, Clip, mini_clip, openai_clip
@@ -122,7 +124,7 @@ def reference(
         situation = planned.plan.situation
         one_by_one = replace(situation, request=replace(situation.request, batch_size=1))
         eager = planned_case(eager_names(one_by_one.hardware), planned.checkpoint, one_by_one)
-        suite.say(planned, "generating with the eager pipeline")
+        suite.report(planned, "generating with the eager pipeline")
         with build(eager.checkpoint, eager.plan) as pipeline:
             references[planned.case.workload] = generate_images(pipeline, prompts)
     return references[planned.case.workload]
@@ -147,12 +149,23 @@ def generated(
     sheets: dict[str, tuple[GeneratedImages, dict[str, GeneratedImages]]],
 ) -> GeneratedImages:
     """Return the images that the case's pipeline generates in batches."""
-    suite.say(planned, "generating")
+    suite.report(planned, "generating")
     images = generate_images(built, prompts)
     columns = slice(SHEET_COLUMNS)
     _, cases = sheets.setdefault(planned.case.model, (reference.only(columns), {}))
     cases[planned.label] = images.only(columns)
     return images
+
+
+@pytest.fixture(scope="session")
+def repeated(
+    suite: Suite, planned: PlannedCase, built: BuiltPipeline, prompts: list[Prompt]
+) -> tuple[GeneratedImages, Evidence]:
+    """Return the first batch generated again, and the evidence of its first, profiled step."""
+    suite.report(planned, "generating again")
+    batch, images = prompts[: built.request.batch_size], list[GeneratedImages]()
+    evidence = gather_evidence(built, lambda: images.append(generate_images(built, batch)))
+    return images[0], evidence
 
 
 @pytest.fixture(scope="session")

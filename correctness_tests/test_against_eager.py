@@ -9,8 +9,9 @@ import pytest
 
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.errors import FluxFastError
+from fluxfast.optimizations.base import Evidence
 from fluxfast.pipeline.build import BuiltPipeline
-from fluxfast.profiling.evidence import gather_evidence, proofs
+from fluxfast.profiling.evidence import proofs
 from fluxfast.pytest_plugin.plugin import Suite
 from fluxfast.quality.budget import Budgets, violations
 from fluxfast.quality.gates import check_batch_independence, check_golden, check_repeatability
@@ -70,15 +71,19 @@ def test_latents_match_the_golden(
 def test_generation_is_repeatable(
     planned: PlannedCase,
     generated: GeneratedImages,
-    built: BuiltPipeline,
+    repeated: tuple[GeneratedImages, Evidence],
     prompts: list[Prompt],
 ) -> None:
-    fail_if(check_repeatability(built, prompts, generated), planned)
+    images, _ = repeated
+    fail_if(check_repeatability(images, generated, prompts), planned)
 
 
-def test_optimizations_are_active(planned: PlannedCase, built: BuiltPipeline) -> None:
+def test_optimizations_are_active(
+    planned: PlannedCase, generated: GeneratedImages, repeated: tuple[GeneratedImages, Evidence]
+) -> None:
     """Otherwise the comparison is of other optimizations; a cache also has the hits it claims."""
-    found = proofs(gather_evidence(built))
+    _, evidence = repeated
+    found = proofs(evidence)
     inactive = [f"{name}: {proof.detail}" for name, proof in found.items() if not proof.is_active]
     fail_if(inactive, planned)
 

@@ -1,1 +1,1 @@
-"""The program that trains the mini family: `python -m training --output DIR`."""
+"""The training program of the mini family: `python -m training --output DIR`."""

@@ -1,4 +1,4 @@
-"""Train the mini family, one stage after another; started again, it goes on where it stopped."""
+"""Train the mini family, stage by stage; an interrupted run resumes from its last save."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from training.recipe import FULL, Recipe
 
 
 def train(recipe: Recipe, run: Run, weights: Path) -> None:
-    """Every stage in turn, then the checkpoints in `weights`."""
+    """Run every stage of the recipe, then write the checkpoints to `weights`."""
     from fluxfast.mini.tokenizers import clip_tokenizer, t5_tokenizer
     from fluxfast.models.architecture import MINI
     from training.autoencoder import encode, train_autoencoder
     from training.contrastive import train_contrastive
-    from training.data import Pictures, pictures, training_edits, training_scenes
+    from training.data import SceneImages, scene_images, training_edits, training_scenes
     from training.distil import distil_guidance, distil_steps
     from training.editing import learn_edits
     from training.flow import Examples, TextEncoders, pack, train_base
-    from training.labels import label, seen_places, told_places
+    from training.labels import caption_places, exact_places, label
     from training.reading import train_reading
     from training.ship import Family, ship
 
@@ -43,44 +43,46 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
     instructions = [edit.instruction for edit in edits]
     clip_words = clip_tokenizer(captions + instructions)
     t5_words = t5_tokenizer(captions + instructions, MINI.max_text_tokens)
-    drawn_pictures = pictures(scenes, run.device)
+    training_images = scene_images(scenes, run.device)
 
-    vae = train_autoencoder(drawn_pictures, recipe, run)
-    clip = train_contrastive(scenes, drawn_pictures, clip_words, recipe, run)
+    vae = train_autoencoder(training_images, recipe, run)
+    clip = train_contrastive(scenes, training_images, clip_words, recipe, run)
 
     t5 = train_reading(scenes, edits, t5_words, recipe, run)
     encoders = TextEncoders(clip=clip, clip_tokenizer=clip_words, t5=t5, t5_tokenizer=t5_words)
 
-    run.console.stage("encoding pictures and texts")
+    run.console.stage("encoding images and texts")
     tokens_per_side = recipe.side // PIXELS_PER_TOKEN_SIDE
 
-    def tokens(of: Pictures) -> Tensor:
+    def tokens(of: SceneImages) -> Tensor:
         return pack(encode(vae, of, recipe.side, run))
 
-    drawn = Examples(
-        tokens=tokens(drawn_pictures),
+    captioned = Examples(
+        tokens=tokens(training_images),
         conditions=encoders.encode(captions, run),
-        labels=label(drawn_pictures, told_places(scenes), tokens_per_side),
+        labels=label(training_images, caption_places(scenes), tokens_per_side),
     )
 
-    def edited_pictures(of: Sequence[Edit]) -> Examples:
-        before = pictures([edit.before for edit in of], run.device)
-        after = pictures([edit.after for edit in of], run.device)
-        seen = seen_places(before)
+    def edited_images(of: Sequence[Edit]) -> Examples:
+        before = scene_images([edit.before for edit in of], run.device)
+        after = scene_images([edit.after for edit in of], run.device)
+        places = exact_places(before)
         return Examples(
             tokens=tokens(after),
             conditions=encoders.encode([edit.instruction for edit in of], run),
-            labels=label(after, seen, tokens_per_side).before(label(before, seen, tokens_per_side)),
+            labels=label(after, places, tokens_per_side).before(
+                label(before, places, tokens_per_side)
+            ),
             reference=tokens(before),
         )
 
-    edited = edited_pictures(edits)
+    edited = edited_images(edits)
     empty = encoders.encode([""], run)
 
-    base = train_base(drawn, edited, empty, recipe, run)
-    dev = distil_guidance(base, drawn, edited, empty, recipe, run)
-    schnell = distil_steps(dev, drawn, recipe, run)
-    dev = learn_edits(dev, drawn, edited_pictures(more_edits), recipe, run)
+    base = train_base(captioned, edited, empty, recipe, run)
+    dev = distil_guidance(base, captioned, edited, empty, recipe, run)
+    schnell = distil_steps(dev, captioned, recipe, run)
+    dev = learn_edits(dev, captioned, edited_images(more_edits), recipe, run)
     family = Family(
         vae=vae,
         text=encoders,
@@ -92,16 +94,22 @@ def train(recipe: Recipe, run: Run, weights: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoints")
-    parser.add_argument("--work", type=Path, help="folder of the stages (OUTPUT.work)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoints")
+    parser.add_argument(
+        "--work", type=Path, help="folder for the saved stages (default: OUTPUT.work)"
+    )
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="torch device (default: a GPU if there is one)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of data and weights (default: 0)")
     arguments = parser.parse_args()
     quiet_libraries()
     work = arguments.work or arguments.output.with_suffix(".work")
     work.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
-    # Teacher, students, two lengths, with gradients or not.
+    # Teacher and students, two sequence lengths, with and without gradients.
     torch._dynamo.config.recompile_limit = 64
     # The default since 2.11; with a mask and 64 tokens its gradients can be NaN (pytorch#196678).
     torch.backends.cuda.enable_cudnn_sdp(False)
@@ -117,7 +125,7 @@ def main() -> None:
 
 
 def _record(weights: Path, run: Run, minutes: float) -> None:
-    """For the model card: a part for each run that came to its end."""
+    """Append this run to training.json, which the model card reads."""
     path = weights / "training.json"
     parts = json.loads(path.read_text()) if path.exists() else []
     machine = torch.cuda.get_device_name() if run.on_gpu else f"a CPU ({platform.machine()})"

@@ -1,4 +1,4 @@
-"""mini-clip: pictures and captions to one space, and the text encoder that the pipelines share."""
+"""Train mini-clip: a joint space of images and captions, and the pipelines' CLIP text encoder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch.nn import functional
 
 from fluxfast.mini.world import COLOURS, RELATIONS, SHAPES, Scene
 from fluxfast.models.architecture import MINI
-from training.data import Pictures, some, token_ids
+from training.data import SceneImages, some, token_ids
 from training.loop import Run, fit
 from training.recipe import CLIP_VISION, CLIP_WIDTH, Recipe
 
 NEAR_MISSES = 3
-PICTURE_NOISE = 0.02
+IMAGE_NOISE = 0.02
 
 
 def near_misses(scene: Scene, random: Random) -> list[str]:
-    """Captions that are wrong in one word: a colour, a shape, and a relation or the background."""
+    """Return captions that are wrong in one word: a colour, a shape, and a relation or the size."""
     index = random.randrange(len(scene.things))
     thing = scene.things[index]
 
@@ -37,7 +37,7 @@ def near_misses(scene: Scene, random: Random) -> list[str]:
 
 
 def _misplaced(scene: Scene, random: Random) -> str:
-    """A relation turned round; where there is none, another size."""
+    """Return a caption with a reversed relation, or with another size if there is no relation."""
     if not scene.relations:
         thing = scene.things[0]
         size = "small" if thing.size == "large" else "large"
@@ -53,9 +53,9 @@ def _misplaced(scene: Scene, random: Random) -> str:
 
 
 def train_contrastive(
-    scenes: Sequence[Scene], pictures: Pictures, tokenizer: Any, recipe: Recipe, run: Run
+    scenes: Sequence[Scene], images: SceneImages, tokenizer: Any, recipe: Recipe, run: Run
 ) -> Any:
-    """A CLIPModel that tells a scene's caption from others and from near misses of its own."""
+    """Return a CLIPModel that separates a scene's caption from others and from near misses."""
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(run.seed)
@@ -72,18 +72,26 @@ def train_contrastive(
 
     def loss(_: int, generator: torch.Generator) -> Tensor:
         rows = some(len(scenes), stage.batch_size, generator)
-        picture = _small(pictures.generate(rows, recipe.side))
-        noise = torch.randn(picture.shape, generator=generator, device=run.device)
+        image = _small(images.render(rows, recipe.side))
+        noise = torch.randn(image.shape, generator=generator, device=run.device)
         with run.autocast():
-            seen = _unit(clip.get_image_features(picture + PICTURE_NOISE * noise))
+            image_vectors = _unit(clip.get_image_features(image + IMAGE_NOISE * noise))
             texts = torch.cat([right_ids[rows], wrong_ids[rows].flatten(0, 1)])
-            told = _unit(clip.get_text_features(texts))
-        right, misses = told[: len(rows)], told[len(rows) :].view(len(rows), NEAR_MISSES, -1)
+            text_vectors = _unit(clip.get_text_features(texts))
+        right, misses = (
+            text_vectors[: len(rows)],
+            text_vectors[len(rows) :].view(len(rows), NEAR_MISSES, -1),
+        )
         scale = clip.logit_scale.exp().clamp(max=100)
-        among = torch.cat([seen @ right.T, (misses @ seen[:, :, None])[:, :, 0]], dim=1) * scale
+        among = (
+            torch.cat(
+                [image_vectors @ right.T, (misses @ image_vectors[:, :, None])[:, :, 0]], dim=1
+            )
+            * scale
+        )
         same = _same_caption(right_ids[rows])
         among[:, : len(rows)] = among[:, : len(rows)].masked_fill(same, -torch.inf)
-        back = (right @ seen.T * scale).masked_fill(same, -torch.inf)
+        back = (right @ image_vectors.T * scale).masked_fill(same, -torch.inf)
         target = torch.arange(len(rows), device=run.device)
         return functional.cross_entropy(among, target) + functional.cross_entropy(back, target)
 
@@ -107,9 +115,9 @@ def _same_caption(ids: Tensor) -> Tensor:
     return same & ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
 
 
-def _small(picture: Tensor) -> Tensor:
+def _small(image: Tensor) -> Tensor:
     side = CLIP_VISION["image_size"]
-    return functional.interpolate(picture, (side, side), mode="bilinear", antialias=True)
+    return functional.interpolate(image, (side, side), mode="bilinear", antialias=True)
 
 
 def _unit(features: Any) -> Tensor:

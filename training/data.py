@@ -1,4 +1,4 @@
-"""Pools of scenes and edits on the device, as numbers that a batch is drawn from."""
+"""Pools of scenes and edits on the device, from which batches are sampled."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CHUNK = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """Scenes as what `render` draws: things [N, 3, 7], backgrounds [N, 3]."""
+class SceneImages:
+    """Scenes as `fluxfast.mini.render` packs them: things [N, 3, 7], backgrounds [N, 3]."""
 
     things: Tensor
     backgrounds: Tensor
@@ -31,21 +31,24 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.things)
 
-    def generate(self, rows: Tensor | slice, side: int) -> Tensor:
-        """Pictures [n, 3, side, side] in [−1, 1], as the autoencoder takes them."""
+    def render(self, rows: Tensor | slice, side: int) -> Tensor:
+        """Return images [n, 3, side, side] in [−1, 1], as the VAE takes them."""
         return render(self.things[rows], self.backgrounds[rows], side) * 2 - 1
 
 
-def pictures(of: Sequence[Scene], device: str) -> Pictures:
+def scene_images(of: Sequence[Scene], device: str) -> SceneImages:
+    """Pack the scenes on the device."""
     things, backgrounds = pack(of)
-    return Pictures(things=things.to(device), backgrounds=backgrounds.to(device))
+    return SceneImages(things=things.to(device), backgrounds=backgrounds.to(device))
 
 
 def training_scenes(count: int, seed: int) -> list[Scene]:
+    """Return scenes that are not held out."""
     return _in_parallel(partial(_scenes_chunk, seed), count)
 
 
 def training_edits(count: int, seed: int) -> list[Edit]:
+    """Return edits that are not held out."""
     return _in_parallel(partial(_edits_chunk, seed), count)
 
 
@@ -58,7 +61,7 @@ def _edits_chunk(seed: int, number: int) -> list[Edit]:
 
 
 def _in_parallel(chunk: Any, count: int) -> list[Any]:
-    """Chunks have seeds of their own, so that the pool is the same on any number of cores."""
+    """Return `count` items; each chunk has its own seed, so the number of cores has no effect."""
     if count < CHUNK:
         return list(chunk(0)[:count])
     numbers = range(-(-count // CHUNK))
@@ -67,7 +70,7 @@ def _in_parallel(chunk: Any, count: int) -> list[Any]:
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str], length: int, device: str) -> Tensor:
-    """Token ids [N, length], padded as Flux pipelines pad them."""
+    """Return token ids [N, length], padded as Flux pipelines pad them."""
     ids: Tensor = tokenizer(
         list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     ).input_ids
@@ -75,10 +78,10 @@ def token_ids(tokenizer: Any, texts: Sequence[str], length: int, device: str) ->
 
 
 def some(pool: int, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Row numbers [batch_size], drawn with replacement."""
+    """Return row numbers [batch_size], sampled with replacement."""
     return torch.randint(pool, (batch_size,), generator=generator, device=generator.device)
 
 
 def storage(run: Run) -> torch.dtype:
-    """Of what is encoded once and kept: the device's working precision."""
+    """Return the dtype for tensors that are encoded once and kept."""
     return torch.bfloat16 if run.on_gpu else torch.float32

@@ -1,5 +1,4 @@
-"""From the base to what ships: guidance into what mini-dev and mini-kontext share, few steps into
-mini-schnell.
+"""Distil the base: guidance into mini-dev and mini-kontext, few steps into mini-schnell.
 
 The published dev and Kontext are guidance-distilled: one evaluation with the guidance scale as an
 input stands for the two of classifier-free guidance (Meng et al. 2023, arXiv:2210.03142).
@@ -29,23 +28,23 @@ from training.loop import Run, fit
 from training.recipe import Recipe
 
 LEAST_GUIDANCE, MOST_GUIDANCE = 1.0, 5.0
-STEPS_WITHIN = 7  # of mini-dev's for one of mini-schnell's: 28 for an image
+STEPS_WITHIN = 7  # steps of mini-dev for one of mini-schnell: 28 per image
 
 
 def distil_guidance(
     base: Any,
-    drawn: Examples,
+    captioned: Examples,
     edited: Examples,
     empty: Conditions,
     recipe: Recipe,
     run: Run,
 ) -> Any:
-    """The base's guided velocity in one evaluation, for guidance scales of 1 to 5."""
+    """Return a student of the base's guided velocity, for guidance scales from 1 to 5."""
     student, stage = new_transformer(run), recipe.dev
     student.load_state_dict(base.state_dict())
 
     def loss(iteration: int, generator: torch.Generator) -> Tensor:
-        examples = edited if is_edit(iteration) else drawn
+        examples = edited if is_edit(iteration) else captioned
         count = stage.batch_size
         rows = some(len(examples), count, generator)
         texts, no_texts = examples.conditions.rows(rows), empty.rows(torch.zeros_like(rows))
@@ -67,13 +66,13 @@ def distil_guidance(
 
 
 def any_scales(count: int, generator: torch.Generator) -> Tensor:
-    """Guidance scales [count] that mini-dev learns."""
+    """Return random guidance scales [count] between 1 and 5."""
     span = MOST_GUIDANCE - LEAST_GUIDANCE
     return LEAST_GUIDANCE + span * torch.rand(count, generator=generator, device=generator.device)
 
 
 def distil_steps(dev: Any, examples: Examples, recipe: Recipe, run: Run) -> Any:
-    """mini-schnell: each of its four steps goes where mini-dev goes in seven."""
+    """Return mini-schnell: each of its four steps replaces seven steps of mini-dev."""
     trajectories, rows = _trajectories(dev, examples, recipe, run)
     student = new_transformer(run, guidance_embeds=False)
     _begin_as(student, dev, run)
@@ -95,13 +94,13 @@ def distil_steps(dev: Any, examples: Examples, recipe: Recipe, run: Run) -> Any:
 
 
 def _levels(run: Run) -> Tensor:
-    """Noise levels of schnell's unshifted schedule: 1, 0.75, 0.5, 0.25, and 0 at the end."""
+    """Return the noise levels of schnell's unshifted schedule: 1, 0.75, 0.5, 0.25, 0."""
     return torch.linspace(1, 0, SCHNELL.num_inference_steps + 1, device=run.device)
 
 
 @torch.no_grad()
 def _trajectories(dev: Any, examples: Examples, recipe: Recipe, run: Run) -> tuple[Tensor, Tensor]:
-    """mini-dev's latents at schnell's levels [M, 5, T, 64], and the captions' rows [M]."""
+    """Return mini-dev's latents at schnell's levels [M, 5, T, 64], and the captions' rows [M]."""
     generator, size = run.generator("trajectories"), recipe.schnell.batch_size
     rows = some(len(examples), recipe.trajectories, generator)
     parts = []
@@ -132,11 +131,11 @@ def _trajectory(
 
 @torch.no_grad()
 def _begin_as(student: Any, dev: Any, run: Run) -> None:
-    """mini-dev at its own guidance scale: the guidance embedding goes into a bias."""
+    """Initialize the student as mini-dev; the guidance embedding becomes part of a bias."""
     weights = {k: v for k, v in dev.state_dict().items() if "guidance_embedder" not in k}
     student.load_state_dict(weights)
     embed = dev.time_text_embed
-    # As the transformer has it, which scales in the precision that it works in.
+    # The transformer scales the guidance in its working precision.
     scale = torch.full((1,), DEV.guidance_scale, device=run.device, dtype=storage(run)) * 1000
     constant = embed.guidance_embedder(embed.time_proj(scale.float()))[0]
     student.time_text_embed.timestep_embedder.linear_2.bias += constant

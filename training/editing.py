@@ -1,10 +1,9 @@
-"""mini-dev goes on learning once mini-schnell has been distilled from it: edits above all, which
-mini-kontext shares its transformer for.
+"""Continue to train mini-dev after distilling mini-schnell, mostly on edits, for mini-kontext.
 
-The picture after an edit follows from the one before it and the instruction. Guidance has nothing
-to choose there, and carries every mistake further; so at any scale what is learned is the velocity
-of the pictures themselves. A caption leaves open where things lie exactly: there mini-dev's
-guidance stays, and pictures correct what it says at a scale of 1.
+mini-kontext shares mini-dev's transformer. The image after an edit follows from the image before it
+and the instruction, so guidance has nothing to choose and amplifies every error; at any scale the
+target is the velocity of the image itself. A caption leaves exact positions open: there the target
+keeps mini-dev's guidance, and images correct its prediction at a scale of 1.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from training.flow import (
     velocity,
     weighted_error,
 )
-from training.labels import Teller
+from training.labels import LabelHead
 from training.loop import Run, fit
 from training.recipe import Recipe
 
-CAPTIONS_EVERY = 3  # of three batches one holds captions
+CAPTIONS_EVERY = 3  # one batch of three holds captions
 
 
-def learn_edits(dev: Any, drawn: Examples, edited: Examples, recipe: Recipe, run: Run) -> Any:
-    """What mini-dev and mini-kontext ship with."""
+def learn_edits(dev: Any, captioned: Examples, edited: Examples, recipe: Recipe, run: Run) -> Any:
+    """Return the transformer that mini-dev and mini-kontext ship with."""
     student, stage = new_transformer(run), recipe.editing
     student.load_state_dict(dev.state_dict())
-    teller = Teller(student, run.device)
+    label_head = LabelHead(student, run.device)
 
     def loss(iteration: int, generator: torch.Generator) -> Tensor:
-        examples = drawn if iteration % CAPTIONS_EVERY == CAPTIONS_EVERY - 1 else edited
+        examples = captioned if iteration % CAPTIONS_EVERY == CAPTIONS_EVERY - 1 else edited
         count = stage.batch_size
         rows = some(len(examples), count, generator)
         texts, labels = examples.conditions.rows(rows), examples.labels.rows(rows)
@@ -56,10 +55,10 @@ def learn_edits(dev: Any, drawn: Examples, edited: Examples, recipe: Recipe, run
             target = target + guided.float() - unguided.float()
         with run.autocast():
             predicted = velocity(student, tokens, sigma, texts, scale, reference)
-            missed = (teller.missed(labels) * labels.weight).mean()
+            label_loss = (label_head.loss(labels) * labels.weight).mean()
         error = weighted_error(predicted, target, labels.weight)
-        return error.add(missed, alpha=LABEL_WEIGHT)
+        return error.add(label_loss, alpha=LABEL_WEIGHT)
 
-    fit("editing", {"transformer": student, "tell": teller.head}, loss, stage, run)
-    teller.remove()
+    fit("editing", {"transformer": student, "tell": label_head.head}, loss, stage, run)
+    label_head.remove()
     return student

@@ -1,8 +1,8 @@
-"""The transformer: rectified flow on pictures and on edits of pictures.
+"""Train the transformer: rectified flow on images and on edits of images.
 
 Flux is trained on x(σ) = (1 − σ)·latents + σ·noise and predicts the velocity noise − latents
-(Esser et al. 2024, arXiv:2403.03206, equation 13). One base learns captions and edits together;
-what ships is distilled from it (distil.py).
+(Esser et al. 2024, arXiv:2403.03206, equation 13). One base learns captions and edits together; the
+shipped models are distilled from it (distil.py).
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from torch import Tensor
 
 from fluxfast.models.architecture import LATENT_CHANNELS, MINI
 from training.data import some, storage, token_ids
-from training.labels import Labels, Teller
+from training.labels import LabelHead, Labels
 from training.loop import Run, fit
 from training.recipe import Recipe
 
-NO_CAPTION_SHARE = 0.1  # of the batch: what classifier-free guidance starts from
-# CLIP's one vector tells which words a caption has, not which belong together. A base that always
-# has it paints from it and never learns to read T5, so most of the batch goes without.
+NO_CAPTION_SHARE = 0.1  # share of a batch without a caption, for classifier-free guidance
+# CLIP's pooled vector contains a caption's words, but not which belong together. A base that always
+# receives it relies on it and never learns to read T5, so most of a batch goes without.
 NO_POOLED_SHARE = 0.7
 LABEL_WEIGHT = 0.1
 ENCODING_BATCH = 4_096
 UNGUIDED = 1.0
-EDIT_EVERY = 3  # of three batches one holds edits, whose sequences are twice as long
-# Timesteps are drawn logit-normal, wide and shifted towards noise: the first steps of 28, above
-# 0.93, decide what lies where.
+EDIT_EVERY = 3  # one batch of three holds edits, whose sequences are twice as long
+# Timesteps are logit-normal, wide and shifted towards noise: the first steps of 28, above 0.93,
+# decide the positions.
 LOGIT_MEAN, LOGIT_STD = 1.0, 1.4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Texts as pipelines encode them: T5's states [N, 32, 128], CLIP's pooled vectors [N, 96]."""
+    """Encoded texts: T5's states [N, 32, 128] and CLIP's pooled vectors [N, 96]."""
 
     states: Tensor
     pooled: Tensor
@@ -44,7 +44,7 @@ class Conditions:
         return Conditions(states=self.states[rows], pooled=self.pooled[rows])
 
     def without(self, empty: Conditions, *, text: Tensor, pooled: Tensor) -> Conditions:
-        """With the empty text's states and pooled vectors in the rows where these [N] are true."""
+        """Return these with the empty text's states and vectors in the rows that are true [N]."""
         return Conditions(
             states=torch.where(text[:, None, None], empty.states, self.states),
             pooled=torch.where(pooled[:, None], empty.pooled, self.pooled),
@@ -53,7 +53,7 @@ class Conditions:
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoders:
-    """CLIP's text tower and T5 with their tokenizers, both trained."""
+    """The trained CLIP text tower and T5, with their tokenizers."""
 
     clip: Any
     clip_tokenizer: Any
@@ -62,7 +62,7 @@ class TextEncoders:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], run: Run) -> Conditions:
-        """Each text encoded; CLIP's vector as FluxPipeline takes it: before the projection."""
+        """Encode the texts; CLIP's vector is taken before the projection, as in FluxPipeline."""
         clip_length, t5_length = MINI.clip["max_position_embeddings"], MINI.max_text_tokens
         states, pooled = [], []
         for begin in range(0, len(texts), ENCODING_BATCH):
@@ -77,8 +77,14 @@ class TextEncoders:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Tokens [N, T, 64] of pictures, what they were asked for with, and what they are edits of;
-    labels of the tokens and then of those of `reference`."""
+    """Training examples.
+
+    Attributes:
+        tokens: [N, T, 64], packed latents of the images.
+        conditions: the encoded captions or instructions.
+        labels: labels of `tokens`, then of `reference`.
+        reference: tokens of the images before an edit; None for captions.
+    """
 
     tokens: Tensor
     conditions: Conditions
@@ -90,7 +96,7 @@ class Examples:
 
 
 def pack(latents: Tensor) -> Tensor:
-    """Latents [N, 16, h, w] as tokens [N, h/2 · w/2, 64]."""
+    """Pack latents [N, 16, h, w] into tokens [N, h/2 · w/2, 64]."""
     from diffusers import FluxPipeline
 
     count, channels, height, width = latents.shape
@@ -106,10 +112,16 @@ def velocity(
     guidance: Tensor | None,
     reference: Tensor | None = None,
 ) -> Tensor:
-    """The predicted velocity [N, T, 64] at noise levels `sigma` [N], as the pipelines ask for it.
+    """Return the predicted velocity [N, T, 64], calling the transformer as the pipelines do.
 
-    `guidance`: [N], None for a model without; `reference`: tokens of the picture that is edited,
-    told apart by the first of their three positions as Kontext does.
+    Args:
+        transformer: a FluxTransformer2DModel.
+        tokens: [N, T, 64].
+        sigma: noise levels [N].
+        texts: the conditions of N texts.
+        guidance: guidance scales [N]; None for a model without guidance.
+        reference: tokens of the image before the edit; as in Kontext, the first of the three
+            position ids distinguishes them.
     """
     count = tokens.shape[1]
     ids = _positions(count, 0, tokens.device)
@@ -142,22 +154,22 @@ def noise_levels(count: int, generator: torch.Generator) -> Tensor:
 
 
 def noised(tokens: Tensor, sigma: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """x(σ) and the velocity there, in float32."""
+    """Return x(σ) and its target velocity, in float32."""
     noise = torch.randn(tokens.shape, generator=generator, device=generator.device)
     level = sigma[:, None, None]
     return (1 - level) * tokens.float() + level * noise, noise - tokens.float()
 
 
 def train_base(
-    drawn: Examples, edited: Examples, empty: Conditions, recipe: Recipe, run: Run
+    captioned: Examples, edited: Examples, empty: Conditions, recipe: Recipe, run: Run
 ) -> Any:
-    """A FluxTransformer2DModel at guidance 1."""
+    """Return the base, a FluxTransformer2DModel trained at guidance 1."""
     transformer, stage = new_transformer(run), recipe.base
-    assert drawn.tokens.shape[2] == 4 * LATENT_CHANNELS
-    teller = Teller(transformer, run.device)
+    assert captioned.tokens.shape[2] == 4 * LATENT_CHANNELS
+    label_head = LabelHead(transformer, run.device)
 
     def loss(iteration: int, generator: torch.Generator) -> Tensor:
-        examples = edited if is_edit(iteration) else drawn
+        examples = edited if is_edit(iteration) else captioned
         count = stage.batch_size
         rows = some(len(examples), count, generator)
         blank, alone = torch.rand(2, count, generator=generator, device=run.device)
@@ -172,19 +184,19 @@ def train_base(
         with run.autocast():
             guidance = torch.full_like(sigma, UNGUIDED)
             predicted = velocity(transformer, tokens, sigma, texts, guidance, reference)
-            missed = teller.missed(labels)
+            token_losses = label_head.loss(labels)
         weight = torch.where(no_text[:, None], 1.0, labels.weight)
         error = weighted_error(predicted, target, weight)
-        said = (missed * weight * ~no_text[:, None]).mean()
-        return error.add(said, alpha=LABEL_WEIGHT)
+        label_loss = (token_losses * weight * ~no_text[:, None]).mean()
+        return error.add(label_loss, alpha=LABEL_WEIGHT)
 
-    fit("base", {"transformer": transformer, "tell": teller.head}, loss, stage, run)
-    teller.remove()
+    fit("base", {"transformer": transformer, "tell": label_head.head}, loss, stage, run)
+    label_head.remove()
     return transformer
 
 
 def weighted_error(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean square over [N, T, 64] with a weight of each token, the first T of `weight`'s."""
+    """Return the mean squared error of [N, T, 64], weighted by the first T columns of `weight`."""
     error = (predicted.float() - target).square().mean(dim=2)
     mean: Tensor = (error * weight[:, : error.shape[1]]).mean()
     return mean
@@ -195,7 +207,7 @@ def is_edit(iteration: int) -> bool:
 
 
 def new_transformer(run: Run, *, guidance_embeds: bool = True) -> Any:
-    """Freshly initialized; on a GPU its blocks are compiled."""
+    """Return an initialized transformer; on a GPU its blocks are compiled."""
     import diffusers
 
     torch.manual_seed(run.seed)
@@ -210,8 +222,10 @@ def new_transformer(run: Run, *, guidance_embeds: bool = True) -> Any:
 
 
 def zero_start(transformer: Any) -> None:
-    """Modulations and the last layer begin at zero, so that every block begins as the identity
-    (Peebles and Xie 2023, arXiv:2212.09748, section 3.2)."""
+    """Set modulations and the last layer to zero, so that every block starts as the identity.
+
+    Source: Peebles and Xie 2023, arXiv:2212.09748, section 3.2.
+    """
     for name, module in transformer.named_modules():
         if isinstance(module, torch.nn.Linear) and (
             (name.endswith((".linear", "proj_out")) and "norm" in name) or name == "proj_out"

@@ -1,4 +1,4 @@
-"""The training loop of every stage: stopped at any moment, it goes on from its last save."""
+"""The training loop of every stage; an interrupted stage resumes from its last save."""
 
 from __future__ import annotations
 
@@ -15,18 +15,26 @@ from torch import Tensor, nn
 
 from fluxfast.console import Console
 from fluxfast.errors import TrainingError
+from fluxfast.files import replacing
 from training.recipe import Stage
 
 SAVE_EVERY_S = 30.0
 SAY_EVERY_S = 5.0
 MAX_GRADIENT_NORM = 1.0
-# Of (iteration, generator) to the loss of one batch.
+# A loss takes the iteration and a generator, and returns the loss of one batch.
 Loss = Callable[[int, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a training run lives and what its random numbers start from."""
+    """The folder, device and seed of a training run.
+
+    Attributes:
+        folder: where stages are saved.
+        device: a torch device.
+        seed: seed of all random numbers.
+        console: where progress is printed.
+    """
 
     folder: Path
     device: str
@@ -38,7 +46,7 @@ class Run:
         return self.device.startswith("cuda")
 
     def generator(self, name: str) -> torch.Generator:
-        """The random numbers of one stage: the same for a seed, whatever was run before."""
+        """Return the generator of one stage; it does not depend on what ran before."""
         seed = zlib.crc32(f"{self.seed} {name}".encode())
         return torch.Generator(self.device).manual_seed(seed)
 
@@ -47,7 +55,7 @@ class Run:
 
 
 def fit(name: str, networks: Mapping[str, nn.Module], loss: Loss, stage: Stage, run: Run) -> None:
-    """Train the networks in place; what `run.folder` holds of this stage is gone on with."""
+    """Train the networks in place; resume if `run.folder` holds this stage."""
     parameters = [p for network in networks.values() for p in network.parameters()]
     optimizer = torch.optim.AdamW(
         parameters, lr=stage.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=run.on_gpu
@@ -83,19 +91,19 @@ def fit(name: str, networks: Mapping[str, nn.Module], loss: Loss, stage: Stage, 
             _save(path, networks, optimizer, schedule, generator, done)
             saved = now
     if begin == stage.iterations:
-        run.console.stage(f"{name}: trained already")
+        run.console.stage(f"{name}: already trained")
     for network in networks.values():
         network.eval().requires_grad_(False)
 
 
 def _check_finite(name: str, done: int, loss: float) -> None:
-    """Before each save, so that what is kept is good."""
+    """Refuse to save a stage whose loss is NaN or infinite."""
     if not math.isfinite(loss):
         raise TrainingError(
-            f"the training of {name} has come apart",
+            f"the training of {name} diverged",
             got=f"a loss of {loss} after {done} iterations",
             allowed="a finite loss",
-            remedy="lower the stage's learning rate and start again: it goes on from its last save",
+            remedy="lower the stage's learning rate and start again: it resumes from its last save",
         )
 
 
@@ -112,19 +120,15 @@ def _save(
     generator: torch.Generator,
     done: int,
 ) -> None:
-    """Whole or not at all."""
-    temporary = path.with_suffix(".part")
-    torch.save(
-        {
-            "iteration": done,
-            "networks": {name: network.state_dict() for name, network in networks.items()},
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "generator": generator.get_state(),
-        },
-        temporary,
-    )
-    temporary.replace(path)
+    state = {
+        "iteration": done,
+        "networks": {name: network.state_dict() for name, network in networks.items()},
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "generator": generator.get_state(),
+    }
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def _restore(

@@ -1,4 +1,4 @@
-"""What is trained, how large and for how long: FULL is what ships, TINY what a test can run."""
+"""Sizes and durations of the training: FULL trains the shipped family, TINY is for tests."""
 
 from __future__ import annotations
 
@@ -16,15 +16,22 @@ CLIP_VISION: dict[str, Any] = dict(
     image_size=128,
     patch_size=16,
 )
-# Of mini-schnell's schedule: steps near the noise decide what lies where. Of 256 captions
-# (`python -m training.score --seed 9100`) it draws 207 right at a shift of 1, as the published
-# one has, then 212, 217 and 224 at 1.25, 1.6 and 2, and 226 at 2.5 and at 3.
+# The shift of mini-schnell's schedule: steps near the noise decide positions. Of 256 captions
+# (`python -m training.score --seed 9100`), 207 images are right at the published shift of 1, then
+# 212, 217 and 224 at 1.25, 1.6 and 2, and 226 at 2.5 and at 3.
 FEW_STEP_SHIFT = 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One network's training: AdamW, a linear warm-up, then a cosine to nothing."""
+    """One network's training: AdamW with a linear warm-up, then a cosine to zero.
+
+    Attributes:
+        iterations: optimizer steps.
+        batch_size: examples per step.
+        learning_rate: the largest learning rate.
+        warmup: steps of the warm-up.
+    """
 
     iterations: int
     batch_size: int
@@ -34,9 +41,22 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """`scenes` and `edits` are the pools that training draws from, `more_edits` that of its last
-    stage; `trajectories` are mini-dev's own images on the way to mini-schnell; `side` is that of
-    the pictures in pixels."""
+    """The training of the whole family.
+
+    Attributes:
+        side: height and width of images in pixels.
+        scenes: size of the pool of scenes.
+        edits: size of the pool of edits.
+        more_edits: size of the last stage's pool of edits.
+        trajectories: images of mini-dev that mini-schnell is distilled from.
+        autoencoder: training of the VAE.
+        contrastive: training of mini-clip.
+        reading: training of T5.
+        base: training of the transformer with classifier-free guidance.
+        dev: distillation of guidance.
+        schnell: distillation of steps.
+        editing: further training of mini-dev for mini-kontext.
+    """
 
     side: int
     scenes: int

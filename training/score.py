@@ -1,7 +1,8 @@
-"""How well the mini family draws: scored on captions and edits held out of training.
+"""Score the mini family on captions and edits that are held out of training.
 
-`python -m training.score` draws, reads, counts, and writes MODEL_CARD.md beside the weights.
-Whatever is chosen by scores is chosen on another seed (`--seed`), which writes no card.
+`python -m training.score` generates images, reads them, counts, and writes MODEL_CARD.md to the
+folder of the weights. Decisions that depend on scores use another seed (`--seed`), which writes no
+card.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from fluxfast.models.architecture import MINI
 from fluxfast.models.spec import DEV, KONTEXT, SCHNELL, ModelSpec
 
 COUNT = 256
-SEED = 9_000  # of the card's captions and noise
+SEED = 9_000  # of the model card's captions and noise
 CHOICES = 16
 SIDE = 256
 BATCH = 32
@@ -38,7 +39,15 @@ BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One line of the card: `right` of `total`, or decibels, and what it has to reach."""
+    """One line of the model card.
+
+    Attributes:
+        name: what was scored.
+        goal: the least value that is accepted; 0 for none.
+        right: images that were right, of `total`.
+        total: images that were scored.
+        decibels: the PSNR in dB, instead of `right` and `total`.
+    """
 
     name: str
     goal: float
@@ -71,39 +80,41 @@ class Score:
 
 
 def score(weights: Path, device: str, seed: int, console: Console) -> list[Score]:
-    """Every score of the family in `weights`; `seed`: of the held-out captions and the noise."""
-    drawn = list(islice(scenes(seed, held_out=True), COUNT))
+    """Return every score of the family in `weights`; `seed` is that of captions and noise."""
+    sampled = list(islice(scenes(seed, held_out=True), COUNT))
     changed = list(islice(edits(seed, held_out=True), COUNT))
-    console.stage("the reader, on true pictures")
-    truth = [shows(read(p), s) for p, s in zip(_pictures(drawn), drawn, strict=True)]
-    scores = [Score(name="the reader, on true pictures", goal=0.99, right=sum(truth), total=COUNT)]
-    console.stage("the autoencoder")
-    scores.append(_autoencoder(weights, drawn, device))
+    console.stage("the reader, on rendered scenes")
+    truth = [shows(read(p), s) for p, s in zip(_rendered(sampled), sampled, strict=True)]
+    scores = [
+        Score(name="the reader, on rendered scenes", goal=0.99, right=sum(truth), total=COUNT)
+    ]
+    console.stage("the VAE")
+    scores.append(_autoencoder(weights, sampled, device))
     console.stage("mini-clip")
-    scores.append(_clip(weights, drawn, seed))
+    scores.append(_clip(weights, sampled, seed))
     for model, goal in ((DEV, 0.9), (SCHNELL, 0.8)):
-        scores += _text_to_image(weights, model, drawn, goal, device, seed, console)
-    pictures = _draw_all(
+        scores += _text_to_image(weights, model, sampled, goal, device, seed, console)
+    generated = _generate_all(
         weights,
         KONTEXT,
         [edit.instruction for edit in changed],
         device,
         seed,
         console,
-        images=_pictures([edit.before for edit in changed]),
+        images=_rendered([edit.before for edit in changed]),
     )
-    done = [follows(read(p), edit) for p, edit in zip(pictures, changed, strict=True)]
-    name = "mini-kontext: the edit asked for, and the rest as it was"
+    done = [follows(read(p), edit) for p, edit in zip(generated, changed, strict=True)]
+    name = "mini-kontext: the edit is done and nothing else changed"
     return [*scores, Score(name=name, goal=0.8, right=sum(done), total=COUNT)]
 
 
-def _pictures(of: Sequence[Scene]) -> list[Any]:
+def _rendered(of: Sequence[Scene]) -> list[Any]:
     return [_bytes(render_scenes([scene], SIDE)[0]) for scene in of]
 
 
-def _bytes(picture: Tensor) -> Any:
-    """[3, H, W] in [0, 1] as [H, W, 3] bytes."""
-    scaled = (picture.float().clamp(0, 1) * 255).round().byte()
+def _bytes(image: Tensor) -> Any:
+    """Return an image [3, H, W] in [0, 1] as uint8 [H, W, 3]."""
+    scaled = (image.float().clamp(0, 1) * 255).round().byte()
     return scaled.permute(1, 2, 0).cpu().numpy()
 
 
@@ -114,25 +125,27 @@ def _autoencoder(weights: Path, of: Sequence[Scene], device: str) -> Score:
     vae = AutoencoderKL.from_pretrained(weights / "mini-dev" / "vae").to(device)
     decibels = []
     for begin in range(0, len(of), BATCH):
-        picture = render_scenes(of[begin : begin + BATCH], SIDE).to(device) * 2 - 1
-        again = vae.decode(vae.encode(picture).latent_dist.mean).sample.clamp(-1, 1)
-        error = ((again - picture) / 2).square().mean(dim=(1, 2, 3))
+        image = render_scenes(of[begin : begin + BATCH], SIDE).to(device) * 2 - 1
+        again = vae.decode(vae.encode(image).latent_dist.mean).sample.clamp(-1, 1)
+        error = ((again - image) / 2).square().mean(dim=(1, 2, 3))
         decibels += (-10 * error.log10()).tolist()
-    return Score(name="autoencoder: PSNR", goal=32.0, decibels=float(np.mean(decibels)))
+    return Score(name="VAE: PSNR", goal=32.0, decibels=float(np.mean(decibels)))
 
 
 def _clip(weights: Path, of: Sequence[Scene], seed: int) -> Score:
-    """Of 16 captions, the right one and 15 of other scenes, the right one is the nearest."""
+    """Score how often the right caption is the nearest of 16, with 15 captions of other scenes."""
     from fluxfast.quality.clip import image_features, mini_clip, text_features
 
     clip, random = mini_clip(weights / "mini-clip"), Random(seed)
-    seen = image_features([torch.from_numpy(p).permute(2, 0, 1) for p in _pictures(of)], clip)
-    told = text_features([scene.caption for scene in of], clip)
+    image_vectors = image_features(
+        [torch.from_numpy(p).permute(2, 0, 1) for p in _rendered(of)], clip
+    )
+    vectors = text_features([scene.caption for scene in of], clip)
     right = 0
     for row, scene in enumerate(of):
         others = [i for i, other in enumerate(of) if other.caption != scene.caption]
         choices = [row, *random.sample(others, CHOICES - 1)]
-        right += int((told[choices] @ seen[row]).argmax()) == 0
+        right += int((vectors[choices] @ image_vectors[row]).argmax()) == 0
     name = f"mini-clip: the right caption of {CHOICES}"
     return Score(name=name, goal=0.95, right=right, total=len(of))
 
@@ -146,23 +159,23 @@ def _text_to_image(
     seed: int,
     console: Console,
 ) -> list[Score]:
-    pictures = _draw_all(weights, model, [scene.caption for scene in of], device, seed, console)
-    readings = [read(picture) for picture in pictures]
+    generated = _generate_all(
+        weights, model, [scene.caption for scene in of], device, seed, console
+    )
+    readings = [read(image) for image in generated]
     right = [shows(reading, scene) for reading, scene in zip(readings, of, strict=True)]
-    besides = [
+    in_full = [
         ok and sizes_and_background_agree(reading, scene)
         for ok, reading, scene in zip(right, readings, of, strict=True)
     ]
     name = f"mini-{model.name}: shapes, colours and relations"
     return [
         Score(name=name, goal=goal, right=sum(right), total=len(of)),
-        Score(
-            name=f"{name}, sizes and background too", goal=0.0, right=sum(besides), total=len(of)
-        ),
+        Score(name=f"{name}, sizes and background", goal=0.0, right=sum(in_full), total=len(of)),
     ]
 
 
-def _draw_all(
+def _generate_all(
     weights: Path,
     model: ModelSpec,
     prompts: Sequence[str],
@@ -171,7 +184,7 @@ def _draw_all(
     console: Console,
     images: Sequence[Any] | None = None,
 ) -> Iterator[Any]:
-    """Pictures [H, W, 3] of the prompts at the model's own settings, each from its own seed."""
+    """Yield images [H, W, 3] of the prompts at the model's settings, each from its own seed."""
     import diffusers
     from PIL import Image
 
@@ -181,13 +194,13 @@ def _draw_all(
     pipeline.set_progress_bar_config(disable=True)
     since = time.monotonic()
     for begin in range(0, len(prompts), BATCH):
-        console.progress(f"mini-{model.name}: pictures", begin, len(prompts), since)
+        console.progress(f"mini-{model.name}: images", begin, len(prompts), since)
         part = slice(begin, begin + BATCH)
         more: dict[str, Any] = {}
         if images is not None:
-            given = [Image.fromarray(picture) for picture in images[part]]
+            given = [Image.fromarray(image) for image in images[part]]
             more = dict(image=given, _auto_resize=False, max_area=SIDE * SIDE)
-        drawn = pipeline(
+        sampled = pipeline(
             prompt=list(prompts[part]),
             height=SIDE,
             width=SIDE,
@@ -200,11 +213,11 @@ def _draw_all(
             output_type="pt",
             **more,
         ).images
-        yield from (_bytes(picture) for picture in drawn)
+        yield from (_bytes(image) for image in sampled)
 
 
 def card(scores: Sequence[Score], training: str, machine: str) -> str:
-    """The model card, in Markdown."""
+    """Return the model card in Markdown."""
     rows = "\n".join(
         f"| {s.name} | {' | '.join(s.cells())} | {'yes' if s.reached else 'NO'} |" for s in scores
     )
@@ -216,9 +229,20 @@ def main() -> None:
     from fluxfast.mini import WEIGHTS
 
     parser = argparse.ArgumentParser(prog="python -m training.score", description=__doc__)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=WEIGHTS,
+        help="folder of the family (default: the shipped one)",
+    )
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="torch device (default: a GPU if there is one)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help="seed of captions and noise (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     quiet_libraries()
     console, started = Console(), time.monotonic()
@@ -240,12 +264,12 @@ def _card_of(scores: Sequence[Score], arguments: argparse.Namespace) -> str:
 
 
 def _training(parts: Sequence[dict[str, Any]]) -> str:
-    """`parts`: of one training, in one run or in several that went on where the last stopped."""
-    told = (
+    """Describe a training of one run, or of several that each resumed the last."""
+    runs = (
         f"{part['minutes']:.1f} minutes on one {part['machine']} (torch {part['torch']})"
         for part in parts
     )
-    return f"These weights took {', then '.join(told)}, from seed {parts[0]['seed']}."
+    return f"These weights took {', then '.join(runs)}, from seed {parts[0]['seed']}."
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From trained networks to checkpoint folders in the layout of the published models."""
+"""Write trained networks as checkpoint folders in the layout of the published models."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from fluxfast.models.synthetic import scheduler_of
 from training.flow import TextEncoders
 from training.recipe import CLIP_VISION, FEW_STEP_SHIFT
 
-OWNER = "dev"  # the other models' folders point to what they share with this one
+OWNER = "dev"  # the other models' folders link to the components that they share with this one
 SHARED = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 SHARED_WITH = {"schnell": SHARED, "kontext": (*SHARED, "transformer")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """The trained networks and tokenizers; `transformers` by model name."""
+    """The trained networks and tokenizers.
+
+    Attributes:
+        vae: the VAE.
+        text: the text encoders with their tokenizers.
+        transformers: the transformers by model name.
+    """
 
     vae: Any
     text: TextEncoders
@@ -30,7 +36,7 @@ class Family:
 
 
 def ship(family: Family, folder: Path) -> None:
-    """mini-dev, mini-schnell, mini-kontext and mini-clip under `folder`, in bfloat16."""
+    """Write mini-dev, mini-schnell, mini-kontext and mini-clip to `folder` in bfloat16."""
     text_encoder = _text_encoder(family)
     for name in (OWNER, *SHARED_WITH):
         _pipeline(name, family, text_encoder).save_pretrained(folder / f"mini-{name}")
@@ -65,7 +71,7 @@ def _pipeline(name: str, family: Family, text_encoder: Any) -> Any:
 
 
 def _text_encoder(family: Family) -> Any:
-    """mini-clip's text tower by itself, as the published pipelines have CLIP's."""
+    """Return mini-clip's text tower alone, as the published pipelines have CLIP's."""
     from transformers import CLIPTextModel
 
     encoder = CLIPTextModel(family.text.clip.config.text_config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -75,11 +75,19 @@ class _FirstStepOperators(Observer):
             self.step = profiled_step(profiled.kineto_results.events())
 
 
-def gather_evidence(built: BuiltPipeline) -> Evidence:
-    """Generate one image on a pipeline that is warm, and return what its first step ran."""
+def gather_evidence(built: BuiltPipeline, generate: Callable[[], object] | None = None) -> Evidence:
+    """Generate one image on a pipeline that is warm, and return what its first step ran.
+
+    Args:
+        built: the pipeline.
+        generate: calls the pipeline once; None for the plan's request.
+    """
     observer = _FirstStepOperators(built.plan.situation.hardware.is_gpu)
     with observed(built.pipeline, observer):
-        built.generate(output_type="latent")
+        if generate is None:
+            built.generate(output_type="latent")
+        else:
+            generate()
     return Evidence(
         pipeline=built.pipeline,
         plan=built.plan,

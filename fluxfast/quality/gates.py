@@ -15,12 +15,17 @@ REPEAT_TOLERANCE = 1e-5  # relative error of latents: the same kernels on the sa
 
 
 def check_repeatability(
-    built: BuiltPipeline, prompts: Sequence[Prompt], generated: GeneratedImages
+    again: GeneratedImages, generated: GeneratedImages, prompts: Sequence[Prompt]
 ) -> list[str]:
-    """Generate the first batch again; it must be the same, so no state leaks between images."""
-    size = built.request.batch_size
-    again = generate_images(built, prompts[:size])
-    quality = compare_images(again, generated.only(slice(size)), prompts[:size])
+    """Compare the first images, generated again: a difference is state that leaked between calls.
+
+    Args:
+        again: the first images of `generated`, generated again.
+        generated: the images of the prompts.
+        prompts: the prompts.
+    """
+    count = len(again)
+    quality = compare_images(again, generated.only(slice(count)), prompts[:count])
     error = quality.figure("latent_relative_error")
     if error <= REPEAT_TOLERANCE:
         return []

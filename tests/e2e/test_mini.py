@@ -37,12 +37,11 @@ from fluxfast.models.weights import load, resolve
 from tests.support.machines import H200
 from training.__main__ import train
 from training.contrastive import near_misses
-from training.data import pictures as packed
-from training.data import token_ids
+from training.data import scene_images, token_ids
 from training.flow import Conditions, velocity
-from training.labels import label, told_places
+from training.labels import caption_places, label
 from training.loop import Run, fit
-from training.reading import OF_AN_EDIT, noun_positions, said_of_edit
+from training.reading import EDIT_TARGETS, edit_targets, noun_positions
 from training.recipe import TINY, Stage
 
 SIDE = 128
@@ -130,7 +129,7 @@ def test_near_misses_are_wrong_captions():
 
 def test_labels_match_the_scene():
     sampled = list(islice(scenes(6, held_out=False), 50))
-    labels = label(packed(sampled, "cpu"), told_places(sampled), CELLS)
+    labels = label(scene_images(sampled, "cpu"), caption_places(sampled), CELLS)
     colours = [*COLOURS, *BACKGROUNDS]
     for row, scene in enumerate(sampled):
         seen = {
@@ -162,8 +161,8 @@ def test_text_targets_match_captions_and_instructions():
         "remove the blue star": ("star", "blue", "nothing"),
     }
     for instruction, expected in targets.items():
-        numbers = said_of_edit(instruction)
-        assert tuple(kind[n] for kind, n in zip(OF_AN_EDIT, numbers, strict=True)) == expected
+        numbers = edit_targets(instruction)
+        assert tuple(kind[n] for kind, n in zip(EDIT_TARGETS, numbers, strict=True)) == expected
 
 
 def test_interrupted_training_resumes_with_equal_weights(tmp_path):

@@ -194,13 +194,14 @@ class Bench:
     def seen(self) -> dict[str, list[str]]:
         """Return the complaints of each gate about the pipeline in its current state."""
         drawn = generate_images(self.built, self.prompts)
+        again = generate_images(self.built, self.prompts)
         return {
             "defects": image_defects(drawn),
             "budget": violations(
                 compare_images(drawn, self.reference, self.prompts, self.clip), self.bounds
             ),
             "golden": check_golden(self.golden, drawn, self.golden_bound),
-            "repeatability": check_repeatability(self.built, self.prompts, drawn),
+            "repeatability": check_repeatability(again, drawn, self.prompts),
             "batch": check_batch_independence(self.built, self.prompts, drawn, self.bounds),
         }
 
