@@ -1,17 +1,21 @@
-"""Write a file whole or not at all, and find the project's checkout."""
+"""Write files atomically, and find the project's checkout and its baselines."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fluxfast.errors import FluxFastError
 
+PACKAGE = Path(__file__).parent
+GIT_TIMEOUT_S = 20
+
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` in UTF-8, as `write_bytes_atomically` does."""
+    """Write `text` in UTF-8 as `write_bytes_atomically` writes bytes."""
     write_bytes_atomically(path, text.encode())
 
 
@@ -64,3 +68,98 @@ def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, *, creates_folder: bool = False) -> None:
+    """Refuse a path that cannot be written, before an expensive computation of its content.
+
+    Args:
+        path: the file that will be written.
+        creates_folder: whether the writer creates missing folders.
+
+    Raises:
+        FluxFastError: the folder is missing or not writable, or the path is a folder.
+    """
+    folder = path.absolute().parent
+    while creates_folder and not folder.exists():
+        folder = folder.parent
+    problem = None
+    if path.is_dir():
+        problem = "it is a folder"
+    elif not folder.is_dir():
+        problem = f"there is no folder {folder}"
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        problem = f"no permission to write in {folder}"
+    if problem:
+        raise FluxFastError(
+            "cannot write this file",
+            got=f"{path}: {problem}",
+            allowed="a file in an existing folder that this user may write",
+            remedy="create the folder, or name another file",
+        )
+
+
+def checkout() -> Path | None:
+    """Return the folder of the checkout that this package is in; None for an installed wheel."""
+    folder = PACKAGE.parent
+    return folder if (folder / "pyproject.toml").is_file() else None
+
+
+def required_checkout(purpose: str) -> Path:
+    """Return the folder of the checkout.
+
+    Args:
+        purpose: what needs the checkout, as `fluxfast selftest`, for the error.
+
+    Raises:
+        FluxFastError: fluxfast is installed from a wheel.
+    """
+    folder = checkout()
+    if folder is None:
+        raise FluxFastError(
+            f"{purpose} needs a checkout of the project",
+            got=f"an installed package in {PACKAGE}",
+            allowed="fluxfast from a clone, installed with `pip install -e .`",
+            remedy="clone the repository, install it from there, and run the command again",
+        )
+    return folder
+
+
+def shipped_baselines() -> Path:
+    """Return the folder of the project's baselines: the checkout's, else the package's copy."""
+    folder = checkout()
+    return folder / "baselines" if folder else PACKAGE / "_baselines"
+
+
+def local_folder() -> Path:
+    """Return the folder of files that belong to this machine: baselines, history, results.
+
+    It is `.fluxfast` in the checkout, or in the working directory of an installed package.
+    """
+    return (checkout() or Path.cwd()) / ".fluxfast"
+
+
+def git(*arguments: str, folder: Path) -> str:
+    """Run git in `folder` and return its output without the final newline.
+
+    Raises:
+        FluxFastError: git failed; `got` holds git's own message.
+    """
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=GIT_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        raise FluxFastError(
+            "git failed",
+            got=f"git {' '.join(arguments)} in {folder}: {reason.strip()}",
+            allowed="a git repository that this user may read",
+            remedy="run the git command by hand and follow git's message",
+        ) from error
+    return done.stdout.strip()
