@@ -15,7 +15,7 @@ perf: .venv/installed
 quick: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(PYTEST) tests -m "not (slow or subprocess or interpreter or compile or browser or gpu)"
+	$(PYTEST) tests/unit -m "not (slow or subprocess or interpreter or compile or browser or gpu)"
 
 check: .venv/developing
 	$(BIN)/ruff check .

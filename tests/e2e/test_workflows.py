@@ -254,7 +254,7 @@ def test_a_machine_without_a_gpu_lints_tests_and_times(rehearsal):
     assert calls.read_text().splitlines() == [
         "ruff check .",
         "ruff format --check .",
-        f"pytest --{workers} tests -m {fast}",
+        f"pytest --{workers} tests/unit -m {fast}",
         "ruff check .",
         "ruff format --check .",
         "mypy ",

@@ -5,7 +5,6 @@ import types
 
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers import FluxTransformer2DModel
 
 from fluxfast.errors import FluxFastError
@@ -14,16 +13,12 @@ from fluxfast.optimizations.attention import _flash_attention_3 as flash_attenti
 from fluxfast.optimizations.attention import aiter_fp8, cudnn, fa3, fa3_fp8, sdpa
 from fluxfast.optimizations.attention._processor import OperatorAttnProcessor
 from fluxfast.optimizations.registry import optimization_named
+from tests.support.attention import fa3_fwd, float32_attention
 
 
 def heads(batch=2, tokens=24, count=2, dim=128, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(batch, tokens, count, dim, generator=generator).to(dtype) for _ in range(3)]
-
-
-def float32_attention(query, key, value):
-    heads_first = (tensor.float().transpose(1, 2) for tensor in (query, key, value))
-    return F.scaled_dot_product_attention(*heads_first).transpose(1, 2).contiguous()
 
 
 def test_the_sdpa_operator_is_sound_and_right():
@@ -39,34 +34,6 @@ def test_what_compilers_are_told_of_an_operator(name):
     optimization_named(name).attention()
     out = getattr(torch.ops.fluxfast, name)(query, query, query)
     assert out.shape == query.shape and out.is_contiguous() and out.dtype is torch.bfloat16
-
-
-def fa3_fwd(query, key, value, *, out, num_splits):
-    """Of FlashAttention-3, which both of its distributions register."""
-    assert out.stride(-1) == 1 and num_splits == 1
-    out.copy_(float32_attention(query, key, value))
-
-
-@pytest.fixture
-def fake_kernels(monkeypatch):
-    """Stand-ins with the interfaces of FlashAttention-3 and AITER: no such kernel runs here."""
-
-    def flash_attn_func(query, key, value):
-        return float32_attention(query, key, value).to(torch.bfloat16), None
-
-    def flash_attn_fp8_func(query, key, value):
-        return float32_attention(query, key, value)
-
-    fa3_module = types.ModuleType("fa3_fwd_interface")
-    fa3_module.flash_attn_func = flash_attn_func
-    fa3_module.__spec__ = types.SimpleNamespace()
-    monkeypatch.setitem(sys.modules, "fa3_fwd_interface", fa3_module)
-    monkeypatch.setattr(torch.ops, "fa3_fwd", types.SimpleNamespace(fwd=fa3_fwd))
-    for name in ("aiter", "aiter.ops", "aiter.ops.triton", "aiter.ops.triton.mha"):
-        module = types.ModuleType(name)
-        module.__spec__, module.__path__ = types.SimpleNamespace(), []
-        module.flash_attn_fp8_func = flash_attn_fp8_func
-        monkeypatch.setitem(sys.modules, name, module)
 
 
 @pytest.mark.parametrize(

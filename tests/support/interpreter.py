@@ -57,6 +57,14 @@ if DEVICE == "cpu":
     interpreter.InterpreterBuilder.create_dot = _dot_of_floats
 
 
+def first_of(*values):
+    """Return the values as parameters: the first for every run, the others for `interpreter`."""
+    return [
+        value if number == 0 else pytest.param(value, marks=pytest.mark.interpreter)
+        for number, value in enumerate(values)
+    ]
+
+
 def random(*shape, dtype=torch.bfloat16, seed=0, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     return (scale * torch.randn(*shape, generator=generator)).to(dtype).to(DEVICE)

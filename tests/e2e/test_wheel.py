@@ -1,0 +1,124 @@
+"""The wheel holds what a user needs, and works in an empty folder without a checkout."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL_IMAGE = ("--num_inference_steps", "2", "--height", "64", "--width", "64",
+               "--compile_export_mode", "disabled")  # fmt: skip
+MIB = 1 << 20
+
+pytestmark = [pytest.mark.slow, pytest.mark.subprocess, pytest.mark.xdist_group("wheel")]
+
+
+def pip(*arguments: str) -> None:
+    quiet = ("--quiet", "--disable-pip-version-check", "--no-deps")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *arguments[:1], *quiet, *arguments[1:]],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--no-build-isolation", "--wheel-dir", str(folder), ".")
+    (path,) = folder.glob("fluxfast-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("installed")
+    pip("install", "--target", str(folder), str(wheel))
+    return folder
+
+
+@pytest.fixture
+def fluxfast(installed, tmp_path):
+    """Return a function that runs the wheel's command line in an empty folder."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "fluxfast", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(installed), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def test_the_wheel_holds_what_a_user_needs_and_nothing_else(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"fluxfast"}
+    weights = "fluxfast/mini/weights"
+    assert names >= {
+        "fluxfast/py.typed",
+        "fluxfast/report/page.html",
+        "fluxfast/report/page.css",
+        "fluxfast/report/page.js",
+        f"{weights}/mini-dev/transformer/diffusion_pytorch_model.safetensors",
+        f"{weights}/mini-schnell/transformer/diffusion_pytorch_model.safetensors",
+        f"{weights}/mini-schnell/scheduler/scheduler_config.json",
+        f"{weights}/mini-kontext/model_index.json",
+        f"{weights}/mini-clip/model.safetensors",
+        *(f"fluxfast/_baselines/{path.name}" for path in (REPOSITORY / "baselines").iterdir()),
+    }
+    assert {"LICENSE", "NOTICE"} <= {Path(name).name for name in names}
+    assert not [name for name in names if name.startswith("fluxfast/ci/")]
+
+
+def test_the_wheel_holds_shared_weights_once(wheel):
+    files = [i for i in zipfile.ZipFile(wheel).infolist() if i.filename.endswith(".safetensors")]
+    assert len({file.CRC for file in files}) == len(files)
+    assert wheel.stat().st_size < 32 * MIB
+
+
+@pytest.mark.parametrize(
+    ("command", "printed"),
+    [
+        (("--version",), "fluxfast 0."),
+        (("doctor",), "fused_projections"),
+        (("matrix", "--gpu", "h200"), "fp8_per_row"),
+        (("baseline", "show", "--gpu", "h200"), "schnell"),
+        (("roofline", "--help"), "usage"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_works_in_an_empty_folder(fluxfast, command, printed):
+    done = fluxfast(*command)
+    assert done.returncode == 0, done.stderr
+    assert printed in done.stdout
+
+
+@pytest.mark.parametrize("model", ["mini-dev", "mini-schnell", "mini-kontext"])
+def test_an_image_is_generated_in_an_empty_folder(fluxfast, tmp_path, model):
+    done = fluxfast("generate", "--ckpt", model, *SMALL_IMAGE)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "output.png").stat().st_size > 0
+
+
+def test_the_package_is_imported_from_the_wheel_with_its_types(installed, tmp_path):
+    code = "import fluxfast; print(fluxfast.__file__, len(fluxfast.list_optimizations()))"
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.startswith(str(installed)), done.stderr
+
+
+@pytest.mark.parametrize("command", [("selftest",)], ids=" ".join)
+def test_a_command_that_needs_the_checkout_reports_so(fluxfast, command):
+    done = fluxfast(*command)
+    assert done.returncode == 2, done.stderr
+    assert "needs a checkout of the project" in done.stderr

@@ -1,0 +1,42 @@
+"""The structure that readers rely on: few modules at the top, knowledge in one place."""
+
+import ast
+from pathlib import Path
+
+from fluxfast.optimizations.registry import optimizations
+
+REPOSITORY = Path(__file__).parents[2]
+MODULES = sorted((REPOSITORY / "fluxfast").rglob("*.py"))
+MOST_MODULES_AT_THE_TOP = 8
+
+
+def relative(path):
+    return str(path.relative_to(REPOSITORY))
+
+
+def test_few_modules_lie_at_the_top_of_the_package():
+    top = [path.name for path in MODULES if path.parent == REPOSITORY / "fluxfast"]
+    assert len(top) <= MOST_MODULES_AT_THE_TOP, top
+
+
+def test_no_module_outside_of_the_optimizations_names_one():
+    names = set(optimizations())
+    found = [
+        f"{relative(path)}:{node.lineno}: {node.value}"
+        for path in MODULES
+        if "optimizations" not in path.relative_to(REPOSITORY / "fluxfast").parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert not found, "\n".join(["optimizations listed by name:", *found])
+
+
+def test_test_modules_do_not_import_each_other():
+    found = [
+        f"{relative(path)}:{node.lineno}: {node.module}"
+        for path in sorted((REPOSITORY / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and any(part.startswith("test_") for part in (node.module or "").split("."))
+    ]
+    assert not found, "\n".join(["shared code belongs in tests/support:", *found])
