@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from benchmarks.kernel_cases import KernelCase, errors, kernel_cases
 from benchmarks.record import Record
 from fluxfast.bench.cases.planned import PlannedCase, planned_case, situation_of
-from fluxfast.bench.measurement.sampler import peak_memory_gib, reset_peak_memory, time_image
+from fluxfast.bench.measurement.stages import peak_memory_gib, reset_peak_memory, time_image
 from fluxfast.cli.profile import to_json
 from fluxfast.console import quiet_libraries
 from fluxfast.hardware import Hardware, detect, environment
@@ -36,7 +36,7 @@ from fluxfast.models.weights import resolve
 from fluxfast.optimizations.base import Axis, Plan, Situation
 from fluxfast.optimizations.registry import available, default_names, in_order, optimization_named
 from fluxfast.pipeline.build import BuiltPipeline, build
-from fluxfast.profiling.ceilings import attention_tflops, copy_tb_s, scaled_product
+from fluxfast.profiling.ceilings import attention_tflops, copy_tb_s, scaled_gemm
 from fluxfast.profiling.device_clock import median_ms
 from fluxfast.profiling.evidence import gather_evidence, proofs
 from fluxfast.profiling.kernel_profile import read_profile
@@ -56,7 +56,7 @@ ADDED = (
     "compiled_encoder",
     "known_device",
 )
-DECODERS = ("compiled_decoder", "fused_vae")
+DECODERS = ("fused_vae",)
 GPU_ALONE = ("cuda_graph", "device_images", "compiled_encoder", "known_device")
 
 
@@ -149,8 +149,8 @@ def _product(tokens: int, inner: int, outer: int, hardware: Hardware) -> dict[st
     device, repeats = hardware.device, 20 if hardware.is_gpu else 1
     rows, weight = (torch.randn(n, inner, device=device).bfloat16() for n in (tokens, outer))
     calls: dict[str, Callable[[], Any]] = {
-        "by_row": scaled_product(tokens, inner, outer, device),
-        "by_tensor": scaled_product(tokens, inner, outer, device, per_row=False),
+        "by_row": scaled_gemm(tokens, inner, outer, device),
+        "by_tensor": scaled_gemm(tokens, inner, outer, device, per_row=False),
         "bf16": lambda: F.linear(rows, weight),
     }
     times = {name: median_ms(call, device, repeats) for name, call in calls.items()}
@@ -166,7 +166,7 @@ def step_cases(rehearse: bool, hardware: Hardware) -> dict[str, tuple[str, list[
     added = [n for n in ADDED if not rehearse or n not in GPU_ALONE]
     steps = 2 if rehearse else STEPS
     eager = [] if rehearse else ["bf16"]
-    cases = {"eager": ("dev", eager, steps), "all on": ("dev", on, steps)}
+    cases = {"eager": ("dev", eager, steps), "default": ("dev", on, steps)}
     for count, name in enumerate(added, start=1):
         cases[f"+ {name}"] = ("dev", [*on, *added[:count]], steps)
     everything = [*on, *added]
@@ -178,7 +178,7 @@ def step_cases(rehearse: bool, hardware: Hardware) -> dict[str, tuple[str, list[
     without_fp8 = [n for n in on if n not in ("fp8_per_row", "fa3_fp8")]
     lossless = [*without_fp8, "fa3"]
     return cases | {
-        "bf16, all on": ("dev", lossless, STEPS),
+        "bf16, default": ("dev", lossless, STEPS),
         "bf16, everything": ("dev", [*lossless, *added], STEPS),
         "everything, 28 steps": ("dev", everything, 28),
         "everything, epilogues for passes": ("dev", in_epilogues, STEPS),
@@ -228,9 +228,9 @@ def _step(
         figures["latents_error"] = _latents_error(built, folder, model, steps, name)
         if name != "eager":
             seen = proofs(gather_evidence(built))
-            figures["proofs"] = {n: [p.is_active, p.seen] for n, p in seen.items()}
-            figures["not_in_force"] = ", ".join(n for n, p in seen.items() if not p.is_active)
-        if name in ("all on", "+ cuda_graph", "+ modulation_table"):
+            figures["proofs"] = {n: [p.is_active, p.detail] for n, p in seen.items()}
+            figures["not_active"] = ", ".join(n for n, p in seen.items() if not p.is_active)
+        if name in ("default", "+ cuda_graph", "+ modulation_table"):
             figures["waits"] = _waits(built)
             figures["profile"] = _profile(built, folder / f"trace {name}.json.gz")
     return figures

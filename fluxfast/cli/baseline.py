@@ -1,4 +1,4 @@
-"""`fluxfast baseline show` and `fluxfast baseline accept`."""
+"""`fluxfast baseline`: show the accepted figures of a machine, or accept new ones."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from fluxfast.bench.baselines.accept import (
     history_rows,
     history_text,
 )
-from fluxfast.bench.baselines.baseline import (
-    PROCESSES,
-    Baseline,
-    baseline_for,
-    find_baseline,
-)
+from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
+from fluxfast.bench.baselines.file import write_baseline
+from fluxfast.bench.baselines.lookup import baseline_for, find_baseline
 from fluxfast.bench.results.machine import hardware_of
-from fluxfast.bench.results.result import CaseResult, read_result, result_paths
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.store import read_result, result_paths
 from fluxfast.bench.verdicts.tables import baseline_rows, baseline_table
 from fluxfast.console import out
 from fluxfast.errors import BaselineError
@@ -33,29 +31,38 @@ SHOWN = ("case", "figure", "before", "after", "change", "processes")
 
 
 def add_parser(commands: Any) -> None:
+    """Add the command to the command line."""
     parser = commands.add_parser(
-        "baseline", help="show what cases are compared with, or accept new figures"
+        "baseline", help="show the accepted figures of a machine, or accept new ones"
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    shown = actions.add_parser("show", help="the accepted figures of a GPU")
-    shown.add_argument("--gpu", default="auto")
-    shown.add_argument("--json", action="store_true")
+    shown = actions.add_parser("show", help="print the accepted figures of a machine")
+    shown.add_argument(
+        "--gpu", default="auto", help="auto, cpu, or a GPU such as h200 (%(default)s)"
+    )
+    shown.add_argument("--json", action="store_true", help="print JSON")
     shown.set_defaults(run=show)
-    accepted = actions.add_parser("accept", help="make results the new baseline of their GPU")
+    accepted = actions.add_parser("accept", help="make results the new baseline of their machine")
     accepted.add_argument(
-        "results", type=Path, nargs="+", help="a folder of results of each process"
+        "results", type=Path, nargs="+", metavar="DIR", help="the results of one process"
     )
     accepted.add_argument(
-        "--case", action="append", metavar="ID", help="of the results only this (repeat for more)"
+        "--case", action="append", metavar="ID", help="accept only this case; repeat for several"
     )
-    accepted.add_argument("--gpu", help="the baseline file (found from the results)")
     accepted.add_argument(
-        "--processes", type=int, default=PROCESSES, help="fewest of each case (%(default)s)"
+        "--gpu", help="the baseline to change (default: detected from the results)"
+    )
+    accepted.add_argument(
+        "--processes",
+        type=int,
+        default=PROCESSES,
+        help="processes that each case needs (%(default)s)",
     )
     accepted.set_defaults(run=accept)
 
 
 def show(options: argparse.Namespace) -> None:
+    """Print the figures of a baseline as a table or as JSON."""
     baseline = (
         baseline_for(options.gpu, detect("cpu" if options.gpu == "cpu" else "auto"))
         if options.gpu in ("auto", "cpu")
@@ -71,6 +78,7 @@ def show(options: argparse.Namespace) -> None:
 
 
 def accept(options: argparse.Namespace) -> None:
+    """Check the results, write them into the baseline, and append to its history."""
     paths = result_paths(options.results)
     found = _chosen([(path, read_result(path)) for path in paths], options.case)
     results = [result for _, result in found]
@@ -80,7 +88,7 @@ def accept(options: argparse.Namespace) -> None:
     check_acceptable(baseline, results, options.processes)
     rows = history_rows(baseline.results, results)
     history = history_text(history_path(updated), rows)  # read before anything is written
-    updated.write()
+    write_baseline(updated)
     write_atomically(history_path(updated), history)
     table = plain_table(*SHOWN)
     for row in rows:
@@ -97,10 +105,10 @@ def _chosen(
     known = dict.fromkeys(result.case.id for _, result in found)
     if missing := [case_id for case_id in case_ids if case_id not in known]:
         raise BaselineError(
-            "the results lack a case that is to be accepted",
+            "the results do not contain the case to accept",
             got=", ".join(missing),
             allowed=", ".join(known),
-            remedy="name a case that was measured, or leave --case out to accept all",
+            remedy="name a measured case, or omit --case to accept all",
         )
     return [(path, result) for path, result in found if result.case.id in case_ids]
 

@@ -1,4 +1,4 @@
-"""`fluxfast matrix`: every case of a matrix, and why the others are not there."""
+"""`fluxfast matrix`: list the cases of a matrix and what it excludes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from fluxfast.bench.baselines.baseline import find_baseline
+from fluxfast.bench.baselines.lookup import find_baseline
 from fluxfast.bench.cases.matrix import MATRICES, Excluded, Names, invalid
 from fluxfast.bench.cases.planned import PlannedCase, planned_cases, situation_of
 from fluxfast.console import out
@@ -20,18 +20,36 @@ MOST_INVALID_SHOWN = 40
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("matrix", help="which cases there are, here or on another GPU")
-    parser.add_argument(
-        "--gpu", default="auto", help="auto, cpu, or a GPU with a file in baselines/"
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "matrix", help="list the cases of a matrix, for this machine or another GPU"
     )
-    parser.add_argument("--matrix", default="ablation", help=", ".join(MATRICES))
-    parser.add_argument("--model", action="append", help=f"one of {', '.join(MODELS)} (all)")
-    parser.add_argument("--weights", default="auto", help="auto, hub, synthetic or mini")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--gpu",
+        default="auto",
+        help="auto, cpu, or a GPU with a baseline file, such as h200 (%(default)s)",
+    )
+    parser.add_argument(
+        "--matrix", default="ablation", help=f"one of {', '.join(MATRICES)} (%(default)s)"
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        help=f"one of {', '.join(MODELS)}; repeat for several (default: all)",
+    )
+    parser.add_argument(
+        "--weights", default="auto", help="auto, hub, synthetic or mini (%(default)s)"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON, with a reason for every excluded combination",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
+    """Print the matrix as tables or as JSON."""
     hardware = hardware_named(options.gpu)
     models = options.model or list(MODELS)
     cases, left_out = planned_cases(options.matrix, models, options.weights, hardware)
@@ -48,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def hardware_named(gpu: str) -> Hardware:
-    """This machine for `auto` and `cpu`; a described one, with every package on it, for a name."""
+    """Return this machine for `auto` and `cpu`; else the named GPU with every package installed."""
     if gpu in ("auto", "cpu"):
         return detect(gpu)
     needed = [package.name for o in optimizations().values() for package in o.packages]
@@ -85,16 +103,16 @@ def _tables(
     valid = plain_table("model", "case", "optimizations")
     for planned in cases:
         valid.add_row(planned.case.model, planned.label, " + ".join(planned.case.optimizations))
-    absent = plain_table("model", "left out", "why")
+    missing = plain_table("model", "excluded", "reason")
     for model, excluded_here in left_out.items():
         for one in excluded_here:
-            absent.add_row(model, one.name, one.reason)
+            missing.add_row(model, one.name, one.reason)
     counted = sum(map(len, not_valid.values()))
     if counted <= MOST_INVALID_SHOWN:
         for model, reasons in not_valid.items():
             for names, reason in reasons.items():
-                absent.add_row(model, " + ".join(names), reason)
+                missing.add_row(model, " + ".join(names), reason)
     else:
-        absent.add_row("", f"{counted} invalid combinations", "--json has each with its reason")
+        missing.add_row("", f"{counted} invalid combinations", "--json lists each with its reason")
     head = f"{len(cases)} cases on {hardware.name} ({hardware.architecture})"
-    return f"{head}\n\n{render(valid)}\n\n{render(absent)}"
+    return f"{head}\n\n{render(valid)}\n\n{render(missing)}"

@@ -1,241 +1,186 @@
-"""From results to the rows of a report: figures, verdicts, commands. Reads baselines; no torch."""
+"""Build the rows of a report from results: figures, verdict and command of each case. No torch."""
 
 from __future__ import annotations
 
 import shlex
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.baselines.baseline import (
-    SHIPPED,
-    Baseline,
-    baseline_for,
-    gpu_as_it_is,
-    known_baselines,
-    machine_name,
-)
+from fluxfast.bench.baselines.baseline import Baseline
+from fluxfast.bench.baselines.lookup import known_baselines
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.cases.matrix import Names, label
+from fluxfast.bench.cases.matrix import Names, label, lossless_variant
 from fluxfast.bench.results.machine import hardware_of
-from fluxfast.bench.results.result import CaseResult, ImageTiming
+from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.tables import speedups
-from fluxfast.errors import BaselineError
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.registry import eager_combinations
-from fluxfast.report.inputs import RECORDED, Measured
-from fluxfast.report.labels import all_on_of
-
-AGAINST = Path("--against")  # where a verdict's figures come from, in place of a baseline's file
-PASSING = ("same", "faster", RECORDED)
-NOT_JUDGED = ("undecided", "invalid runner")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """A verdict as it is shown. `change`: relative, of the figure that decided, else of the one
-    that the case is judged by."""
-
-    outcome: str
-    reason: str
-    change: float | None = None
-    lines: tuple[str, ...] = ()
-
-    @property
-    def passes(self) -> bool:
-        return self.outcome in PASSING
+from fluxfast.report.combinations import default_of
+from fluxfast.report.inputs import MeasuredCase
+from fluxfast.report.judgement import (
+    Judgement,
+    Reference,
+    given_reference,
+    judge,
+    known_baseline,
+)
+from fluxfast.report.labels import VALUE_UNITS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One case on one machine. `low`, `high`: the range of its process medians (or its images).
+    """One case on one machine.
 
-    `where`: the machine as titles begin with it, "" where all rows are of one.
+    Attributes:
+        gpu: the name of the machine.
+        where: the machine as a prefix of titles; "" in a report of one machine.
+        case: the case.
+        label: the case relative to the default optimizations, as `default − fa3_fp8`.
+        default: the default optimizations of the workload, inferred from its cases.
+        summary: the figures, over all processes.
+        before: the figures of the reference; None without one.
+        judgement: the verdict.
+        low: the lowest process median of `value`, or the lowest image of a single process.
+        high: the highest, likewise.
+        speedup: over the unoptimized pipeline of the same request; None without it.
+        command: the command that measures this case alone.
+        measured: the results and artifacts.
     """
 
     gpu: str
     where: str
     case: Case
     label: str
-    all_on: Names
+    default: Names
     summary: CaseSummary
     before: CaseSummary | None
     judgement: Judgement
     low: float
     high: float
-    speed: float | None
+    speedup: float | None
     command: str
-    measured: Measured
+    measured: MeasuredCase
+
+    @property
+    def metric(self) -> str:
+        """The metric that the case is judged by: `eager_ratio` on a CPU, else `e2e_s`."""
+        return "e2e_s" if self.summary.eager_ratio is None else "eager_ratio"
 
     @property
     def value(self) -> float:
-        """What the case is judged by; see `unit`."""
+        """The value of `metric`."""
         return judged_value(self.summary)
 
     @property
     def unit(self) -> str:
-        return "s" if self.summary.eager_ratio is None else "× eager"
+        """The unit of `value`."""
+        return VALUE_UNITS[self.metric]
 
     @property
     def workload(self) -> str:
-        """As `dev, 28 steps`, with what is not usual."""
+        """The workload as `dev (synthetic), 28 steps, 1024×1024`."""
         case = self.case
         shape = f", {case.height}×{case.width}"
         batch = f", batch {case.batch_size}" if case.batch_size != 1 else ""
         return f"{case.model} ({case.weights}), {case.num_inference_steps} steps{shape}{batch}"
 
     @property
-    def title(self) -> str:
-        """Of what is told of the whole workload."""
+    def workload_title(self) -> str:
+        """The title of charts about the whole workload."""
         return f"{self.where}{self.workload}"
 
     @property
-    def own_title(self) -> str:
-        """Of what is told of this case alone; no other row has it."""
-        return f"{self.title}: {self.label}"
+    def title(self) -> str:
+        """The title of charts about this case alone; no other row has it."""
+        return f"{self.workload_title}: {self.label}"
 
 
 def judged_value(summary: CaseSummary) -> float:
-    """Seconds of an image; on a CPU its ratio to the eager image beside it."""
+    """Return the image time in seconds; on a CPU relative to the paired eager image."""
     return summary.e2e_s if summary.eager_ratio is None else summary.eager_ratio
 
 
-def rows_of(found: Sequence[Measured], against: Sequence[Measured] = ()) -> list[Row]:
-    """The rows, machine by machine, judged by `against` or by the baseline of the machine."""
-    by_gpu: dict[str, list[Measured]] = {}
+def process_values(results: Sequence[CaseResult]) -> list[float]:
+    """Return the judged value of each process."""
+    return [judged_value(summarize([result])) for result in results]
+
+
+def rows_of(found: Sequence[MeasuredCase], against: Sequence[MeasuredCase] = ()) -> list[Row]:
+    """Return the rows, machine by machine.
+
+    Args:
+        found: the cases to report on.
+        against: the cases to judge them against; empty for the baseline of each machine.
+    """
+    by_machine: dict[str, list[MeasuredCase]] = {}
     for measured in found:
-        by_gpu.setdefault(_machine(measured), []).append(measured)
+        by_machine.setdefault(measured.machine, []).append(measured)
+    several = len(by_machine) > 1
     return [
         row
-        for gpu, of_gpu in by_gpu.items()
-        for row in _rows_of_machine(gpu, f"{gpu}: " if len(by_gpu) > 1 else "", of_gpu, against)
+        for gpu, cases in by_machine.items()
+        for row in _machine_rows(gpu, f"{gpu}: " if several else "", cases, against)
     ]
 
 
-def _rows_of_machine(
-    gpu: str, where: str, found: Sequence[Measured], against: Sequence[Measured]
+def _machine_rows(
+    gpu: str, where: str, found: Sequence[MeasuredCase], against: Sequence[MeasuredCase]
 ) -> list[Row]:
     hardware = hardware_of(found[0].results[0])
-    baseline = _baseline(hardware)
+    baseline = known_baseline(hardware)
     gpu_option = _gpu_option(hardware, baseline)
-    others = {
-        m.results[0].case.id: m.results
-        for m in against
-        if machine_name(hardware_of(m.results[0])) == gpu
-    }
+    reference = Reference(baseline=baseline)
     if against:
-        one = baseline.gpu if baseline else gpu_as_it_is(hardware, gpu)
-        baseline = Baseline(gpu=one, results=others, path=AGAINST)
-    summaries = {m.results[0].case.id: summarize(m.results) for m in found}
-    speed = speedups(summaries.values())
-    all_on = _all_on([m.results[0].case for m in found])
+        reference = given_reference(hardware, baseline, against)
+    summaries = {m.case.id: summarize(m.results) for m in found}
+    speedup = speedups(summaries.values())
+    default = _defaults([m.case for m in found])
     rows = []
     for measured in found:
-        case = measured.results[0].case
+        case = measured.case
         low, high = _range(measured.results)
         rows.append(
             Row(
                 gpu=gpu,
                 where=where,
                 case=case,
-                label=label(case.optimizations, all_on[case.workload]),
-                all_on=all_on[case.workload],
+                label=label(
+                    case.optimizations,
+                    default[case.workload],
+                    lossless_variant(default[case.workload], hardware),
+                ),
+                default=default[case.workload],
                 summary=summaries[case.id],
-                before=_before(baseline, measured),
-                judgement=_judgement(baseline, measured, against=bool(against)),
+                before=reference.before(measured),
+                judgement=judge(measured, reference),
                 low=low,
                 high=high,
-                speed=speed.get(case.id),
-                command=reproduce(case, gpu_option),
+                speedup=speedup.get(case.id),
+                command=reproduction_command(case, gpu_option),
                 measured=measured,
             )
         )
     return sorted(rows, key=lambda r: (r.case.workload, len(r.case.optimizations), r.case.id))
 
 
-def _machine(measured: Measured) -> str:
-    return machine_name(hardware_of(measured.results[0]))
-
-
-def _all_on(cases: Sequence[Case]) -> dict[tuple[Any, ...], Names]:
-    """The top of the staircase of each workload."""
+def _defaults(cases: Sequence[Case]) -> dict[tuple[Any, ...], Names]:
+    """Return the default optimizations of each workload."""
     combinations: dict[tuple[Any, ...], list[Names]] = {}
     for case in cases:
         combinations.setdefault(case.workload, []).append(case.optimizations)
-    return {workload: all_on_of(names) for workload, names in combinations.items()}
-
-
-def _baseline(hardware: Hardware) -> Baseline | None:
-    try:
-        return baseline_for("auto", hardware)
-    except BaselineError:
-        return None  # a machine that the project does not know: said in each verdict
-
-
-def _before(baseline: Baseline | None, measured: Measured) -> CaseSummary | None:
-    case_id = measured.results[0].case.id
-    is_itself = measured.accepted and baseline is not None and baseline.path != AGAINST
-    if baseline is None or is_itself or case_id not in baseline.results:
-        return None
-    return summarize(baseline.accepted_for(measured.results))
-
-
-def _judgement(baseline: Baseline | None, measured: Measured, *, against: bool) -> Judgement:
-    if measured.accepted and not against:
-        return Judgement(outcome=RECORDED, reason="an accepted baseline")
-    told = measured.extras.get("verdicts")
-    others = baseline.results.get(measured.results[0].case.id, ()) if baseline and against else ()
-    if against and not others and measured.results[0].case.optimizations in eager_combinations():
-        return Judgement(outcome=RECORDED, reason="unoptimized: of this revision alone")
-    if told and (others or not against) and _is_of(told, measured.results, others):
-        return Judgement(
-            outcome=told["outcome"],
-            reason=told["reason"],
-            change=told.get("change"),
-            lines=tuple(told.get("changes", ())),
-        )
-    if baseline is None:
-        return Judgement(outcome="new", reason="no baseline describes this machine")
-    verdict = baseline.judge(list(measured.results))
-    return Judgement(
-        outcome=verdict.outcome.value,
-        reason=verdict.reason,
-        change=verdict.shown.relative if verdict.shown else None,
-        lines=tuple(map(str, verdict.changes)),
-    )
-
-
-def _is_of(
-    told: Mapping[str, Any], results: Sequence[CaseResult], others: Sequence[CaseResult]
-) -> bool:
-    """Whether a run said it of just these results, beside just these others (none: a baseline).
-
-    What it said goes before what would be said now: it knew the whole run, and how often it looked.
-    """
-    commit = str(others[-1].provenance.get("commit")) if others else None
-    beside = told.get("against"), told.get("processes_against", 0)
-    return told.get("processes", 1) == len(results) and beside == (commit, len(others))
+    return {workload: default_of(names) for workload, names in combinations.items()}
 
 
 def _range(results: Sequence[CaseResult]) -> tuple[float, float]:
-    processes = [judged_value(summarize([result])) for result in results]
-    samples = processes if len(processes) > 1 else image_values(results[0])
-    return min(samples), max(samples)
+    values = process_values(results)
+    if len(values) == 1:
+        values = results[0].eager_ratios or [image.e2e_s for image in results[0].images]
+    return min(values), max(values)
 
 
-def image_values(result: CaseResult) -> list[float]:
-    """What the case is judged by, of each image."""
-    times = [image.e2e_s for image in result.images]
-    if not result.reference_e2e_s:
-        return times
-    return [t / reference for t, reference in zip(times, result.reference_e2e_s, strict=True)]
-
-
-def reproduce(case: Case, gpu_option: str) -> str:
-    """The command that measures this case alone, on such a machine."""
+def reproduction_command(case: Case, gpu_option: str) -> str:
+    """Return the command that measures a case alone, with `gpu_option` for `--gpu`."""
     words = ["pytest", f"perf_tests/test_latency.py::test_latency[{case.id}]"]
     words += ["--gpu", gpu_option, "--matrix", "full", "--model", case.model]
     words += ["--weights", case.weights, "--resolution", f"{case.height}x{case.width}"]
@@ -248,48 +193,5 @@ def _gpu_option(hardware: Hardware, baseline: Baseline | None) -> str:
     if not hardware.is_gpu:
         return "cpu"
     path = baseline.path if baseline else None
-    names = [name for name, of_it in known_baselines(SHIPPED).items() if of_it == path]
+    names = [name for name, file in known_baselines().items() if file == path]
     return min(names, key=len, default="auto")
-
-
-def stages_ms(results: Sequence[CaseResult]) -> dict[str, float]:
-    """Milliseconds of each stage of an image: medians over images, then over processes."""
-
-    def median(value: Callable[[ImageTiming], float]) -> float:
-        return statistics.median(statistics.median(value(i) for i in r.images) for r in results)
-
-    return {
-        "encode": median(lambda i: i.encode_ms),
-        "prepare": median(lambda i: i.prepare_ms),
-        "denoise": median(lambda i: sum(i.step_ms)),
-        "decode": median(lambda i: i.decode_ms),
-        "postprocess": median(lambda i: i.postprocess_ms),
-    }
-
-
-def environments(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Each environment that a figure came from, once, with the commands that were run in it."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        for result in row.measured.results:
-            facts = _facts(result)
-            entry = found.setdefault(str(facts), facts | {"results": 0, "commands": []})
-            entry["results"] += 1
-            command = result.provenance.get("command")
-            if command and command not in entry["commands"]:
-                entry["commands"].append(command)
-    return list(found.values())
-
-
-def _facts(result: CaseResult) -> dict[str, Any]:
-    hardware, origin = hardware_of(result), result.provenance
-    gpu = {k: v for k, v in result.environment.get("gpu", {}).items() if k != "uuid"}
-    commit = str(origin.get("commit") or "unknown")[:12]
-    return {
-        "machine": f"{hardware.name} ({hardware.architecture}), {hardware.memory_gib:.0f} GiB, "
-        f"{hardware.cores} cores",
-        "stack": ", ".join(f"{name} {version}" for name, version in hardware.packages.items()),
-        "gpu": ", ".join(f"{name} {value}" for name, value in gpu.items()),
-        "python": str(result.environment.get("python", "?")),
-        "commit": commit + (" with uncommitted changes" if origin.get("dirty") else ""),
-    }

@@ -1,4 +1,4 @@
-"""Machines that are described, not detected: plans for them are tested, nothing runs on them."""
+"""Descriptions of machines, for tests that plan cases for them; nothing runs on them."""
 
 from fluxfast.hardware import Hardware, Platform
 

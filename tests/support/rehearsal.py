@@ -1,7 +1,7 @@
-"""A GPU that is not here, for the commands of the documentation: what is measured on it is made.
+"""Run the documentation's commands as on a GPU that is not here, with synthetic measurements.
 
-The machine is the one that a baseline describes. Everything is the real thing but the pipeline and
-the clock: options, plans, cases, files, verdicts, tables, exit statuses. No GPU was near them.
+The machine is the one that a baseline describes. Only the pipeline and the clock are replaced:
+options, plans, cases, files, verdicts, tables and exit statuses are real.
 """
 
 import itertools
@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fluxfast.bench.baselines.baseline import SHIPPED, find_baseline
+from fluxfast.bench.baselines.lookup import find_baseline
 from fluxfast.bench.cases.case import Case
+from fluxfast.bench.measurement import Measurement
 from fluxfast.bench.results.machine import hardware_of
-from fluxfast.bench.results.result import CaseResult, ImageTiming, write_result
+from fluxfast.bench.results.result import CaseResult, ImageTiming
+from fluxfast.bench.results.store import write_result
 from fluxfast.cli import bench, generate, pipeline_options, roofline, selftest
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.base import Plan
+from fluxfast.optimizations.base import Plan, ProfiledStep
 from fluxfast.profiling.roofline import Ceilings
 from tests.support.machines import EVERYTHING
 from tests.support.results import result
@@ -27,27 +29,32 @@ NUMBERS = itertools.count()
 CEILINGS = Ceilings(gemm_tflops=1300.0, attention_tflops=900.0, copy_tb_s=4.3)
 
 
-def described(gpu: str, baselines: Path = SHIPPED) -> Hardware:
-    """As the results of its baseline have it, or with every package where it has none."""
+def described(gpu: str, baselines: Path | None = None) -> Hardware:
+    """Return the machine of a GPU's baseline, with every package if the baseline is empty."""
     baseline = find_baseline(gpu, baselines)
     known = [results[-1] for results in baseline.results.values()]
     return hardware_of(known[0]) if known else baseline.gpu.hardware(EVERYTHING)
 
 
-def made(case: Case, hardware: Hardware, known: CaseResult | None = None) -> CaseResult:
-    """As it is `known`, else a result of any figures; of a commit, and of a process of its own."""
-    told = {"commit": "made", "dirty": False, "process": next(NUMBERS)}
+def synthetic(case: Case, hardware: Hardware, known: CaseResult | None = None) -> CaseResult:
+    """Return `known` or a result with any figures, from a commit and a process of its own."""
+    origin = {"commit": "synthetic", "dirty": False, "process": next(NUMBERS)}
     if known:
-        return replace(known, provenance=told)
-    beside = () if hardware.is_gpu else (2.0, 2.0, 2.0)
+        return replace(known, provenance=origin)
+    paired = () if hardware.is_gpu else (2.0, 2.0, 2.0)
     return result(
-        1.0, case=case, hardware=hardware, reference_e2e_s=beside, compiles=False, provenance=told
+        1.0, case=case, hardware=hardware, reference_e2e_s=paired, compiles=False, provenance=origin
     )
 
 
 @dataclass
 class Rehearsal:
-    """A plugin for `pytest perf_tests`; `failures`: what each failing test said."""
+    """A plugin for `pytest perf_tests` that measures nothing.
+
+    Attributes:
+        selected: how many tests were selected.
+        failures: the message of each test that failed.
+    """
 
     selected: int = 0
     failures: list[str] = field(default_factory=list)
@@ -56,43 +63,49 @@ class Rehearsal:
         self.selected = len(items)
         for module in {item.module for item in items}:
             module.measured = measured
-            module.measure_in = measured_in
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
             self.failures.append(report.longreprtext)
 
 
-def measured(planned, suite, request):
-    """In the place of `measured` of perf_tests."""
+def measured(planned, suite, request) -> Measurement:
+    """Stand in for `measured` of perf_tests."""
     known = suite.baseline.results.get(planned.case.id, (None,))[-1]
-    found = made(planned.case, suite.hardware, known)
-    write_result(suite.results_folder, found)
-    return found
+    return Measurement(
+        result=synthetic(planned.case, suite.hardware, known),
+        step=ProfiledStep(),
+        image=Image.new("RGB", (8, 8), "grey"),
+        eager_image=None,
+    )
 
 
-def measured_in(tree, cases, options, results, say):
-    """In the place of a process of another revision, or of this one beside it."""
-    found = {case.id: made(case, described("h200")) for case in cases}
+def measured_in(tree, request, report):
+    """Stand in for a measuring process of either revision."""
+    found = {
+        case_id: synthetic(Case.from_id(case_id), described("h200")) for case_id in request.cases
+    }
     for one in found.values():
-        write_result(results, one)
+        write_result(request.results, one)
     return found
 
 
 def run_pytest(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, Rehearsal]:
-    """`pytest perf_tests …` in the folder where we are, on the GPU that it names or on this CPU."""
+    """Run `pytest perf_tests …` in the working directory, on the GPU it names or on this CPU."""
     gpu = arguments[arguments.index("--gpu") + 1]
     if gpu != "cpu":
         machine = described(gpu, Path("baselines"))
         monkeypatch.setattr("fluxfast.pytest_plugin.session.detect", lambda device: machine)
-    monkeypatch.setattr("fluxfast.bench.ab.against.worktree", lambda *_: nullcontext(Path()))
+    monkeypatch.setattr("fluxfast.bench.ab.revision.worktree", lambda *_: nullcontext(Path()))
+    monkeypatch.setattr("fluxfast.pytest_plugin.plugin.comparable_commit", lambda *_: "commit")
+    monkeypatch.setattr("fluxfast.pytest_plugin.comparing.measure_in", measured_in)
     rehearsal = Rehearsal()
     here = [f"--rootdir={Path.cwd()}", "--baselines=baselines", "-p", "no:cacheprovider"]
     return pytest.main([*arguments, *here, "-p", "no:faulthandler"], plugins=[rehearsal]), rehearsal
 
 
 class StandIn:
-    """Of a built pipeline, which draws a grey picture."""
+    """Stand in for a built pipeline; it generates a grey image."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.request, self.pipeline = plan, plan.situation.request, None
@@ -108,7 +121,7 @@ class StandIn:
 
 
 def rehearse_commands(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`fluxfast generate`, `bench`, `roofline` and `selftest` are on this GPU from now on."""
+    """Let the commands that detect the machine find this GPU from now on."""
     hardware = described(gpu)
     for command in (pipeline_options, roofline, selftest):
         monkeypatch.setattr(command, "detect", lambda device: hardware)
@@ -119,8 +132,8 @@ def rehearse_commands(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "peak_memory_gib", lambda built: 25.0)
     monkeypatch.setattr(roofline, "measured_ceilings", lambda *_, **__: CEILINGS)
     monkeypatch.setattr(roofline, "_step_ms", lambda *_: 76.0)
-    monkeypatch.setattr(selftest, "REPOSITORY", Path.cwd())
-    monkeypatch.setattr(selftest, "_start", self_tested)
+    monkeypatch.setattr(selftest, "local_folder", lambda: Path.cwd() / ".fluxfast")
+    monkeypatch.setattr(selftest, "start", self_tested)
 
 
 def timing(built: StandIn) -> ImageTiming:
@@ -129,11 +142,11 @@ def timing(built: StandIn) -> ImageTiming:
 
 
 def self_tested(process: int, options) -> None:
-    """In the place of a process of the self-test: no fault makes a difference."""
+    """Stand in for a process of the self-test in which no fault makes a difference."""
     folder = options.results / str(process)
     hardware = selftest.detect("auto")
-    for planned in selftest._cases(options, hardware):
-        for fault in selftest.faults(hardware):
+    for planned in selftest.planned(options, hardware):
+        for fault in selftest.injected_faults(hardware):
             for number in range(options.runs):
-                write_result(folder / f"{fault.name} {number}", made(planned.case, hardware))
+                write_result(folder / f"{fault.name} {number}", synthetic(planned.case, hardware))
     (folder / "done").touch()

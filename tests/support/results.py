@@ -1,11 +1,11 @@
-"""Results as a run writes them, with figures made up for the test."""
+"""Synthetic results in the form that a run writes."""
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.result import CaseResult, ImageTiming
 from fluxfast.hardware import Hardware
 from tests.support.machines import H200
 
-# As an H200 has them, before a case and after it.
+# Typical readings of an H200, before and after a case.
 CANARIES = {
     "gemm_ms": (0.52, 0.53),
     "attention_ms": (0.44, 0.45),

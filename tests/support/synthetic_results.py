@@ -1,6 +1,7 @@
-"""Made results of an ablation, for the report: no GPU was near them.
+"""Synthetic results of an ablation, for tests of the report; nothing was measured on a GPU.
 
-Times are a product: the workload's, and a factor for each optimization. `slower` multiplies one.
+An image time is the time of the workload multiplied by a factor for each optimization. `slower`
+multiplies the factors of some optimizations or models.
 """
 
 import json
@@ -10,8 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fluxfast.bench.baselines.baseline import Baseline, find_baseline
-from fluxfast.bench.results.result import CaseResult, write_result
+from fluxfast.bench.baselines.baseline import Baseline
+from fluxfast.bench.baselines.file import write_baseline as write_baseline_file
+from fluxfast.bench.baselines.lookup import find_baseline
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.store import write_result
 from tests.support.machines import H200
 from tests.support.results import CANARIES, case, result
 
@@ -23,20 +27,23 @@ FACTORS = {
     "regional": 0.72,
     "dbcache": 0.45,
 }
-ALL_ON = ("bf16", "fused_projections", "fa3_fp8", "fp8_per_row", "regional")
+DEFAULT = ("bf16", "fused_projections", "fa3_fp8", "fp8_per_row", "regional")
 IMAGE_S = {"dev": 5.0, "schnell": 0.8}
 
 
 def combinations() -> list[tuple[str, ...]]:
-    staircase = [ALL_ON[:count] for count in range(1, len(ALL_ON) + 1)]
-    each_off = [tuple(n for n in ALL_ON if n != off) for off in ALL_ON[1:]]
-    return list(dict.fromkeys([*staircase, *each_off, (*ALL_ON[:3], "dbcache", *ALL_ON[3:])]))
+    """Return a cumulative ablation, a leave-one-out ablation, and DBCache on the default."""
+    cumulative = [DEFAULT[:count] for count in range(1, len(DEFAULT) + 1)]
+    leave_one_out = [tuple(n for n in DEFAULT if n != off) for off in DEFAULT[1:]]
+    return list(
+        dict.fromkeys([*cumulative, *leave_one_out, (*DEFAULT[:3], "dbcache", *DEFAULT[3:])])
+    )
 
 
 def ablation(
     slower: dict[str, float] | None = None, seed: int = 0, processes: int = 3
 ) -> list[CaseResult]:
-    """Some processes of each case, with a noise of 0.3%."""
+    """Return the results of some processes of each case, with noise of 0.3%."""
     random, found = np.random.default_rng(seed), []
     factors = {name: factor * (slower or {}).get(name, 1.0) for name, factor in FACTORS.items()}
     for model, image_s in IMAGE_S.items():
@@ -63,7 +70,7 @@ def ablation(
 
 
 def write(results: list[CaseResult], folder: Path) -> list[Path]:
-    """A folder for each process."""
+    """Write the results, with a folder for each process; return the folders."""
     folders = []
     for one in results:
         at = folder / str(one.provenance["process"])
@@ -73,18 +80,19 @@ def write(results: list[CaseResult], folder: Path) -> list[Path]:
 
 
 def write_baseline(results: list[CaseResult], path: Path) -> Baseline:
+    """Write a baseline of the H200 with these results."""
     baseline = replace(find_baseline("h200"), results={}, path=path).accept(results)
-    baseline.write()
+    write_baseline_file(baseline)
     return baseline
 
 
-def write_extras(folder: Path) -> None:
-    """Quality, kernels, a roofline and pictures for each case of a folder, all made up."""
+def write_artifacts(folder: Path) -> None:
+    """Write synthetic quality, kernels, rooflines and images of each case of a folder."""
     for path in list(folder.glob("*.json")):
         steps = len(path.stem.split("+"))
-        extras = {
+        artifacts = {
             "quality": {
-                "psnr_db": 50 - 5.0 * steps if steps > 1 else None,  # the eager picture itself
+                "psnr_db": 50 - 5.0 * steps if steps > 1 else None,  # the eager image itself
                 "ssim": 1.01 - 0.01 * steps,
             },
             "kernels": {"GEMM": 40.0, "attention": 17.6, "norm": 6.0, "idle": 3.0},
@@ -96,9 +104,9 @@ def write_extras(folder: Path) -> None:
                 ],
             },
         }
-        for kind, data in extras.items():
+        for kind, data in artifacts.items():
             (folder / kind).mkdir(exist_ok=True)
             (folder / kind / path.name).write_text(json.dumps(data))
-        picture = Image.new("RGB", (64, 64), (40, 90, 160))
-        ImageDraw.Draw(picture).ellipse((10, 10, 50 + steps, 50), fill=(230, 150, 40))
-        picture.save(folder / f"{path.stem}.png")
+        image = Image.new("RGB", (64, 64), (40, 90, 160))
+        ImageDraw.Draw(image).ellipse((10, 10, 50 + steps, 50), fill=(230, 150, 40))
+        image.save(folder / f"{path.stem}.png")

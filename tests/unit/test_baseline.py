@@ -1,4 +1,4 @@
-"""Summaries, verdicts, and the files they are kept in."""
+"""Summaries, baselines, the files that hold them, and their provenance."""
 
 import dataclasses
 import errno
@@ -12,24 +12,26 @@ from functools import cache
 
 import pytest
 
-from fluxfast.bench.baselines.baseline import (
-    SHIPPED,
+from fluxfast.bench.baselines.file import read_baseline, write_baseline
+from fluxfast.bench.baselines.lookup import (
     baseline_for,
-    cpu_slug,
     find_baseline,
     known_baselines,
-    read_baseline,
+    local_baselines,
 )
-from fluxfast.bench.results import result as result_module
-from fluxfast.bench.results.result import provenance, read_result, read_results, write_result
+from fluxfast.bench.results import provenance as provenance_module
+from fluxfast.bench.results.machine import cpu_slug
+from fluxfast.bench.results.provenance import provenance
+from fluxfast.bench.results.store import read_result, read_results, write_result
 from fluxfast.bench.results.summary import summarize
+from fluxfast.bench.verdicts.comparison import compare_sides
 from fluxfast.bench.verdicts.noise import noises
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.tables import baseline_rows, verdict_table
-from fluxfast.bench.verdicts.verdict import compare, decide
+from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.cli.main import main
 from fluxfast.errors import BaselineError, FluxFastError
-from fluxfast.files import write_atomically
+from fluxfast.files import checkout, required_checkout, shipped_baselines, write_atomically
 from fluxfast.hardware import Platform, installed_packages, stack_of
 from tests.support.machines import CPU, EVERYTHING, H100, H200, L20, MI300X
 from tests.support.results import CANARIES, case, result
@@ -42,13 +44,13 @@ def test_a_summary_is_the_median_over_processes_of_medians_within():
     assert summarize([result(compiles=False)]).compile_s is None
 
 
-def test_a_cpu_is_judged_by_the_ratio_to_the_eager_image_beside_each():
+def test_a_cpu_is_judged_by_the_ratio_to_the_paired_eager_image():
     summary = summarize([result(2.0, reference_e2e_s=(4.0, 2.0, 5.0))])
     assert summary.eager_ratio == pytest.approx(0.5)
 
 
 def processes(e2e_s=2.0, count=3, **changes):
-    """That may become a baseline: no two have the same samples."""
+    """Return results that may become a baseline: no two have the same samples."""
     return [
         result(e2e_s + (n - count // 2) / 1e4, **{"canaries": CANARIES, **changes})
         for n in range(count)
@@ -64,16 +66,16 @@ def baseline(tmp_path):
 
 
 def test_a_baseline_survives_writing_and_reading(baseline):
-    baseline.write()
+    write_baseline(baseline)
     again = read_baseline(baseline.path)
     assert again.summaries()[0].e2e_s == 2.1
-    again.write()
+    write_baseline(again)
     assert read_baseline(baseline.path) == again
     lines = baseline.path.read_text().splitlines()
     assert sum('"images"' in line for line in lines) == 3  # one line a process, for version control
 
 
-def test_accepting_replaces_a_case_whichever_way_it_moved_and_keeps_the_others(baseline):
+def test_accepting_replaces_a_case_and_keeps_the_others(baseline):
     other = result(case=case(model="schnell"))
     updated = baseline.accept([other]).accept([result(9.0)])
     assert {s.case.model: s.processes for s in updated.summaries()} == {"dev": 1, "schnell": 1}
@@ -86,13 +88,11 @@ def accept(folders, *options):
 
 @pytest.fixture
 def shipped(baseline, tmp_path, monkeypatch):
-    """A folder of baselines with the H200's in it, and results of three processes."""
-    monkeypatch.setattr("fluxfast.bench.baselines.baseline.find_baseline.__defaults__", (tmp_path,))
-    monkeypatch.setattr(
-        "fluxfast.bench.baselines.baseline.baseline_for.__defaults__",
-        (tmp_path, tmp_path / "local"),
-    )
-    baseline.write()
+    """A folder of baselines that contains the H200's."""
+    lookup = "fluxfast.bench.baselines.lookup"
+    monkeypatch.setattr(f"{lookup}.shipped_baselines", lambda: tmp_path)
+    monkeypatch.setattr(f"{lookup}.local_baselines", lambda: tmp_path / "local")
+    write_baseline(baseline)
     return tmp_path
 
 
@@ -105,7 +105,7 @@ A_PROCESS = {"commit": "abc", "dirty": False, "process": 7, "date": "2026-11-27T
 
 
 @pytest.mark.parametrize("e2e_s", [1.0, 3.0], ids=["down", "up"])
-def test_accepting_raises_as_readily_as_it_lowers_and_keeps_a_history(shipped, capsys, e2e_s):
+def test_accepting_takes_slower_and_faster_figures_and_keeps_a_history(shipped, capsys, e2e_s):
     assert accept(write_all(shipped, processes(e2e_s))) == 0
     change = f"{e2e_s / 2.1 - 1:+.2%}"
     assert change in capsys.readouterr().out
@@ -120,17 +120,20 @@ def test_accepting_raises_as_readily_as_it_lowers_and_keeps_a_history(shipped, c
 @pytest.mark.parametrize(
     ("results", "told"),
     [
-        (processes(provenance={"commit": "abc", "dirty": True}), "sources with changes"),
-        (processes(provenance={"commit": None, "dirty": None}), "an unknown commit"),
+        (
+            processes(provenance={"commit": "abc", "dirty": True}),
+            "uncommitted changes of commit abc",
+        ),
+        (processes(provenance={"commit": None, "dirty": None}), "the commit is unknown"),
         (processes(count=2), "too few processes"),
         (processes(hardware=H100), "another machine"),
         (
             [*processes(count=2), *processes(3.0, 1, canaries=SLOW)],
-            "the runner of a result stands out",
+            "the machine of a result differs from that of the others",
         ),
         (
             processes(canaries=SLOW, case=case(model="schnell")),
-            "the runner of a result stands out",
+            "the machine of a result differs from that of the others",
         ),
         (processes(canaries={}), "lacks canaries"),
         (processes(canaries={"gemm_ms": (0.52,)}), "no attention_ms, copy_ms, launch_us"),
@@ -153,7 +156,7 @@ def test_accepting_raises_as_readily_as_it_lowers_and_keeps_a_history(shipped, c
         "the same process",
     ],
 )
-def test_what_may_not_become_a_baseline_changes_nothing(shipped, capsys, results, told):
+def test_refused_results_change_nothing(shipped, capsys, results, told):
     before = (shipped / "nvidia-h200.json").read_text()
     assert accept(write_all(shipped, results), "--gpu", "h200") == 2
     assert told in capsys.readouterr().err
@@ -161,15 +164,15 @@ def test_what_may_not_become_a_baseline_changes_nothing(shipped, capsys, results
     assert not (shipped / "nvidia-h200.history.tsv").exists()
 
 
-def test_a_folder_that_is_named_twice_is_one_process(shipped, capsys):
+def test_a_folder_given_twice_is_one_process(shipped, capsys):
     folders = write_all(shipped, [result(canaries=CANARIES)])
     assert accept(folders * 3) == 2
     path = folders[0] / f"{case().id}.json"
     assert f"got:     {path} and {path}" in capsys.readouterr().err
 
 
-def test_processes_of_one_id_and_date_on_two_cards_are_two(shipped):
-    """Containers start at once, and count their processes alike."""
+def test_processes_with_one_id_and_date_on_two_cards_are_two(shipped):
+    """Containers that start together use the same process ids."""
     cards = [
         one.environment | {"gpu": {"uuid": card}}
         for one, card in zip(processes(), "abc", strict=True)
@@ -181,7 +184,7 @@ def test_processes_of_one_id_and_date_on_two_cards_are_two(shipped):
     assert accept(write_all(shipped, found)) == 0
 
 
-def test_a_new_case_is_accepted_from_a_runner_like_that_of_the_others(shipped):
+def test_a_new_case_is_accepted_from_a_machine_like_that_of_the_others(shipped):
     assert accept(write_all(shipped, processes(case=case(model="schnell")))) == 0
     assert len(read_baseline(shipped / "nvidia-h200.json").results) == 2
 
@@ -191,7 +194,7 @@ def test_a_cpu_needs_no_canaries(shipped):
     assert accept(write_all(shipped, found)) == 0
 
 
-def test_a_row_of_the_history_that_was_cut_stays_a_row_of_its_own(shipped):
+def test_a_truncated_row_of_the_history_stays_a_row_of_its_own(shipped):
     history = shipped / "nvidia-h200.history.tsv"
     history.write_text("date\tcommit\n2026-11-27\tab")
     assert accept(write_all(shipped, processes())) == 0
@@ -201,7 +204,7 @@ def test_a_row_of_the_history_that_was_cut_stays_a_row_of_its_own(shipped):
     )
 
 
-def test_a_history_that_is_no_text_is_named_before_anything_is_written(shipped, capsys):
+def test_a_history_that_is_no_text_is_reported_before_anything_is_written(shipped, capsys):
     history = shipped / "nvidia-h200.history.tsv"
     history.write_bytes(b"\xff\xfe")
     before = (shipped / "nvidia-h200.json").read_text()
@@ -212,16 +215,26 @@ def test_a_history_that_is_no_text_is_named_before_anything_is_written(shipped, 
     assert history.read_bytes() == b"\xff\xfe"
 
 
-def test_sources_make_a_tree_dirty_and_what_is_beside_them_does_not(tmp_path, monkeypatch):
-    def begins():
-        """As another process would."""
-        monkeypatch.setattr(result_module, "_commit", cache(result_module._commit.__wrapped__))
-
+def starts_again(monkeypatch, folder):
+    """The commit is read again, as a new process in the checkout `folder` reads it."""
     monkeypatch.delenv("FLUXFAST_COMMIT", raising=False)
-    monkeypatch.setattr(
-        result_module, "__file__", str(tmp_path / "fluxfast" / "bench" / "result.py")
-    )
-    begins()
+    monkeypatch.setattr(provenance_module, "checkout", lambda: folder)
+    fresh = cache(provenance_module.running_commit.__wrapped__)
+    monkeypatch.setattr(provenance_module, "running_commit", fresh)
+
+
+def git_in(folder, *words):
+    subprocess.run(["git", "-C", folder, *words], check=True, capture_output=True)
+
+
+def commit_all(folder):
+    git_in(folder, "add", "--all")
+    author = ("-c", "user.name=tests", "-c", "user.email=tests@example.org")
+    git_in(folder, *author, "commit", "-m", "one")
+
+
+def test_a_changed_source_makes_a_tree_dirty_and_a_document_does_not(tmp_path, monkeypatch):
+    starts_again(monkeypatch, tmp_path)
     assert provenance()["dirty"] is provenance()["commit"] is None  # no repository
 
     def written(name, text="1"):
@@ -229,19 +242,12 @@ def test_sources_make_a_tree_dirty_and_what_is_beside_them_does_not(tmp_path, mo
         (tmp_path / name).write_text(text)
         return provenance()["dirty"]
 
-    def git(*words):
-        subprocess.run(["git", "-C", tmp_path, *words], check=True, capture_output=True)
-
-    def commit():
-        git("add", "--all")
-        git("-c", "user.name=tests", "-c", "user.email=tests@example.org", "commit", "-m", "one")
-
     written(".gitignore", "__pycache__/\n")
     written("docs/one.md")
     written("fluxfast/optimizations/one.py")
-    git("init")
-    commit()
-    begins()
+    git_in(tmp_path, "init")
+    commit_all(tmp_path)
+    starts_again(monkeypatch, tmp_path)
     first = provenance()["commit"]
     assert written("docs/one.md", "2") is False
     for name in ("r/1/case.json", "results/1/case.json", "fluxfast/__pycache__/one.pyc"):
@@ -251,18 +257,48 @@ def test_sources_make_a_tree_dirty_and_what_is_beside_them_does_not(tmp_path, mo
         (tmp_path / name).unlink()
     assert provenance()["dirty"] is False
     assert written("fluxfast/optimizations/one.py", "2") is True
-    commit()  # while cases are measured: their code is still that of the first one
+    commit_all(tmp_path)  # while cases are measured: their code is still that of the first one
     assert provenance()["dirty"] is True and provenance()["commit"] == first
-    begins()
+    starts_again(monkeypatch, tmp_path)
     assert provenance()["dirty"] is False and provenance()["commit"] != first
+    assert "why_commit_unknown" not in provenance()
+
+
+def test_an_unreadable_repository_is_reported_in_the_words_of_git(
+    shipped, tmp_path, monkeypatch, capsys
+):
+    """A clone of another user: git's safe.directory refuses to read it."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    git_in(clone, "init")
+    (clone / "conftest.py").write_text("")
+    commit_all(clone)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    starts_again(monkeypatch, clone)
+    origin = provenance()
+    assert origin["commit"] is origin["dirty"] is None
+    assert "detected dubious ownership" in origin["why_commit_unknown"]
+    assert "safe.directory" in origin["why_commit_unknown"]
+    several = processes(provenance=origin | {"process": None})
+    assert accept(write_all(shipped, several)) == 2
+    assert "detected dubious ownership" in capsys.readouterr().err
+
+
+def test_an_installed_package_has_no_commit_unless_it_is_named(monkeypatch):
+    starts_again(monkeypatch, None)
+    assert provenance()["commit"] is None
+    assert "installed from a wheel" in provenance()["why_commit_unknown"]
+    starts_again(monkeypatch, None)
+    monkeypatch.setenv("FLUXFAST_COMMIT", "abc")
+    assert provenance()["commit"] == "abc" and provenance()["dirty"] is None
 
 
 def test_the_shipped_baseline_is_read_judged_and_written_as_it_was(tmp_path):
-    old = read_baseline(SHIPPED / "nvidia-h200.json")
+    old = read_baseline(shipped_baselines() / "nvidia-h200.json")
     first = next(iter(old.results.values()))[0]
     assert old.judge([first]).outcome in (Outcome.SAME, Outcome.UNDECIDED)
     new = dataclasses.replace(old, path=tmp_path / "new.json")
-    new.write()
+    write_baseline(new)
     assert read_baseline(new.path).results == old.results
 
 
@@ -354,15 +390,15 @@ def test_all_verdicts_of_a_run_are_decided_together(baseline):
     ("text", "told"),
     [
         ("{", "corrupt or truncated"),
-        ("[]", "not what this version"),
-        ('{"schema": 99}', "newer than what this version"),
-        ('{"schema": 1}', "older than what this version"),
-        ('{"schema": "2"}', "not what this version"),
+        ("[]", "no result or baseline of fluxfast"),
+        ('{"schema": 99}', "newer than this version of fluxfast can read"),
+        ('{"schema": 1}', "older than this version of fluxfast can read"),
+        ('{"schema": "2"}', "no result or baseline of fluxfast"),
         ('{"schema": 2}', "incomplete"),
         ('{"schema": 2, "gpu": {"slug": "x"}}', "incomplete"),
     ],
 )
-def test_a_damaged_baseline_is_named_with_what_to_do(tmp_path, text, told):
+def test_a_damaged_baseline_is_an_error_with_a_remedy(tmp_path, text, told):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(BaselineError, match=told) as error:
@@ -383,8 +419,8 @@ IMAGE = dataclasses.asdict(result().images[0])
     ],
     ids=["no process", "no image", "no pace", "no hardware"],
 )
-def test_a_baseline_that_lacks_what_it_is_judged_by_is_refused(baseline, damage):
-    baseline.write()
+def test_an_incomplete_baseline_is_refused(baseline, damage):
+    write_baseline(baseline)
     data = json.loads(baseline.path.read_text())
     damage(data)
     baseline.path.write_text(json.dumps(data))
@@ -420,7 +456,7 @@ def test_a_baseline_that_lacks_what_it_is_judged_by_is_refused(baseline, damage)
     ],
     ids=str,
 )
-def test_a_wrong_value_is_named_with_its_file(tmp_path, changes, told):
+def test_a_wrong_value_is_reported_with_its_file(tmp_path, changes, told):
     path = write_result(tmp_path, result())
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"images": data["images"][:1]} | changes))
@@ -429,11 +465,39 @@ def test_a_wrong_value_is_named_with_its_file(tmp_path, changes, told):
     assert str(path) in str(error.value) and "measure again" in error.value.remedy
 
 
+@pytest.mark.parametrize("key", ["slug", "device_names", "platform", "memory_gib"])
+def test_a_missing_key_of_a_gpu_is_named(baseline, key):
+    write_baseline(baseline)
+    data = json.loads(baseline.path.read_text())
+    del data["gpu"][key]
+    baseline.path.write_text(json.dumps(data))
+    with pytest.raises(BaselineError, match=f"the key '{key}' is missing") as error:
+        read_baseline(baseline.path)
+    assert str(baseline.path) in str(error.value) and "device_names" in error.value.allowed
+
+
+def test_an_installed_package_has_its_own_baselines_and_writes_to_the_working_directory(
+    tmp_path, monkeypatch
+):
+    package = tmp_path / "site-packages" / "fluxfast"
+    monkeypatch.setattr("fluxfast.files.PACKAGE", package)
+    monkeypatch.chdir(tmp_path)
+    assert checkout() is None
+    assert shipped_baselines() == package / "_baselines"
+    assert local_baselines() == tmp_path / ".fluxfast" / "baselines"
+    with pytest.raises(FluxFastError, match="fluxfast selftest needs a checkout"):
+        required_checkout("fluxfast selftest")
+    (package.parent / "pyproject.toml").parent.mkdir()
+    (package.parent / "pyproject.toml").touch()
+    assert checkout() == required_checkout("it") == package.parent
+    assert shipped_baselines() == package.parent / "baselines"
+
+
 @pytest.mark.parametrize(
     "changes", [{"memory_gib": "139.8"}, {"memory_gib": 0}, {"device_names": []}], ids=str
 )
-def test_a_wrong_value_of_a_gpu_is_named_with_its_file(baseline, changes):
-    baseline.write()
+def test_a_wrong_value_of_a_gpu_is_reported_with_its_file(baseline, changes):
+    write_baseline(baseline)
     data = json.loads(baseline.path.read_text())
     data["gpu"].update(changes)
     baseline.path.write_text(json.dumps(data))
@@ -443,7 +507,7 @@ def test_a_wrong_value_of_a_gpu_is_named_with_its_file(baseline, changes):
 
 
 def test_every_truncation_of_a_baseline_is_refused(baseline):
-    baseline.write()
+    write_baseline(baseline)
     text = baseline.path.read_text().rstrip()
     for length in range(0, len(text), 211):
         baseline.path.write_text(text[:length])
@@ -475,8 +539,8 @@ def test_a_wrong_or_unknown_gpu_is_refused():
             baseline_for("auto", dataclasses.replace(H200, **change))
 
 
-def test_a_damaged_file_of_another_gpu_is_no_obstacle(tmp_path):
-    for path in SHIPPED.glob("*.json"):
+def test_a_damaged_file_of_another_gpu_is_ignored(tmp_path):
+    for path in shipped_baselines().glob("*.json"):
         shutil.copy(path, tmp_path)
     (tmp_path / "nvidia-h100.json").write_text('{"schema": 2, "gpu"')
     for hardware, slug in ((H200, "nvidia-h200"), (L20, "nvidia-l20")):  # read after it
@@ -485,14 +549,14 @@ def test_a_damaged_file_of_another_gpu_is_no_obstacle(tmp_path):
         baseline_for("auto", H100, tmp_path)  # it may be the file of this machine
 
 
-def test_a_cpu_nobody_described_has_a_baseline_of_its_own(tmp_path):
+def test_a_cpu_without_a_shipped_baseline_has_its_own(tmp_path):
     baseline = baseline_for("cpu", CPU, local=tmp_path)
     assert baseline.path == tmp_path / f"{cpu_slug(CPU)}.json" and not baseline.results
-    baseline.accept([result(hardware=CPU, reference_e2e_s=(1.0,) * 3)]).write()
+    write_baseline(baseline.accept([result(hardware=CPU, reference_e2e_s=(1.0,) * 3)]))
     assert len(baseline_for("auto", CPU, local=tmp_path).results) == 1
 
 
-def test_results_are_read_back_and_a_damaged_one_is_named(tmp_path):
+def test_results_are_read_back_and_a_damaged_one_is_reported(tmp_path):
     path = write_result(tmp_path, result())
     assert read_result(path) == result()
     assert read_results([tmp_path]) == [result()]
@@ -505,7 +569,7 @@ def test_results_are_read_back_and_a_damaged_one_is_named(tmp_path):
         read_results([tmp_path / "empty"])
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = write_result(tmp_path, result())
     before = path.read_text()
 
@@ -519,7 +583,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_the_h200_baseline_has_the_figures_that_programs_read():
-    rows = baseline_rows(read_baseline(SHIPPED / "nvidia-h200.json").summaries())
+    rows = baseline_rows(read_baseline(shipped_baselines() / "nvidia-h200.json").summaries())
     fields = "case model weights optimizations resolution steps e2e_s step_ms encode_ms decode_ms"
     assert rows and all(
         set(fields.split()) | {"compile_s", "peak_memory_gib", "speedup", "processes"} <= set(row)
@@ -530,18 +594,18 @@ def test_the_h200_baseline_has_the_figures_that_programs_read():
     assert all(row["speedup"] == 1.0 and row["processes"] >= 3 for row in gated)
 
 
-def test_the_table_fits_a_hundred_columns_and_loses_nothing():
-    """The widest figures there are."""
+def test_the_table_fits_a_hundred_columns_and_truncates_nothing():
+    """The widest figures that occur."""
     wide = result(98.76, first_image_s=1300.0, peak_memory_gib=125.5)
     slow, same = (
-        decide([compare([wide], [result(e2e_s)], noises([]))])[0] for e2e_s in (1.0, 98.76)
+        decide([compare_sides([wide], [result(e2e_s)], noises([]))])[0] for e2e_s in (1.0, 98.76)
     )
     no_runner = dataclasses.replace(same, outcome=Outcome.INVALID_RUNNER)
     verdicts = {"schnell": slow, "dev": no_runner, "kontext": None}
     cases = {model: case(model=model, optimizations=("bf16",)) for model in verdicts}
     rows = [
         (
-            "all on − fused_projections",
+            "default − fused_projections",
             summarize([dataclasses.replace(wide, case=cases[model])]),
             verdict,
         )
@@ -563,7 +627,7 @@ def test_the_table_names_the_stage_that_is_slower_and_its_change():
     steps = dataclasses.replace(
         before, images=(dataclasses.replace(image, step_ms=slow_steps),) * 3
     )  # and the image as long as it was, as where the eager one is slower too
-    verdict = decide([compare([steps], [before], noises([]))])[0]
+    verdict = decide([compare_sides([steps], [before], noises([]))])[0]
     table = verdict_table([("bf16", summarize([steps]), verdict)])
     assert "+100.0%" in table and "SLOWER:" in table
     assert " ".join(table.split()).endswith("denoising step")
@@ -572,7 +636,7 @@ def test_the_table_names_the_stage_that_is_slower_and_its_change():
 def test_judging_and_reporting_need_no_torch():
     code = (
         "import sys, fluxfast.bench.verdicts.verdict, fluxfast.bench.verdicts.tables;"
-        "import fluxfast.bench.baselines.baseline, fluxfast.optimizations.registry;"
+        "import fluxfast.bench.baselines.lookup, fluxfast.optimizations.registry;"
         "fluxfast.optimizations.registry.optimizations();"
         "assert 'torch' not in sys.modules"
     )

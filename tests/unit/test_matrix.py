@@ -1,4 +1,4 @@
-"""The matrices: what is in them, and that nothing invalid is."""
+"""The contents of each matrix, and that every combination in them is valid."""
 
 from itertools import combinations
 
@@ -22,22 +22,22 @@ def test_every_case_is_valid_and_there_once(kind, hardware):
     assert all(is_valid(n, situation(hardware)) for n in names)
 
 
-def test_smoke_is_the_unoptimized_pipeline_and_all_on():
+def test_smoke_is_eager_and_the_default_optimizations():
     assert matrix("smoke", situation(H200)) == [("bf16",), default_names(situation(H200))]
     assert matrix("smoke", situation(CPU))[0] == ()
 
 
-def test_tiers_go_from_unoptimized_over_lossless_and_all_on_to_the_cache():
-    eager, lossless, all_on, cached = matrix("tiers", situation(H200))
-    assert [eager, all_on] == matrix("smoke", situation(H200))
+def test_tiers_are_eager_lossless_default_and_default_with_a_cache():
+    eager, lossless, default, cached = matrix("tiers", situation(H200))
+    assert [eager, default] == matrix("smoke", situation(H200))
     assert not any(optimizations()[name].is_lossy for name in lossless)
-    assert set(lossless) == set(all_on) - {"fa3_fp8", "fp8_per_row"} | {"fa3"}
-    assert set(cached) == {*all_on, "dbcache"}
+    assert set(lossless) == set(default) - {"fa3_fp8", "fp8_per_row"} | {"fa3"}
+    assert set(cached) == {*default, "dbcache"}
     assert len(matrix("tiers", situation(H200, SCHNELL))) == 3  # no cache
-    assert len(matrix("tiers", situation(CPU))) == 3  # all on is lossless
+    assert len(matrix("tiers", situation(CPU))) == 3  # the default is lossless
 
 
-def test_peers_are_diffusers_with_a_compiler_and_what_flux_fast_sets():
+def test_peers_are_regional_compilation_and_the_settings_of_flux_fast():
     given = situation(H200)
     eager, regional, flux_fast, *rest = matrix("peers", given)
     assert [eager, *rest] == matrix("tiers", given)
@@ -49,20 +49,20 @@ def test_peers_are_diffusers_with_a_compiler_and_what_flux_fast_sets():
     }
 
 
-def test_the_ablation_has_the_staircase_each_one_off_and_what_goes_on_top():
+def test_the_ablation_is_cumulative_then_leave_one_out_then_additions():
     names = matrix("ablation", situation(H200))
-    all_on = default_names(situation(H200))
-    stairs = [all_on[:count] for count in range(1, len(all_on) + 1)]
-    assert [n for n in names if n == all_on[: len(n)]] == stairs
-    for name in set(all_on) - {"bf16", "fa3_fp8"}:
+    default = default_names(situation(H200))
+    cumulative = [default[:count] for count in range(1, len(default) + 1)]
+    assert [n for n in names if n == default[: len(n)]] == cumulative
+    for name in set(default) - {"bf16", "fa3_fp8"}:
         off = default_names(situation(H200), {optimizations()[name].axis: None})
         assert off in names and name not in off
-    # What needs an attention of its own kind would go with it and hide its share.
-    assert tuple(n.replace("fa3_fp8", "fa3") for n in all_on) in names
+    # Without any attention optimization, those that require one would go, too.
+    assert tuple(n.replace("fa3_fp8", "fa3") for n in default) in names
     assert any("dbcache" in n for n in names) and any("channels_last" in n for n in names)
 
 
-def test_what_is_slow_to_build_is_in_the_full_matrix_alone():
+def test_slow_builds_are_in_the_full_matrix_only():
     slow = {"compile", "export_aoti", "inductor_flags"}
     for kind in ("smoke", "ablation", "pairwise"):
         assert not slow & {name for names in matrix(kind, situation(H200)) for name in names}
@@ -85,27 +85,29 @@ def test_pairwise_covers_every_two_settings_that_go_together(hardware):
     assert len(covering) < len(possible) / 10
 
 
-def test_what_is_left_out_says_why():
+def test_an_excluded_optimization_has_a_reason():
     given = situation(CPU, SCHNELL)
     reasons = {e.name: e.reason for e in excluded(matrix("smoke", given), given)}
     assert "ROCm" in reasons["aiter_fp8"] and "nothing to reuse" in reasons["dbcache"]
 
 
-def test_labels_are_what_people_say():
+def test_labels_are_relative_to_the_default_optimizations():
     given = situation(H200)
-    all_on = default_names(given)
-    assert label(all_on, all_on) == "all on" and label((), all_on) == "eager"
-    assert label(tuple(n for n in all_on if n != "fa3_fp8"), all_on) == "all on − fa3_fp8"
-    assert label((*all_on, "dbcache"), all_on) == "all on + dbcache"
-    assert label(all_on[:-3], all_on) == " + ".join(all_on[:-3])
+    default = default_names(given)
+    assert label(default, default) == "default" and label((), default) == "eager"
+    assert label(tuple(n for n in default if n != "fa3_fp8"), default) == "default − fa3_fp8"
+    assert label((*default, "dbcache"), default) == "default + dbcache"
+    assert label(default[:-3], default) == " + ".join(default[:-3])
     instead = default_names(given, {Axis.NORMS: None})
-    missing = "all on − fused_norms − rotary_epilogue − gelu_epilogue − modulation_table"
-    assert label(instead, all_on) == f"{missing} + fused_rotary + fused_gelu"
+    missing = "default − fused_norms − rotary_epilogue − gelu_epilogue − modulation_table"
+    assert label(instead, default) == f"{missing} + fused_rotary + fused_gelu"
+    tier_labels = [c.label for c in planned_cases("tiers", ["dev"], "synthetic", H200)[0]]
+    assert tier_labels == ["eager bf16", "lossless", "default", "default + dbcache"]
     cases, _ = planned_cases("smoke", ["dev"], "synthetic", H200)
-    assert [c.label for c in cases] == ["eager bf16", "all on"]
+    assert [c.label for c in cases] == ["eager bf16", "default"]
 
 
-def test_shards_are_disjoint_and_whole():
+def test_shards_are_disjoint_and_complete():
     cases, _ = planned_cases("ablation", ["dev", "schnell", "dev"], "auto", CPU)
     parts = [shard(cases, f"{i}/3") for i in (1, 2, 3)]
     assert sorted(c.case.id for part in parts for c in part) == sorted(c.case.id for c in cases)
@@ -134,7 +136,7 @@ def test_an_unknown_matrix_or_model_is_an_error(option, value):
         planned_cases(arguments["kind"], [arguments["model"]], "auto", CPU)
 
 
-def test_alone_has_each_optimization_with_what_it_needs():
+def test_alone_has_each_optimization_with_its_requirements():
     found = matrix("alone", situation(H200))
     assert ("bf16", "fp8_per_row") in found
     assert ("bf16", "fused_projections", "fa3_fp8", "fused_gelu") in found

@@ -25,7 +25,7 @@ from tests.support.replay.simulate import against_rates, stored_rates
         pytest.param(cpu_reduced, against_rates, ON_CPU, 1.15, 0.95, id="CPU, --against"),
     ],
 )
-def test_unchanged_runs_raise_nothing_and_slow_ones_are_seen(
+def test_unchanged_runs_raise_no_alarm_and_slow_ones_are_detected(
     recorded, simulate, limits, slowdown, seen
 ):
     samples = recorded()
@@ -35,7 +35,7 @@ def test_unchanged_runs_raise_nothing_and_slow_ones_are_seen(
     assert found["fluxfast"] >= seen * 40
 
 
-def test_the_other_rules_are_what_their_documents_say():
+def test_the_rules_of_other_tools_follow_their_documents():
     old, steady = [1.0, 1.01, 1.02, 1.03], [1.04, 1.04, 1.05, 1.05]
     called = {name for name, rule in PEERS.items() if rule(old * 5, steady * 5)}
     assert called == {"asv, factor 1.01", "nvbench robust"}

@@ -11,28 +11,30 @@ from dataclasses import replace
 import pytest
 
 from fluxfast.bench.cases.matrix import label
-from fluxfast.bench.results.result import read_results, write_result
+from fluxfast.bench.results.store import read_results, write_result
 from fluxfast.cli.main import main
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Platform
-from fluxfast.report.charts import staircase, steps_of
-from fluxfast.report.effects import blames, effects
-from fluxfast.report.inputs import Measured, read_inputs
-from fluxfast.report.labels import all_on_of, staircase_to
+from fluxfast.report.ablation import ablation_steps
+from fluxfast.report.attribution import attributions
+from fluxfast.report.charts.ablation import ablation_chart
+from fluxfast.report.charts.case import telemetry_chart
+from fluxfast.report.combinations import cumulative_chain, default_of
+from fluxfast.report.contents import report_of
+from fluxfast.report.effects import effects
+from fluxfast.report.inputs import MeasuredCase, read_inputs
 from fluxfast.report.markdown import markdown
 from fluxfast.report.page import page as page_of
-from fluxfast.report.profiles import telemetry
-from fluxfast.report.report import report_of
 from fluxfast.report.rows import rows_of
 from tests.support.machines import H100, H200, machine
 from tests.support.results import case, result
 from tests.support.synthetic_results import (
-    ALL_ON,
+    DEFAULT,
     FACTORS,
     ablation,
     write,
+    write_artifacts,
     write_baseline,
-    write_extras,
 )
 
 
@@ -59,63 +61,63 @@ def test_the_share_of_each_optimization_is_recovered_with_an_interval(tmp_path, 
 
 def test_a_slowdown_of_one_optimization_is_one_line_not_dozens(tmp_path, baseline_file):
     found = rows(tmp_path, ablation({"fp8_per_row": 1.08}), baseline_file)
-    (blame,) = blames(found)
+    (blame,) = attributions(found)
     assert blame.name == "fp8_per_row" and blame.after == pytest.approx(1 / 1.08, rel=0.01)
-    assert str(blame) == "fp8_per_row 1.43× → 1.33× in 10 of 10 cases"
+    assert str(blame) == "fp8_per_row: speedup 1.43× → 1.33× in 10 of 10 cases"
 
 
 def test_a_slowdown_of_everything_is_not_put_on_an_optimization(tmp_path, baseline_file):
-    found = blames(rows(tmp_path, ablation({"dev": 1.1}), baseline_file))
+    found = attributions(rows(tmp_path, ablation({"dev": 1.1}), baseline_file))
     assert [b.name.split(" (")[0] for b in found] == ["every case of dev"]
-    assert blames(rows(tmp_path / "same", ablation(seed=5), baseline_file)) == []
+    assert attributions(rows(tmp_path / "same", ablation(seed=5), baseline_file)) == []
 
 
 def test_what_never_varies_apart_is_named_together(tmp_path, baseline_file):
-    smoke = [r for r in ablation({"fa3_fp8": 1.3}) if r.case.optimizations in (("bf16",), ALL_ON)]
-    (blame,) = blames(rows(tmp_path, smoke, baseline_file))
+    smoke = [r for r in ablation({"fa3_fp8": 1.3}) if r.case.optimizations in (("bf16",), DEFAULT)]
+    (blame,) = attributions(rows(tmp_path, smoke, baseline_file))
     assert blame.name == "fused_projections + fa3_fp8 + fp8_per_row + regional"
 
 
 def test_each_step_of_a_staircase_has_a_name_of_its_own(tmp_path, baseline_file):
-    measured = [r for r in ablation() if r.case.optimizations in (("bf16",), ALL_ON)]
-    late = (*ALL_ON, "fused_norms", "fused_rotary", "fused_gelu")
+    measured = [r for r in ablation() if r.case.optimizations in (("bf16",), DEFAULT)]
+    late = (*DEFAULT, "fused_norms", "fused_rotary", "fused_gelu")
     measured += [replace(r, case=replace(r.case, optimizations=late)) for r in measured[-1:]]
     of_one = [r for r in measured if r.case.model == measured[-1].case.model]
-    names = [name for name, _ in steps_of(rows(tmp_path, of_one, baseline_file))]
-    assert names == ["bf16", "+ fused_projections to regional", "all on"]
+    names = [step.name for step in ablation_steps(rows(tmp_path, of_one, baseline_file))]
+    assert names == ["bf16", "+ fused_projections to regional", "default"]
 
 
 def test_what_is_no_staircase_is_shown_side_by_side(tmp_path, baseline_file):
-    cached = (*ALL_ON[:3], "dbcache", *ALL_ON[3:])
-    combinations = [("bf16",), cached, ALL_ON, ("bf16", "compile")]
+    cached = (*DEFAULT[:3], "dbcache", *DEFAULT[3:])
+    combinations = [("bf16",), cached, DEFAULT, ("bf16", "compile")]
     (any_one, *_) = ablation()
     measured = [replace(any_one, case=case(optimizations=names)) for names in combinations]
     found = rows(tmp_path, measured, baseline_file)
-    assert [name for name, _ in steps_of(found)] == [
+    assert [step.name for step in ablation_steps(found)] == [
         "bf16",
         "bf16 + compile",
-        "all on",
-        "all on + dbcache",
+        "default",
+        "default + dbcache",
     ]
-    assert "Side by side" in staircase(found).about
+    assert "Each case by itself" in ablation_chart(found).about
 
 
 def test_people_call_a_combination_by_what_is_off_or_on_top():
-    known = [(), ("bf16",), ALL_ON[:2], ALL_ON, (*ALL_ON, "x")[1:], ("bf16", "z")]
-    assert all_on_of(known) == ALL_ON
-    assert staircase_to(ALL_ON, known) == [("bf16",), ALL_ON[:2], ALL_ON]
+    known = [(), ("bf16",), DEFAULT[:2], DEFAULT, (*DEFAULT, "x")[1:], ("bf16", "z")]
+    assert default_of(known) == DEFAULT
+    assert cumulative_chain(DEFAULT, known) == [("bf16",), DEFAULT[:2], DEFAULT]
     ablation_of_cpu = [(), ("a",), ("a", "c"), ("c",), ("a", "b", "c"), ("a", "x"), ("z", "a", "c")]
-    assert all_on_of(ablation_of_cpu) == ("a", "c")  # not what is on top of it
-    assert all_on_of([(), ("a",), ("a", "c"), ("c",), ("a", "c", "d"), ("a", "b", "c")]) == (
+    assert default_of(ablation_of_cpu) == ("a", "c")  # not what is on top of it
+    assert default_of([(), ("a",), ("a", "c"), ("c",), ("a", "c", "d"), ("a", "b", "c")]) == (
         "a",
         "c",
     )
-    assert all_on_of([(), ("a",), ("a", "c"), ("a", "c", "d")]) == ("a", "c", "d")
-    assert all_on_of([("a",), ("a", "dbcache", "c", "d"), ("a", "c", "d")]) == ("a", "c", "d")
-    assert label(ALL_ON, ALL_ON) == "all on"
-    assert label(ALL_ON[:3] + ALL_ON[4:], ALL_ON) == "all on − fp8_per_row"
-    assert label((*ALL_ON, "dbcache"), ALL_ON) == "all on + dbcache"
-    assert label((), ALL_ON) == "eager" and label(("bf16",), ALL_ON) == "bf16"
+    assert default_of([(), ("a",), ("a", "c"), ("a", "c", "d")]) == ("a", "c", "d")
+    assert default_of([("a",), ("a", "dbcache", "c", "d"), ("a", "c", "d")]) == ("a", "c", "d")
+    assert label(DEFAULT, DEFAULT) == "default"
+    assert label(DEFAULT[:3] + DEFAULT[4:], DEFAULT) == "default − fp8_per_row"
+    assert label((*DEFAULT, "dbcache"), DEFAULT) == "default + dbcache"
+    assert label((), DEFAULT) == "eager" and label(("bf16",), DEFAULT) == "bf16"
 
 
 def test_summary_page_and_json_say_what_changed_first(tmp_path, baseline_file, capsys):
@@ -128,7 +130,7 @@ def test_summary_page_and_json_say_what_changed_first(tmp_path, baseline_file, c
     text = files["markdown"].read_text()
     verdict, changed, *folded = text.split("<details>")[0].split("\n\n")
     assert verdict.startswith("### ❌ 18 cases on NVIDIA H200") and "8 same" in verdict
-    assert changed == "- **fp8_per_row 1.43× → 1.10× in 10 of 10 cases**"
+    assert changed == "- **fp8_per_row: speedup 1.43× → 1.10× in 10 of 10 cases**"
     assert folded[0].count("SLOWER") == 10 and "| same |" not in folded[0]
     assert text.count("```mermaid") == 2 and '"+ fp8_per_row"' in text
 
@@ -156,9 +158,9 @@ def test_two_machines_in_one_report_are_told_apart(tmp_path):
     report = report_of(ours, theirs)
     assert report.outcomes == {"same": 26, "slower": 10}
     text = markdown(report)
-    assert f"- **{H100.name}: fp8_per_row 1.43× → 1.10× in 10 of 10 cases**" in text
+    assert f"- **{H100.name}: fp8_per_row: speedup 1.43× → 1.10× in 10 of 10 cases**" in text
     assert text.count(f"| SLOWER | {H100.name} | dev: ") == 2 * 5
-    assert f"| same | {H200.name} | dev: all on | " in text
+    assert f"| same | {H200.name} | dev: default | " in text
     html = page_of(report)
     titles = re.findall('data-title="([^"]+)"', html)
     assert {title.partition(": ")[0] for title in titles} == {H100.name, H200.name}
@@ -169,7 +171,7 @@ def test_two_machines_in_one_report_are_told_apart(tmp_path):
 
 def test_a_baseline_and_a_folder_are_both_read_and_extras_are_shown(tmp_path):
     (folder, *_) = write(ablation(), tmp_path)
-    write_extras(folder)
+    write_artifacts(folder)
     baseline = tmp_path / "baseline.json"
     write_baseline(ablation(seed=1)[:3], baseline)  # three more processes of one of the cases
     page = tmp_path / "page.html"
@@ -179,7 +181,7 @@ def test_a_baseline_and_a_folder_are_both_read_and_extras_are_shown(tmp_path):
     assert {row.summary.processes for row in report_of([folder, baseline]).rows} == {1, 4}
     folded = summary.read_text().split("All 18 cases")[1]
     _, head, _, *lines = (line for line in folded.splitlines() if line)
-    assert head.startswith("| verdict | case | ") and head.endswith("| GiB | PSNR dB |")
+    assert head.startswith("| verdict | case | ") and head.endswith("| memory (GiB) | PSNR (dB) |")
     assert sum(line.endswith("| same |") for line in lines) == 2  # the eager pictures themselves
     text = page.read_text()
     for section in ("quality", "kernels", "roofline", "pictures", "steps", "stages", "staircase"):
@@ -253,12 +255,12 @@ def replace_commit(one, commit):
 )
 def test_what_lies_beside_a_result_and_is_none_of_it_is_told(tmp_path, kind, text, capsys):
     (folder, *_) = write(ablation()[:1], tmp_path)
-    write_extras(folder)
+    write_artifacts(folder)
     (path,) = folder.glob("*.json")
     (folder / "verdicts").mkdir(exist_ok=True)
     (folder / kind / path.name).write_text(text)
     assert main(["report", str(folder), "--html", str(tmp_path / "page.html")]) == 2
-    assert f"no figures of {kind}" in capsys.readouterr().err
+    assert f"not a valid `{kind}` artifact" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
 
 
@@ -299,7 +301,7 @@ def test_what_another_stack_measured_is_blamed_on_nothing(tmp_path, baseline_fil
         for one in ablation({"fp8_per_row": 1.3})
     ]
     report = report_of(write(made, tmp_path), [baseline_file])
-    assert set(report.outcomes) == {"wrong stack"} and report.machines[0].blames == ()
+    assert set(report.outcomes) == {"wrong stack"} and report.machines[0].attributions == ()
 
 
 def test_two_models_of_cpu_with_as_many_cores_are_two_machines(tmp_path):
@@ -318,13 +320,13 @@ def test_two_models_of_cpu_with_as_many_cores_are_two_machines(tmp_path):
 
 def test_clocks_and_temperature_are_shown_where_the_gpu_told_them():
     one = ablation()[0]
-    (row,) = rows_of([Measured(results=(one,))])
+    (row,) = rows_of([MeasuredCase(results=(one,))])
     readings = ({"sm_clock_mhz": 1980.0, "throttled": None}, {"sm_clock_mhz": 1700.0})
     object.__setattr__(one, "telemetry", ())
-    assert telemetry(row) is None
+    assert telemetry_chart(row) is None
     object.__setattr__(one, "telemetry", readings)
-    assert telemetry(row).table == (("image", "SM clock, MHz"), ("1", "1980"), ("2", "1700"))
-    assert "SM clock, MHz: 1700–1980" in str(telemetry(row).spec)  # what the shares are of
+    assert telemetry_chart(row).table == (("image", "SM clock (MHz)"), ("1", "1980"), ("2", "1700"))
+    assert "SM clock (MHz): 1700–1980" in str(telemetry_chart(row).spec)  # what the shares are of
 
 
 def test_each_row_has_the_command_that_measures_it_again(tmp_path):
@@ -370,7 +372,7 @@ sys.exit(main(["report", baseline]) or main([*history, "--add", results]) or mai
 
 def test_shards_are_merged_with_what_lies_beside_them(tmp_path, capsys):
     folders = write(ablation(), tmp_path / "in")
-    write_extras(folders[0])
+    write_artifacts(folders[0])
     output = tmp_path / "out"
     arguments = [*map(str, folders), str(folders[0])]  # one of them twice
     assert main(["merge", *arguments, "--output", str(output)]) == 0
@@ -379,7 +381,7 @@ def test_shards_are_merged_with_what_lies_beside_them(tmp_path, capsys):
     assert len(list(output.glob("*.png"))) == len(list((output / "kernels").iterdir())) == 18
     assert {r.summary.processes for r in report_of([output]).rows} == {3}
     assert main(["merge", *arguments, "--output", str(output)]) == 2
-    assert "folder of their own" in capsys.readouterr().err
+    assert "output folder of the merge is not empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -411,7 +413,7 @@ def test_a_merge_refuses_to_mix_and_names_the_difference(tmp_path, capsys, other
 
 def test_what_cannot_be_reported_on_is_told(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{")
-    for path, told in ((tmp_path / "none", "nothing to report on"), (tmp_path, "corrupt")):
+    for path, told in ((tmp_path / "none", "no results to report on"), (tmp_path, "corrupt")):
         assert main(["report", str(path), "--html", str(tmp_path / "page.html")]) == 2
         assert told in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
@@ -429,7 +431,7 @@ def test_commits_are_not_joined_silently_nor_is_half_a_picture_a_traceback(tmp_p
     assert "commit another: 1 results in" in told and "--against" in told
     assert main(["report", str(folders[0]), "--against", str(folders[1])]) == 0
     (whole, *_) = write(ablation(), tmp_path / "whole")
-    write_extras(whole)
+    write_artifacts(whole)
     for picture in whole.glob("*.png"):
         picture.write_bytes(picture.read_bytes()[:100])
     assert main(["report", str(whole), "--html", str(tmp_path / "page.html")]) != 0

@@ -1,4 +1,4 @@
-"""Noise, comparison and verdict: what is seen, what is not cried about, and which way is worse."""
+"""The noise model, comparisons and verdicts: detection, false alarms, and direction."""
 
 import dataclasses
 import math
@@ -7,56 +7,26 @@ import statistics
 
 import pytest
 
-from fluxfast.bench.baselines.baseline import LOOKS, find_baseline
-from fluxfast.bench.results.result import ImageTiming
+from fluxfast.bench.baselines.baseline import INTERIM_ANALYSES
+from fluxfast.bench.baselines.lookup import find_baseline
+from fluxfast.bench.verdicts.comparison import Change, Comparison, compare_sides
+from fluxfast.bench.verdicts.estimate import Estimate, estimate
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS, metric_named
-from fluxfast.bench.verdicts.noise import (
-    PRIOR_DOF,
-    Estimate,
-    Noise,
-    Process,
-    estimate,
-    noise_of,
-    noises,
-)
+from fluxfast.bench.verdicts.noise import PRIOR_DOF, Noise, noise_of, noises
 from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.process import Process
 from fluxfast.bench.verdicts.tables import failure_text
-from fluxfast.bench.verdicts.verdict import Change, Comparison, compare, decide
+from fluxfast.bench.verdicts.verdict import decide
 from tests.support.machines import CPU
+from tests.support.processes import process, processes
 from tests.support.results import case, result
 
-ONE_CARD = {**result().environment, "gpu": {"uuid": "GPU-a"}}
 STEP = metric_named("step_ms")
 WHOLE = metric_named("e2e_s")
 
 
-def process(step_ms=100.0, images=8, noise=0.001, seed=0, **changes):
-    """A process whose images scatter by `noise` about `step_ms`."""
-    draw = random.Random(seed)
-    timings = tuple(
-        ImageTiming(
-            e2e_s=step / 1e3 * 28 + 0.2,
-            encode_ms=30.0,
-            prepare_ms=1.0,
-            step_ms=(step,) * 28,
-            decode_ms=80.0 * draw.gauss(1, noise),
-            postprocess_ms=10.0,
-        )
-        for step in (step_ms * draw.gauss(1, noise) for _ in range(images))
-    )
-    return result(**{"images": timings, "environment": ONE_CARD, **changes})
-
-
-def processes(step_ms=100.0, count=3, between=0.001, seed=0, **changes):
-    draw = random.Random(f"processes {seed}")
-    return [
-        process(step_ms * draw.gauss(1, between), seed=seed * 100 + n, **changes)
-        for n in range(count)
-    ]
-
-
 def verdict(measured, accepted, noise=None):
-    return decide([compare(measured, accepted, noise or noises([accepted]))])[0]
+    return decide([compare_sides(measured, accepted, noise or noises([accepted]))])[0]
 
 
 QUIET = noises([processes(seed=n) for n in range(8)])
@@ -66,7 +36,7 @@ QUIET = noises([processes(seed=n) for n in range(8)])
     ("factor", "outcome"),
     [(1.0, "same"), (1.003, "same"), (1.03, "slower"), (0.97, "faster"), (3.0, "slower")],
 )
-def test_a_change_is_judged_the_right_way(factor, outcome):
+def test_a_change_is_judged_in_the_right_direction(factor, outcome):
     found = verdict([process(100 * factor, seed=77)], processes(), QUIET)
     assert found.outcome == outcome, found.reason
     assert found.passes is (outcome != "slower")
@@ -83,28 +53,31 @@ def test_the_direction_belongs_to_the_metric():
     assert decide([Comparison(changes=(change,))])[0].outcome is Outcome.SLOWER
 
 
-def test_what_cannot_be_seen_is_undecided_and_says_how_much_can():
+def test_an_undetectable_change_is_undecided_and_reports_the_mdc():
     noisy = processes(between=0.03)
     found = verdict([process(101.0, seed=5)], noisy, noises([processes(between=0.03, seed=9)] * 3))
     assert found.outcome is Outcome.UNDECIDED and not found.passes and not found.is_judged
-    assert "not allowed to gate: the smallest change it can see is" in found.reason
+    assert "not allowed to gate: the minimum detectable change is" in found.reason
 
 
-def test_who_may_look_more_often_sees_less_in_each_look():
+def test_more_interim_analyses_raise_the_mdc_of_each():
     unsure = Estimate(effect=0.0, error=0.01, dof=20)
     change = Change(metric=STEP, measured=1.0, baseline=1.0, estimate=unsure)
-    for looks in (1, 12):
-        found = decide([Comparison(changes=(change,))], looks)[0]
-        assert f"it can see is {unsure.smallest_visible(0.001 / looks):.1%}" in found.reason
+    for analyses in (1, 12):
+        found = decide([Comparison(changes=(change,))], analyses)[0]
+        assert (
+            f"minimum detectable change is {unsure.minimum_detectable_change(0.001 / analyses):.1%}"
+            in found.reason
+        )
 
 
-def test_a_large_change_is_seen_by_a_case_that_may_not_gate():
+def test_a_case_that_may_not_gate_still_detects_a_large_change():
     found = verdict([process(200.0)], processes(between=0.03), noises([processes(between=0.03)]))
     assert found.outcome is Outcome.SLOWER
 
 
-def test_more_images_make_the_part_within_smaller_and_more_processes_both():
-    noise = Noise(between=0.01, dof=20)
+def test_more_images_reduce_the_noise_within_and_more_processes_both_parts():
+    noise = Noise(between_processes=0.01, dof=20)
     few, many = (process(images=n, noise=0.05, seed=1) for n in (3, 40))
     errors = [
         estimate(STEP, measured, processes(noise=0.05), noise).error
@@ -113,17 +86,17 @@ def test_more_images_make_the_part_within_smaller_and_more_processes_both():
     assert errors[0] > errors[1] > errors[2] > 0.01 * math.sqrt(1 / 4 + 1 / 3) * 0.99
 
 
-def test_an_image_that_a_neighbour_held_up_hides_no_slowdown():
-    """A median moves little by it; a standard deviation would make the case blind."""
+def test_a_delayed_image_does_not_hide_a_slowdown():
+    """The median changes little; with a standard deviation the case would detect nothing."""
     calm = [process(images=12, noise=0.02, seed=n) for n in range(3)]
     held = [dataclasses.replace(calm[0], images=(slow(calm[0].images[0]), *calm[0].images[1:]))]
-    noise = Noise(between=0.01, dof=20)
+    noise = Noise(between_processes=0.01, dof=20)
     quiet = estimate(STEP, [calm[0]], calm[1:], noise).error
     assert estimate(STEP, held, calm[1:], noise).error < 1.2 * quiet
 
 
 def timed(e2e_s):
-    """A process whose whole images took so long."""
+    """Return a process whose images took these seconds."""
     drawn = process(images=len(e2e_s))
     images = zip(drawn.images, e2e_s, strict=True)
     return dataclasses.replace(
@@ -137,7 +110,7 @@ def calm(images=8, seed=0, level=1.0):
 
 
 def of_whole_image(measured, accepted, metric=WHOLE):
-    noise = Noise(between=0.003, dof=40)  # of an H200
+    noise = Noise(between_processes=0.003, dof=40)  # of an H200
     return estimate(metric, [timed(measured)], [timed(one) for one in accepted], noise)
 
 
@@ -152,7 +125,7 @@ def width(found):
 
 def outcome_of(found):
     change = Change(metric=WHOLE, measured=1.0, baseline=1.0, estimate=found)
-    return decide([Comparison(changes=(change,))], LOOKS)[0].outcome
+    return decide([Comparison(changes=(change,))], INTERIM_ANALYSES)[0].outcome
 
 
 @pytest.mark.parametrize(
@@ -162,8 +135,8 @@ def outcome_of(found):
         pytest.param(lambda image: 0.005 * image, id="a ramp"),
     ],
 )
-def test_a_process_that_drifts_is_less_sure_than_its_images_in_random_order(slower_by):
-    """Their scatter is the same in any order."""
+def test_a_drifting_process_is_less_certain_than_its_images_in_random_order(slower_by):
+    """The scatter of the images is the same in any order."""
     drifting = [s * (1 + slower_by(n)) for n, s in enumerate(calm(12))]
     accepted = [calm(12, seed) for seed in (1, 2, 3)]
     draw = random.Random(0)
@@ -172,7 +145,9 @@ def test_a_process_that_drifts_is_less_sure_than_its_images_in_random_order(slow
     shuffled = [of_whole_image(order, accepted) for order in orders]
     assert width(found) > 1.3 * statistics.fmean(map(width, shuffled))
     assert found.p_worse > statistics.median(one.p_worse for one in shuffled)
-    assert found.smallest_visible(0.001) > as_if_independent(found).smallest_visible(0.001)
+    assert found.minimum_detectable_change(0.001) > as_if_independent(
+        found
+    ).minimum_detectable_change(0.001)
     assert width(as_if_independent(found)) == pytest.approx(width(as_if_independent(shuffled[0])))
 
 
@@ -190,7 +165,7 @@ IMAGES_A_SECOND = dataclasses.replace(
         pytest.param(range(7), 1.15, Outcome.SLOWER, Outcome.UNDECIDED, id="slow at first"),
     ],
 )
-def test_what_one_half_shows_alone_is_not_concluded(metric, moved, factor, of_all, outcome):
+def test_a_change_in_one_half_only_is_not_concluded(metric, moved, factor, of_all, outcome):
     measured = [s * (factor if n in moved else 1.0) for n, s in enumerate(calm(12))]
     found = of_whole_image(measured, [calm(12, seed) for seed in (1, 2, 3)], metric)
     assert outcome_of(as_if_independent(found)) is of_all
@@ -200,22 +175,22 @@ def test_what_one_half_shows_alone_is_not_concluded(metric, moved, factor, of_al
 
 
 @pytest.mark.parametrize("images", [3, 4, 5])
-def test_of_few_images_one_that_was_held_up_is_no_drift(images):
-    """As the baseline of the H200 has them."""
+def test_one_delayed_image_of_few_is_no_drift(images):
+    """The baseline of the H200 has cases with so few images."""
     held_up = calm(images)
     held_up[-1] *= 1.4
     found = of_whole_image(calm(images, 9, level=1.15), [held_up])
     assert not found.drifts and outcome_of(found) is Outcome.SLOWER
 
 
-def test_what_all_processes_drift_by_is_no_drift():
+def test_a_drift_that_all_processes_share_cancels():
     warming = [[s * (1 + 0.005 * n) for n, s in enumerate(calm(8, seed))] for seed in range(4)]
     found = of_whole_image(warming[0], warming[1:])
     assert width(found) == pytest.approx(width(as_if_independent(found)), rel=0.1)
 
 
 @pytest.mark.parametrize("images", [3, 5, 8, 16])
-def test_calm_processes_are_as_sure_as_ever(images):
+def test_the_halves_do_not_widen_the_interval_of_stable_processes(images):
     drawn = [
         of_whole_image(calm(images, n), [calm(images, 1000 * k + n) for k in (1, 2, 3)])
         for n in range(300)
@@ -224,14 +199,14 @@ def test_calm_processes_are_as_sure_as_ever(images):
     assert statistics.fmean(wider) < 1.02 and statistics.quantiles(wider, n=20)[-1] < 1.1
 
 
-def test_two_images_that_a_neighbour_held_up_are_no_drift():
+def test_two_delayed_images_are_no_drift():
     accepted = [calm(12, seed) for seed in (1, 2, 3)]
     held_up = [3 * s if n in (2, 3) else s for n, s in enumerate(calm(12))]
     quiet = of_whole_image(calm(12), accepted)
     assert width(of_whole_image(held_up, accepted)) < 1.2 * width(quiet)
 
 
-def test_a_host_that_became_slow_while_it_was_sampled_is_no_regression():
+def test_a_host_that_becomes_slow_during_sampling_is_no_regression():
     """Recorded on an H200: the unoptimized schnell, the same code in three processes."""
     slow_host = [0.8134, 0.8042, 0.8419, 0.8364, 0.8380, 0.8371, 0.8419]
     others = (
@@ -245,7 +220,7 @@ def test_a_host_that_became_slow_while_it_was_sampled_is_no_regression():
     assert outcome_of(of_whole_image(in_another_order, others)) is Outcome.SLOWER
 
 
-def test_a_slowdown_that_both_halves_show_is_seen_whatever_the_drift():
+def test_a_slowdown_in_both_halves_is_detected_in_spite_of_drift():
     held_up = [s * (1.2 if n < 4 else 1.0) for n, s in enumerate(calm(14, level=1.1))]
     found = of_whole_image(held_up, [calm(8, 1), calm(8, 2)])
     assert outcome_of(found) is Outcome.SLOWER
@@ -256,35 +231,37 @@ def slow(image):
     return dataclasses.replace(image, step_ms=tuple(3 * ms for ms in image.step_ms))
 
 
-def test_the_noise_between_processes_is_found_beside_that_within():
+def test_the_noise_between_processes_is_separated_from_that_within():
     cases = [processes(count=12, between=0.02, noise=0.01, seed=n) for n in range(6)]
     noise = noise_of(STEP, cases)
-    assert noise.dof == PRIOR_DOF + 66 and noise.between == pytest.approx(0.02, rel=0.2)
+    assert noise.dof == PRIOR_DOF + 66 and noise.between_processes == pytest.approx(0.02, rel=0.2)
     same = noise_of(STEP, [processes(count=12, between=0.0, noise=0.02, seed=n) for n in range(6)])
-    assert same.between < 0.004
+    assert same.between_processes < 0.004
 
 
 def on(card, step_ms=100.0, seed=0, **changes):
-    """A process of the GPU `card`; one that tells no name where it is empty."""
+    """Return a process of the GPU `card`; an empty name is a GPU without a UUID."""
     environment = {**result().environment, "gpu": {"uuid": card}}
     return process(step_ms, seed=seed, environment=environment, **changes)
 
 
-def test_cards_differ_by_more_than_the_processes_of_one_do():
+def test_cards_differ_more_than_the_processes_of_one_card():
     cases = [[on(c, 100 + (c == "b"), 10 * n + k) for k, c in enumerate("aab")] for n in range(6)]
     noise = noise_of(STEP, cases)
-    assert noise.between < 0.003 < noise.cards == pytest.approx(0.007, rel=0.3)
+    assert noise.between_processes < 0.003 < noise.between_cards == pytest.approx(0.007, rel=0.3)
     accepted = [on("a", 100, seed) for seed in (81, 82, 83)]
     same, other = (estimate(STEP, [on(c, 100, 84)], accepted, noise) for c in "ac")
-    assert same.smallest_visible(0.001) < 0.02 < other.smallest_visible(0.001)
-    half = noise.of_difference(
+    assert same.minimum_detectable_change(0.001) < 0.02 < other.minimum_detectable_change(0.001)
+    half = noise.standard_error(
         *([Process(samples=(1.0,), card=c) for c in s] for s in ("ac", "aa"))
     )
-    assert half[0] == pytest.approx(math.hypot(noise.between, noise.cards / math.sqrt(2)))
+    assert half[0] == pytest.approx(
+        math.hypot(noise.between_processes, noise.between_cards / math.sqrt(2))
+    )
 
 
-def test_a_card_that_the_baseline_knows_is_compared_with_itself(tmp_path):
-    """Its processes say more of it than those of other cards, which are 2% faster here."""
+def test_a_card_of_the_baseline_is_compared_with_itself(tmp_path):
+    """The other card of the baseline is 2% slower, so its processes would blur the comparison."""
     cases = [
         [
             on(c, 102 if c == "b" else 100, 10 * n + k, case=case(batch_size=n + 1))
@@ -303,19 +280,19 @@ def test_a_card_that_the_baseline_knows_is_compared_with_itself(tmp_path):
     assert outcome("c", 102) is Outcome.UNDECIDED
 
 
-def test_a_few_noisy_images_do_not_hide_that_cards_differ():
+def test_a_few_noisy_images_do_not_hide_the_difference_of_cards():
     cases = [
         [on(f"a{n}", seed=10 * n + k) for k in range(3)]
         + [on(f"b{n}", 101, images=3, noise=0.01, seed=2 * n)]
         for n in range(20)
     ]
     plain = [[*case[:3], on(f"b{n}", 101, seed=n)] for n, case in enumerate(cases)]
-    cards, expected = (noise_of(STEP, of).cards for of in (cases, plain))
+    cards, expected = (noise_of(STEP, of).between_cards for of in (cases, plain))
     assert expected == pytest.approx(0.01 / math.sqrt(2), rel=0.1)
     assert cards == pytest.approx(expected, rel=0.3)
 
 
-def test_the_same_cards_in_many_cases_tell_no_more_of_cards():
+def test_more_cases_of_the_same_cards_add_no_degrees_of_freedom():
     two = [[on(c, 100 + (c == "b"), 10 * n + k) for k, c in enumerate("aab")] for n in range(6)]
     assert noise_of(STEP, two).cards_dof == PRIOR_DOF + 1
     assert noise_of(STEP, [*two, [on("c"), on("d")]]).cards_dof == PRIOR_DOF + 2
@@ -323,32 +300,32 @@ def test_the_same_cards_in_many_cases_tell_no_more_of_cards():
     assert noise_of(STEP, [[on("a")] * 3, [on("b")] * 3]).cards_dof == PRIOR_DOF
 
 
-def test_a_gpu_without_a_name_is_a_card_of_its_own():
+def test_a_gpu_without_a_uuid_is_a_card_of_its_own():
     unknown = [on("", seed=seed) for seed in range(3)]
     noise = noise_of(STEP, [unknown])
     assert (noise.dof, noise.cards_dof) == (PRIOR_DOF, PRIOR_DOF + 2)
     errors = [estimate(STEP, side, unknown, noise).error for side in ([on("")], [on("a")])]
     assert errors[0] == pytest.approx(errors[1], rel=0.01)
-    assert errors[0] > noise.cards * math.sqrt(1 + 1 / 3)
+    assert errors[0] > noise.between_cards * math.sqrt(1 + 1 / 3)
     cpu = {"environment": {"hardware": CPU.to_json()}, "reference_e2e_s": (3.0,) * 8}
     ratio = noise_of(metric_named("eager_ratio"), [[process(seed=n, **cpu) for n in range(3)]])
     assert (ratio.dof, ratio.cards_dof) == (PRIOR_DOF + 2, PRIOR_DOF)
 
 
-def test_a_process_of_few_images_is_known_less_well():
+def test_a_process_of_few_images_is_less_certain():
     few, many = (Process(samples=(0.98, 1.0, 1.02) * n, card="a") for n in (1, 100))
-    noise = Noise(between=1e-9, dof=20)
-    even, uneven = (noise.of_difference(side, [many])[0] for side in ([many, many], [few, many]))
+    noise = Noise(between_processes=1e-9, dof=20)
+    even, uneven = (noise.standard_error(side, [many])[0] for side in ([many, many], [few, many]))
     assert uneven == pytest.approx(even * math.sqrt((1 / 3 / 4 + 5 / 1200) / (3 / 600)), rel=0.05)
 
 
-def test_a_baseline_of_one_process_is_judged_by_the_noise_of_its_kind():
+def test_a_baseline_of_one_process_has_the_prior_noise():
     alone = noise_of(STEP, [[process()]])
-    assert alone.between == pytest.approx(STEP.noise) and alone.dof == PRIOR_DOF
+    assert alone.between_processes == pytest.approx(STEP.noise) and alone.dof == PRIOR_DOF
 
 
-def test_what_the_canaries_explain_is_no_change():
-    """Two GPUs 2% apart in clock: their steps follow, and so do their canaries."""
+def test_a_change_that_the_canaries_explain_is_no_change():
+    """The clocks of two GPUs differ by 2%; steps and canaries follow the clock."""
 
     def at(clock, seed, step_ms=100.0):
         canaries = {"gemm_ms": (10 / clock,) * 2, "attention_ms": (5 / clock,) * 2}
@@ -356,7 +333,7 @@ def test_what_the_canaries_explain_is_no_change():
 
     cases = [[at(clock, 10 * n + k) for k, clock in enumerate((1, 1.02, 0.99))] for n in range(6)]
     noise = noises(cases)
-    assert noise["step_ms"].slope > 0.9 and noise["step_ms"].between < 0.004
+    assert noise["step_ms"].slope > 0.9 and noise["step_ms"].between_processes < 0.004
     slow_clock = verdict([at(0.98, 91)], cases[0], noise)
     assert slow_clock.outcome is Outcome.SAME, slow_clock.reason
     slow_code = verdict([at(0.98, 92, step_ms=102.5)], cases[0], noise)
@@ -364,7 +341,7 @@ def test_what_the_canaries_explain_is_no_change():
     assert noises([processes(seed=n) for n in range(6)])["step_ms"].slope == 0.0
 
 
-def test_how_sure_the_slope_is_follows_from_what_it_leaves_unexplained():
+def test_the_error_of_the_slope_follows_from_its_residuals():
     def cases(noise):
         draw = random.Random(0)
         return [
@@ -382,7 +359,7 @@ def test_how_sure_the_slope_is_follows_from_what_it_leaves_unexplained():
         assert (found.slope_dof, found.dof) == (79, PRIOR_DOF + 80)
 
 
-def test_many_cases_are_corrected_for():
+def test_p_values_are_adjusted_for_many_cases():
     """One p-value of 0.0008 among sixty is chance; the same in each of sixty is not."""
 
     def comparison(effect):
@@ -398,9 +375,9 @@ def test_many_cases_are_corrected_for():
     assert {v.outcome for v in decide([slow] * 60)} == {Outcome.SLOWER}
 
 
-def test_a_figure_is_compared_only_where_both_sides_have_it():
+def test_a_metric_is_compared_only_if_both_sides_have_it():
     gone = [process(compiles=False, peak_memory_gib=None)]
-    names = [c.metric.name for c in compare(gone, processes(), QUIET).changes]
+    names = [c.metric.name for c in compare_sides(gone, processes(), QUIET).changes]
     assert names == ["e2e_s", "step_ms", "decode_ms"]
 
 
@@ -414,14 +391,14 @@ def test_a_figure_is_compared_only_where_both_sides_have_it():
         ({"package_mib": 4.0}, "package_mib 4.0 MiB, baseline 3.0"),
     ],
 )
-def test_a_changed_counter_fails_even_when_the_clock_agrees(change, told):
+def test_a_changed_counter_fails_even_if_no_time_changed(change, told):
     same = {"kernels": {"gemm": ("nvjet",)}, "package_mib": 3.0}
     accepted = processes(**same)
     found = verdict([process(seed=9, **(same | change))], accepted, QUIET)
     assert found.outcome is Outcome.BROKEN and told in found.reason
 
 
-def test_a_counter_that_is_gone_or_was_another_in_an_earlier_process_fails():
+def test_a_missing_counter_and_one_changed_in_an_earlier_process_fail():
     accepted = processes(counters={"graph_breaks": 0, "cached_steps": 17})
     found = verdict([process(seed=9)], accepted, QUIET)
     assert found.outcome is Outcome.BROKEN
@@ -430,22 +407,22 @@ def test_a_counter_that_is_gone_or_was_another_in_an_earlier_process_fails():
     assert told.outcome is Outcome.BROKEN and "graph_breaks is 2, was 0" in told.reason
 
 
-def test_a_gpu_that_is_held_back_all_the_time_is_no_runner():
+def test_a_gpu_that_is_always_throttled_is_an_invalid_runner():
     hot = process(130.0, sampling={"held_back": ["hardware thermal slowdown"] * 4})
     found = verdict([hot], processes(), QUIET)
     assert found.outcome is Outcome.INVALID_RUNNER
-    assert "held back in 4 of" in found.reason and "thermal" in found.reason
+    assert "throttled in 4 of" in found.reason and "thermal" in found.reason
 
 
-def test_what_a_process_compiles_first_may_take_some_seconds_longer():
-    """On an H200 a case compiled in 6.2 s as a later one of a process, and in 26.6 alone in one."""
+def test_the_first_case_of_a_process_may_compile_some_seconds_longer():
+    """On an H200 a case compiled in 6.2 s as a later case, and in 26.6 s as the only one."""
     accepted = processes()
     later = {"first_image_s": accepted[0].first_image_s + 25.0}
     assert verdict([process(**later)], accepted, QUIET).outcome is Outcome.SAME
     assert max(one.compile_s for one in accepted) < 15.0  # so it is beyond the tolerance
 
 
-def test_a_changed_counter_explains_a_slowdown():
+def test_a_slowdown_is_reported_with_the_changed_counter():
     found = verdict([process(130.0, counters={"graph_breaks": 57})], processes(), QUIET)
     assert found.outcome is Outcome.BROKEN
     assert "graph_breaks is 57, was 0; which goes with" in found.reason and "+3" in found.reason
@@ -464,12 +441,12 @@ def test_a_runner_outside_its_band_is_no_regression(now, outcome):
 def test_a_cpu_is_judged_by_ratios_alone():
     changes = {"environment": {"hardware": CPU.to_json()}, "reference_e2e_s": (3.0,) * 8}
     measured = [process(pace_ms=(50.0,) * 8, **changes)]
-    names = {c.metric.name for c in compare(measured, measured, noises([measured])).changes}
+    names = {c.metric.name for c in compare_sides(measured, measured, noises([measured])).changes}
     assert names == {"eager_ratio", "step_pace", "decode_pace", "peak_memory_gib"}
 
 
 def test_false_alarms_and_detection_in_simulated_runs():
-    """The rule itself, on normal noise: tests/support/replay replays the recorded noise."""
+    """The noise is normal here; tests/support/replay replays recorded noise."""
     alarms = seen = 0
     for seed in range(300):
         accepted = processes(count=3, between=0.003, seed=seed)
@@ -480,7 +457,7 @@ def test_false_alarms_and_detection_in_simulated_runs():
     assert alarms <= 2 and seen >= 270
 
 
-def test_every_metric_says_how_it_is_judged():
+def test_every_metric_defines_how_it_is_judged():
     assert len({m.name for m in PERFORMANCE_METRICS}) == len(PERFORMANCE_METRICS)
     for metric in PERFORMANCE_METRICS:
         assert metric.tolerance > 0 and metric.unit and metric.stage

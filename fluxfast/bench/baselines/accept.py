@@ -1,4 +1,4 @@
-"""What may become a baseline, and the history of what did. No torch."""
+"""Check what may become a baseline, and keep the history of what did. No torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,16 @@ COLUMNS = ("date", "commit", "case", "figure", "before", "after", "change", "pro
 
 
 def check_acceptable(baseline: Baseline, results: Sequence[CaseResult], processes: int) -> None:
-    """Raises BaselineError for changed sources, too few processes, or a runner that is unknown or
-    stands out.
+    """Check that results may become a baseline.
+
+    Args:
+        baseline: the baseline that they would join.
+        results: all results to accept.
+        processes: the smallest number of processes of each case.
+
+    Raises:
+        BaselineError: the sources have uncommitted changes or the commit is unknown, a case has
+            too few processes, or the canaries of a result are missing or out of their band.
     """
     for result in results:
         _check_commit(result)
@@ -29,7 +37,7 @@ def check_acceptable(baseline: Baseline, results: Sequence[CaseResult], processe
             raise BaselineError(
                 "too few processes measured this case",
                 got=f"{len(ours)}: {case_id}",
-                allowed=f"{processes} or more, for their scatter is the noise that a verdict knows",
+                allowed=f"{processes} or more, because their scatter gives the noise of a verdict",
                 remedy="measure in more processes, each with --record --results DIR of its own, "
                 "or ask for fewer with --processes N",
             )
@@ -37,7 +45,10 @@ def check_acceptable(baseline: Baseline, results: Sequence[CaseResult], processe
 
 
 def check_processes(found: Sequence[tuple[Path, CaseResult]]) -> None:
-    """Raises BaselineError where one process is there twice: it has no scatter with itself."""
+    """Raise BaselineError if one process is in the results twice.
+
+    Copies of a process have no scatter, so the noise would be underestimated.
+    """
     for (path, one), (other_path, other) in combinations(found, 2):
         if one.case == other.case and _is_same_process(one, other):
             raise BaselineError(
@@ -50,13 +61,14 @@ def check_processes(found: Sequence[tuple[Path, CaseResult]]) -> None:
 
 
 def _is_same_process(one: CaseResult, other: CaseResult) -> bool:
-    """By its samples, or by its id, date and card: ids are alike in containers of two cards."""
+    """Compare samples, or id, date and card: containers of two cards may use the same ids."""
     ids = [(r.provenance.get("process"), r.provenance.get("date"), r.card) for r in (one, other)]
     is_known = None not in ids[0]
     return one.images == other.images or (is_known and ids[0] == ids[1])
 
 
 def by_case(results: Sequence[CaseResult]) -> dict[str, list[CaseResult]]:
+    """Return the results of each case, by case id."""
     found: dict[str, list[CaseResult]] = {}
     for result in results:
         found.setdefault(result.case.id, []).append(result)
@@ -64,31 +76,39 @@ def by_case(results: Sequence[CaseResult]) -> dict[str, list[CaseResult]]:
 
 
 def _check_commit(result: CaseResult) -> None:
-    commit, dirty = result.provenance.get("commit"), result.provenance.get("dirty")
-    if dirty or not commit:
-        raise BaselineError(
-            "nobody could measure this again",
-            got=f"{result.case.id}: {'sources with changes' if dirty else 'an unknown commit'}",
-            allowed="results of a commit",
-            remedy="commit, then measure; where there is no repository, set FLUXFAST_COMMIT",
-        )
+    origin = result.provenance
+    if origin.get("commit") and not origin.get("dirty"):
+        return
+    why = "the commit is unknown"
+    if origin.get("dirty"):
+        why = f"uncommitted changes of commit {origin['commit']}"
+    elif reason := origin.get("why_commit_unknown"):
+        why += f" ({reason})"
+    raise BaselineError(
+        "these results are not reproducible",
+        got=f"{result.case.id}: {why}",
+        allowed="results of a commit without changes of its sources",
+        remedy="commit, then measure again; where there is no repository, set FLUXFAST_COMMIT",
+    )
 
 
 def _check_canaries(result: CaseResult) -> None:
-    """A CPU's figures are ratios to what is timed beside them; a GPU's are known by these alone."""
+    """Require canaries of a GPU; the figures of a CPU are ratios and need none."""
     missing = [name for name in DEVICE_BAND | HOST_BAND if not result.canaries.get(name)]
     if result.on_gpu and missing:
         raise BaselineError(
             "a result of a GPU lacks canaries",
             got=f"{result.case.id}: no {', '.join(missing)}",
-            allowed="results with all canaries, which tell the machine from another",
+            allowed="results with all canaries, which identify the state of the machine",
             remedy="measure it again with `pytest perf_tests --record`",
         )
 
 
 def _check_runner(baseline: Baseline, case_id: str, results: Sequence[CaseResult]) -> None:
-    """Against the other processes, and against what the baseline has of the case, or of any case
-    where it knows no canaries of this one: they are the same work about each.
+    """Compare canaries with those of the other processes and of the baseline.
+
+    Where the baseline has no canaries of this case, those of its other cases serve: they are the
+    same work.
     """
     accepted = [result for result in baseline.results.get(case_id, ()) if result.canaries]
     accepted = accepted or [result for of_case in baseline.results.values() for result in of_case]
@@ -97,22 +117,28 @@ def _check_runner(baseline: Baseline, case_id: str, results: Sequence[CaseResult
         reason = why_invalid_runner([result], others) or why_invalid_runner([result], accepted)
         if reason:
             raise BaselineError(
-                "the runner of a result stands out",
+                "the machine of a result differs from that of the others",
                 got=f"{case_id}: {reason}",
                 allowed="canaries within their band of the other processes and of the baseline",
-                remedy="measure it again on a free machine; for a new kind of machine start a new "
+                remedy="measure again on a free machine; for a new kind of machine, add a new "
                 "baseline file",
             )
 
 
 def history_path(baseline: Baseline) -> Path:
+    """Return the path of the history of a baseline."""
     return baseline.path.with_suffix(".history.tsv")
 
 
 def history_rows(
     before: Mapping[str, Sequence[CaseResult]], results: Sequence[CaseResult]
 ) -> list[dict[str, str]]:
-    """A row for each figure of each case that is accepted."""
+    """Return a row for each figure of each accepted case.
+
+    Args:
+        before: the results that are replaced, by case id.
+        results: the results that are accepted.
+    """
     rows = []
     for case_id, ours in sorted(by_case(results).items()):
         for metric in PERFORMANCE_METRICS:
@@ -135,8 +161,13 @@ def history_rows(
 
 
 def history_text(path: Path, rows: Sequence[Mapping[str, str]]) -> str:
-    """Of the file with these added, below a last line that was cut too. Rows are only ever added,
-    one for each figure, so that two branches merge.
+    """Return the content of the history file with `rows` appended.
+
+    Rows are only ever appended, so that two branches merge. A truncated last line is completed
+    with a newline.
+
+    Raises:
+        BaselineError: the file cannot be read as text.
     """
     try:
         known = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -145,7 +176,7 @@ def history_text(path: Path, rows: Sequence[Mapping[str, str]]) -> str:
             "this history cannot be read",
             got=f"{path}: {error}",
             allowed="text in UTF-8, as fluxfast baseline accept writes it",
-            remedy="restore it from version control; the baseline is as it was",
+            remedy="restore it from version control; the baseline is unchanged",
         ) from error
     text = io.StringIO()
     csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n").writerows(rows)

@@ -1,4 +1,4 @@
-"""One cell of the matrix; its identity is derived from its parameters."""
+"""A case: one cell of the optimization matrix, identified by its parameters."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ ID = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
+    """One combination of model, weights, optimizations and request.
+
+    Attributes:
+        model: `dev`, `schnell` or `kontext`.
+        weights: `hub`, `synthetic` or `mini`.
+        optimizations: the names of the enabled optimizations, in the order of the registry.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        batch_size: images generated at a time.
+        num_inference_steps: denoising steps.
+    """
+
     model: str
     weights: str
     optimizations: tuple[str, ...]
@@ -28,20 +40,20 @@ class Case:
 
     @property
     def id(self) -> str:
-        """As `dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8`; height before width."""
+        """The identifier, as `dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8`; height before width."""
         shape = f"{self.height}x{self.width}-b{self.batch_size}-s{self.num_inference_steps}"
         return f"{self.model}-{self.weights}-{shape}-{'+'.join(self.optimizations) or 'eager'}"
 
     @classmethod
     def from_id(cls, text: str) -> Case:
-        """The case that `id` calls so. Raises FluxFastError where it is no such name."""
+        """Return the case with this `id`; raise FluxFastError if the text is no case id."""
         found = ID.fullmatch(text)
         if not found:
             raise FluxFastError(
-                "this is not the name of a case",
+                "this is no case id",
                 got=text,
-                allowed="as dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8",
-                remedy="`fluxfast matrix --json` lists those of this machine",
+                allowed="an id such as dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8",
+                remedy="list the ids of this machine with `fluxfast matrix --json`",
             )
         parts: dict[str, Any] = found.groupdict()
         names = parts.pop("names")
@@ -51,7 +63,7 @@ class Case:
 
     @property
     def workload(self) -> tuple[Any, ...]:
-        """All but the optimizations: cases of one workload can be compared with each other."""
+        """Everything but the optimizations; cases of one workload are comparable."""
         return (
             self.model,
             self.weights,
@@ -62,20 +74,22 @@ class Case:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
         return asdict(self) | {"optimizations": list(self.optimizations)}
 
     def eager_among(self, cases: Iterable[Case]) -> Case | None:
-        """The unoptimized case of the same workload."""
+        """Return the unoptimized case of the same workload among `cases`; None if it is missing."""
         found = {c.optimizations: c for c in cases if c.workload == self.workload}
         return next((found[names] for names in eager_combinations() if names in found), None)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Case:
+        """Return the case that JSON describes; raise BaselineError if a key is missing."""
         try:
             return cls(**{**data, "optimizations": tuple(data["optimizations"])})
         except (KeyError, TypeError) as error:
             raise BaselineError(
-                "a case is described wrongly",
+                "the description of a case is wrong",
                 got=str(error),
                 allowed=", ".join(cls.__annotations__),
                 remedy="record it again",

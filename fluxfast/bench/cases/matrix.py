@@ -1,4 +1,4 @@
-"""Which combinations of optimizations get a case, matrix by matrix. Pure, no GPU."""
+"""The matrices: which combinations of optimizations get a case. Pure functions, no GPU."""
 
 from __future__ import annotations
 
@@ -22,23 +22,29 @@ from fluxfast.optimizations.registry import (
 )
 
 Names = tuple[str, ...]
+DEFAULT_LABEL = "default"  # of the default optimizations in labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Excluded:
-    """An optimization that a matrix leaves out, and why."""
+    """An optimization that a matrix excludes.
+
+    Attributes:
+        name: the optimization.
+        reason: why no case of the matrix has it.
+    """
 
     name: str
     reason: str
 
 
 def matrix(kind: str, situation: Situation) -> list[Names]:
-    """The valid combinations of the matrix `kind` for one model on one machine, each once."""
+    """Return the valid combinations of a matrix for one model on one machine, each once."""
     return [names for names in _candidates(kind, situation) if is_valid(names, situation)]
 
 
 def invalid(kind: str, situation: Situation) -> dict[Names, str]:
-    """The combinations that the matrix would have, were they not invalid, and why they are."""
+    """Return the combinations that a matrix omits because they are invalid, with the reason."""
     reasons = {n: why_invalid(n, situation) for n in _candidates(kind, situation)}
     return {names: reason for names, reason in reasons.items() if reason}
 
@@ -49,13 +55,13 @@ def _candidates(kind: str, situation: Situation) -> list[Names]:
             "unknown matrix",
             got=kind,
             allowed=", ".join(MATRICES),
-            remedy="leave --matrix out for smoke",
+            remedy="name one of these, or omit --matrix for smoke",
         )
     return list(dict.fromkeys(MATRICES[kind](situation)))
 
 
 def excluded(cases: Iterable[Names], situation: Situation) -> list[Excluded]:
-    """What a matrix of these cases lacks, with the reason."""
+    """Return the optimizations that none of these cases has, with the reason."""
     covered = {name for names in cases for name in names}
     found = []
     for optimization in optimizations().values():
@@ -64,19 +70,19 @@ def excluded(cases: Iterable[Names], situation: Situation) -> list[Excluded]:
         ) or optimization.why_unsupported_request(situation)
         if not reason and optimization.name not in covered:
             slow = optimization.slow_to_build(situation.hardware)
-            reason = f"left to --matrix full: {slow}" if slow else None
+            reason = f"only in --matrix full: {slow}" if slow else None
         if reason:
             found.append(Excluded(name=optimization.name, reason=reason))
     return found
 
 
 def smoke(situation: Situation) -> list[Names]:
-    """The unoptimized pipeline, and all on."""
+    """Return the unoptimized pipeline and the default optimizations."""
     return [eager_names(situation.hardware), default_names(situation)]
 
 
 def tiers(situation: Situation) -> list[Names]:
-    """The unoptimized pipeline, all on that is lossless, all on, and the cache on top of that."""
+    """Return eager, the lossless preset, the default optimizations, and those with a cache."""
     lossless = {axis: default_choice(axis, situation.hardware, lossless=True) for axis in Axis}
     caches = available(Axis.CACHE, situation.hardware)
     return [
@@ -88,7 +94,7 @@ def tiers(situation: Situation) -> list[Names]:
 
 
 def peers(situation: Situation) -> list[Names]:
-    """The unoptimized pipeline, diffusers' regional compile, flux-fast's settings, the tiers."""
+    """Return eager, diffusers' regional compilation, flux-fast's settings, and the tiers."""
     eager = eager_names(situation.hardware)
     attention = default_choice(Axis.ATTENTION, situation.hardware)
     return [
@@ -104,38 +110,40 @@ def _used_by(project: str) -> set[str]:
 
 
 def ablation(situation: Situation) -> list[Names]:
-    """The staircase of flux-fast's plot (all off to all on), each one off, and what can go on top.
+    """Return a cumulative ablation, a leave-one-out ablation, and additions to the defaults.
 
-    All off is the pipeline that speedups refer to: on a GPU float32 is left to the larger matrices.
+    The cumulative ablation goes from the unoptimized pipeline to the default optimizations, like
+    flux-fast's plot. It starts at the pipeline that speedups refer to; on a GPU float32 is only in
+    the larger matrices.
     """
-    all_on = default_names(situation)
+    default = default_names(situation)
     all_off = len(eager_names(situation.hardware))
-    steps: list[Names] = [all_on[:count] for count in range(all_off, len(all_on) + 1)]
-    decided = {optimizations()[name].axis for name in all_on}
+    steps: list[Names] = [default[:count] for count in range(all_off, len(default) + 1)]
+    decided = {optimizations()[name].axis for name in default}
     on_top = [
         default_names(situation, {o.axis: o.name})
         for o in optimizations().values()
         if o.axis not in decided and o.slow_to_build(situation.hardware) is None
     ]
     each_off = [
-        _one_off(all_on, axis, situation)
+        _one_off(default, axis, situation)
         for axis in Axis
-        if axis is not Axis.DTYPE  # what else needs bfloat16 would go with it and hide its share
+        if axis is not Axis.DTYPE  # without bfloat16, the optimizations that need it go, too
     ]
     return [*steps, *each_off, *on_top]
 
 
-def _one_off(all_on: Names, axis: Axis, situation: Situation) -> Names:
-    """All on less the choice of an axis; where others need one, with the next best in its place."""
+def _one_off(default: Names, axis: Axis, situation: Situation) -> Names:
+    """Return the defaults without one axis; where others need that axis, with its next best."""
     names = default_names(situation, {axis: None})
-    next_best = default_choice(axis, situation.hardware, besides=all_on)
-    if len(names) == len(all_on) - 1 or not next_best:
+    next_best = default_choice(axis, situation.hardware, besides=default)
+    if len(names) == len(default) - 1 or not next_best:
         return names
     return default_names(situation, {axis: next_best})
 
 
 def alone(situation: Situation) -> list[Names]:
-    """Each optimization by itself on the unoptimized pipeline, with what it needs; the tiers."""
+    """Return eager with each single optimization and its requirements, then the tiers."""
     eager, hardware = eager_names(situation.hardware), situation.hardware
     cases = [
         in_order({*eager, o.name, *_needed(o, hardware)})
@@ -147,7 +155,7 @@ def alone(situation: Situation) -> list[Names]:
 
 
 def _needed(optimization: Optimization, hardware: Hardware) -> set[str]:
-    """What it cannot do without; of an axis the default, or else the first that there is."""
+    """Return what an optimization requires; for an axis, its default or first available one."""
     found = set[str]()
     for need in optimization.requires:
         if isinstance(need, Axis):
@@ -161,12 +169,12 @@ def _needed(optimization: Optimization, hardware: Hardware) -> set[str]:
 
 
 def full(situation: Situation) -> list[Names]:
-    """Every combination of what this machine has."""
+    """Return every combination of the available optimizations."""
     return _combinations(situation, lambda optimization: True)
 
 
 def pairwise(situation: Situation) -> list[Names]:
-    """Few combinations, chosen greedily, in which every two settings that can go together do so."""
+    """Return few combinations, chosen greedily, that cover every valid pair of settings."""
     quick = _combinations(situation, lambda o: o.slow_to_build(situation.hardware) is None)
     candidates = [names for names in quick if is_valid(names, situation)]
     missing = {pair for names in candidates for pair in _pairs(names)}
@@ -189,8 +197,8 @@ MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
 }
 
 
-# Fusions and the like, each small: their own combinations would make the full matrix 128 times as
-# large. They are all on or all off there, and one at a time in the ablation.
+# Axes of fusions and other small optimizations. Their combinations would make the full matrix 128
+# times as large, so there they are all enabled or all disabled; the ablation separates them.
 DETAILS = (
     Axis.NORMS,
     Axis.ROTARY,
@@ -204,7 +212,7 @@ DETAILS = (
 
 
 def _combinations(situation: Situation, wanted: Callable[[Optimization], bool]) -> list[Names]:
-    """Every choice of one or none on each axis, without and with the details that go with it."""
+    """Return every choice of one or none on each axis, without and with its valid DETAILS."""
     able = [
         o
         for o in optimizations().values()
@@ -214,13 +222,13 @@ def _combinations(situation: Situation, wanted: Callable[[Optimization], bool]) 
         [None, *(o.name for o in able if o.axis is axis)] for axis in Axis if axis not in DETAILS
     ]
     rows = [tuple(name for name in row if name) for row in product(*columns)]
-    # The preferred first: of an axis the first that goes with the rest is taken.
+    # By preference: the first valid optimization of an axis is taken.
     details = [o.name for o in sorted(able, key=lambda o: o.preference) if o.axis in DETAILS]
     valid = [row for row in rows if is_valid(row, situation)] if details else []
-    return [*rows, *(_with_what_goes(row, details, situation) for row in valid)]
+    return [*rows, *(_with_valid_details(row, details, situation) for row in valid)]
 
 
-def _with_what_goes(names: Names, details: list[str], situation: Situation) -> Names:
+def _with_valid_details(names: Names, details: list[str], situation: Situation) -> Names:
     for detail in details:
         if is_valid((*names, detail), situation):
             names = (*names, detail)
@@ -228,24 +236,50 @@ def _with_what_goes(names: Names, details: list[str], situation: Situation) -> N
 
 
 def _pairs(names: Names) -> Iterable[tuple[tuple[Axis, str | None], ...]]:
-    """The settings of any two axes; an axis without a choice is set to None."""
+    """Return the settings of every two axes; an axis without a choice is set to None."""
     settings: dict[Axis, str | None] = dict.fromkeys(Axis)
     for name in names:
         settings[optimizations()[name].axis] = name
     return combinations(settings.items(), 2)
 
 
-def label(names: Names, all_on: Names) -> str:
-    """What people call a combination: `all on`, `all on − a + b`, or its parts."""
-    missing = [name for name in all_on if name not in names]
-    added = [name for name in names if name not in all_on]
-    # What is added takes the place of one that is missing.
+def lossless_variant(default: Names, hardware: Hardware) -> Names:
+    """Return a combination with each lossy optimization replaced by the lossless choice.
+
+    A combination with names that are not registered, from another version, is returned as it is.
+    """
+    known = optimizations()
+    lossy = [known[name] for name in default if name in known and known[name].is_lossy]
+    if not lossy or not known.keys() >= set(default):
+        return default
+    chosen = {default_choice(o.axis, hardware, lossless=True) for o in lossy} - {None}
+    return in_order({*default, *filter(None, chosen)} - {o.name for o in lossy})
+
+
+def label(names: Names, default: Names, lossless: Names | None = None) -> str:
+    """Return a short name for a combination, for tables and charts only.
+
+    Args:
+        names: the combination.
+        default: the default optimizations of the machine, or the end of a cumulative ablation.
+        lossless: the lossless preset of the machine, if known.
+
+    Returns:
+        `default`, `lossless`, `default − a + b` for a combination near the default, or its parts
+        joined by ` + `; `eager` for no optimization.
+    """
+    missing = [name for name in default if name not in names]
+    added = [name for name in names if name not in default]
+    if names and names == lossless and names != default:
+        return "lossless"
+    # An added optimization takes the place of a missing one.
     is_near = len(added) <= 2 and len(missing) - len(added) <= 2
-    if names and len(all_on) > 1 and is_near and 2 * len(missing) <= len(all_on):
+    if names and len(default) > 1 and is_near and 2 * len(missing) <= len(default):
         signs = [f"− {name}" for name in missing] + [f"+ {name}" for name in added]
-        return " ".join(["all on", *signs])
+        return " ".join([DEFAULT_LABEL, *signs])
     return joined(names)
 
 
 def joined(names: Sequence[str]) -> str:
+    """Return the names joined by ` + `; `eager` for none."""
     return " + ".join(names) or "eager"

@@ -1,4 +1,4 @@
-"""The cases of a matrix, planned for a machine: what is run, and what is not and why."""
+"""Plan the cases of a matrix for a machine, and list what is excluded and why."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.cases.matrix import Excluded, excluded, joined, label, matrix
+from fluxfast.bench.cases.matrix import Excluded, excluded, joined, label, lossless_variant, matrix
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.models.spec import model_named
@@ -18,7 +18,14 @@ from fluxfast.optimizations.registry import default_names, eager_combinations, p
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCase:
-    """A case with all that is needed to build it; `label` is what people call it."""
+    """A case with everything needed to build it.
+
+    Attributes:
+        case: the case.
+        plan: the checked optimizations for this machine.
+        checkpoint: the weights.
+        label: a short name for tables, see `matrix.label`.
+    """
 
     case: Case
     plan: Plan
@@ -27,13 +34,13 @@ class PlannedCase:
 
 
 def situation_of(checkpoint: Checkpoint, hardware: Hardware, **changes: Any) -> Situation:
-    """The checkpoint's own request on this machine, with `changes` to its fields."""
+    """Return the checkpoint's default request on this machine, with `changes` to its fields."""
     request = checkpoint.request(**changes)
     return Situation(model=checkpoint.model, hardware=hardware, request=request)
 
 
 def planned_case(names: Sequence[str], checkpoint: Checkpoint, situation: Situation) -> PlannedCase:
-    """The case of these optimizations. Raises PlanError where they cannot be had."""
+    """Return the case of these optimizations; raise PlanError if they are not supported."""
     checked, request = plan(names, situation), situation.request
     case = Case(
         model=situation.model.name,
@@ -45,14 +52,15 @@ def planned_case(names: Sequence[str], checkpoint: Checkpoint, situation: Situat
         num_inference_steps=request.num_inference_steps,
     )
     is_eager = checked.names and checked.names in eager_combinations()
-    shown = label(checked.names, default_names(situation))
+    default = default_names(situation)
+    shown = label(checked.names, default, lossless_variant(default, situation.hardware))
     if is_eager:
         shown = f"eager {joined(checked.names)}"
     return PlannedCase(case=case, plan=checked, checkpoint=checkpoint, label=shown)
 
 
 def planned_from_id(text: str, hardware: Hardware) -> PlannedCase:
-    """The case of that name, planned for this machine."""
+    """Return the case with this id, planned for this machine."""
     case = Case.from_id(text)
     checkpoint = resolve(model_named(case.model).name, case.weights, hardware)
     situation = situation_of(
@@ -69,7 +77,18 @@ def planned_from_id(text: str, hardware: Hardware) -> PlannedCase:
 def planned_cases(
     kind: str, models: Sequence[str], weights: str, hardware: Hardware, **changes: Any
 ) -> tuple[list[PlannedCase], dict[str, list[Excluded]]]:
-    """The cases of the matrix `kind` for each model, and what each model's matrix leaves out."""
+    """Plan the cases of a matrix for each model.
+
+    Args:
+        kind: the name of the matrix.
+        models: the names of the models.
+        weights: `auto`, `hub`, `synthetic` or `mini`.
+        hardware: the machine.
+        **changes: fields of the request that differ from the checkpoint's defaults.
+
+    Returns:
+        The cases, and by model the optimizations that its matrix excludes.
+    """
     cases, left_out = [], {}
     for model in dict.fromkeys(models):
         checkpoint = resolve(model_named(model).name, weights, hardware)
@@ -81,11 +100,11 @@ def planned_cases(
 
 
 def shard(cases: list[PlannedCase], part: str) -> list[PlannedCase]:
-    """The part `I/N` of the cases, counted from 1."""
+    """Return the part `I/N` of the cases, counted from 1: every N-th case."""
     index, _, count = part.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise FluxFastError(
-            "no such shard",
+            "this is no shard",
             got=part,
             allowed="I/N with 1 ≤ I ≤ N",
             remedy="for two machines: 1/2 and 2/2",
@@ -94,13 +113,13 @@ def shard(cases: list[PlannedCase], part: str) -> list[PlannedCase]:
 
 
 def parse_resolution(text: str) -> tuple[int, int]:
-    """Height and width in pixels of `HEIGHTxWIDTH` or of one side of a square."""
+    """Return height and width in pixels from `HEIGHTxWIDTH`, or from one side of a square."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and (width or height).isdecimal()):
         raise FluxFastError(
-            "no such resolution",
+            "this is no resolution",
             got=text,
             allowed="HEIGHTxWIDTH in pixels",
-            remedy="as 1024x1024, or 1024",
+            remedy="write 1024x1024, or 1024 for a square",
         )
     return int(height), int(width or height)

@@ -1,6 +1,6 @@
-"""What is written beside a result: the picture, its quality, the kernels of a step.
+"""The artifacts of a result: the image, its quality, the time of each kernel category.
 
-`fluxfast report` reads these files, and works without them. No torch until quality is measured.
+`fluxfast report` reads these files and works without them. Only `image_quality` imports torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.results.result import CaseResult, read_json
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.store import read_json
 from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically, write_bytes_atomically
 from fluxfast.optimizations.base import KernelCategory, ProfiledStep
@@ -23,78 +24,88 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Figures = Mapping[str, float | None]
-SHORTEST_MS = 1e-4  # what is less is left out
+SHORTEST_MS = 1e-4  # shorter categories are omitted
+KINDS = ("quality", "kernels", "roofline", "verdicts")  # the subfolders of a results folder
 
 
-KINDS = ("quality", "kernels", "roofline", "verdicts")
+def artifact_paths(folder: Path, case: Case) -> list[Path]:
+    """Return the paths of all artifacts that a result of the case may have."""
+    return [image_path(folder, case), *(figures_path(folder, kind, case) for kind in KINDS)]
 
 
-def paths_beside(folder: Path, case: Case) -> list[Path]:
-    """Where a result of the case has its picture and figures, if it has them."""
-    return [picture_path(folder, case), *(figures_path(folder, kind, case) for kind in KINDS)]
-
-
-def picture_path(folder: Path, case: Case) -> Path:
+def image_path(folder: Path, case: Case) -> Path:
+    """Return the path of the last image that the case generated."""
     return folder / f"{case.id}.png"
 
 
 def figures_path(folder: Path, kind: str, case: Case) -> Path:
+    """Return the path of the case's figures of one of the KINDS."""
     return folder / kind / f"{case.id}.json"
 
 
-def write_beside(
-    folder: Path, result: CaseResult, step: ProfiledStep, picture: Image, eager: Image | None
+def write_artifacts(
+    folder: Path, result: CaseResult, step: ProfiledStep, image: Image, eager: Image | None
 ) -> None:
-    """`step`: as it was profiled. `eager`: the eager picture of the same workload in this run.
+    """Write the artifacts of a result and remove those of an earlier result of the case.
 
-    What lay there of an earlier result of the case is replaced or goes.
+    Args:
+        folder: the results folder.
+        result: the result.
+        step: one profiled denoising step.
+        image: the image that the case generated.
+        eager: the eager image of the same workload in this run, if there is one.
     """
     file = io.BytesIO()
-    picture.save(file, "PNG")
-    write_bytes_atomically(picture_path(folder, result.case), file.getvalue())
-    figures = quality(picture, eager) if eager else None
+    image.save(file, "PNG")
+    write_bytes_atomically(image_path(folder, result.case), file.getvalue())
+    figures = image_quality(image, eager) if eager else None
     write_figures(folder, "quality", result.case, figures)
-    busy = None if result.bound == "power" else result.device_busy
-    write_figures(folder, "kernels", result.case, kernels(step, busy))
-    for kind in ("roofline", "verdicts"):  # what comes later, if it comes
+    busy = None if result.bottleneck == "power" else result.device_busy
+    write_figures(folder, "kernels", result.case, category_times_ms(step, busy))
+    for kind in ("roofline", "verdicts"):  # written later, if at all
         write_figures(folder, kind, result.case, None)
 
 
-def write_quality(folder: Path, case: Case, drawn: Iterable[Case]) -> None:
-    """Of the pictures in the folder, if the eager one is among those `drawn` in this run."""
-    picture, eager = _read_beside(folder, case), eager_picture(folder, case, drawn)
-    if picture and eager:
-        write_figures(folder, "quality", case, quality(picture, eager))
+def write_quality(folder: Path, case: Case, measured: Iterable[Case]) -> None:
+    """Compare the images in the folder, if the eager case is among those `measured` in this run."""
+    image, eager = _stored_image(folder, case), eager_image(folder, case, measured)
+    if image and eager:
+        write_figures(folder, "quality", case, image_quality(image, eager))
 
 
-def eager_picture(folder: Path, case: Case, drawn: Iterable[Case]) -> Image | None:
-    """Of the unoptimized case of the same workload, another one, if it is among those `drawn`."""
-    eager = case.eager_among(drawn)
-    return _read_beside(folder, eager) if eager and eager != case else None
+def eager_image(folder: Path, case: Case, measured: Iterable[Case]) -> Image | None:
+    """Return the image of the unoptimized case of the same workload.
+
+    Returns:
+        None if that case is not among those `measured` in this run, or is `case` itself.
+    """
+    eager = case.eager_among(measured)
+    return _stored_image(folder, eager) if eager and eager != case else None
 
 
-def _read_beside(folder: Path, case: Case) -> Image | None:
-    path = picture_path(folder, case)
-    return read_picture(path) if path.exists() else None
+def _stored_image(folder: Path, case: Case) -> Image | None:
+    path = image_path(folder, case)
+    return read_image(path) if path.exists() else None
 
 
-def read_picture(path: Path) -> Image:
-    """Raises BaselineError if it is no whole picture."""
+def read_image(path: Path) -> Image:
+    """Return the RGB image in the file; raise BaselineError if it is corrupt."""
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
+        with Image.open(path) as image:
+            return image.convert("RGB")
     except OSError as error:
         raise BaselineError(
-            "this picture cannot be read",
+            "this image cannot be read",
             got=f"{path}: {error}",
-            allowed="a whole PNG file",
+            allowed="a complete PNG file",
             remedy="measure the case again, or remove the file",
         ) from error
 
 
 def write_figures(folder: Path, kind: str, case: Case, figures: Mapping[str, Any] | None) -> None:
+    """Write the case's figures of one of the KINDS; without figures, remove the file."""
     path = figures_path(folder, kind, case)
     if figures:
         write_atomically(path, json.dumps(figures))
@@ -103,15 +114,18 @@ def write_figures(folder: Path, kind: str, case: Case, figures: Mapping[str, Any
 
 
 def read_figures(folder: Path, kind: str, case: Case) -> Figures | None:
+    """Return the case's figures of one of the KINDS; None if there are none."""
     path = figures_path(folder, kind, case)
     return read_json(path) if path.exists() else None
 
 
-def quality(picture: Image, eager: Image) -> Figures | None:
-    """How near the picture is to the eager one: `psnr_db` and `ssim`, of their 8 bits.
+def image_quality(image: Image, eager: Image) -> Figures | None:
+    """Return the PSNR in dB and the SSIM of the 8-bit image against the eager image.
 
-    `psnr_db` is None where they are the same: JSON has no infinity. There are no figures where the
-    eager picture is of one colour, as what is not a number is drawn: two of those are not alike.
+    Returns:
+        `psnr_db` and `ssim`. `psnr_db` is None for identical images, because JSON has no infinity.
+        None if the eager image has one colour only: NaN is rendered so, and two such images are
+        not equal in any useful sense.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
@@ -119,27 +133,29 @@ def quality(picture: Image, eager: Image) -> Figures | None:
 
     if eager.convert("RGB").getcolors(maxcolors=1):
         return None
-    now, before = _values(picture), _values(eager)
+    now, before = _values(image), _values(eager)
     if bool((now == before).all()):
         return {"psnr_db": None, "ssim": 1.0}
-    # In float64 512×512 pixels take 6 s on one thread of a CPU, and differ by less than 1e-3.
-    likeness: Any = ssim(now, before, data_range=1.0)
-    return {"psnr_db": psnr_db(now, before).item(), "ssim": likeness.item()}
+    # In float64, 512×512 pixels take 6 s on one CPU thread and the value differs by under 1e-3.
+    similarity: Any = ssim(now, before, data_range=1.0)
+    return {"psnr_db": psnr_db(now, before).item(), "ssim": similarity.item()}
 
 
-def _values(picture: Image) -> Tensor:
-    """[1, 3, H, W] in [0, 1]."""
+def _values(image: Image) -> Tensor:
+    """Return the pixels as [1, 3, H, W] in [0, 1]."""
     import numpy as np
     import torch
 
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None] / 255
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
 
 
-def kernels(step: ProfiledStep, device_busy: float | None) -> dict[str, float]:
-    """Milliseconds of the profiled step by category, and on a GPU those in which nothing ran.
+def category_times_ms(step: ProfiledStep, device_busy: float | None) -> dict[str, float]:
+    """Return the milliseconds of one profiled step by kernel category, with the idle time of a GPU.
 
-    `device_busy`: the share of the step in which the GPU computes, without a profiler. On a CPU
-    these are operators, each longer by what the profiler takes; generated code counts as `other`.
+    Args:
+        step: the profiled step. On a CPU it holds operators, each longer by the profiler's
+            overhead; generated code counts as `other`.
+        device_busy: share of a step in which the GPU computes, without a profiler; None on a CPU.
     """
     totals = dict.fromkeys(KernelCategory, 0.0)
     for name, ms in step.own_ms.items():
@@ -149,8 +165,8 @@ def kernels(step: ProfiledStep, device_busy: float | None) -> dict[str, float]:
     return {kind.value: round(ms, 4) for kind, ms in totals.items() if ms >= SHORTEST_MS}
 
 
-def told(figures: Mapping[str, Any] | None) -> str:
-    """PSNR as it is shown in a table."""
+def psnr_text(figures: Mapping[str, Any] | None) -> str:
+    """Return the PSNR in dB for a table cell: `31.2`, `same` for identical images, or `–`."""
     if not figures or "psnr_db" not in figures:
         return "–"
     return "same" if figures["psnr_db"] is None else f"{figures['psnr_db']:.1f}"

@@ -1,4 +1,4 @@
-"""The machine that a baseline is kept for, and that a result is of. No torch."""
+"""The machine that a baseline belongs to, and the machine of a result. No torch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.hardware import Hardware, Platform, stack_of
 
-MEMORY_TOLERANCE = 0.05
+MEMORY_TOLERANCE = 0.05  # relative difference of two GPUs of one kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """A machine that baselines are kept for; `device_names` are what its driver calls it."""
+    """A machine that has a baseline: a kind of GPU, or a kind of CPU.
+
+    Attributes:
+        slug: the name of its file, such as `nvidia-h200`.
+        device_names: the names that the driver reports.
+        platform: the kind of device.
+        architecture: `sm_90`, `gfx942`, or for a CPU the machine and its vector instructions.
+        memory_gib: device memory in GiB.
+    """
 
     slug: str
     device_names: tuple[str, ...]
@@ -22,6 +30,7 @@ class Gpu:
     memory_gib: float
 
     def describes(self, hardware: Hardware) -> bool:
+        """Return whether `hardware` is a machine of this kind."""
         return (
             self.platform == hardware.platform
             and self.architecture == hardware.architecture
@@ -29,12 +38,12 @@ class Gpu:
         )
 
     def _is_part(self, hardware: Hardware) -> bool:
-        """By name and memory: other form factors and slices share the beginning of the name."""
+        """Compare name and memory: other form factors and MIG slices share a part of the name."""
         same_memory = abs(hardware.memory_gib / self.memory_gib - 1) < MEMORY_TOLERANCE
         return hardware.name in self.device_names and same_memory
 
     def hardware(self, packages: Mapping[str, str]) -> Hardware:
-        """Such a machine, for planning, with the given packages on it."""
+        """Return such a machine with the given packages, to plan cases for it."""
         return Hardware(
             platform=self.platform,
             name=self.device_names[0],
@@ -42,6 +51,27 @@ class Gpu:
             memory_gib=self.memory_gib,
             packages=packages,
         )
+
+
+def gpu_from_hardware(hardware: Hardware, slug: str) -> Gpu:
+    """Return the description of a machine that has no baseline file."""
+    return Gpu(
+        slug=slug,
+        device_names=(hardware.name,),
+        platform=hardware.platform,
+        architecture=hardware.architecture,
+        memory_gib=hardware.memory_gib,
+    )
+
+
+def cpu_slug(hardware: Hardware) -> str:
+    """Return the kind of a CPU by instruction set and cores, such as `cpu-x86_64-avx2-2cores`."""
+    return f"cpu-{hardware.architecture}-{hardware.cores}cores"
+
+
+def machine_name(hardware: Hardware) -> str:
+    """Return the name of the machine; for a CPU with its instruction set and cores."""
+    return hardware.name if hardware.is_gpu else f"{hardware.name} ({cpu_slug(hardware)})"
 
 
 def hardware_of(result: CaseResult) -> Hardware:
@@ -57,7 +87,7 @@ def hardware_of(result: CaseResult) -> Hardware:
 
 
 def stack_difference(baseline: CaseResult, measured: CaseResult) -> str:
-    """Return the packages of the stack that differ, as `torch 2.11.0 → 2.13.0`; "" if none do."""
+    """Return the packages of the stack that differ, as `torch 2.11.0 → 2.13.0`; empty if none."""
     before, now = hardware_of(baseline).packages, hardware_of(measured).packages
     names = sorted(before.keys() | now.keys())
     return ", ".join(

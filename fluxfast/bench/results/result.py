@@ -1,37 +1,39 @@
-"""What one process measured of one case: raw samples, and all it takes to judge them. No torch."""
+"""The result of one case in one process: raw samples and all that judging needs. No torch."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shlex
 import statistics
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.errors import BaselineError
-from fluxfast.files import write_atomically
 from fluxfast.hardware import Hardware, Platform
 
 SCHEMA = 2
-SOURCES = ("fluxfast", "perf_tests", "conftest.py", "pyproject.toml")  # what a figure is of
-DEVICE_BOUND = 0.9  # of a step; below, the device waits for the host at least a tenth of the time
-POWER_BOUND = 0.95  # of the power limit; beyond, the clock is what the limit leaves
+# Share of a step. Below it the device waits for kernel launches at least a tenth of the time.
+DEVICE_BOUND = 0.9
+# Share of the power limit. Above it the power limit determines the clock.
+POWER_BOUND = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTiming:
-    """One image: wall time between two synchronizations, and its stages (device events on a GPU).
+    """The timings of one image and its stages.
 
-    `prepare_ms` lies between encoding and the first step: latents, schedule, Kontext's VAE encoder.
+    The wall time lies between two device synchronizations. Stages are timed with device events on
+    a GPU and with the host clock on a CPU.
+
+    Attributes:
+        e2e_s: seconds of the whole image.
+        encode_ms: milliseconds of the text encoders.
+        prepare_ms: milliseconds between encoding and the first step: latents, schedule, and
+            Kontext's VAE encoder.
+        step_ms: milliseconds of each denoising step.
+        decode_ms: milliseconds of the VAE decoder.
+        postprocess_ms: milliseconds from the decoded tensor to the PIL image.
     """
 
     e2e_s: float
@@ -43,6 +45,7 @@ class ImageTiming:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ImageTiming:
+        """Return the timing that JSON describes; raise ValueError if it has no steps."""
         step_ms = tuple(data["step_ms"])
         if not step_ms:
             raise ValueError("an image without steps")
@@ -51,18 +54,35 @@ class ImageTiming:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """`reference_e2e_s`: on a CPU, the eager pipeline's image timed just before each of the case's.
+    """Everything that one process measured of one case.
 
-    `pace_ms`: on a CPU, fixed work of no pipeline, timed just before and after each image.
-    `first_image_s`: with all that is compiled on the way, from an empty cache on a GPU.
-    `proofs`: for each optimization what was seen of it.
-    `counters`, `kernels`: compared exactly; kernels are names by what they do (gemm, attention).
-    `canaries`: what each took before the case and after it, in the unit of its name.
-    `telemetry`: for each image, clocks, temperature, power and energy, where the GPU tells.
-    `device_busy`: share of a step in which the GPU was computing, by one profiled step; None on a
-    CPU. At the power limit that step, alone, has a higher clock, and the share comes out too small.
-    `sampling`: images of warm-up, images discarded, images kept although the GPU was held back, why
-    sampling ended, and the seconds from the first image to the end of the canaries.
+    Attributes:
+        case: the case.
+        images: the timings of each sampled image.
+        reference_e2e_s: on a CPU, seconds of the eager image that was timed immediately before
+            each image of the case; empty on a GPU.
+        load_s: seconds to load the weights.
+        apply_s: seconds to apply the optimizations.
+        first_image_s: seconds of the first image, with all compilation; on a GPU the compile cache
+            is empty.
+        compiles: whether an optimization of the case compiles.
+        peak_memory_gib: peak device memory in GiB; None where it is not measured.
+        counters: integers that are compared exactly, by name.
+        proofs: the evidence that each optimization is active, by optimization.
+        environment: hardware, driver and versions, see `hardware.environment`.
+        provenance: commit, date and command, see `provenance.provenance`.
+        pace_ms: on a CPU, milliseconds of a fixed workload timed just before and after each image.
+        telemetry: clocks, temperature, power and energy during each image, where the GPU reports
+            them.
+        canaries: readings of each canary benchmark before and after the case, in the unit that
+            its name ends with.
+        kernels: names of the kernels in each category (gemm, attention), compared exactly.
+        package_mib: size of the exported AOTInductor package in MiB; None without one.
+        device_busy: share of one profiled step in which the GPU computes; None on a CPU. Under the
+            power limit the single step runs at a higher clock, so the share is too small.
+        sampling: images of warm-up, discarded images, images that were kept although the GPU was
+            throttled (`held_back`), why sampling ended, and the seconds from the first image to
+            the last canary.
     """
 
     case: Case
@@ -87,48 +107,51 @@ class CaseResult:
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the case was measured on a GPU."""
         return bool(self.environment["hardware"]["platform"] != "cpu")
 
     @property
     def card(self) -> str:
-        """Which GPU of its kind, for cards differ; a CPU's figures are ratios, and have none."""
+        """The UUID of the GPU, because cards of one model differ; empty on a CPU or if unknown."""
         return str((self.environment.get("gpu") or {}).get("uuid", ""))
 
     @property
     def eager_ratios(self) -> list[float]:
-        """Of each image to the eager image timed just before it; empty where none was."""
+        """The time of each image over that of its paired eager image; empty without references."""
         return eager_ratios(self.images, self.reference_e2e_s)
 
     @property
-    def bound(self) -> str:
-        """What more of would help: `power`, a faster `device` or `host`; on a CPU these are one."""
+    def bottleneck(self) -> str:
+        """The bottleneck: `power`, `device`, or `launch` (the CPU, which launches kernels)."""
         if self.power_share and self.power_share >= POWER_BOUND:
             return "power"
         if self.device_busy is None:
-            return "host"
-        return "device" if self.device_busy >= DEVICE_BOUND else "host"
+            return "launch"
+        return "device" if self.device_busy >= DEVICE_BOUND else "launch"
 
     @property
     def power_w(self) -> float | None:
-        """Mean power of all images, where the GPU tells their energy.
+        """Mean power of all images in watts; None where the GPU does not report energy.
 
-        It counts ten times a second: of an image of 0.3 s that is coarse, of shorter ones too much
-        or nothing.
+        The energy counter is updated ten times a second. For an image of 0.3 s the value is
+        coarse; for shorter images it is wrong.
         """
+        if not all("energy_j" in image for image in self.telemetry):
+            return None
         energy_j: float = sum(image["energy_j"] for image in self.telemetry)
         return energy_j / sum(image.e2e_s for image in self.images) if energy_j else None
 
     @property
     def power_share(self) -> float | None:
-        """Power over the power limit, where the GPU tells both."""
+        """Mean power over the power limit; None where the GPU does not report both."""
         limit_w = (self.environment.get("gpu") or {}).get("power_cap_w")
         return self.power_w / float(limit_w) if self.power_w and limit_w else None
 
     @property
     def compile_s(self) -> float | None:
-        """Seconds beyond loading and a steady image: exporting, compiling, autotuning, capturing.
+        """Seconds of export, compilation, autotuning and capture; None if nothing is compiled.
 
-        None where nothing is compiled.
+        It is the time to apply the optimizations plus the first image's time beyond the median.
         """
         if not self.compiles:
             return None
@@ -136,47 +159,63 @@ class CaseResult:
         return self.apply_s + max(0.0, self.first_image_s - steady)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the result for JSON, with its schema version."""
         return {"schema": SCHEMA} | asdict(self) | {"case": self.case.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str) -> CaseResult:
-        """Raises BaselineError for another schema, for missing parts or for wrong values."""
+        """Return the result that JSON describes.
+
+        Args:
+            data: the parsed JSON.
+            where: the file that it comes from, for errors.
+
+        Raises:
+            BaselineError: the schema is another one, a key is missing, or a value is wrong.
+        """
         check_schema(data, where)
         try:
-            values = {field.name: data[field.name] for field in fields(cls)}
-            values["case"] = Case.from_json(data["case"])
-            values["images"] = tuple(map(ImageTiming.from_json, data["images"]))
-            values["reference_e2e_s"] = tuple(data["reference_e2e_s"])
-            for name in ("pace_ms", "telemetry"):
-                values[name] = tuple(values[name])
-            for name in ("proofs", "provenance", "sampling"):
-                values[name] = dict(values[name])
-            for name in ("canaries", "kernels"):
-                values[name] = {k: tuple(v) for k, v in values[name].items()}
-            if not values["images"]:
-                raise ValueError("no images")
-            for beside in (values["reference_e2e_s"], values["pace_ms"]):
-                if len(beside) not in (0, len(values["images"])):
-                    raise ValueError(f"{len(beside)} timings beside {len(values['images'])} images")
-            hardware = data["environment"]["hardware"]
-            changes = {"platform": Platform(hardware["platform"])}
-            # Raises for what describes no machine.
-            Hardware(**{**hardware, **changes, "packages": dict(hardware["packages"])})
-            check_positive(memory_gib=hardware["memory_gib"])
-            found = cls(**values)
+            found = cls(**_values(data))
+            _check_hardware(data["environment"]["hardware"])
             _check_figures(found)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BaselineError(
-                "a result is incomplete, or a value of it is wrong",
-                got=f"{where}: {error!r}",
-                allowed=f"schema {SCHEMA} of fluxfast",
+                f"this result is incomplete or wrong: {why_unreadable(error)}",
+                got=where,
+                allowed=f"a result of schema {SCHEMA}",
                 remedy="restore it from version control, or delete it and measure again",
             ) from error
         return found
 
 
+def _values(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a result with the types that the class declares."""
+    values = {field.name: data[field.name] for field in fields(CaseResult)}
+    values["case"] = Case.from_json(data["case"])
+    values["images"] = tuple(map(ImageTiming.from_json, data["images"]))
+    if not values["images"]:
+        raise ValueError("no images")
+    for name in ("reference_e2e_s", "pace_ms", "telemetry"):
+        values[name] = tuple(values[name])
+    for name in ("proofs", "provenance", "sampling"):
+        values[name] = dict(values[name])
+    for name in ("canaries", "kernels"):
+        values[name] = {k: tuple(v) for k, v in values[name].items()}
+    for name in ("reference_e2e_s", "pace_ms"):
+        if len(values[name]) not in (0, len(values["images"])):
+            raise ValueError(f"{len(values[name])} {name} for {len(values['images'])} images")
+    return values
+
+
+def _check_hardware(data: Mapping[str, Any]) -> None:
+    """Raise unless the data describes a machine."""
+    changes = {"platform": Platform(data["platform"]), "packages": dict(data["packages"])}
+    Hardware(**{**data, **changes})
+    check_positive(memory_gib=data["memory_gib"])
+
+
 def _check_figures(result: CaseResult) -> None:
-    """While the file is known: a verdict, which takes their logarithms, could not name it."""
+    """Raise ValueError for a figure that has no logarithm, while the file's name is known."""
     check_positive(load_s=result.load_s, apply_s=result.apply_s, first_image_s=result.first_image_s)
     check_positive(reference_e2e_s=result.reference_e2e_s, pace_ms=result.pace_ms)
     check_positive(**result.canaries)
@@ -188,139 +227,39 @@ def _check_figures(result: CaseResult) -> None:
 
 
 def check_positive(**figures: Any) -> None:
-    """Raises ValueError unless each is a finite number above 0, or a tuple of such."""
+    """Raise ValueError unless each figure is a finite number above 0, or a tuple of them."""
     for name, figure in figures.items():
         for number in figure if isinstance(figure, tuple) else (figure,):
             if type(number) not in (int, float) or not 0 < number < math.inf:
                 raise ValueError(f"{name} is {number!r}, which is no finite number above 0")
 
 
+def why_unreadable(error: Exception) -> str:
+    """Return the reason why JSON could not be read: the missing key, or what is wrong."""
+    if isinstance(error, KeyError):
+        return f"the key {error.args[0]!r} is missing"
+    return str(error)
+
+
 def eager_ratios(images: Sequence[ImageTiming], reference_e2e_s: Sequence[float]) -> list[float]:
+    """Return the time of each image over that of its paired eager image; empty without those."""
     if not reference_e2e_s:
         return []
     return [i.e2e_s / eager_s for i, eager_s in zip(images, reference_e2e_s, strict=True)]
 
 
 def check_schema(data: Any, where: str) -> None:
+    """Raise BaselineError unless `data`, from the file `where`, has the schema of this version."""
     found = data.get("schema") if isinstance(data, dict) else None
-    if found != SCHEMA:
-        age = "not"
-        if isinstance(found, int):
-            age = "newer than" if found > SCHEMA else "older than"
-        raise BaselineError(
-            f"this file is {age} what this version of fluxfast reads",
-            got=f"{where}: schema {found!r}",
-            allowed=f"schema {SCHEMA}",
-            remedy="record it again, or use the fluxfast that wrote it",
-        )
-
-
-def read_json(path: Path) -> Any:
-    """Raises BaselineError for a file that is missing, truncated or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BaselineError(
-            "there is no such file", got=path, allowed="an existing file", remedy="check the path"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise BaselineError(
-            "this file is corrupt or truncated",
-            got=f"{path}: {error}",
-            allowed="JSON written by fluxfast",
-            remedy="restore it from version control, or delete and record it again",
-        ) from error
-
-
-def result_path(folder: Path, case: Case) -> Path:
-    return folder / f"{case.id}.json"
-
-
-def write_result(folder: Path, result: CaseResult) -> Path:
-    path = result_path(folder, result.case)
-    write_atomically(path, json.dumps(result.to_json()) + "\n")
-    return path
-
-
-def read_result(path: Path) -> CaseResult:
-    return CaseResult.from_json(read_json(path), str(path))
-
-
-def read_results(folders: Iterable[Path]) -> list[CaseResult]:
-    """Every result in the folders. Raises BaselineError where there is none."""
-    return [read_result(path) for path in result_paths(folders)]
-
-
-def result_paths(folders: Iterable[Path]) -> list[Path]:
-    """Of every result in the folders. Raises BaselineError where there is none."""
-    folders = list(folders)
-    paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
-    if not paths:
-        raise BaselineError(
-            "there are no results here",
-            got=", ".join(str(f) for f in folders),
-            allowed="folders written by pytest perf_tests --results",
-            remedy="run `pytest perf_tests --gpu GPU --record --results DIR` first",
-        )
-    return paths
-
-
-def provenance() -> dict[str, Any]:
-    """Commit, date, command and process behind a figure.
-
-    Where the code travelled without its repository, or into one that has not got its commit,
-    FLUXFAST_COMMIT says which it is.
-    """
-    commit, has_repository = _commit()
-    return {
-        "commit": commit,
-        "dirty": _is_dirty(commit) if commit and has_repository else None,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([*_program(), *sys.argv[1:]]),
-        "process": os.getpid(),
-    }
-
-
-@cache
-def _commit() -> tuple[str | None, bool]:
-    """Of the code that this process began with, and whether its repository is here.
-
-    What is committed while cases are measured is not what they run.
-    """
-    named = os.environ.get("FLUXFAST_COMMIT", "")
-    if named and _git("cat-file", "-e", f"{named}^{{commit}}") is None:
-        return named, False
-    head = _git("rev-parse", "HEAD")
-    return head, head is not None
-
-
-def _is_dirty(commit: str) -> bool | None:
-    """Whether one of the sources differs from the commit, or is untracked: it joins the matrix.
-
-    Results and documents beside the sources change no figure. None where git does not say.
-    """
-    changed = _git("diff", "--name-only", commit, "--", *SOURCES)
-    untracked = _git("ls-files", "--others", "--exclude-standard", "--", *SOURCES)
-    return None if changed is None or untracked is None else bool(changed or untracked)
-
-
-def _program() -> list[str]:
-    """As it can be called again: `python -m pytest` has the path of a module for its name."""
-    path = Path(sys.argv[0])
-    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
-
-
-def _git(*arguments: str) -> str | None:
-    repository = Path(__file__).parents[3]
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=repository,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+    if found == SCHEMA:
+        return
+    problem = "this file is no result or baseline of fluxfast"
+    if isinstance(found, int):
+        age = "newer" if found > SCHEMA else "older"
+        problem = f"this file is {age} than this version of fluxfast can read"
+    raise BaselineError(
+        problem,
+        got=f"{where}: schema {found!r}",
+        allowed=f"schema {SCHEMA}",
+        remedy="record it again, or use the fluxfast that wrote it",
+    )

@@ -1,4 +1,4 @@
-"""From raw samples to the few figures that are compared and shown: pure, no torch."""
+"""Summarize raw samples into the figures that tables show. Pure functions, no torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,23 @@ from fluxfast.bench.results.result import CaseResult, ImageTiming
 
 @dataclass(frozen=True, kw_only=True)
 class CaseSummary:
-    """Medians over processes of medians within a process.
+    """The figures of one case: medians over processes of the medians within a process.
 
-    `step_ms`: the mean of an image's steps, which a cache makes unequal.
-    `eager_ratio`: time of an image over that of the eager pipeline beside it (on a CPU, else None).
-    `compile_s`: None where nothing is compiled.
-    `spread`: largest over smallest process median of `e2e_s` (or of `eager_ratio`), less one.
+    Attributes:
+        case: the case.
+        processes: how many processes measured it.
+        e2e_s: seconds of an image.
+        encode_ms: milliseconds of the text encoders.
+        prepare_ms: milliseconds between encoding and the first step.
+        step_ms: milliseconds of a step, the mean over the steps of an image.
+        decode_ms: milliseconds of the VAE decoder.
+        postprocess_ms: milliseconds of postprocessing.
+        eager_ratio: the time of an image over that of its paired eager image; None on a GPU.
+        compile_s: seconds of compilation; None if nothing is compiled.
+        first_image_s: seconds of the first image.
+        peak_memory_gib: the largest peak device memory in GiB; None where it is not measured.
+        spread: the largest over the smallest process median of `e2e_s` or `eager_ratio`, less 1.
+        counters: the exact counters of the last process.
     """
 
     case: Case
@@ -37,7 +48,7 @@ class CaseSummary:
 
 
 def summarize(results: Sequence[CaseResult]) -> CaseSummary:
-    """The summary of one case from each process that measured it."""
+    """Return the summary of one case from the results of its processes."""
     case = results[0].case
 
     def stage(value: Callable[[ImageTiming], float]) -> float:
@@ -67,5 +78,5 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
 
 
 def eager_ratio(result: CaseResult) -> float | None:
-    """Median of the ratios of each image to the eager image timed just before it."""
+    """Return the median over images of the time over the paired eager image's; None without."""
     return statistics.median(result.eager_ratios) if result.reference_e2e_s else None

@@ -1,8 +1,8 @@
-"""Every figure that is judged: its unit, its direction, how much of a change matters. No torch.
+"""The performance metrics that are judged: unit, direction, tolerance and risk. No torch.
 
-This is the one place that says how a figure is judged. Two kinds: figures with `risk` are samples
-of a clock, compared by a noise model (noise.py); those without are one number a process, compared
-with their tolerance alone, as counters are compared exactly.
+There are two kinds. Metrics with a `risk` are samples of a clock and are compared with a noise
+model, see noise.py. Metrics without one are a single number per process and are compared with their
+tolerance alone.
 """
 
 from __future__ import annotations
@@ -13,20 +13,30 @@ from dataclasses import dataclass
 
 from fluxfast.bench.results.result import CaseResult, ImageTiming
 
-# How often one look may miss a change for the worse as large as the tolerance. There are two, or
-# up to twelve with --against, where 2% are missed in all (docs/verdict.md).
+# The probability that one analysis misses a change for the worse as large as the tolerance. A run
+# has two analyses, or up to twelve with --against, where 2% are missed in all
+# (docs/explanation/how-the-gate-decides.md).
 MISS_RISK = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerformanceMetric:
-    """`samples` of one process: one for each image, or a single number; empty where it has none.
+    """A metric and how it is judged.
 
-    `tolerance`: the relative change for the worse that must be seen; half of it is the least that
-    is called a change. `risk`: how often a run of an unchanged case may be called slower.
-    `noise`, `card_noise`: relative standard deviation between processes of one card, and between
-    cards, as recorded on one kind of machine; a baseline's own count beside it (noise.py).
-    `slack`: a difference of a figure without risk, in its unit, that is none whatever its share.
+    Attributes:
+        name: the name, which ends with the unit.
+        stage: the stage of an image that it times, for messages.
+        unit: the unit, for messages.
+        samples: returns the samples of one process: one for each image, a single number, or none.
+        tolerance: the relative change for the worse that must be detected. Half of it is the
+            smallest change that is reported.
+        risk: the probability that a run calls an unchanged case slower; None for a metric that is
+            compared with its tolerance alone.
+        noise: prior relative standard deviation between processes of one card.
+        card_noise: prior relative standard deviation between cards of one model.
+        digits: decimal places in messages.
+        lower_is_better: the direction.
+        slack: for a metric without risk, the absolute difference that never counts, in its unit.
     """
 
     name: str
@@ -42,22 +52,23 @@ class PerformanceMetric:
     slack: float = 0.0
 
     def __post_init__(self) -> None:
-        # The noise model divides by it: without any noise every change would be sure.
+        """Check that a metric with a risk has a noise and no slack."""
+        # The noise model divides by the noise: without any, every change would be significant.
         assert self.risk is None or (self.noise > 0 and not self.slack)
 
     @property
     def minimum(self) -> float:
-        """The least relative change that is called one, of a metric with a noise model."""
+        """The smallest relative change that is reported, for a metric with a noise model."""
         return self.tolerance / 2
 
 
 def _on_a_gpu(value: Callable[[ImageTiming], float]) -> Callable[[CaseResult], Sequence[float]]:
-    """A GPU's clock holds from process to process, so there the time itself is judged."""
+    """Return the times themselves on a GPU, whose clock is stable from process to process."""
     return lambda result: [value(image) for image in result.images] if result.on_gpu else ()
 
 
-def _beside(value: Callable[[ImageTiming], float]) -> Callable[[CaseResult], Sequence[float]]:
-    """A time over that of the fixed work timed beside each image, which a CPU needs."""
+def _over_pace(value: Callable[[ImageTiming], float]) -> Callable[[CaseResult], Sequence[float]]:
+    """Return times over that of the paired fixed workload, which a CPU needs."""
     return lambda result: (
         [value(image) / pace for image, pace in zip(result.images, result.pace_ms, strict=True)]
         if result.pace_ms
@@ -66,11 +77,11 @@ def _beside(value: Callable[[ImageTiming], float]) -> Callable[[CaseResult], Seq
 
 
 def _step_ms(image: ImageTiming) -> float:
-    """The mean: a cache makes the steps of an image unequal."""
+    """Return the mean step; with a cache the steps of an image differ."""
     return statistics.fmean(image.step_ms)
 
 
-def _one(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult], Sequence[float]]:
+def _single(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult], Sequence[float]]:
     def samples(result: CaseResult) -> Sequence[float]:
         number = value(result)
         return () if not number else (number,)
@@ -78,11 +89,10 @@ def _one(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult], 
     return samples
 
 
-WHOLE_IMAGE = "whole image"  # the stage that a verdict is about where none is named
+WHOLE_IMAGE = "whole image"  # the stage of a verdict that names none
 
-# GPU noise: of the H200's baseline when it had ten cases of two or three processes, six of them on
-# two cards. CPU noise: of tests/support/replay/cpu.json, six cases of ten processes: 6% in
-# decoding, else 1% or less.
+# Priors. GPU: the H200's baseline with ten cases of two or three processes, six cases on two cards.
+# CPU: tests/support/replay/cpu.json, six cases of ten processes; 6% in decoding, else 1% or less.
 PERFORMANCE_METRICS = (
     PerformanceMetric(
         name="e2e_s",
@@ -129,7 +139,7 @@ PERFORMANCE_METRICS = (
         name="step_pace",
         stage="denoising step",
         unit="× fixed work",
-        samples=_beside(_step_ms),
+        samples=_over_pace(_step_ms),
         tolerance=0.15,
         risk=0.01,
         noise=0.01,
@@ -138,7 +148,7 @@ PERFORMANCE_METRICS = (
         name="decode_pace",
         stage="decoding",
         unit="× fixed work",
-        samples=_beside(lambda image: image.decode_ms),
+        samples=_over_pace(lambda image: image.decode_ms),
         tolerance=0.50,
         risk=0.01,
         noise=0.06,
@@ -148,11 +158,11 @@ PERFORMANCE_METRICS = (
         stage="compiling",
         unit="s",
         digits=1,
-        # On a CPU it depends on what the compiler finds in its cache.
-        samples=_one(lambda result: result.compile_s if result.on_gpu else None),
+        # On a CPU it depends on the content of the compile cache.
+        samples=_single(lambda result: result.compile_s if result.on_gpu else None),
         tolerance=1.0,
-        # The kernels that the first case of a process compiles stay in memory: on an H200 a case
-        # took 5 to 6 s as a later one of a process, and 26.6 alone in one.
+        # Kernels that the first case of a process compiles stay in memory: on an H200 a case took
+        # 5 to 6 s as a later case of a process and 26.6 s as its only one.
         slack=30.0,
     ),
     PerformanceMetric(
@@ -160,7 +170,7 @@ PERFORMANCE_METRICS = (
         stage="memory",
         unit="GiB",
         digits=2,
-        samples=_one(lambda result: result.peak_memory_gib),
+        samples=_single(lambda result: result.peak_memory_gib),
         tolerance=0.03,
     ),
     PerformanceMetric(
@@ -168,17 +178,18 @@ PERFORMANCE_METRICS = (
         stage="exported package",
         unit="MiB",
         digits=1,
-        samples=_one(lambda result: result.package_mib),
+        samples=_single(lambda result: result.package_mib),
         tolerance=0.05,
     ),
 )
 
 
 def metric_named(name: str) -> PerformanceMetric:
+    """Return the metric with this name."""
     return next(metric for metric in PERFORMANCE_METRICS if metric.name == name)
 
 
 def typical(metric: PerformanceMetric, results: Sequence[CaseResult]) -> float | None:
-    """Median over processes of medians within; None where no process has the figure."""
+    """Return the median over processes of the medians within; None if no process has the metric."""
     medians = [statistics.median(samples) for r in results if (samples := metric.samples(r))]
     return statistics.median(medians) if medians else None

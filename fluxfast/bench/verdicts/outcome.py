@@ -24,7 +24,7 @@ class Outcome(StrEnum):
 
     @property
     def is_pass(self) -> bool:
-        """Whether the case passes; RECORDED does, because nothing was judged."""
+        """Whether the case passes. RECORDED passes, because nothing was judged."""
         return self in (Outcome.SAME, Outcome.FASTER, Outcome.RECORDED)
 
     @property

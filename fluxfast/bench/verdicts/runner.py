@@ -1,8 +1,8 @@
-"""Is this the machine that the baseline was recorded on? Judged by its canaries, and by whether its
-GPU was held back all the time. Pure, no torch.
+"""Check that a machine is in the state of the baseline's machine: canaries and throttling.
 
-A canary is work that no code of this project or of diffusers can change. One that takes another
-time than in the baseline says that the runner differs, so no figure of the case says anything.
+A canary benchmark is work that no change of this project or of diffusers affects. If its time
+differs from the baseline, the machine differs, and the figures of the case say nothing about the
+code. Pure functions, no torch.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from collections.abc import Sequence
 
 from fluxfast.bench.results.result import CaseResult
 
-# How far a canary may be from its median in the baseline, as a factor, both ways. On one H200 and
-# another the same step differs by up to 3% (docs/h200.md); a slice or a cap by far more. On a
-# shared host Python took 3.9 to 8.9 ms from case to case, while steps of one stayed within 0.9%.
+# The largest allowed factor between a canary and its median in the baseline, in both directions.
+# The same step differs by up to 3% between two H200s (docs/notebook), by far more on a MIG slice
+# or under a power cap. On a shared host the Python canary took 3.9 to 8.9 ms from case to case,
+# while the steps of one case stayed within 0.9%.
 DEVICE_BAND = {"gemm_ms": 1.06, "attention_ms": 1.06, "copy_ms": 1.06}
 HOST_BAND = {"launch_us": 2.5, "python_ms": 2.5}
-# Shared CPUs: neighbours come and go, and each figure is a ratio to work timed beside it.
+# On shared CPUs the load of neighbours varies, and each figure is a ratio to paired work.
 CPU_BAND = dict.fromkeys(DEVICE_BAND | HOST_BAND, 3.0)
 
 
 def why_invalid_runner(
     measured: Sequence[CaseResult], accepted: Sequence[CaseResult]
 ) -> str | None:
-    """What tells this runner from the baseline's; None where nothing does or nothing is known."""
+    """Return how this machine differs from the baseline's; None if it does not, or is unknown."""
     bands = DEVICE_BAND | HOST_BAND if measured[0].on_gpu else CPU_BAND
-    found = [why for result in measured if (why := _held_back(result))]
+    found = [why for result in measured if (why := _throttled(result))]
     for name, band in bands.items():
         now, before = _typical(name, measured), _typical(name, accepted)
         if now and before and not 1 / band <= now / before <= band:
@@ -37,16 +38,16 @@ def why_invalid_runner(
     return "; ".join(found) or None
 
 
-def _held_back(result: CaseResult) -> str | None:
-    """Where more images than can be left out were drawn by a GPU that was held back."""
+def _throttled(result: CaseResult) -> str | None:
+    """Return how many images were throttled, if more than could be discarded; else None."""
     images: Sequence[str] = result.sampling.get("held_back", ())
     if not images:
         return None
-    return f"the GPU was held back in {len(images)} of {len(result.images)} images: {images[-1]}"
+    return f"the GPU was throttled in {len(images)} of {len(result.images)} images: {images[-1]}"
 
 
 def undisturbed(results: Sequence[CaseResult], every: Sequence[CaseResult]) -> Sequence[CaseResult]:
-    """Of these processes those whose canaries are within their band of those of `every` process."""
+    """Return those of `results` whose canaries are within their band of `every` process."""
     return [result for result in results if why_invalid_runner([result], every) is None]
 
 

@@ -1,4 +1,4 @@
-"""Tables for people; no torch."""
+"""Tables and messages about results and verdicts. No torch."""
 
 from __future__ import annotations
 
@@ -6,22 +6,44 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.results.artifacts import Figures, told
+from fluxfast.bench.results.artifacts import Figures, psnr_text
 from fluxfast.bench.results.summary import CaseSummary
-from fluxfast.bench.verdicts.metrics import WHOLE_IMAGE
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.tables import plain_table, render
 
+# Label, figures and verdict of a case. A word such as `not judged` may stand in place of a verdict;
+# None stands for a case that was only recorded.
+Row = tuple[str, CaseSummary, Verdict | str | None]
+NO_VALUE = "–"
+REMEDIES = {
+    Outcome.SLOWER: "find the commit, or accept the slowdown: measure with --record --results DIR, "
+    "then `fluxfast baseline accept DIR`",
+    Outcome.BROKEN: "counters and kernel names are compared exactly: find what changed them, or "
+    "accept the change: measure with --record --results DIR, then `fluxfast baseline accept DIR`",
+    Outcome.FASTER: "accept the speedup, or it hides the next slowdown: measure with --record "
+    "--results DIR, then `fluxfast baseline accept DIR`",
+    Outcome.UNDECIDED: "free the machine, raise --seconds, or compare with --against REF",
+    Outcome.INVALID_RUNNER: "free the machine or use another one; this says nothing about the code",
+    Outcome.WRONG_STACK: "install the baseline's stack, or record a new baseline with this one",
+}
+
 
 def figure(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    """Return a number for a table cell."""
+    return NO_VALUE if value is None else f"{value:.{digits}f}"
+
+
+def times(factor: float | None) -> str:
+    """Return a speedup for a table cell, as `2.50×`."""
+    return NO_VALUE if factor is None else f"{factor:.2f}×"
 
 
 def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
-    """Speed of each case over the eager case of its workload, by case id, where there is one.
+    """Return the speedup of each case over the eager case of its workload, by case id.
 
-    On a CPU it is the interleaved ratio; on a GPU the eager case is the bfloat16 one.
+    On a CPU it is the paired ratio. On a GPU the eager case is the bfloat16 one of the same
+    `summaries`; cases without one are omitted.
     """
     by_case = {summary.case: summary for summary in summaries}
     found = {}
@@ -33,11 +55,11 @@ def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
     return found
 
 
-def against(verdict: Verdict) -> str:
-    """The change that decided, else that of the whole image, with its 95% interval, in per cent."""
+def change_text(verdict: Verdict) -> str:
+    """Return the change of a verdict with its 95% interval in per cent, as `+3.1% (+2…+4)`."""
     change = verdict.shown
     if change is None:
-        return "–"
+        return NO_VALUE
     text = f"{change.relative:+.1%}"
     if change.estimate is None:
         return text
@@ -46,90 +68,67 @@ def against(verdict: Verdict) -> str:
 
 
 def verdict_table(
-    rows: Sequence[tuple[str, CaseSummary, Verdict | None]],
+    rows: Sequence[Row],
     quality: Mapping[str, Figures | None] | None = None,
 ) -> str:
-    """One row a case: label, figures, verdict; None stands for a case that was only recorded.
+    """Return the table of a run: label, figures and verdict of each case.
 
-    `quality`: by case id, against the eager picture. A figure that no case has gets no column;
-    names of optimizations are not broken.
+    Args:
+        rows: label, figures and verdict of each case.
+        quality: the quality of each case's image against eager, by case id.
+
+    Returns:
+        The table, at most 100 columns wide. A figure that no case has gets no column, and names of
+        optimizations are not broken.
     """
-    speed, quality = speedups(summary for _, summary, _ in rows), quality or {}
-    numbers = (
-        *("image\ns", "step\nms", "compile\ns", "GiB", "PSNR\ndB", "speed"),
-        "change\n(95%)",
-    )
+    speedup, quality = speedups(summary for _, summary, _ in rows), quality or {}
+    numbers = ("s/\nimage", "ms/step", "compile\ns", "GiB", "PSNR\ndB", "speedup", "change\n(95%)")
     figures = [
         (
             figure(summary.e2e_s, 2),
             figure(summary.step_ms, 1),
             figure(summary.compile_s, 0),
             figure(summary.peak_memory_gib, 1),
-            told(quality.get(summary.case.id)),
-            f"{speed[summary.case.id]:.2f}×" if summary.case.id in speed else "–",
-            _broken(against(verdict), 16) if verdict else "–",
+            psnr_text(quality.get(summary.case.id)),
+            times(speedup.get(summary.case.id)),
+            _broken(change_text(verdict), 16) if isinstance(verdict, Verdict) else NO_VALUE,
         )
         for _, summary, verdict in rows
     ]
-    known = [i for i in range(len(numbers)) if any(row[i] != "–" for row in figures)]
+    known = [i for i in range(len(numbers)) if any(row[i] != NO_VALUE for row in figures)]
     columns = [numbers[i] for i in known]
     table = plain_table("model", "case", *columns, "verdict", numbers=columns)
     words = [word for name, _, _ in rows for word in name.split()]
     table.columns[1].min_width = max(map(len, words))
     for (name, summary, verdict), row in zip(rows, figures, strict=True):
-        table.add_row(
-            summary.case.model, name, *(row[i] for i in known), _broken(_word(verdict), 9)
-        )
+        cells = [row[i] for i in known]
+        table.add_row(summary.case.model, name, *cells, _broken(_word(verdict), 9))
     return render(table)
 
 
+def _word(verdict: Verdict | str | None) -> str:
+    if isinstance(verdict, Verdict):
+        return verdict.display
+    return verdict or Outcome.RECORDED.display
+
+
 def _broken(text: str, width: int) -> str:
-    """At the space, where it is longer: the table keeps to its width then."""
+    """Break a longer text at its spaces, to keep the table within its width."""
     return text if len(text) <= width else text.replace(" ", "\n")
 
 
-def _word(verdict: Verdict | None) -> str:
-    if verdict is None:
-        return "recorded"
-    word = verdict.outcome.value if verdict.passes else verdict.outcome.value.upper()
-    decided_by = verdict.decided_by
-    if decided_by is None or decided_by.metric.stage == WHOLE_IMAGE:
-        return word
-    return f"{word}: {decided_by.metric.stage}"
-
-
-def _figures(summary: CaseSummary) -> tuple[str, ...]:
-    return (
-        figure(summary.e2e_s, 2),
-        figure(summary.step_ms, 1),
-        figure(summary.decode_ms, 0),
-        figure(summary.compile_s, 0),
-        figure(summary.peak_memory_gib, 1),
-    )
-
-
 def failure_text(case: Case, verdict: Verdict) -> str:
-    """What a failing case says: the reason, then every metric, then what to do."""
+    """Return the message of a case that fails or needs attention: reason, metrics, remedy."""
     lines = [f"{case.id}: {verdict.outcome.value.upper()}: {verdict.reason}"]
     lines += [f"  {change}" for change in verdict.changes]
-    remedy = {
-        Outcome.SLOWER: "find the commit, or accept it: measure with --record --results DIR, "
-        "then `fluxfast baseline accept DIR`",
-        Outcome.BROKEN: "a counter is compared exactly: find what changed it, "
-        "or accept it as above",
-        Outcome.FASTER: "an unclaimed win: make it the new baseline, or it will hide the next "
-        "slowdown: measure with --record --results DIR, then `fluxfast baseline accept DIR`",
-        Outcome.UNDECIDED: "free the machine, raise --seconds, or compare with --against REF",
-        Outcome.INVALID_RUNNER: "free the machine or take another; nothing is said of the code",
-        Outcome.WRONG_STACK: "install the baseline's stack, or record a new baseline on this one",
-    }.get(verdict.outcome)
+    remedy = REMEDIES.get(verdict.outcome)
     return "\n".join([*lines, f"  remedy: {remedy}"] if remedy else lines)
 
 
 def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
-    """The figures of a baseline, for programs."""
+    """Return the figures of a baseline for programs: one dictionary for each case."""
     summaries = list(summaries)
-    speed = speedups(summaries)
+    speedup = speedups(summaries)
     return [
         {
             "case": s.case.id,
@@ -145,7 +144,7 @@ def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
             "decode_ms": round(s.decode_ms, 3),
             "compile_s": None if s.compile_s is None else round(s.compile_s, 2),
             "peak_memory_gib": None if s.peak_memory_gib is None else round(s.peak_memory_gib, 3),
-            "speedup": round(speed[s.case.id], 3) if s.case.id in speed else None,
+            "speedup": round(speedup[s.case.id], 3) if s.case.id in speedup else None,
             "processes": s.processes,
             "spread": round(s.spread, 4),
         }
@@ -154,13 +153,25 @@ def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
 
 
 def baseline_table(summaries: Sequence[CaseSummary], labels: Mapping[str, str]) -> str:
-    """The figures of a baseline, for people."""
-    speed = speedups(summaries)
-    numbers = ("image s", "step ms", "decode ms", "compile s", "GiB", "speed", "runs")
+    """Return the table of a baseline's figures.
+
+    Args:
+        summaries: the cases.
+        labels: the label of each case by its id; a case without one is shown by its id.
+    """
+    speedup = speedups(summaries)
+    numbers = ("s/image", "ms/step", "decode ms", "compile s", "GiB", "speedup", "processes")
     table = plain_table("model", "case", *numbers, numbers=numbers)
     for s in summaries:
-        shown = f"{speed[s.case.id]:.2f}×" if s.case.id in speed else "–"
         table.add_row(
-            s.case.model, labels.get(s.case.id, s.case.id), *_figures(s), shown, str(s.processes)
+            s.case.model,
+            labels.get(s.case.id, s.case.id),
+            figure(s.e2e_s, 2),
+            figure(s.step_ms, 1),
+            figure(s.decode_ms, 0),
+            figure(s.compile_s, 0),
+            figure(s.peak_memory_gib, 1),
+            times(speedup.get(s.case.id)),
+            str(s.processes),
         )
     return render(table)

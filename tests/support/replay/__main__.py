@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from fluxfast.bench.baselines.baseline import read_baseline
+from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.measurement.limits import ON_CPU, Limits
 from fluxfast.bench.verdicts.metrics import metric_named
 from fluxfast.files import write_atomically
@@ -31,7 +31,7 @@ def session(result):
 
 
 def on_one_card(case):
-    """The three processes of these cases ran on one H200, those of the others on several."""
+    """Return whether the three processes of the case ran on one H200; others ran on several."""
     return "fused_vae" in case.optimizations
 
 
@@ -52,9 +52,9 @@ def h200_one_card_reduced():
 
 
 def h200_with_canaries():
-    """The eager case of the same process stands in for the canaries that it lacks.
+    """Use the eager case of the same process instead of the canaries that it lacks.
 
-    The cases with a CUDA graph are those with canaries: no eager case ran in their processes.
+    The cases with a CUDA graph have canaries, and no eager case ran in their processes.
     """
     step = metric_named("step_ms")
     eager = {
@@ -76,13 +76,12 @@ def h200_same_gpu():
 
 
 def h100():
-    """Processes of one card. Other work on the host showed in the few steps of schnell, not in
-    those of dev."""
+    """Read the processes of dev on one H100; other work on the host disturbed those of schnell."""
     return recording(H100, "step_ms", cases=lambda case: case.model == "dev")
 
 
 def h200_slow_hosts():
-    """Made, not recorded: the host becomes slow while one of five processes is sampled."""
+    """Add synthetic slow hosts: the host becomes slow during one of five processes."""
     recorded = recording(H200, "e2e_s", cases=on_one_card, reduced=True)
     return replace(recorded, slow_hosts=0.2)
 

@@ -1,9 +1,10 @@
-"""Case-runs made from recorded ones.
+"""Simulate runs of cases from recorded samples.
 
-A process is its case's level × an effect of the process × what its images scatter by. The effects
-are those of all recorded processes about their case's mean (made larger by what a mean of so few
-takes away), the scatter that of all recorded images of the case about their process's median, for
-three images of one process are too few to draw from. Both are drawn with replacement.
+The samples of a simulated process are the level of its case × the effect of a process × the scatter
+of an image. Effects are the deviations of all recorded processes from the mean of their case,
+scaled up because a mean of few processes absorbs part of the deviation. Scatter is the deviation
+of all recorded images of the case from the median of their process, because the three images of one
+process are too few. Both are sampled with replacement.
 """
 
 import math
@@ -16,12 +17,16 @@ from dataclasses import dataclass, field, replace
 from scipy.stats import binomtest
 
 from fluxfast.bench.ab.against import PAIRS, is_sure
-from fluxfast.bench.baselines.baseline import LOOKS, on_the_same_cards, read_baseline
+from fluxfast.bench.baselines.baseline import INTERIM_ANALYSES, on_the_same_cards
+from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.measurement.limits import why_enough
+from fluxfast.bench.verdicts.comparison import Change, Comparison
+from fluxfast.bench.verdicts.estimate import estimate
 from fluxfast.bench.verdicts.metrics import PerformanceMetric, metric_named
-from fluxfast.bench.verdicts.noise import MEDIAN_VARIANCE, estimate, noise_of
+from fluxfast.bench.verdicts.noise import noise_of
 from fluxfast.bench.verdicts.outcome import Outcome
-from fluxfast.bench.verdicts.verdict import Change, Comparison, decide
+from fluxfast.bench.verdicts.process import MEDIAN_VARIANCE
+from fluxfast.bench.verdicts.verdict import decide
 
 SLOW_HOST = 1.05  # an image of unoptimized schnell on an H200 took 0.84 s, elsewhere 0.80 s
 ONE_CARD = "the same for all"  # an empty name would be that of an unknown GPU
@@ -29,9 +34,10 @@ ONE_CARD = "the same for all"  # an empty name would be that of an unknown GPU
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """As much of a CaseResult as the noise model looks at.
+    """The part of a CaseResult that the noise model reads.
 
-    `slow_from`: the image from which on the host is slow.
+    Attributes:
+        slow_from: the index of the first image that a slow host delays.
     """
 
     level: float
@@ -44,7 +50,7 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """Of one recorded process, on a log scale: on its figure, and on its canaries."""
+    """How one recorded process deviates on a log scale: its figure and its canaries."""
 
     card: str
     level: float
@@ -53,10 +59,15 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """Of one metric: per case the log samples about their process's median, and the effects.
+    """The recorded samples of one metric.
 
-    `slow_hosts`: in what share of the processes that are judged the host becomes slow; none was
-    recorded so. `halves`: whether those of a process are compared.
+    Attributes:
+        image_s: seconds per image, by case.
+        scatter: log samples relative to the median of their process, by case.
+        effects: the deviations of the recorded processes, over all cases.
+        slow_hosts: share of the judged processes in which the host becomes slow; synthetic, no such
+            process was recorded.
+        halves: whether the gate compares the halves of a process.
     """
 
     metric: PerformanceMetric
@@ -76,10 +87,17 @@ def recording(
     pace=None,
     reduced=False,
 ):
-    """Effects are about the mean of the processes of a case in one `group` (a GPU, say).
+    """Read the recording of the metric called `name`.
 
-    `pace`: what stands in for the canaries of a result. `reduced`: the effects less what the
-    scatter within explains of them; else that is in twice, and there is more noise than really.
+    Args:
+        path: a baseline file.
+        name: the metric.
+        group: effects are relative to the mean of the processes of a case in one group, such as a
+            GPU.
+        cases: selects cases.
+        pace: replaces the canaries of a result.
+        reduced: subtract from the effects the part that the scatter within a process explains.
+            Otherwise the simulation contains that scatter twice and is noisier than reality.
     """
     metric = metric_named(name)
     image_s, scatter, effects = [], [], []
@@ -125,7 +143,7 @@ def _effects(members, one_card):
 
 
 def _without_scatter(effects, scatter, cases, metric):
-    """The share of the effects' size that is left when what few images add is taken away."""
+    """Return the share of the effects that remains without the scatter of finitely many images."""
     images = statistics.harmonic_mean([len(metric.samples(r)) for rs in cases for r in rs])
     within = statistics.fmean(x * x for case in scatter for x in case)
     added = MEDIAN_VARIANCE * within / images
@@ -133,9 +151,9 @@ def _without_scatter(effects, scatter, cases, metric):
 
 
 def draw(recorded, case, factor, random_, limits, slow_hosts=0.0):
-    """One process of `case`, sampled until the stop rule ends it; `factor` slows it down.
+    """Simulate one process of `case` until the stop rule ends it; `factor` slows it down.
 
-    `slow_hosts`: how likely the host becomes slow meanwhile, at any image but the first.
+    `slow_hosts` is the probability that the host becomes slow, at any image but the first.
     """
     effect = random_.choice(recorded.effects)
     process = Process(
@@ -150,7 +168,7 @@ def draw(recorded, case, factor, random_, limits, slow_hosts=0.0):
 
 
 def sampled(process, recorded, case, random_, limits):
-    """The process with images added, until there are enough."""
+    """Return the process with images added until the stop rule ends it."""
     scatter, samples = recorded.scatter[case], list(process.samples)
     while not why_enough(samples, len(samples) * recorded.image_s[case], limits):
         host = SLOW_HOST if len(samples) >= process.slow_from else 1.0
@@ -170,10 +188,10 @@ def comparison(recorded, measured, accepted, noise):
 
 
 def stored_run(recorded, factor, random_, limits):
-    """A run of every case in one process against a baseline of three.
+    """Simulate a run of every case in one process against a baseline of three processes.
 
-    All cases are as they were, or one of them is slowed down. Gives samples of both sides and the
-    outcome, of every case or of that one.
+    With a factor of 1 all cases are unchanged, otherwise one random case is slowed down. Returns
+    the samples of both sides and the outcome, for every case or for the slowed one.
     """
     cases = range(len(recorded.scatter))
     asked = list(cases) if factor == 1 else [random_.choice(cases)]
@@ -191,7 +209,7 @@ def stored_run(recorded, factor, random_, limits):
     def verdicts(chosen):
         return decide(
             [compared(c) for c in chosen],
-            LOOKS,
+            INTERIM_ANALYSES,
             to_come=len(cases) - len(chosen),
         )
 
@@ -207,7 +225,9 @@ def stored_run(recorded, factor, random_, limits):
 
 
 def stored_rates(recorded, factor, peers, runs, limits, seed=0):
-    """How often each rule calls a run slower that is `factor` times as slow, and our outcomes."""
+    """Return how often each rule calls a run slower that takes `factor` times as long, and our
+    outcomes.
+    """
     random_ = random.Random(f"{seed} {factor}")
     called, outcomes = Counter(), Counter()
     while outcomes.total() < runs:
@@ -218,9 +238,9 @@ def stored_rates(recorded, factor, peers, runs, limits, seed=0):
 
 
 def against_run(recorded, factor, random_, limits):
-    """`--against`: pairs of processes on one machine until sure. Both sides, and the outcome.
+    """Simulate `--against` for one random case: pairs of processes on one machine until sure.
 
-    Of one case, with as many others in its run as were recorded.
+    The run has as many other cases as were recorded. Returns both sides and the outcome.
     """
     case, others = random_.randrange(len(recorded.scatter)), len(recorded.scatter) - 1
     old, new = [], []
@@ -229,14 +249,14 @@ def against_run(recorded, factor, random_, limits):
         new.append(draw(recorded, case, factor, random_, limits))
         noise = noise_of(recorded.metric, [old, new])
         compared = [comparison(recorded, new, old, noise)]
-        verdict = decide(compared, looks=PAIRS, to_come=others)[0]
+        verdict = decide(compared, analyses=PAIRS, to_come=others)[0]
         if is_sure(verdict.outcome, len(new)):
             break
     return old, new, verdict.outcome
 
 
 def against_rates(recorded, factor, peers, runs, limits, seed=0):
-    """As `stored_rates`, of `--against`."""
+    """Return the same as `stored_rates`, for `--against`."""
     random_ = random.Random(f"{seed} {factor}")
     called, outcomes = Counter(), Counter()
     for _ in range(runs):
@@ -248,6 +268,6 @@ def against_rates(recorded, factor, peers, runs, limits, seed=0):
 
 
 def interval(count, runs):
-    """Clopper and Pearson's, 95%."""
+    """Return Clopper and Pearson's 95% interval of a rate."""
     found = binomtest(count, runs).proportion_ci(0.95, method="exact")
     return found.low, found.high

@@ -1,0 +1,70 @@
+"""Read and write result files: one JSON file for each case in a folder. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fluxfast.bench.cases.case import Case
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.errors import BaselineError
+from fluxfast.files import write_atomically
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        BaselineError: the file is missing, truncated or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BaselineError(
+            "there is no such file", got=path, allowed="an existing file", remedy="check the path"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BaselineError(
+            "this file is corrupt or truncated",
+            got=f"{path}: {error}",
+            allowed="JSON written by fluxfast",
+            remedy="restore it from version control, or delete and record it again",
+        ) from error
+
+
+def result_path(folder: Path, case: Case) -> Path:
+    """Return the path of the case's result in a results folder."""
+    return folder / f"{case.id}.json"
+
+
+def write_result(folder: Path, result: CaseResult) -> Path:
+    """Write the result into a results folder and return its path."""
+    path = result_path(folder, result.case)
+    write_atomically(path, json.dumps(result.to_json()) + "\n")
+    return path
+
+
+def read_result(path: Path) -> CaseResult:
+    """Return the result in the file; raise BaselineError if it is missing or wrong."""
+    return CaseResult.from_json(read_json(path), str(path))
+
+
+def read_results(folders: Iterable[Path]) -> list[CaseResult]:
+    """Return every result in the folders; raise BaselineError if there is none."""
+    return [read_result(path) for path in result_paths(folders)]
+
+
+def result_paths(folders: Iterable[Path]) -> list[Path]:
+    """Return the path of every result in the folders; raise BaselineError if there is none."""
+    folders = list(folders)
+    paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
+    if not paths:
+        raise BaselineError(
+            "there are no results here",
+            got=", ".join(str(f) for f in folders),
+            allowed="folders written by pytest perf_tests --results",
+            remedy="run `pytest perf_tests --gpu GPU --record --results DIR` first",
+        )
+    return paths

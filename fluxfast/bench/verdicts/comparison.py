@@ -1,0 +1,162 @@
+"""Compare the measured figures of one case with its accepted ones. Pure functions; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp
+
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.verdicts.estimate import Estimate, estimate
+from fluxfast.bench.verdicts.metrics import (
+    MISS_RISK,
+    PERFORMANCE_METRICS,
+    PerformanceMetric,
+    typical,
+)
+from fluxfast.bench.verdicts.noise import Noise
+from fluxfast.bench.verdicts.runner import why_invalid_runner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """The change of one metric against its baseline.
+
+    Attributes:
+        metric: the metric.
+        measured: the median over processes of what was measured, in the metric's unit.
+        baseline: the median over processes of the accepted results, in the metric's unit.
+        estimate: the change with its uncertainty; None for a metric that is compared by its
+            tolerance alone.
+    """
+
+    metric: PerformanceMetric
+    measured: float
+    baseline: float
+    estimate: Estimate | None = None
+
+    @property
+    def tolerance(self) -> float:
+        """The relative change for the worse that the metric tolerates."""
+        return self.metric.tolerance
+
+    @property
+    def relative(self) -> float:
+        """The relative change as judged: corrected for what the canaries explain."""
+        if self.estimate is None:
+            return self.measured / self.baseline - 1
+        worse = exp(self.estimate.effect)
+        return worse - 1 if self.metric.lower_is_better else 1 / worse - 1
+
+    @property
+    def worse(self) -> float:
+        """The relative change for the worse."""
+        return self.relative if self.metric.lower_is_better else 1 / (1 + self.relative) - 1
+
+    @property
+    def better(self) -> float:
+        """The relative change for the better."""
+        return 1 / (1 + self.worse) - 1
+
+    @property
+    def size(self) -> float:
+        """The size of the change, or what is certain of it, in either direction."""
+        if self.estimate is None:
+            return abs(self.worse)
+        return max(self.estimate.worse, self.estimate.better)
+
+    @property
+    def is_slack(self) -> bool:
+        """Whether the absolute difference is too small to count."""
+        return abs(self.measured - self.baseline) <= self.metric.slack
+
+    @property
+    def exceeds_tolerance(self) -> bool:
+        """Whether the change is for the worse and larger than tolerance and slack."""
+        return self.worse > self.tolerance and not self.is_slack
+
+    @property
+    def is_excluded(self) -> bool:
+        """True if a change for the worse as large as the tolerance can be excluded."""
+        if self.estimate is None:
+            return self.worse <= self.tolerance
+        return self.estimate.upper_limit(MISS_RISK) <= self.tolerance
+
+    def __str__(self) -> str:
+        """Return one line with both figures, the change, its interval and the tolerance."""
+        m = self.metric
+        text = (
+            f"{m.stage}: {m.name} {self.measured:.{m.digits}f} {m.unit}, "
+            f"baseline {self.baseline:.{m.digits}f}: {self.relative:+.1%}"
+        )
+        if self.estimate is None:
+            slack = f" and {m.slack:.0f} {m.unit}" if m.slack else ""
+            return f"{text} (tolerance ±{self.tolerance:.0%}{slack})"
+        low, high = self.estimate.interval()
+        return f"{text}, 95% interval {low:+.1%} to {high:+.1%} (tolerance ±{self.tolerance:.0%})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One case compared with its baseline.
+
+    Attributes:
+        changes: the change of each metric that both sides have.
+        broken: one line for each counter or kernel name that changed.
+        invalid_runner: why this machine differs from the baseline's; None if it does not.
+    """
+
+    changes: tuple[Change, ...] = ()
+    broken: tuple[str, ...] = ()
+    invalid_runner: str | None = None
+
+
+def compare_sides(
+    measured: Sequence[CaseResult], accepted: Sequence[CaseResult], noise: Mapping[str, Noise]
+) -> Comparison:
+    """Compare one case with its accepted results, each side of one process or more.
+
+    A metric that either side lacks is not compared, nor a counter that the accepted side lacks.
+
+    Args:
+        measured: the processes of the case.
+        accepted: the processes to compare them with.
+        noise: the noise of each metric by name, see `noises`.
+    """
+    changes = [_change(metric, measured, accepted, noise) for metric in PERFORMANCE_METRICS]
+    broken = [line for one in measured for line in changed_counters(one, accepted[-1])]
+    return Comparison(
+        changes=tuple(found for found in changes if found),
+        broken=tuple(dict.fromkeys(broken)),
+        invalid_runner=why_invalid_runner(measured, accepted),
+    )
+
+
+def _change(
+    metric: PerformanceMetric,
+    measured: Sequence[CaseResult],
+    accepted: Sequence[CaseResult],
+    noise: Mapping[str, Noise],
+) -> Change | None:
+    """Return the change of one metric; None if a side lacks it."""
+    now, before = typical(metric, measured), typical(metric, accepted)
+    if now is None or before is None:
+        return None
+    has_noise = metric.risk is not None
+    found = estimate(metric, measured, accepted, noise[metric.name]) if has_noise else None
+    return Change(metric=metric, measured=now, baseline=before, estimate=found)
+
+
+def changed_counters(measured: CaseResult, accepted: CaseResult) -> list[str]:
+    """Return a line for each accepted counter and kernel name that changed or is missing."""
+    found = [
+        f"{name} is {measured.counters.get(name, 'not counted')}, was {before}"
+        for name, before in sorted(accepted.counters.items())
+        if measured.counters.get(name) != before
+    ]
+    for kind in sorted(measured.kernels.keys() & accepted.kernels.keys()):
+        now, before = set(measured.kernels[kind]), set(accepted.kernels[kind])
+        if now != before:
+            gone, come = ", ".join(sorted(before - now)), ", ".join(sorted(now - before))
+            found.append(f"{kind} kernels: {come or 'nothing'} instead of {gone or 'nothing'}")
+    return found
