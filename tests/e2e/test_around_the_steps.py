@@ -1,4 +1,4 @@
-"""What is faster outside of the denoising steps, as far as a CPU can tell."""
+"""Optimizations outside the denoising steps: images, text encoders, graphs, pinned device."""
 
 import functools
 from types import SimpleNamespace
@@ -12,46 +12,33 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from torch.utils import _pytree as pytree
 from transformers.utils import import_utils
 
-from fluxfast.bench.cases.planned import situation_of
-from fluxfast.bench.measurement.faults import block_twice
+from fluxfast.bench.measurement.injected_faults import block_twice
 from fluxfast.hardware import detect
 from fluxfast.models.arguments import input_image
-from fluxfast.models.weights import resolve
-from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.graphs._replay import GraphReplay
 from fluxfast.optimizations.host import known_device
 from fluxfast.optimizations.registry import optimizations
-from fluxfast.pipeline.build import build
 from fluxfast.pipeline.observe import Region, observed
 from fluxfast.profiling.evidence import gather_evidence, proofs
-from tests.e2e.test_pipeline import Log
+from tests.support.pipelines import Log, built
 
 HERE = detect("cpu")
 
 
-def built(*names, model="schnell", num_inference_steps=1):
-    """Not checked: what a CPU has no use for is refused there."""
-    checkpoint = resolve(model, "mini", HERE)
-    steps = num_inference_steps
-    situation = situation_of(checkpoint, HERE, height=32, width=16, num_inference_steps=steps)
-    chosen = tuple(o for o in optimizations().values() if o.name in names)
-    return build(checkpoint, Plan(optimizations=chosen, situation=situation))
-
-
-def test_images_made_on_the_device_are_the_same_bytes():
+def test_images_converted_on_the_device_have_the_same_bytes():
     log = Log()
     with built() as eager, built("device_images") as pipeline:
         with observed(pipeline.pipeline, log):
-            drawn = pipeline.generate()
-        assert [i.tobytes() for i in drawn] == [i.tobytes() for i in eager.generate()]
-        assert drawn[0].size == (16, 32)
+            images = pipeline.generate()
+        assert [i.tobytes() for i in images] == [i.tobytes() for i in eager.generate()]
+        assert images[0].size == (16, 32)
         for kind in ("pt", "np", "latent"):
             assert (pipeline.generate(output_type=kind) == eager.generate(output_type=kind)).all()
         assert proofs(gather_evidence(pipeline))["device_images"].is_active
     assert log.lines.count(f"+{Region.PIL_CONVERSION.value}") == 1
 
 
-def test_a_picture_that_is_read_on_the_device_has_the_same_values(monkeypatch):
+def test_an_input_image_converted_on_the_device_has_the_same_values(monkeypatch):
     picture = input_image(None, 40, 24)
     with built(model="kontext") as eager, built("device_images", model="kontext") as pipeline:
         ours, theirs = (b.pipeline.image_processor for b in (pipeline, eager))
@@ -68,18 +55,9 @@ def test_a_picture_that_is_read_on_the_device_has_the_same_values(monkeypatch):
         assert not proofs(gather_evidence(pipeline))["device_images"].is_active
 
 
-def test_the_compiled_decoder_is_seen(monkeypatch):
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    with built("compiled_decoder") as pipeline:
-        pipeline.generate()
-        assert proofs(gather_evidence(pipeline))["compiled_decoder"].is_active
-        del pipeline.pipeline.vae.decode
-        assert not proofs(gather_evidence(pipeline))["compiled_decoder"].is_active
-
-
 @pytest.mark.parametrize("name", ["transformer", "text_encoder_2"])
-def test_what_a_graph_replays_has_tensors_alone_for_inputs_and_outputs(name):
-    """A replay copies tensors in and out; anything else must be what it was when recorded."""
+def test_replayed_modules_take_and_return_tensors_only(name):
+    """A replay copies tensors in and out; every other value is fixed when it is recorded."""
     with built() as pipeline:
         module, calls = getattr(pipeline.pipeline, name), []
         forward = module.forward
@@ -100,7 +78,7 @@ def test_what_a_graph_replays_has_tensors_alone_for_inputs_and_outputs(name):
 
 
 def record_for_a_cpu(replay, arguments, keywords):
-    """A stand-in for a CUDA graph: it reads and writes the same memory, and runs Python again."""
+    """Stand in for a CUDA graph: run Python again on the same memory."""
     held, named = pytree.tree_map_only(torch.Tensor, torch.clone, (arguments, keywords))
     outputs = replay.function(*held, **named)
 
@@ -114,7 +92,7 @@ def record_for_a_cpu(replay, arguments, keywords):
     return SimpleNamespace(graph=graph, inputs=inputs, outputs=outputs)
 
 
-def test_with_a_cache_the_blocks_that_it_may_leave_out_are_replayed(monkeypatch):
+def test_with_a_cache_the_blocks_that_it_may_skip_are_replayed(monkeypatch):
     monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
     shape = dict(model="dev", num_inference_steps=12)
     with built("dbcache", **shape) as cached, built("dbcache", "cuda_graph", **shape) as pipeline:
@@ -128,7 +106,7 @@ def test_with_a_cache_the_blocks_that_it_may_leave_out_are_replayed(monkeypatch)
         assert replayed.replays == 2 * (12 - evidence.cached_steps)  # of two images
 
 
-def test_a_block_that_runs_twice_is_not_hidden_by_a_graph(monkeypatch):
+def test_a_graph_does_not_hide_a_block_that_runs_twice(monkeypatch):
     monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
     with built("cuda_graph") as pipeline:
         pipeline.generate()
@@ -141,17 +119,21 @@ def test_a_block_that_runs_twice_is_not_hidden_by_a_graph(monkeypatch):
     assert len({id(graph) for graphs in (before, changed, after) for graph in graphs.values()}) == 3
 
 
-def test_a_compiled_decoder_does_not_stand_for_compiled_blocks(monkeypatch):
+@pytest.mark.compile
+def test_a_compiled_decoder_does_not_prove_compiled_blocks(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     regional = optimizations()["regional"]
-    with built("compiled_decoder") as pipeline:
-        pipeline.generate()
-        assert not regional.proof(gather_evidence(pipeline)).is_active
-    with built("compiled_decoder", "regional") as pipeline:
-        assert regional.proof(gather_evidence(pipeline)).is_active
+    for names, is_active in (((), False), (("regional",), True)):
+        with built(*names) as pipeline:
+            vae = pipeline.pipeline.vae
+            vae.decode = torch.compile(vae.decode)
+            pipeline.generate()
+            evidence = gather_evidence(pipeline)
+            assert evidence.compiled_graphs and regional.proof(evidence).is_active is is_active
 
 
-def test_the_compiled_encoder_says_the_same_and_is_seen(monkeypatch):
+@pytest.mark.compile
+def test_the_compiled_encoder_is_proved_active_and_keeps_the_image(monkeypatch):
     monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     with built() as eager, built("compiled_encoder") as pipeline:
@@ -165,17 +147,20 @@ def test_the_compiled_encoder_says_the_same_and_is_seen(monkeypatch):
         assert bias.is_contiguous()
 
 
-def test_an_encoder_that_is_not_replayed_is_seen(monkeypatch):
+@pytest.mark.compile
+@pytest.mark.parametrize("encoder", ["text_encoder", "text_encoder_2"])
+def test_an_encoder_that_is_not_replayed_makes_the_proof_fail(encoder, monkeypatch):
     monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
-    with built("encoder_graph") as pipeline:
-        del pipeline.pipeline.text_encoder.forward
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    with built("compiled_encoder") as pipeline:
+        del getattr(pipeline.pipeline, encoder).forward
         pipeline.generate()
-        assert not proofs(gather_evidence(pipeline))["encoder_graph"].is_active
+        assert not proofs(gather_evidence(pipeline))["compiled_encoder"].is_active
 
 
-@pytest.mark.parametrize("name", ["encoder_graph", "compiled_encoder"])
-def test_what_is_captured_of_the_encoders_is_what_was_warmed_up(name, monkeypatch):
-    """transformers makes a mask while a graph is captured; a compiler may not be called there."""
+@pytest.mark.compile
+def test_the_encoders_run_the_same_code_in_the_capture_as_in_the_warm_up(monkeypatch):
+    """transformers creates a mask while a graph is captured; no compiler may be called there."""
 
     def record(replay, arguments, keywords):
         replay.function(*arguments, **keywords)
@@ -184,39 +169,48 @@ def test_what_is_captured_of_the_encoders_is_what_was_warmed_up(name, monkeypatc
             return record_for_a_cpu(replay, arguments, keywords)
 
     monkeypatch.setattr(GraphReplay, "_record", record)
-    with built() as eager, built(name, "known_device") as pipeline:
+    with built() as eager, built("compiled_encoder", "known_device") as pipeline:
         image = pipeline.generate(output_type="pt")
         assert (image - eager.generate(output_type="pt")).abs().max() < 1e-4
         assert all(proof.is_active for proof in proofs(gather_evidence(pipeline)).values())
 
 
-def test_a_pipeline_that_is_told_its_device_does_not_look_for_it():
+def test_a_pipeline_with_a_pinned_device_does_not_search_for_it():
     def no_search(*arguments):
-        raise AssertionError("looked for the device")
+        raise AssertionError("searched for the device")
 
     with built() as eager, built("known_device") as pipeline, pytest.MonkeyPatch.context() as patch:
         expected = eager.generate(output_type="pt")
         patch.setattr(group_offloading, "_get_group_onload_device", no_search)
         assert torch.equal(pipeline.generate(output_type="pt"), expected)
-        with pytest.raises(AssertionError, match="looked for"):
+        with pytest.raises(AssertionError, match="searched for"):
             eager.generate()
     with built() as afterwards:
         assert torch.equal(afterwards.generate(output_type="pt"), expected)
         assert pipeline_flux.get_module_execution_device is get_module_execution_device
 
 
-def test_a_pipeline_that_is_told_its_device_can_have_a_cache():
+def test_a_pipeline_with_a_pinned_device_can_have_a_cache():
     with built("known_device", "dbcache", model="dev", num_inference_steps=12) as pipeline:
         pipeline.generate(output_type="latent")
         assert all(proof.is_active for proof in proofs(gather_evidence(pipeline)).values())
     assert not hasattr(FluxPipeline, "_original_call")
 
 
-def test_what_is_made_beside_the_prompts_is_made_on_the_device():
+def test_encode_prompt_creates_tensors_on_the_pinned_device():
     class Pipeline:
         def encode_prompt(self):
             return torch.zeros(1).device
 
     meta = torch.device("meta")
-    assert known_device.told(Pipeline, meta)().encode_prompt() == meta
+    assert known_device.pinned(Pipeline, meta)().encode_prompt() == meta
     assert torch.zeros(1).device.type == "cpu"
+
+
+def test_the_least_recently_used_graph_is_dropped(monkeypatch):
+    monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
+    double = GraphReplay(lambda x: x * 2, max_graphs=2)
+    lengths = [torch.ones(length) for length in (1, 2, 1, 3)]
+    assert all(torch.equal(double(x), x * 2) for x in lengths)
+    kept = [recorded.inputs[0].shape[0] for recorded in double.graphs.values()]
+    assert kept == [1, 3] and double.replays == 4

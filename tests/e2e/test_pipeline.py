@@ -18,6 +18,7 @@ from fluxfast.pipeline.build import build
 from fluxfast.pipeline.observe import Region, observed
 from fluxfast.profiling.evidence import cached_steps, gather_evidence, proofs
 from fluxfast.profiling.trace import write_trace
+from tests.support.pipelines import Log
 
 HERE = detect("cpu")
 STEPS = 8  # the fewest in which DBCache skips one
@@ -117,17 +118,6 @@ def test_a_batch_of_two_is_two_images(model):
         images = pipeline.generate(output_type="pt")
     assert images.shape == (2, 3, 32, 48)
     assert not torch.equal(images[0], images[1])
-
-
-class Log:
-    def __init__(self):
-        self.lines = []
-
-    def enter(self, region):
-        self.lines.append(f"+{region.value}")
-
-    def exit(self, region):
-        self.lines.append(f"-{region.value}")
 
 
 def test_every_region_of_a_call_is_reported_once_and_each_step(eager):

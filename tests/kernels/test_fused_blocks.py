@@ -12,7 +12,7 @@ from fluxfast.models import weights  # isort: skip
 from fluxfast.optimizations.fusion import _block_kernels as block_kernels  # isort: skip
 from fluxfast.optimizations.fusion import _blocks as fused_blocks  # isort: skip
 from fluxfast.bench.cases.planned import situation_of
-from fluxfast.bench.measurement.faults import block_twice
+from fluxfast.bench.measurement.injected_faults import block_twice
 from fluxfast.hardware import detect
 from fluxfast.models.architecture import MINI
 from fluxfast.models.weights import load, resolve
@@ -20,7 +20,6 @@ from fluxfast.optimizations.base import Artifacts, Axis, Build, Plan
 from fluxfast.optimizations.registry import optimizations
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import gather_evidence, proofs
-from tests.kernels.test_attention import fake_kernels  # noqa: F401
 
 HERE = detect(DEVICE)
 FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu")
@@ -202,7 +201,7 @@ def test_the_reach_of_a_product_is_that_of_its_longest_weight_and_largest_bias()
     for layer in (single.proj_mlp, double.ff.net[0].proj, double.ff_context.net[0].proj):
         weight = layer.weight.dequantize().float()
         expected = torch.stack([weight.norm(dim=1).max(), layer.bias.float().abs().max()])
-        torch.testing.assert_close(layer.fp8_reach, expected, rtol=0.01, atol=0)
+        torch.testing.assert_close(layer.fp8_amax_bound, expected, rtol=0.01, atol=0)
 
 
 @pytest.mark.usefixtures("fake_kernels")

@@ -19,7 +19,7 @@ from benchmarks.vae import vae_figures
 from fluxfast.errors import FluxFastError
 from fluxfast.models.architecture import MINI, PUBLISHED, VAE_COMMON
 from fluxfast.profiling.evidence import gather_evidence, proofs
-from tests.e2e.test_around_the_steps import built
+from tests.support.pipelines import built
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="builds pipelines on the CPU")
 

@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from benchmarks.epilogues import Random, figures, gelu_ways, heads_ways, single_block_ways
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
-from tests.kernels.test_attention import fake_kernels  # noqa: F401
-from tests.support.interpreter import DEVICE, random, relative_error
+from tests.support.interpreter import DEVICE, first_of, random, relative_error
 
 from fluxfast.kernels import (  # isort: skip
     activation,
     gemm_gelu,
     vae,
-    layernorm,
+    residual,
     gemm_qkv_rope,
     rope,
     gemm_single_block,
@@ -33,7 +32,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3, "fp8": 3e-2}
 SHAPES = [(1, 3, 5, 256), (2, 1, 2, 300), (3, 0, 7, 48), (1, 2, 1, 3072)]
 SHAPES += [(1, 1, 2, 3), (2, 0, 1, 2)]  # as narrow as a row in two blocks can be
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+shapes = pytest.mark.parametrize("shape", first_of(*SHAPES), ids=str)
 
 
 def streams(shape, dtype):
@@ -68,10 +67,10 @@ def dequantized(values, scales):
 def test_norm_and_modulation(shape, dtype):
     (text, image), (shift, scale) = streams(shape, dtype), vectors(shape, 2, dtype)
     expected = modulated(join(text, image), shift, scale)
-    out = layernorm.norm_modulate(text, image, shift, scale, EPS)
+    out = residual.norm_modulate(text, image, shift, scale, EPS)
     assert out.dtype is dtype and out.is_contiguous()
     assert relative_error(out, expected) < TOLERANCE[dtype]
-    *rows, reached = layernorm.norm_modulate_fp8(text, image, shift, scale, EPS, None)
+    *rows, reached = residual.norm_modulate_fp8(text, image, shift, scale, EPS, None)
     assert not reached.numel()
     rows = dequantized(*rows)
     assert relative_error(rows, expected) < TOLERANCE["fp8"]
@@ -85,14 +84,14 @@ def test_gate_and_residual(shape, dtype):
     update = random(*before.shape, dtype=dtype, seed=3)
     gate, shift, scale = vectors(shape, 3, dtype)
     expected = before + gate[:, None].float() * update.float()
-    out = layernorm.gate_residual(text, image, update, gate)
+    out = residual.gate_residual(text, image, update, gate)
     assert relative_error(out, expected) < TOLERANCE[dtype]
-    summed, rows = layernorm.gate_residual_norm(before.to(dtype), update, gate, shift, scale, EPS)
+    summed, rows = residual.gate_residual_norm(before.to(dtype), update, gate, shift, scale, EPS)
     assert torch.equal(summed, out)
     # Like PyTorch's, its norm reads what was stored.
     normed = modulated(out.float(), shift, scale)
     assert relative_error(rows, normed) < TOLERANCE[dtype]
-    summed, *quantized, _ = layernorm.gate_residual_norm_fp8(
+    summed, *quantized, _ = residual.gate_residual_norm_fp8(
         before.to(dtype), update, gate, shift, scale, EPS, None
     )
     assert torch.equal(summed, out)
@@ -109,13 +108,15 @@ def test_gate_and_residual_of_a_product_without_its_scales(shape, dtype):
     of_columns = random(1, shape[3], dtype=torch.float32, seed=5)
     bias, (gate,) = random(shape[3], dtype=dtype, seed=6), vectors(shape, 1, dtype)
     scaled = update.float() * of_rows * of_columns + bias.float()
-    out = layernorm.gate_residual_scaled(text, image, update, of_rows, of_columns, bias, gate)
+    out = residual.gate_residual_scaled(text, image, update, of_rows, of_columns, bias, gate)
     assert relative_error(out, before + gate[:, None].float() * scaled) < TOLERANCE[dtype]
 
 
 @dtypes
 @pytest.mark.parametrize(
-    "widths", [(256, 1024), (48, 100), (3072, 12288), (None, 300), (256, None)], ids=str
+    "widths",
+    first_of((48, 100), (256, 1024), (3072, 12288), (None, 300), (256, None)),
+    ids=str,
 )
 def test_gelu_and_concatenation(widths, dtype):
     attended, mlp = (
@@ -162,11 +163,11 @@ def few_programs(monkeypatch, module, tile):
 
 
 both_tiles = pytest.mark.parametrize("tile", [tiles.LARGE, tiles.SMALL], ids=["large", "small"])
-# tokens, inner, columns, attended: within a tile, past its ends, several tiles of each.
-PRODUCTS = [(5, 48, 32, 16), (130, 80, 272, 48), (300, 272, 528, None)]
+# tokens, inner, columns, attended: past a tile's ends, within it, several tiles of each.
+PRODUCTS = [(130, 80, 272, 48), (5, 48, 32, 16), (300, 272, 528, None)]
 
 
-@pytest.mark.parametrize("shape", PRODUCTS, ids=str)
+@pytest.mark.parametrize("shape", first_of(*PRODUCTS), ids=str)
 @both_tiles
 def test_gelu_within_a_product_of_fp8(shape, tile, monkeypatch):
     few_programs(monkeypatch, gemm_gelu, tile)
@@ -206,14 +207,14 @@ def test_no_product_is_out_of_reach(shape):
     shift, scale = vectors(shape, 2, torch.float32)
     longest, largest_bias = 3.0, 0.5
     reach = torch.tensor([longest, largest_bias], device=DEVICE)
-    values, scales, inner = layernorm.norm_modulate_fp8(text, image, shift, scale, EPS, reach)
+    values, scales, inner = residual.norm_modulate_fp8(text, image, shift, scale, EPS, reach)
     rows = dequantized(values, scales)
     lengths = rows.norm(dim=2, keepdim=True)
     products = (rows * longest * rows / lengths).sum(dim=2, keepdim=True) + largest_bias
     assert (products <= 448 * inner * (1 + 1e-6)).all()
     assert (448 * inner <= 1.15 * products).all()  # nor is it wasted
     before = join(text, image)
-    gated = layernorm.gate_residual_norm_fp8(before, before, 0 * shift, shift, scale, EPS, reach)
+    gated = residual.gate_residual_norm_fp8(before, before, 0 * shift, shift, scale, EPS, reach)
     torch.testing.assert_close(gated[3], inner)
 
 
@@ -261,7 +262,9 @@ def rotated(x, weight, cosines, sines):
 
 @dtypes
 @pytest.mark.parametrize(
-    "sizes", [(1, 3, 5, 2, 128), (2, 0, 3, 3, 24), (2, 4, 1, 5, 10), (1, 1, 1, 24, 128)], ids=str
+    "sizes",
+    first_of((1, 3, 5, 2, 128), (2, 0, 3, 3, 24), (2, 4, 1, 5, 10), (1, 1, 1, 24, 128)),
+    ids=str,
 )
 @pytest.mark.parametrize("is_fp8", [False, True], ids=["", "fp8"])
 def test_rms_norm_and_rotary_embedding(sizes, dtype, is_fp8):
@@ -305,7 +308,7 @@ def layer_of(inner, columns, *, fp8, seed):
 QKV = [(2, 3, 5, 48, 2, 16), (1, 70, 65, 80, 3, 32), (2, 0, 130, 64, 4, 128)]
 
 
-@pytest.mark.parametrize("sizes", QKV, ids=str)
+@pytest.mark.parametrize("sizes", first_of(*QKV), ids=str)
 @both_tiles
 @pytest.mark.parametrize("fp8_rows_given", [False, True], ids=["bf16", "fp8"])
 @pytest.mark.parametrize("is_fp8", [False, True], ids=["", "fp8_heads"])
@@ -345,7 +348,9 @@ def test_norm_and_rotary_within_a_product(sizes, tile, fp8_rows_given, is_fp8, m
 
 
 # batch, tokens, inner, heads, head_dim, columns: past a tile's ends, several tiles of each.
-@pytest.mark.parametrize("sizes", [(2, 5, 48, 3, 16, 40), (2, 130, 80, 2, 32, 272)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", first_of((2, 5, 48, 3, 16, 40), (2, 130, 80, 2, 32, 272)), ids=str
+)
 @both_tiles
 def test_both_products_of_a_single_block_in_one_launch(sizes, tile, monkeypatch):
     few_programs(monkeypatch, gemm_single_block, tile)
@@ -398,7 +403,7 @@ def test_angles_of_another_shape_are_refused():
     stream = [random(1, 2, 32), random(48, 32), random(48), random(2, 8)]
     for shape in ((2, 8), (3, 4)):
         angles = random(*shape, dtype=torch.float32)
-        with pytest.raises(FluxFastError, match="one angle for each pair of channels"):
+        with pytest.raises(FluxFastError, match="one entry for each pair of channels"):
             gemm_qkv_rope.qkv_product([], stream, angles, angles, 2, EPS, False)
 
 
@@ -420,7 +425,9 @@ def test_fp8_heads_saturate():
 # batch, channels, height, width, groups: of the mini VAE, an odd one, one group of one, of Flux.
 @dtypes
 @pytest.mark.parametrize(
-    "sizes", [(2, 32, 4, 6, 8), (1, 60, 5, 3, 4), (1, 3, 1, 2, 3), (2, 256, 9, 16, 32)], ids=str
+    "sizes",
+    first_of((2, 32, 4, 6, 8), (1, 60, 5, 3, 4), (1, 3, 1, 2, 3), (2, 256, 9, 16, 32)),
+    ids=str,
 )
 @pytest.mark.parametrize("with_bias", [False, True], ids=["", "biased"])
 def test_group_norm_and_silu(sizes, dtype, with_bias, monkeypatch):
@@ -449,7 +456,7 @@ def test_group_norm_of_what_hardly_varies():
 
 
 @dtypes
-@pytest.mark.parametrize("shape", [(2, 32, 4, 6), (1, 60, 5, 3), (1, 3, 1, 2)], ids=str)
+@pytest.mark.parametrize("shape", first_of((2, 32, 4, 6), (1, 60, 5, 3), (1, 3, 1, 2)), ids=str)
 def test_bias_and_residual_and_twice_the_size(shape, dtype):
     x, residual = random(2, *shape, dtype=dtype)
     bias = random(shape[1], dtype=torch.float32, seed=2)
@@ -465,7 +472,7 @@ def test_bias_and_residual_and_twice_the_size(shape, dtype):
 
 def test_an_empty_batch_is_an_empty_result():
     nothing, vector = random(0, 4, 32), random(0, 32)
-    assert layernorm.norm_modulate(None, nothing, vector, vector, EPS).shape == (0, 4, 32)
+    assert residual.norm_modulate(None, nothing, vector, vector, EPS).shape == (0, 4, 32)
     assert activation.joined_fp8(None, nothing)[1].shape == (0, 4, 1)
     image, of_channels = random(0, 4, 3, 2), random(4)
     drawn = vae.group_norm_silu(image, None, of_channels, of_channels, 2, EPS)
@@ -486,8 +493,8 @@ def samples():
     angles_of_two = (random(2, 4, dtype=torch.float32),) * 2
     rotary_call = (None, random(1, 2, 48), random(2, 2, 8), random(2, 8), random(2, 8), 2, EPS)
     return {
-        layernorm.norm_modulate: (text, tokens, vector, vector, EPS),
-        layernorm.norm_modulate_fp8: (
+        residual.norm_modulate: (text, tokens, vector, vector, EPS),
+        residual.norm_modulate_fp8: (
             text,
             tokens,
             vector,
@@ -495,8 +502,8 @@ def samples():
             EPS,
             random(2, dtype=torch.float32),
         ),
-        layernorm.gate_residual: (text, tokens, joined, vector),
-        layernorm.gate_residual_scaled: (
+        residual.gate_residual: (text, tokens, joined, vector),
+        residual.gate_residual_scaled: (
             text,
             tokens,
             joined,
@@ -505,8 +512,8 @@ def samples():
             random(32),
             vector,
         ),
-        layernorm.gate_residual_norm: (tokens, tokens, vector, vector, vector, EPS),
-        layernorm.gate_residual_norm_fp8: (tokens, tokens, vector, vector, vector, EPS, None),
+        residual.gate_residual_norm: (tokens, tokens, vector, vector, vector, EPS),
+        residual.gate_residual_norm_fp8: (tokens, tokens, vector, vector, vector, EPS, None),
         activation.joined: (tokens, tokens),
         activation.joined_fp8: (tokens, tokens),
         activation.quantize_rows: (tokens,),

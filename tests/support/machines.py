@@ -1,6 +1,8 @@
 """Descriptions of machines, for tests that plan cases for them; nothing runs on them."""
 
 from fluxfast.hardware import Hardware, Platform
+from fluxfast.models.spec import DEV, default_request
+from fluxfast.optimizations.base import Situation
 
 EVERYTHING = dict.fromkeys(
     ("torch", "diffusers", "torchao", "cache-dit", "fa3-fwd", "amd-aiter", "triton"), "1"
@@ -28,3 +30,9 @@ H200 = machine(Platform.CUDA, "NVIDIA H200", "sm_90", memory_gib=139.8)
 B200 = machine(Platform.CUDA, "NVIDIA B200", "sm_100")
 MI300X = machine(Platform.ROCM, "AMD Instinct MI300X", "gfx942", memory_gib=191.7)
 MI250 = machine(Platform.ROCM, "AMD Instinct MI250X", "gfx90a")
+
+
+def situation(hardware, model=DEV, cache_config=None, **changes):
+    """Return the model card's request for 1024×1024 pixels on a machine."""
+    request = default_request(model, side=1024, **changes)
+    return Situation(model=model, hardware=hardware, request=request, cache_config=cache_config)

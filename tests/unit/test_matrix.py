@@ -10,8 +10,7 @@ from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import SCHNELL
 from fluxfast.optimizations.base import Axis
 from fluxfast.optimizations.registry import default_names, is_valid, optimizations
-from tests.support.machines import CPU, H200, MI300X
-from tests.unit.test_registry import situation
+from tests.support.machines import CPU, H200, MI300X, situation
 
 
 @pytest.mark.parametrize("hardware", [CPU, H200, MI300X], ids=lambda h: h.name)

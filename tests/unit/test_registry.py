@@ -1,4 +1,4 @@
-"""Which optimizations go together, where, and what is said when they do not."""
+"""Combinations of optimizations: defaults of each machine, and errors for what is unsupported."""
 
 import dataclasses
 
@@ -6,19 +6,14 @@ import pytest
 
 from benchmarks.fusions import step_cases
 from fluxfast.errors import PlanError
-from fluxfast.models.spec import DEV, KONTEXT, SCHNELL, default_request
-from fluxfast.optimizations.base import Axis, Situation
+from fluxfast.models.spec import DEV, KONTEXT, SCHNELL
+from fluxfast.optimizations.base import Axis
 from fluxfast.optimizations.cache_config import cache_config_of
 from fluxfast.optimizations.registry import default_names, optimizations, plan, why_invalid
-from tests.support.machines import A100, B200, CPU, H100, H200, L20, MI250, MI300X
+from tests.support.machines import A100, B200, CPU, H100, H200, L20, MI250, MI300X, situation
 
 
-def situation(hardware, model=DEV, cache_config=None, **changes):
-    request = default_request(model, side=1024, **changes)
-    return Situation(model=model, hardware=hardware, request=request, cache_config=cache_config)
-
-
-def test_every_optimization_is_found_in_order_of_its_axis():
+def test_optimizations_are_found_in_the_order_of_their_axes():
     axes = [list(Axis).index(o.axis) for o in optimizations().values()]
     assert axes == sorted(axes)
     assert set(optimizations()) == {
@@ -44,17 +39,15 @@ def test_every_optimization_is_found_in_order_of_its_axis():
         "regional",
         "compile",
         "export_aoti",
-        "compiled_decoder",
         "fused_vae",
         "device_images",
         "compiled_encoder",
-        "encoder_graph",
         "known_device",
         "cuda_graph",
     }
 
 
-def test_a_plan_is_in_the_order_of_its_axes_however_it_was_asked_for():
+def test_a_plan_is_in_the_order_of_its_axes_whatever_the_request_order():
     names = ["regional", "fp8_per_row", "fa3_fp8", "fused_projections", "bf16"]
     assert plan(names, situation(H200)).names == tuple(reversed(names))
 
@@ -82,17 +75,17 @@ ON_AMD = "device_images known_device"
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_defaults_are_what_the_hardware_has(hardware, expected):
+def test_defaults_of_each_machine(hardware, expected):
     assert default_names(situation(hardware)) == tuple(expected.split())
 
 
-def test_without_the_package_the_next_best_default_is_taken():
+def test_without_its_package_the_next_best_default_is_chosen():
     packages = {name: "1" for name in H200.packages if name != "fa3-fwd"}
     bare = dataclasses.replace(H200, packages=packages)
     assert "cudnn" in default_names(situation(bare))
 
 
-def test_a_default_gives_way_to_a_choice():
+def test_a_choice_replaces_conflicting_defaults():
     chosen = {Axis.DTYPE: None}
     assert default_names(situation(H200), chosen)[:2] == ("fused_projections", "regional")
     asked = default_names(situation(H200), {Axis.CACHE: "dbcache"})
@@ -101,12 +94,12 @@ def test_a_default_gives_way_to_a_choice():
     assert "inductor_flags" not in default_names(situation(CPU), chosen)
 
 
-def test_leaving_one_out_takes_what_needs_it_along():
+def test_leaving_one_out_also_leaves_out_those_that_require_it():
     names = default_names(situation(CPU), {Axis.COMPILE: None})
     assert names == ("fused_projections", "channels_last")
 
 
-def test_the_next_best_default_takes_the_place_of_one_that_does_not_go_with_a_choice():
+def test_the_next_best_default_replaces_one_that_conflicts_with_a_choice():
     for axis, choice in ((Axis.QUANTIZATION, "int8"), (Axis.NORMS, None)):
         names = default_names(situation(H200), {axis: choice})
         assert EPILOGUES.keys() <= set(names) and not {*EPILOGUES.values()} & {*names}
@@ -120,7 +113,7 @@ AROUND = ("fused_vae", "device_images", "compiled_encoder", "known_device", "cud
 
 
 @pytest.mark.parametrize("hardware", [A100, L20, H200, B200], ids=lambda h: h.name)
-def test_what_compiles_is_applied_last(hardware):
+def test_the_compiler_is_applied_last(hardware):
     asked = {*AROUND, *FUSIONS, *default_names(situation(hardware))} - {*EPILOGUES.values()}
     found = plan(asked, situation(hardware))
     assert found.names[found.names.index("regional") :] == ("regional", *FUSIONS, *AROUND)
@@ -131,20 +124,20 @@ def test_what_compiles_is_applied_last(hardware):
 @pytest.mark.parametrize(
     ("names", "given", "reason"),
     [
-        ("dbcache", situation(CPU, SCHNELL), "nothing to reuse; take dev or kontext"),
+        ("dbcache", situation(CPU, SCHNELL), "no steps to reuse; use dev or kontext"),
         ("dbcache export_aoti", situation(CPU), "cannot decide from step to step"),
-        ("fp8_per_row bf16", situation(A100), "compute capability 8.9 or an AMD MI300; take int8"),
-        ("fp8_per_tensor", situation(MI250), "compute capability 8.9 or an AMD MI300; take int8"),
-        ("fp8_per_row", situation(H200), "needs bf16"),
-        ("fa3_fp8 bf16", situation(L20), "needs a Hopper GPU"),
-        ("fa3 bf16", situation(B200), "needs a Hopper GPU"),
+        ("fp8_per_row bf16", situation(A100), "compute capability 8.9 or an AMD MI300; use int8"),
+        ("fp8_per_tensor", situation(MI250), "compute capability 8.9 or an AMD MI300; use int8"),
+        ("fp8_per_row", situation(H200), "requires bf16: torchao's scale per row"),
+        ("fa3_fp8 bf16", situation(L20), "requires a Hopper GPU"),
+        ("fa3 bf16", situation(B200), "requires a Hopper GPU"),
         ("fa3 bf16", situation(MI300X), "aiter_fp8 on AMD"),
-        ("aiter_fp8 bf16", situation(H200), "needs an AMD MI300 under ROCm; take fa3_fp8"),
-        ("cudnn bf16", situation(CPU), "needs an NVIDIA GPU"),
+        ("aiter_fp8 bf16", situation(H200), "requires an AMD MI300 under ROCm; use fa3_fp8"),
+        ("cudnn bf16", situation(CPU), "requires an NVIDIA GPU"),
         (
             "inductor_flags",
             situation(CPU),
-            "needs one of compile, export_aoti, regional",
+            "requires one of compile, export_aoti, regional",
         ),
         ("sdpa sdpa", situation(CPU), "sdpa is given twice"),
         ("sdpa cudnn bf16", situation(H200), "only one of cudnn, sdpa"),
@@ -158,30 +151,30 @@ def test_what_compiles_is_applied_last(hardware):
             situation(CPU, cache_config=cache_config_of({"num_inference_steps": 50})),
             "configured for 50 steps, the request has 28",
         ),
-        ("dbcache", situation(CPU, KONTEXT, num_inference_steps=6), "needs 8 steps or more"),
+        ("dbcache", situation(CPU, KONTEXT, num_inference_steps=6), "requires 8 steps or more"),
         ("fused_gelu", situation(MI300X), "for NVIDIA GPUs"),
         ("fused_gelu fused_projections", situation(H200), "attend through an operator"),
-        ("fused_rotary sdpa", situation(H200), "from one product"),
-        ("modulation_table", situation(H200), "needs fused_norms"),
-        ("gelu_epilogue", situation(L20), "take fused_gelu on other NVIDIA GPUs"),
-        ("rotary_epilogue", situation(L20), "take fused_rotary on other NVIDIA GPUs"),
-        ("rotary_epilogue fused_norms fa3", situation(H200), "needs bf16: its kernel multiplies"),
-        ("gelu_epilogue int8", situation(H200), "not with int8: its kernel multiplies bfloat16"),
+        ("fused_rotary sdpa", situation(H200), "from one GEMM"),
+        ("modulation_table", situation(H200), "requires fused_norms"),
+        ("gelu_epilogue", situation(L20), "use fused_gelu on other NVIDIA GPUs"),
+        ("rotary_epilogue", situation(L20), "use fused_rotary on other NVIDIA GPUs"),
+        ("rotary_epilogue fused_norms fa3", situation(H200), "requires bf16: its GEMM computes"),
+        ("gelu_epilogue int8", situation(H200), "conflicts with int8: its GEMM computes bfloat16"),
         ("gelu_epilogue fused_gelu", situation(H200), "only one of fused_gelu, gelu_epilogue"),
-        ("encoder_graph", situation(CPU), "no CUDA graphs elsewhere"),
+        ("compiled_encoder", situation(CPU), "CUDA graphs are not supported elsewhere"),
     ],
 )
-def test_what_cannot_be_had_is_an_error_with_the_reason(names, given, reason):
+def test_an_unsupported_combination_is_an_error_with_the_reason(names, given, reason):
     with pytest.raises(PlanError, match=reason.replace(".", r"\.")):
         plan(names.split(), given)
 
 
-def test_an_unknown_optimization_is_an_error_that_names_those_there_are():
+def test_an_unknown_optimization_is_an_error_that_lists_the_known_ones():
     with pytest.raises(PlanError, match="fused_projections"):
         plan(["flash"], situation(CPU))
 
 
-def test_a_missing_package_is_named_with_how_to_install_it():
+def test_a_missing_package_is_an_error_with_its_install_command():
     bare = dataclasses.replace(H200, packages={"torch": "1", "torchao": "1"})
     with pytest.raises(
         PlanError, match="fa3-fwd is not installed; install it with: pip install fa3-fwd"
@@ -189,13 +182,13 @@ def test_a_missing_package_is_named_with_how_to_install_it():
         plan(["bf16", "fa3"], situation(bare))
 
 
-def test_the_benchmark_of_fusions_asks_for_what_can_be_had():
+def test_the_fusion_study_measures_supported_combinations_only():
     for name, (model, names, _) in step_cases(False, H200).items():
         given = situation(H200, {"dev": DEV, "schnell": SCHNELL, "kontext": KONTEXT}[model])
         assert why_invalid(names, given) is None, name
 
 
-def test_every_problem_is_told_at_once():
+def test_one_error_lists_every_problem():
     with pytest.raises(PlanError) as error:
         plan(["aiter_fp8", "fp8_per_row", "inductor_flags"], situation(A100))
-    assert all(name in str(error.value) for name in ("ROCm", "take int8", "no compiler"))
+    assert all(name in str(error.value) for name in ("ROCm", "use int8", "without a compiler"))
