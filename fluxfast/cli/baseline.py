@@ -23,7 +23,7 @@ from fluxfast.bench.results.store import read_result, result_paths
 from fluxfast.bench.verdicts.tables import baseline_rows, baseline_table
 from fluxfast.console import out
 from fluxfast.errors import BaselineError
-from fluxfast.files import write_atomically
+from fluxfast.files import required_checkout, shipped_baselines, write_atomically
 from fluxfast.hardware import detect
 from fluxfast.tables import plain_table, render, wrapping
 
@@ -83,6 +83,8 @@ def accept(options: argparse.Namespace) -> None:
     found = _chosen([(path, read_result(path)) for path in paths], options.case)
     results = [result for _, result in found]
     baseline = find_baseline(options.gpu) if options.gpu else _baseline_of(results)
+    if baseline.path.parent == shipped_baselines():
+        required_checkout("accepting results into a stored baseline")
     updated = baseline.accept(results)
     check_processes(found)
     check_acceptable(baseline, results, options.processes)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fluxfast.bench.results.store import write_result
+from tests.support.synthetic_results import ablation
+
 REPOSITORY = Path(__file__).parents[2]
 SMALL_IMAGE = ("--num_inference_steps", "2", "--height", "64", "--width", "64",
                "--compile_export_mode", "disabled")  # fmt: skip
@@ -117,8 +120,9 @@ def test_the_package_is_imported_from_the_wheel_with_its_types(installed, tmp_pa
     assert done.stdout.startswith(str(installed)), done.stderr
 
 
-@pytest.mark.parametrize("command", [("selftest",)], ids=" ".join)
-def test_a_command_that_needs_the_checkout_reports_so(fluxfast, command):
-    done = fluxfast(*command)
+def test_a_command_that_needs_the_checkout_reports_so(fluxfast, tmp_path):
+    result = next(iter(ablation(seed=1)))
+    write_result(tmp_path / "results", result)
+    done = fluxfast("baseline", "accept", "results", "--gpu", "h200")
     assert done.returncode == 2, done.stderr
     assert "needs a checkout of the project" in done.stderr
