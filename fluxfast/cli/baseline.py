@@ -17,6 +17,7 @@ from fluxfast.bench.baselines.accept import (
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
 from fluxfast.bench.baselines.file import write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for, find_baseline
+from fluxfast.bench.cases.matrix import joined
 from fluxfast.bench.results.machine import hardware_of
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_paths
@@ -73,7 +74,7 @@ def show(options: argparse.Namespace) -> None:
         out(json.dumps(baseline_rows(summaries), indent=1))
         return
     out(f"{baseline.gpu.device_names[0]}: {baseline.path}, {len(summaries)} cases")
-    labels = {s.case.id: " + ".join(s.case.optimizations) or "eager" for s in summaries}
+    labels = {s.case.id: joined(s.case.optimizations) for s in summaries}
     out(baseline_table(summaries, labels))
 
 

@@ -214,7 +214,10 @@ class Suite:
         """Why no earlier result is kept: results belong to a commit."""
         now = provenance()
         if now["commit"] is None:
-            return "the commit is unknown (set FLUXFAST_COMMIT where there is no repository)"
+            return (
+                f"the commit is unknown ({now['why_commit_unknown']}); "
+                "set FLUXFAST_COMMIT where there is no repository"
+            )
         return "its sources have changes that are not committed" if now["dirty"] else None
 
     def _compared_result(self, case_id: str) -> CaseResult:

@@ -119,7 +119,7 @@ def _broken(text: str, width: int) -> str:
 
 def failure_text(case: Case, verdict: Verdict) -> str:
     """Return the message of a case that fails or needs attention: reason, metrics, remedy."""
-    lines = [f"{case.id}: {verdict.outcome.value.upper()}: {verdict.reason}"]
+    lines = [f"{case.id}: {verdict.outcome.display}: {verdict.reason}"]
     lines += [f"  {change}" for change in verdict.changes]
     remedy = REMEDIES.get(verdict.outcome)
     return "\n".join([*lines, f"  remedy: {remedy}"] if remedy else lines)
