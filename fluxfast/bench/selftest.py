@@ -14,9 +14,10 @@ from scipy.stats import binomtest
 
 from fluxfast.bench.baselines.baseline import INTERIM_ANALYSES
 from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.verdicts.comparison import compare_sides
 from fluxfast.bench.verdicts.noise import noises
 from fluxfast.bench.verdicts.outcome import Outcome
-from fluxfast.bench.verdicts.verdict import Verdict, compare_sides, decide
+from fluxfast.bench.verdicts.verdict import Verdict, decide
 from fluxfast.tables import plain_table, render
 
 UNCHANGED = "unchanged (A/A)"

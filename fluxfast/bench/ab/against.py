@@ -18,10 +18,11 @@ from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.artifacts import artifact_paths
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import result_path
+from fluxfast.bench.verdicts.comparison import Comparison, compare_sides
 from fluxfast.bench.verdicts.noise import noises
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.runner import undisturbed
-from fluxfast.bench.verdicts.verdict import Comparison, compare_sides, decide
+from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.errors import FluxFastError
 
 PAIRS = 12  # of processes, at most: each is one interim analysis of the sequential test
