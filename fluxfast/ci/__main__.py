@@ -1,3 +1,5 @@
+"""The command line of `python -m fluxfast.ci`."""
+
 from __future__ import annotations
 
 import argparse
@@ -8,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from fluxfast import ci
-from fluxfast.ci.client import FAILED
+from fluxfast.bench.verdicts.outcome import FAILED_STATUS
 from fluxfast.ci.nights import accepted, issues, keep, propose
 from fluxfast.ci.pulls import again, comment, gate, measured, summary, wanted
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser, with one command for each function."""
     top = argparse.ArgumentParser(prog="python -m fluxfast.ci", description=ci.__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function: Any, **options: dict[str, Any]) -> None:
-        one = commands.add_parser(function.__name__, help=function.__doc__)
+        one = commands.add_parser(function.__name__, help=function.__doc__.splitlines()[0])
         for name, settings in options.items():
             one.add_argument(f"--{name}", **({"required": True} | settings))
         one.set_defaults(run=function)
@@ -39,13 +42,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
     except subprocess.CalledProcessError as error:
-        sys.stderr.write(f"fluxfast.ci: {' '.join(error.cmd[:3])} … ended with "
-                         f"{error.returncode}\n")  # fmt: skip
-        return FAILED
+        command = " ".join(error.cmd[:3])
+        sys.stderr.write(f"fluxfast.ci: {command} … failed with exit status {error.returncode}\n")
+        return FAILED_STATUS
 
 
 if __name__ == "__main__":

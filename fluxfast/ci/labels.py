@@ -1,4 +1,4 @@
-"""What people say of a pull request: its labels, and the line of its description that accepts."""
+"""The labels of pull requests and issues, and the line that accepts a slowdown."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ ISSUE_LABEL = "perf-regression"
 
 
 def labels_of(pull: Mapping[str, Any]) -> list[str]:
+    """Return the names of a pull request's labels."""
     return [label["name"] for label in pull["labels"]]
 
 
 def accepting_reason(body: str) -> str | None:
-    """What stands behind `perf-ok:` on a line of its own; not in a comment of the template."""
-    said = re.sub(r"<!--.*?(-->|\Z)", "", body, flags=re.DOTALL)
-    found = re.search(rf"^[ \t]*{ACCEPTING_LABEL}:[ \t]*(\S.*)$", said, re.MULTILINE)
+    """Return the text after `perf-ok:` on a line of its own, outside comments of the template."""
+    written = re.sub(r"<!--.*?(-->|\Z)", "", body, flags=re.DOTALL)
+    found = re.search(rf"^[ \t]*{ACCEPTING_LABEL}:[ \t]*(\S.*)$", written, re.MULTILINE)
     return found[1].strip() if found else None

@@ -1,4 +1,4 @@
-"""The gate of a pull request: whether it is timed, its comment, its status."""
+"""Gate a pull request: decide whether it is benchmarked, comment on it, and set its status."""
 
 from __future__ import annotations
 
@@ -11,18 +11,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxfast.ci.client import FAILED, NOT_JUDGED, PASSED, gh, note, run, say, with_body
+from fluxfast.bench.verdicts.outcome import (
+    FAILED_STATUS,
+    NOT_JUDGED_STATUS,
+    PASSED_STATUS,
+    Outcome,
+    exit_code,
+)
+from fluxfast.ci.client import gh, note, output_of, say, with_body
 from fluxfast.ci.labels import ACCEPTING_LABEL, GATING_LABEL, accepting_reason, labels_of
 
 COMMENT_MARK = "<!-- fluxfast: the verdict on this pull request -->"
 GATE = "perf-gate.yml"
-LOOKS, LOOK_EVERY_S = 50, 10.0  # at a run that is neither measuring nor done
-SKIPPED = ("undecided", "invalid runner")  # as pytest has them: neither passed nor failed
-# A pull request that touches one of these is timed without being asked.
-GATED_PATHS = ("fluxfast/", "constraints-h200.txt", "pyproject.toml")
-# But for these, which no image is drawn or timed with.
+POLLS, POLL_EVERY_S = 50, 10.0  # of a run that is neither measuring nor finished
+# A pull request that changes one of these is benchmarked without the label,
+GATED_PATHS = (
+    "fluxfast/",
+    "perf_tests/",
+    "conftest.py",
+    "constraints-h200.txt",
+    "pyproject.toml",
+)
+# except for these, which no image is generated or timed with.
 UNTIMED_PATHS = (
-    "fluxfast/github/",
+    "fluxfast/ci/",
+    "fluxfast/cli/",
     "fluxfast/history/",
     "fluxfast/mini/",
     "fluxfast/quality/",
@@ -31,45 +44,48 @@ UNTIMED_PATHS = (
 
 
 def is_wanted(labels: Sequence[str], paths: Sequence[str]) -> bool:
+    """Return whether a pull request with these labels and changed paths is benchmarked."""
     timed = (p for p in paths if p.startswith(GATED_PATHS) and not p.startswith(UNTIMED_PATHS))
     return GATING_LABEL in labels or any(timed)
 
 
 def wanted(options: argparse.Namespace) -> int:
-    """Write `run=true` or `run=false`: whether a pull request is timed."""
-    paths = run("git", "diff", "--name-only", f"{options.base}...HEAD").splitlines()
+    """Write `run=true` or `run=false`: whether a pull request is benchmarked."""
+    paths = output_of("git", "diff", "--name-only", f"{options.base}...HEAD").splitlines()
     labels = labels_of(gh("pr", "view", options.pull, "--json", "labels"))
     answer = is_wanted(labels, paths)
     with Path(options.output).open("a", encoding="utf-8") as file:
         file.write(f"run={str(answer).lower()}\n")
-    say(f"timed: {answer} ({len(paths)} files changed; labels: {', '.join(labels) or 'none'})")
-    return PASSED
+    reason = f"{len(paths)} files changed; labels: {', '.join(labels) or 'none'}"
+    say(f"benchmarked: {'yes' if answer else 'no'} ({reason})")
+    return PASSED_STATUS
 
 
 def again(options: argparse.Namespace) -> int:
-    """What a label or a description that came later asks of the run of a commit.
+    """Rerun what a later label or description of a pull request asks for.
 
-    The label `perf` has it timed, if it was not. Else it is judged again, on what was measured.
+    The label `perf` has the commit benchmarked if it was not. Other changes have the gate read the
+    existing measurements again.
     """
-    asked = Again(why="still under way", waits=True)
-    for _ in range(LOOKS):
+    rerun = Rerun(reason="still under way", waits=True)
+    for _ in range(POLLS):
         pull = gh("pr", "view", options.pull, "--json", "labels,headRefOid,headRefName")
         if pull["headRefOid"] != options.commit:
-            say("another commit has come: its own run sees labels and description")
-            return PASSED
+            say("a newer commit was pushed; its own run reads labels and description")
+            return PASSED_STATUS
         number, jobs = _latest_run(pull)
-        asked = again_of(jobs, GATING_LABEL in labels_of(pull))
-        if not asked.waits:
+        rerun = rerun_of(jobs, is_labelled=GATING_LABEL in labels_of(pull))
+        if not rerun.waits:
             break
-        time.sleep(LOOK_EVERY_S)
-    if asked.rerun is not None:
-        gh("run", "rerun", *(asked.rerun or (number,)))
-    say(asked.why)
-    return FAILED if asked.waits else PASSED
+        time.sleep(POLL_EVERY_S)
+    if rerun.arguments is not None:
+        gh("run", "rerun", *(rerun.arguments or (number,)))
+    say(rerun.reason)
+    return FAILED_STATUS if rerun.waits else PASSED_STATUS
 
 
 def _latest_run(pull: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Of its newest commit: the number, "" where there is none, and the jobs by name."""
+    """Return the number ("" without a run) and the jobs by name of the newest commit's run."""
     found = gh("run", "list", "--workflow", GATE, "--commit", pull["headRefOid"], "--branch",
                pull["headRefName"], "--limit", "1", "--json", "databaseId")  # fmt: skip
     if not found:
@@ -79,50 +95,63 @@ def _latest_run(pull: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Again:
-    """What to run again, as `gh run rerun` has it: None for nothing, () for all; or to wait."""
+class Rerun:
+    """The part of a run to run again.
 
-    why: str
-    rerun: tuple[str, ...] | None = None
+    Attributes:
+        reason: the sentence for the log.
+        arguments: arguments of `gh run rerun`; None for nothing, () for the whole run.
+        waits: the run has to go on before this can be decided.
+    """
+
+    reason: str
+    arguments: tuple[str, ...] | None = None
     waits: bool = False
 
 
-def again_of(jobs: Mapping[str, Mapping[str, Any]], is_asked: bool) -> Again:
+def rerun_of(jobs: Mapping[str, Mapping[str, Any]], is_labelled: bool) -> Rerun:
+    """Return what to run again.
+
+    Args:
+        jobs: the jobs of the newest run by name; empty without a run.
+        is_labelled: the pull request has the label `perf`.
+    """
     measure, judging = jobs.get("measure", {}), jobs.get("gate", {})
     if measure and measure["status"] != "completed":
-        return Again(why="still measuring: its gate reads labels and description after that")
+        return Rerun(reason="still measuring; the gate reads labels and description afterwards")
     if not jobs:
-        return Again(why=f"{GATE} has not begun", waits=True)
+        return Rerun(reason=f"{GATE} has not started", waits=True)
     if any(job["status"] != "completed" for job in jobs.values()):
-        return Again(why="still under way", waits=True)
+        return Rerun(reason="still under way", waits=True)
     if measure.get("conclusion") == "success":
-        return Again(rerun=("--job", str(judging["databaseId"])), why="judged again")
-    if is_asked:
-        return Again(rerun=(), why="timed, for it was not")
-    return Again(why="nothing was measured, nothing to judge")
+        arguments = ("--job", str(judging["databaseId"]))
+        return Rerun(arguments=arguments, reason="the gate judges the measurements again")
+    if is_labelled:
+        return Rerun(arguments=(), reason="benchmarking the commit, which was not measured")
+    return Rerun(reason="nothing was measured, so there is nothing to judge")
 
 
 def measured(options: argparse.Namespace) -> int:
-    """Fail unless the job that measures has ended well."""
+    """Fail unless the job `measure` succeeded."""
     if options.result == "success":
-        return PASSED
-    ended = options.result or "nothing"
-    say(f"nothing was measured: the job `measure` ended as {ended}; read its log, run it again")
-    return FAILED
+        return PASSED_STATUS
+    result = options.result or "no result"
+    say(f"nothing was measured: job `measure` ended with {result}; read its log and run it again")
+    return FAILED_STATUS
 
 
 def summary(options: argparse.Namespace) -> int:
-    """Say a text, and put it into the summary of the job."""
+    """Print a text and add it to the summary of the job."""
     note(options.body.read_text(encoding="utf-8"))
-    return PASSED
+    return PASSED_STATUS
 
 
 def comment(options: argparse.Namespace) -> int:
-    """Post the text, or update the comment that is there."""
-    judged, report = _judged(options)
+    """Post the report as a comment, or update the existing comment."""
+    judged = _judged(options)
     text = options.body.read_text(encoding="utf-8")
-    if judged.status == PASSED and report["status"] != "pass":
-        text = f"**{judged.why}**\n\n{text}"
+    if judged.is_accepted:
+        text = f"**{judged.reason}**\n\n{text}"
     mine = f'.[] | select(.body | startswith("{COMMENT_MARK}")) | .id'
     comments = f"repos/{{owner}}/{{repo}}/issues/{options.pull}/comments"
     found = str(gh("api", comments, "--paginate", "--jq", mine)).split()
@@ -130,55 +159,70 @@ def comment(options: argparse.Namespace) -> int:
     method = "PATCH" if found else "POST"
     marked = f"{COMMENT_MARK}\n{text}"
     with_body(marked, "api", "--method", method, at, "--silent", "-F", "body=@")
-    say("updated the comment" if found else "commented")
-    return PASSED
+    say("updated the comment" if found else "posted a comment")
+    return PASSED_STATUS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """The exit status of a run, and why."""
+    """The decision about a pull request.
+
+    Attributes:
+        status: the exit status.
+        reason: the sentence that explains it.
+        is_accepted: the pull request passes because its slowdowns were accepted.
+    """
 
     status: int
-    why: str
+    reason: str
+    is_accepted: bool = False
 
 
-def gate_of(report: Mapping[str, Any], failed_tests: int, reason: str | None) -> Gate:
-    """Judge a report; `reason` is why a slowdown is accepted, None where nobody accepts it."""
-    failing = [case for case in report["cases"] if not case["passes"]]
-    worse = [c for c in failing if c["outcome"] not in SKIPPED]
-    if not report["cases"]:
-        return Gate(status=FAILED, why="no case was measured: see the log")
+def gate_of(report: Mapping[str, Any], failed_tests: int, accepted: str | None) -> Gate:
+    """Judge a report.
+
+    Args:
+        report: the JSON of `fluxfast report`.
+        failed_tests: how many tests failed; cases that were not judged are skipped, not failed.
+        accepted: the reason why slowdowns are accepted; None if they are not.
+    """
+    outcomes = [Outcome(case["outcome"]) for case in report["cases"]]
+    worse = [o for o in outcomes if o.is_judged and not o.is_pass]
+    if not outcomes:
+        return Gate(status=FAILED_STATUS, reason="no case was measured; read the log")
     if failed_tests > len(worse):
-        untold = failed_tests - len(worse)
-        return Gate(status=FAILED, why=f"{untold} tests failed without a verdict: see the log")
-    if report["status"] == "pass":
-        return Gate(status=PASSED, why=report["verdict_line"])
-    if report["status"] == "not judged":
-        return Gate(status=NOT_JUDGED, why=f"{report['verdict_line']}: run it again")
-    if reason and all(case["outcome"] == "slower" for case in worse):
-        return Gate(status=PASSED, why=f"{len(worse)} slowdowns accepted: {reason}")
-    return Gate(status=FAILED, why=report["verdict_line"])
+        others = failed_tests - len(worse)
+        reason = f"{others} tests failed without a verdict; read the log"
+        return Gate(status=FAILED_STATUS, reason=reason)
+    status, line = exit_code(outcomes), report["verdict_line"]
+    if accepted and worse and set(worse) == {Outcome.SLOWER}:
+        reason = f"{len(worse)} slowdowns accepted: {accepted}"
+        return Gate(status=PASSED_STATUS, reason=reason, is_accepted=True)
+    if status == NOT_JUDGED_STATUS:
+        return Gate(status=status, reason=f"{line}; run the job again")
+    return Gate(status=status, reason=line)
 
 
 def gate(options: argparse.Namespace) -> int:
-    """End with the status of a run: 0 passed, 1 failed, 6 not judged."""
-    judged, _ = _judged(options)
-    say(judged.why)
-    if judged.status == FAILED:
-        say(f"To accept what is slower, give it the label {ACCEPTING_LABEL} and write a line "
-            f"`{ACCEPTING_LABEL}: why` in the description")  # fmt: skip
+    """Exit with the status of a run: 0 passed, 1 failed, 6 not judged."""
+    judged = _judged(options)
+    say(judged.reason)
+    if judged.status == FAILED_STATUS:
+        say(f"to accept a slowdown, add the label {ACCEPTING_LABEL} and the line "
+            f"`{ACCEPTING_LABEL}: REASON` to the description")  # fmt: skip
     return judged.status
 
 
-def _judged(options: argparse.Namespace) -> tuple[Gate, dict[str, Any]]:
-    """And the report that is judged, with what the pull request says for it."""
+def _judged(options: argparse.Namespace) -> Gate:
+    """Judge the report, with the acceptance of the pull request."""
     report = json.loads(options.report.read_text(encoding="utf-8"))
     pull = gh("pr", "view", options.pull, "--json", "labels,body") if options.pull else {}
     is_accepted = pull and ACCEPTING_LABEL in labels_of(pull)
-    reason = accepting_reason(pull["body"] or "") if is_accepted else None
-    return gate_of(report, failed_tests(options.junit), reason), report
+    accepted = accepting_reason(pull["body"] or "") if is_accepted else None
+    return gate_of(report, failed_tests(options.junit), accepted)
 
 
 def failed_tests(junit: Path) -> int:
+    """Return how many tests failed or had an error, according to a JUnit file."""
     suites = ElementTree.parse(junit).getroot().iter("testsuite")
     return sum(int(s.get("failures", 0)) + int(s.get("errors", 0)) for s in suites)

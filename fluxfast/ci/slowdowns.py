@@ -1,4 +1,4 @@
-"""The slowdowns of a history as issues: which to open, which to close. Pure, standard library."""
+"""Map the slowdowns of a history to issues: which to open, edit and close. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from typing import Any
 
 from fluxfast.ci.labels import ACCEPTING_LABEL
 
-NIGHTS_APART = 2  # a change point may move so far as more nights are known
+NIGHTS_APART = 2  # how far a change point may move as more nights are measured
 MARK = "<!-- fluxfast slowdown"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slowdown:
-    """One change point, with every case on one GPU that moved with it: what is said of each.
+    """One change point with every case on one GPU that became slower there.
 
-    `nights`: of the history, oldest first.
+    Attributes:
+        gpu: the name of the machine.
+        since: the first slower night.
+        commits: the last good and the first slower commit.
+        cases: the change of each case, for people, by case id.
+        nights: all nights of the history, oldest first.
     """
 
     gpu: str
@@ -30,46 +35,51 @@ class Slowdown:
 
     @property
     def title(self) -> str:
+        """The title of the issue."""
         plural = "" if len(self.cases) == 1 else "s"
         return f"{self.gpu}: {len(self.cases)} case{plural} slower since {self.since}"
 
     @property
     def body(self) -> str:
-        cases = "\n".join(f"- `{case}`: {said}" for case, said in self.cases.items())
+        """The text of the issue."""
+        cases = "\n".join(f"- `{case}`: {change}" for case, change in self.cases.items())
         good, changed = self.commits
         return (
-            f"{MARK} | {self.gpu} | {self.since} -->\n{cases}\n\nlast good "
-            f"`{good}`, first slower `{changed}`\n\nThis is closed by itself when the level is "
-            f"back, or accepted with a pull request that has the label `{ACCEPTING_LABEL}` and a "
-            "reason."
+            f"{MARK} | {self.gpu} | {self.since} -->\n{cases}\n\nLast good commit "
+            f"`{good}`, first slower commit `{changed}`.\n\nThis issue is closed automatically "
+            "when the slowdown recovers, or when it is accepted by a pull request with the label "
+            f"`{ACCEPTING_LABEL}` and a reason."
         )
 
     def is_of(self, body: str) -> bool:
-        """Whether an issue with this body is about this slowdown: one of its cases, about then."""
+        """Return whether an issue with this body is about this slowdown.
+
+        It is if it names the GPU, one of the cases, and a night close to this one.
+        """
         marked = marks(body)
         if marked is None or marked[0] != self.gpu:
             return False
         then, since = (bisect_left(self.nights, day) for day in (marked[1], self.since))
-        of_it = set(re.findall(r"^- `(.+?)`:", body, re.MULTILINE))
-        return abs(then - since) <= NIGHTS_APART and bool(of_it & self.cases.keys())
+        named = set(re.findall(r"^- `(.+?)`:", body, re.MULTILINE))
+        return abs(then - since) <= NIGHTS_APART and bool(named & self.cases.keys())
 
 
 def marks(body: str) -> tuple[str, date] | None:
-    """The GPU and the first night that the body of an issue of ours is marked with."""
+    """Return the GPU and the first night in the mark of an issue's body; None without a mark."""
     found = re.match(rf"{MARK} \| (.+?) \| (\S+) -->", body)
     return (found[1], date.fromisoformat(found[2])) if found else None
 
 
 def slowdowns(history: Sequence[Mapping[str, Any]]) -> list[Slowdown]:
-    """What `fluxfast history --json` says is still slower, by GPU and commits."""
+    """Return the slowdowns in `fluxfast history --json` that are still open."""
     found: dict[tuple[str, date, tuple[str, str]], dict[str, str]] = {}
     for series in history:
         for change in series["changes"]:
             if change["still_slower"]:
                 commits = change["last_good_commit"], change["first_changed_commit"]
                 since = date.fromisoformat(change["date"][:10])
-                said = f"{change['relative']:+.1%}, {change['cause']}: {change['detail']}"
-                found.setdefault((series["gpu"], since, commits), {})[series["case"]] = said
+                text = f"{change['relative']:+.1%}, {change['cause']}: {change['detail']}"
+                found.setdefault((series["gpu"], since, commits), {})[series["case"]] = text
     nights = tuple(nights_of(history))
     return [
         Slowdown(gpu=gpu, since=since, commits=commits, cases=cases, nights=nights)
@@ -78,14 +88,15 @@ def slowdowns(history: Sequence[Mapping[str, Any]]) -> list[Slowdown]:
 
 
 def nights_of(history: Sequence[Mapping[str, Any]]) -> list[date]:
+    """Return the nights on which anything was measured, oldest first."""
     days = {night["measured_at"][:10] for series in history for night in series["nights"]}
     return [date.fromisoformat(day) for day in sorted(days)]
 
 
 def accepted_slowdowns(history: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
-    """The pull requests that made a case slower and were accepted, by GPU and case.
+    """Return the accepted pull requests that made a case slower, by GPU and case.
 
-    A case that is slower for another reason as well is not among them.
+    A case with another, open slowdown is left out.
     """
     found = {}
     for series in history:
@@ -98,7 +109,13 @@ def accepted_slowdowns(history: Sequence[Mapping[str, Any]]) -> dict[tuple[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class IssueActions:
-    """What to open, and by number what to close and what to describe anew."""
+    """What to do with issues.
+
+    Attributes:
+        to_open: slowdowns without an issue.
+        to_close: numbers of issues whose slowdown is over.
+        to_edit: slowdowns whose issue has an outdated text, by number.
+    """
 
     to_open: list[Slowdown]
     to_close: list[int]
@@ -108,19 +125,20 @@ class IssueActions:
 def issue_actions(
     history: Sequence[Mapping[str, Any]], issues: Sequence[Mapping[str, Any]]
 ) -> IssueActions:
-    """An issue that somebody closed stays closed; a slowdown of another night is another one.
+    """Return what to do with the issues, given the history.
 
-    What began before the history does is left alone: it does not say how it went on.
+    An issue that somebody closed stays closed; a slowdown of another night gets a new one. Issues
+    from before the first night of the history are left alone, because it does not cover them.
     """
     now, nights = slowdowns(history), nights_of(history)
     bodies = {issue["number"]: issue["body"] or "" for issue in issues}
     to_close, to_edit = [], {}
     for number in (issue["number"] for issue in issues if issue["state"] == "OPEN"):
-        of_it = next((s for s in now if s.is_of(bodies[number])), None)
+        slowdown = next((s for s in now if s.is_of(bodies[number])), None)
         marked = marks(bodies[number])
-        if of_it and of_it.body != bodies[number]:
-            to_edit[number] = of_it
-        elif not of_it and marked and nights and marked[1] >= nights[0]:
+        if slowdown and slowdown.body != bodies[number]:
+            to_edit[number] = slowdown
+        elif not slowdown and marked and nights and marked[1] >= nights[0]:
             to_close.append(number)
     return IssueActions(
         to_open=[s for s in now if not any(map(s.is_of, bodies.values()))],

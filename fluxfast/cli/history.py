@@ -1,4 +1,4 @@
-"""`fluxfast history`: the figures of every night, and where they changed."""
+"""`fluxfast history`: store the results of every night and find change points."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.baselines.baseline import read_baseline
-from fluxfast.bench.results.result import CaseResult, read_results
+from fluxfast.bench.baselines.file import read_baseline
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.store import read_results
 from fluxfast.console import out
 from fluxfast.history.changes import ChangePoint, change_points, still_slower
-from fluxfast.history.series import Series, all_series
-from fluxfast.history.store import (
+from fluxfast.history.database import (
     DATABASE,
     METRICS,
     a_year_before_the_newest,
@@ -22,37 +22,46 @@ from fluxfast.history.store import (
     measurement_of,
     opened,
 )
+from fluxfast.history.series import Series, all_series
 from fluxfast.tables import plain_table, render, wrapping
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("history", help="figures of every night, and their change points")
-    parser.add_argument("--database", type=Path, default=DATABASE, help="SQLite file (%(default)s)")
+    """Add the options of `fluxfast history`."""
+    parser = commands.add_parser("history", help="show the results of every night, find changes")
+    parser.add_argument(
+        "--database", type=Path, default=DATABASE, help="SQLite file (default: %(default)s)"
+    )
     parser.add_argument(
         "--add",
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="append the results in these folders and baseline files",
+        help="add the results in these folders and baseline files",
     )
-    parser.add_argument("--gpu", default="", help="part of a GPU's name (any)")
-    parser.add_argument("--case", default="", help="part of a case's name (any)")
-    parser.add_argument("--metric", choices=METRICS, help="what each case is judged by")
+    parser.add_argument("--gpu", default="", help="part of the GPU's name (default: any)")
+    parser.add_argument("--case", default="", help="part of the case id (default: any)")
     parser.add_argument(
-        "--since", metavar="DATE", help="2026-01-31, say (a year before the newest)"
+        "--metric", choices=METRICS, help="metric (default: the one that the case is judged by)"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--since",
+        metavar="DATE",
+        help="first date, as 2026-01-31 (default: a year before the newest result)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
+    """Add results, or print the series with their change points."""
     results = _results(options.add or [])
     with opened(options.database, new=bool(options.add)) as connection:
         if options.add:
             added = append(connection, map(measurement_of, results))
             out(
                 f"{added} of {len(results)} results added to {options.database}, "
-                f"{len(results) - added} were there"
+                f"{len(results) - added} were already there"
             )
             return
         series = all_series(
@@ -68,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _results(paths: list[Path]) -> list[CaseResult]:
-    """In folders, and in baseline files."""
+    """Read the results of folders and baseline files."""
     files = [path for path in paths if path.is_file()]
     folders = [path for path in paths if path not in files]
     accepted = [r for file in files for rs in read_baseline(file).results.values() for r in rs]
@@ -87,7 +96,7 @@ def _row(series: Series, points: list[ChangePoint]) -> dict[str, Any]:
 
 
 def point_row(point: ChangePoint) -> dict[str, Any]:
-    """One change point, for programs."""
+    """Return one change point for programs."""
     return {
         "date": point.first_changed.measured_at,
         "before": point.before,
@@ -103,7 +112,7 @@ def point_row(point: ChangePoint) -> dict[str, Any]:
 
 def _text(found: list[tuple[Series, list[ChangePoint]]]) -> str:
     if not found:
-        return "no results: append some with `fluxfast history --add DIR`"
+        return "no results match; add some with `fluxfast history --add DIR`"
     tables = [f"{gpu}\n{_table(list(of_gpu))}" for gpu, of_gpu in groupby(found, _gpu)]
     points = [point for _, of_series in found for point in of_series]
     changed = "\n".join(line for point in points for line in _lines(point))
@@ -115,7 +124,7 @@ def _gpu(found: tuple[Series, list[ChangePoint]]) -> str:
 
 
 def _table(of_gpu: list[tuple[Series, list[ChangePoint]]]) -> str:
-    """The name of a GPU stands above it, not in it: beside one a case's has too little room."""
+    """Return the table of one GPU, whose name has no column because case ids need the width."""
     numbers = ("nights", "first", "last", "changes")
     table = plain_table("case", "metric", *numbers, numbers=numbers)
     for series, points in of_gpu:

@@ -1,4 +1,4 @@
-"""`fluxfast merge`: the results of several machines as one folder, if they belong together."""
+"""`fluxfast merge`: merge the results of several shards into one folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,25 @@ from fluxfast.report.merge import merge
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("merge", help="join the shards of one run")
-    parser.add_argument("results", type=Path, nargs="+", metavar="DIR", help="a shard's results")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    """Add the options of `fluxfast merge`."""
+    parser = commands.add_parser("merge", help="merge the results of several shards")
+    parser.add_argument(
+        "results", type=Path, nargs="+", metavar="DIR", help="results folder of a shard"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="new folder for the merged results",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    count = merge(options.results, options.output)
-    out(f"{count} results of {len(options.results)} folders are in {options.output}")
+    """Merge, and name the folders that had no results."""
+    merged = merge(options.results, options.output)
+    used = len(options.results) - len(merged.empty)
+    out(f"merged {merged.count} results of {used} folders into {options.output}")
+    for folder in merged.empty:
+        out(f"no results in {folder}")

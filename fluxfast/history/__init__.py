@@ -1,1 +1,1 @@
-"""The results of every night: stored, queried, and searched for change points. No torch."""
+"""The history: figures of every night in SQLite, their series and change points. No torch."""

@@ -1,8 +1,8 @@
-"""Where a series of nights changed its level, by how much, and what changed with it. No torch.
+"""Find the change points of a series of nights, with size and cause. No torch.
 
-The places are found by ruptures' exact segmentation (PELT with a least-squares cost; Killick et
-al. 2012) of the logarithms. A place counts where the level moved by the floor or more, and by
-more than the nights scatter: autocorrelated noise alone gives no steps then.
+Candidates come from ruptures' exact segmentation (PELT with a least-squares cost; Killick et al.
+2012) of the logarithms. A candidate counts if the level changed by the floor or more, and by more
+than the scatter of the nights, so that autocorrelated noise alone gives no change points.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from itertools import pairwise
 import numpy as np
 
 from fluxfast.extras import extra
+from fluxfast.history.database import Acceptance
 from fluxfast.history.series import Night, Series
-from fluxfast.history.store import Acceptance
 
-FLOOR = 0.02  # a smaller change of level is not reported
-SHORTEST_LEVEL = 3  # nights: one or two that stick out are a spike
-SCATTERS = 2.5  # and the level has to move by so many standard deviations of a night,
-SHORT_SCATTERS = 6.0  # plus so many divided by the nights of the shorter level
-NIGHTS_OFF = 2  # that a change may seem to be from where it is
-SPIKE_WINDOW = 2 * (SHORTEST_LEVEL - 1) + 1  # a median over it takes out spikes of two nights
+FLOOR = 0.02  # a smaller relative change of level is not reported
+SHORTEST_LEVEL = 3  # nights; one or two outliers are a spike
+# The level has to change by SCATTERS standard deviations of a night, plus SHORT_SCATTERS divided by
+# the nights of the shorter level.
+SCATTERS = 2.5
+SHORT_SCATTERS = 6.0
+NIGHTS_OFF = 2  # error of the position of a change point
+SPIKE_WINDOW = 2 * (SHORTEST_LEVEL - 1) + 1  # a median over it removes spikes of two nights
 
 
 class Cause(StrEnum):
-    """What differs between the night before and the night after."""
+    """What differs between the last night before a change point and the first one after it."""
 
     STACK = "stack"
     CODE = "code"
@@ -39,10 +41,17 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ChangePoint:
-    """`before` and `after` are the levels (medians); `night` is the first at the new level.
+    """A lasting change of the level of a series.
 
-    `accepted`: what was first measured in that night, or in one or two beside it, with its
-    slowdown accepted, oldest first. Which of several moved which case is not known.
+    Attributes:
+        series: the series.
+        night: index of the first night at the new level.
+        before: the level (median) before, in the unit of the metric.
+        after: the level after.
+        cause: what differs between the nights.
+        detail: the difference, for people.
+        accepted: accepted pull requests that were first measured in that night or up to two nights
+            away, oldest first. Which of several changed which case is not known.
     """
 
     series: Series
@@ -55,21 +64,30 @@ class ChangePoint:
 
     @property
     def relative(self) -> float:
+        """The relative change of level; positive is slower."""
         return self.after / self.before - 1
 
     @property
     def last_good(self) -> Night:
+        """The last night at the old level."""
         return self.series.nights[self.night - 1]
 
     @property
     def first_changed(self) -> Night:
+        """The first night at the new level."""
         return self.series.nights[self.night]
 
 
 def change_points(
     series: Series, accepted: Sequence[Acceptance] = (), floor: float = FLOOR
 ) -> list[ChangePoint]:
-    """The steps of a series, oldest first; `floor` is relative."""
+    """Return the change points of a series, oldest first.
+
+    Args:
+        series: the nights.
+        accepted: acceptances to assign to change points.
+        floor: the smallest relative change of level that counts.
+    """
     logs = np.log([night.value for night in series.nights])
     bounds = _levels(logs, math.log1p(floor))
     held_by = _nearest(accepted, series.nights, bounds[1:-1])
@@ -93,7 +111,7 @@ def change_points(
 def _nearest(
     accepted: Sequence[Acceptance], nights: Sequence[Night], changes: Sequence[int]
 ) -> dict[int, list[Acceptance]]:
-    """By change, the acceptances that were first measured in its night or a night or two off."""
+    """Return the acceptances first measured within `NIGHTS_OFF` of each change, by its index."""
     began, found = [night.measured_at for night in nights], dict[int, list[Acceptance]]()
     for acceptance in accepted:
         first = bisect_left(began, acceptance.measured_at)
@@ -104,7 +122,7 @@ def _nearest(
 
 
 def still_slower(points: Sequence[ChangePoint], floor: float = FLOOR) -> list[ChangePoint]:
-    """The slowdowns of one series that nobody accepted and that no level since has undone."""
+    """Return the slowdowns of one series that are not accepted and not undone by a later level."""
     return [
         p
         for i, p in enumerate(points)
@@ -114,7 +132,7 @@ def still_slower(points: Sequence[ChangePoint], floor: float = FLOOR) -> list[Ch
 
 
 def _levels(logs: np.ndarray, floor: float) -> list[int]:
-    """Bounds of the levels, from 0 to the number of nights."""
+    """Return the bounds of the levels, from 0 to the number of nights."""
     if len(logs) < 2 * SHORTEST_LEVEL:
         return [0, len(logs)]
     ruptures = extra("ruptures", name="report")  # takes seconds to import
@@ -134,14 +152,14 @@ def _levels(logs: np.ndarray, floor: float) -> list[int]:
 
 
 def _scatter(values: np.ndarray) -> float:
-    """The standard deviation, by the median absolute deviation, which spikes do not move."""
+    """Estimate the standard deviation from the median absolute deviation, robust to spikes."""
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 def _weakest(logs: np.ndarray, bounds: list[int], floor: float) -> int | None:
-    """Index in `bounds` of the step that is furthest below its threshold, if one is below.
+    """Return the index in `bounds` of the step furthest below its threshold; None if none is.
 
-    The shorter the level, the further it has to stand out.
+    The threshold is higher for shorter levels.
     """
     levels = [logs[begin:end] for begin, end in pairwise(bounds)]
     medians = [float(np.median(level)) for level in levels]
@@ -156,19 +174,19 @@ def _weakest(logs: np.ndarray, bounds: list[int], floor: float) -> int | None:
 
 
 def _short(logs: np.ndarray, bounds: list[int]) -> int | None:
-    """Index in `bounds` of a step that too few nights on one side of it bear out."""
+    """Return the index in `bounds` of a step that too few nights on one side support."""
     for i in range(1, len(bounds) - 1):
         left, right = logs[bounds[i - 1] : bounds[i]], logs[bounds[i] : bounds[i + 1]]
         middle = (np.median(left) + np.median(right)) / 2
         is_up = np.median(right) > middle
-        bearing_out = np.sum((left < middle) == is_up), np.sum((right > middle) == is_up)
-        if min(bearing_out) < SHORTEST_LEVEL:
+        supporting = np.sum((left < middle) == is_up), np.sum((right > middle) == is_up)
+        if min(supporting) < SHORTEST_LEVEL:
             return i
     return None
 
 
 def _sharpened(logs: np.ndarray, bounds: list[int]) -> list[int]:
-    """Each inner bound moved by a night or two to where the unsmoothed levels fit best."""
+    """Move each inner bound by up to two nights to where the unsmoothed levels fit best."""
     sharp = list(bounds)
     for i in range(1, len(bounds) - 1):
         before = np.median(logs[bounds[i - 1] : bounds[i]])
@@ -188,11 +206,11 @@ def _cause(before: Night, after: Night) -> tuple[Cause, str]:
     commits = f"{before.commit_id[:10]} → {after.commit_id[:10]}"
     moved = before.commit_id != after.commit_id
     if before.stack != after.stack:
-        code = f"; the code changed too: {commits}" if moved else ""
+        code = f"; the commit changed, too: {commits}" if moved else ""
         return Cause.STACK, _stack_change(json.loads(before.stack), json.loads(after.stack)) + code
     if moved:
         return Cause.CODE, commits
-    return Cause.MACHINE, f"the same commit {after.commit_id[:10]} and stack: look at the runner"
+    return Cause.MACHINE, f"same commit {after.commit_id[:10]} and stack: check the runner"
 
 
 def _stack_change(before: dict[str, str], after: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""From measurements to a series of nights for each case and GPU. No torch."""
+"""Group measurements into a series of nights for each case and GPU. No torch."""
 
 from __future__ import annotations
 
@@ -10,24 +10,41 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from fluxfast.history.store import rows_of, stacks
+from fluxfast.history.database import metric_rows, stacks
 
-JUDGED_BY = ("eager_ratio", "e2e_s")  # the first that a case has: the ratio is a CPU's
-VALUES = 6  # the first column of a row's values
+JUDGED_BY = ("eager_ratio", "e2e_s")  # a case is judged by the first that it has
+FIRST_VALUE = 6  # the index of the first metric in a row
 
 
 class Night(NamedTuple):
-    """The median over the processes that measured one commit on one stack on one day (UTC)."""
+    """The median over the processes that measured one commit on one stack on one day (UTC).
+
+    Attributes:
+        measured_at: when the first process measured, in ISO 8601.
+        commit_id: the commit.
+        stack: versions by package, as a sorted JSON object.
+        value: the median, in the unit of the metric.
+        processes: how many processes measured.
+    """
 
     measured_at: str
     commit_id: str
-    stack: str  # a JSON object, sorted, of versions by package
+    stack: str
     value: float
     processes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
+    """The nights of one case on one GPU, oldest first.
+
+    Attributes:
+        gpu: the name of the machine.
+        case_id: the case.
+        metric: the metric of the values.
+        nights: the nights.
+    """
+
     gpu: str
     case_id: str
     metric: str
@@ -42,13 +59,18 @@ def all_series(
     case: str = "",
     since: str = "",
 ) -> list[Series]:
-    """A series for each case and GPU; `gpu` and `case` are parts of a name, `since` is a date.
+    """Return a series for each case and GPU.
 
-    Without a `metric`, what the case is judged by: `eager_ratio` on a CPU, `e2e_s` elsewhere.
+    Args:
+        connection: the database.
+        metric: the metric; None for the one that the case is judged by (`eager_ratio` on a CPU,
+            `e2e_s` on a GPU).
+        gpu: a part of the GPU's name; "" for any.
+        case: a part of the case id; "" for any.
+        since: the first date, as 2026-01-31; "" for all.
     """
-
     metrics = (metric,) if metric else JUDGED_BY
-    rows = rows_of(connection, metrics, gpu=gpu, case=case, since=since)
+    rows = metric_rows(connection, metrics, gpu=gpu, case=case, since=since)
     versions = stacks(connection)
     return [
         _series(gpu, case_id, list(of_case), metrics, versions)
@@ -63,8 +85,10 @@ def _series(
     metrics: Sequence[str],
     versions: Mapping[int, str],
 ) -> Series:
-    """By the first metric that the case has."""
-    column = next(i for i in range(VALUES, len(rows[0])) if any(r[i] is not None for r in rows))
+    """Return the series of the first metric that the case has."""
+    column = next(
+        i for i in range(FIRST_VALUE, len(rows[0])) if any(r[i] is not None for r in rows)
+    )
     nights = []
     for (_, commit_id, stack), of_night in groupby(rows, key=itemgetter(2, 3, 4)):
         processes = [row for row in of_night if row[column] is not None]
@@ -72,5 +96,5 @@ def _series(
             value = statistics.median(row[column] for row in processes)
             began = processes[0][5]
             nights.append(Night(began, commit_id, versions[stack], value, len(processes)))
-    metric = metrics[column - VALUES]
+    metric = metrics[column - FIRST_VALUE]
     return Series(gpu=gpu, case_id=case_id, metric=metric, nights=tuple(nights))

@@ -1,1 +1,1 @@
-"""What a run came to, for people: a page, a summary for pull requests, and JSON. No torch."""
+"""The report: results as an HTML page, a Markdown summary and JSON. No torch."""

@@ -1,33 +1,35 @@
-"""The summary for a pull request: the verdict, what changed, the rest folded. No torch."""
+"""Write the summary for a pull request: the verdict, the changes, the rest folded. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fluxfast.bench.results.artifacts import told
-from fluxfast.report.charts import steps_of
-from fluxfast.report.inputs import RECORDED
-from fluxfast.report.report import Machine, Report
+from fluxfast.bench.results.artifacts import psnr_text
+from fluxfast.report.ablation import ablation_steps
+from fluxfast.report.columns import MISSING
+from fluxfast.report.contents import MachineReport, Report
+from fluxfast.report.labels import value_title
 from fluxfast.report.rows import Row
 
 SIGNS = {"pass": "✅", "fail": "❌", "not judged": "⚠️"}
+RECORDED_SIGN = "📌"
 MOST_STEPS = 12
 LONGEST_REASON = 400
 HEAD_PX, STEP_PX, BAR_COLOUR = 110, 34, "#5b8fd0"  # readable on white and on black
 
 
 def markdown(report: Report) -> str:
-    """GitHub-flavoured; the staircases are pictures that GitHub draws (Mermaid)."""
-    sign = "📌" if set(report.outcomes) == {RECORDED} else SIGNS[report.status]
+    """Return the summary as GitHub-flavoured Markdown, with cumulative ablations in Mermaid."""
+    sign = RECORDED_SIGN if report.is_recorded else SIGNS[report.status]
     parts = [f"### {sign} {report.verdict_line}"]
-    lines = [f"{machine.where}{b}" for machine in report.machines for b in machine.blames]
+    lines = [f"{m.where}{attribution}" for m in report.machines for attribution in m.attributions]
     if lines:
         parts.append("\n".join(f"- **{line}**" for line in lines))
     if report.changed:
         parts.append(_table(report.changed, reasons=True))
-    elif set(report.outcomes) != {RECORDED}:
-        parts.append("Nothing changed.")
-    parts += [_staircases(machine) for machine in report.machines]
+    elif not report.is_recorded:
+        parts.append("No case changed.")
+    parts += [_ablations(machine) for machine in report.machines]
     parts.append(_folded(f"All {len(report.rows)} cases", _table(report.rows, reasons=False)))
     commands = "\n".join(row.command for row in report.changed or report.rows)
     parts.append(_folded("Reproduce", f"```console\n{commands}\n```"))
@@ -35,29 +37,38 @@ def markdown(report: Report) -> str:
 
 
 def _table(rows: Sequence[Row], *, reasons: bool) -> str:
-    qualities = [told(row.measured.extras.get("quality")) for row in rows]
-    has_quality = any(quality != "–" for quality in qualities)
-    has_machines = any(row.where for row in rows)
-    head = ["verdict", *(["machine"] if has_machines else []), "case", "image", "change"]
-    head += ["step ms", "compile s", "GiB", *(["PSNR dB"] if has_quality else [])]
-    head += ["reason"] if reasons else []
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for row, quality in zip(rows, qualities, strict=True):
-        s, change = row.summary, row.judgement.change
-        cells = [
-            row.judgement.outcome.upper() if not row.judgement.passes else row.judgement.outcome,
-            *([row.gpu] if has_machines else []),
-            f"{row.case.model}: {row.label}",
-            f"{row.value:.3f} {row.unit} ({row.low:.3f}–{row.high:.3f})",
-            "–" if change is None else f"{change:+.1%}",
-            f"{s.step_ms:.1f}",
-            "–" if s.compile_s is None else f"{s.compile_s:.0f}",
-            "–" if s.peak_memory_gib is None else f"{s.peak_memory_gib:.1f}",
-        ]
-        cells += [quality] if has_quality else []
-        cells += [_short(row.judgement.reason)] if reasons else []
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
+    """Return one line for each row; a column that no row has is left out."""
+    cells = [_cells(row) for row in rows]
+    heads = [head for head in cells[0] if any(line[head] != MISSING for line in cells)]
+    heads = [head for head in heads if head != "machine" or any(row.where for row in rows)]
+    heads = [head for head in heads if head != "reason" or reasons]
+    lines = [[line[head].replace("|", "\\|") for head in heads] for line in cells]
+    rule = "|" + " --- |" * len(heads)
+    return "\n".join([_line(heads), rule, *map(_line, lines)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(row: Row) -> dict[str, str]:
+    summary, judgement = row.summary, row.judgement
+    return {
+        "verdict": judgement.outcome.display,
+        "machine": row.gpu,
+        "case": f"{row.case.model}: {row.label}",
+        "image": f"{row.value:.3f} {row.unit} ({row.low:.3f}–{row.high:.3f})",
+        "change": MISSING if judgement.change is None else f"{judgement.change:+.1%}",
+        "ms/step": f"{summary.step_ms:.1f}",
+        "compile (s)": _figure(summary.compile_s, 0),
+        "memory (GiB)": _figure(summary.peak_memory_gib, 1),
+        "PSNR (dB)": psnr_text(row.measured.artifacts.get("quality")),
+        "reason": _short(judgement.reason),
+    }
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"
 
 
 def _short(text: str) -> str:
@@ -69,18 +80,19 @@ def _folded(title: str, text: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
-def _staircases(machine: Machine) -> str:
-    drawn = [picture for rows in machine.workloads if (picture := _staircase(rows))]
-    return _folded(f"Staircase on {machine.gpu}", "\n\n".join(drawn)) if drawn else ""
+def _ablations(machine: MachineReport) -> str:
+    charts = [chart for rows in machine.workloads if (chart := _ablation(rows))]
+    title = f"Cumulative ablation on {machine.gpu}"
+    return _folded(title, "\n\n".join(charts)) if charts else ""
 
 
-def _staircase(rows: Sequence[Row]) -> str:
-    steps = steps_of(rows)[:MOST_STEPS]
+def _ablation(rows: Sequence[Row]) -> str:
+    steps = ablation_steps(rows)[:MOST_STEPS]
     if len(steps) < 2:
         return ""
-    unit = "s" if rows[0].unit == "s" else "times eager"
-    names = ", ".join(f'"{name}"' for name, _ in steps)
-    values = ", ".join(f"{row.value:.4g}" for _, row in steps)
+    names = ", ".join(f'"{step.name}"' for step in steps)
+    values = ", ".join(f"{step.row.value:.4g}" for step in steps)
+    highest = max(step.row.value for step in steps) * 1.05
     return "\n".join(
         [
             "```mermaid",
@@ -92,7 +104,7 @@ def _staircase(rows: Sequence[Row]) -> str:
             "xychart-beta horizontal",
             f'  title "{rows[0].workload}"',
             f"  x-axis [{names}]",
-            f'  y-axis "an image, {unit}" 0 --> {max(row.value for _, row in steps) * 1.05:.4g}',
+            f'  y-axis "{value_title(rows[0].metric)}" 0 --> {highest:.4g}',
             f"  bar [{values}]",
             "```",
         ]

@@ -1,4 +1,4 @@
-"""Joining the results of shards: of one kind of machine, one stack and one commit. No torch."""
+"""Merge the results of shards: of one kind of machine, one stack and one commit. No torch."""
 
 from __future__ import annotations
 
@@ -6,49 +6,76 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from fluxfast.bench.results.artifacts import paths_beside
-from fluxfast.bench.results.result import CaseResult, read_result, read_results
+from fluxfast.bench.results.artifacts import artifact_paths
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.store import read_result, result_paths
 from fluxfast.errors import BaselineError
-from fluxfast.report.same import check_same
+from fluxfast.report.consistency import check_consistent
 
 
-def merge(folders: Sequence[Path], output: Path) -> int:
-    """Copy every result, with what lies beside it, into `output`; how many there are.
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """The outcome of a merge.
 
-    A case that several processes measured is there once for each. Raises BaselineError, and
-    leaves no `output`, where the results differ in GPU, stack or commit or `output` has files.
+    Attributes:
+        count: how many results the merged folder has.
+        empty: folders without results, which were passed over.
     """
-    paths = [path for folder in folders for path in _paths(folder)]
-    found = [(path, read_result(path)) for path in paths]
-    check_same(found)
+
+    count: int
+    empty: tuple[Path, ...]
+
+
+def merge(folders: Sequence[Path], output: Path) -> Merged:
+    """Copy every result with its artifacts into `output`, once for each process of a case.
+
+    A folder without results, such as that of a shard that failed, is passed over.
+
+    Raises:
+        BaselineError: a folder is missing, none has results, the results differ in GPU, stack or
+            commit, or `output` has files. Then `output` is not written.
+    """
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        raise BaselineError(
+            "these folders do not exist",
+            got=", ".join(map(str, missing)),
+            allowed="folders written by pytest perf_tests --results",
+            remedy="check the paths",
+        )
+    found = [(path, read_result(path)) for path in result_paths(folders)]
+    check_consistent(found)
     if output.exists() and any(output.iterdir()):
         raise BaselineError(
-            "the merged results need a folder of their own",
-            got=f"{output}, which has files",
+            "the output folder of the merge is not empty",
+            got=output,
             allowed="a new or empty folder",
-            remedy="name another --output",
+            remedy="choose another --output",
         )
+    distinct = {_identity(result): (path, result) for path, result in found}
+    _write(list(distinct.values()), output)
+    filled = {path.parent for path, _ in found}
+    empty = tuple(folder for folder in folders if folder not in filled)
+    return Merged(count=len(distinct), empty=empty)
+
+
+def _write(found: Sequence[tuple[Path, CaseResult]], output: Path) -> None:
+    """Write the whole folder, or none of it."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
         whole = Path(temporary) / "whole"
-        seen = {_identity(result): (path, result) for path, result in found}
-        for path, result in seen.values():
+        for path, result in found:
             _copy(path, result, whole)
         if output.exists():
             output.rmdir()
         whole.rename(output)
-    return len(seen)
-
-
-def _paths(folder: Path) -> list[Path]:
-    read_results([folder])  # told where there are none
-    return sorted(folder.glob("*.json"))
 
 
 def _identity(result: CaseResult) -> str:
-    """The same result twice, in overlapping folders, is one."""
+    """Return a key that is equal for the same result in overlapping folders."""
     return json.dumps(result.to_json(), sort_keys=True)
 
 
@@ -60,9 +87,8 @@ def _copy(path: Path, result: CaseResult, whole: Path) -> None:
         target = whole / f"{result.case.id}.{number}.json"
     whole.mkdir(exist_ok=True)
     shutil.copyfile(path, target)
-    for source, copy in zip(
-        paths_beside(path.parent, result.case), paths_beside(whole, result.case), strict=True
-    ):
+    sources = artifact_paths(path.parent, result.case)
+    for source, copy in zip(sources, artifact_paths(whole, result.case), strict=True):
         if source.exists():
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(source, copy)

@@ -1,9 +1,9 @@
 "use strict";
 const one = (selector, within = document) => within.querySelector(selector);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-const say = (text) => { one("#said").textContent = text; };
+const announce = (text) => { one("#announcement").textContent = text; };
 
-// Charts take their colours from the page, so they are drawn again when it turns dark or light.
+// Charts take their colours from the page, so a change of theme renders them again.
 function chartColours() {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
@@ -16,7 +16,7 @@ function chartColours() {
     axis: { labelColor: ink, titleColor: muted, gridColor: line, domainColor: line, tickColor: line,
             labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal",
             tickCount: 6, labelOverlap: true },
-    legend: { layout: { top: { anchor: "end" } }, // a long one reaches over the names of the bars
+    legend: { layout: { top: { anchor: "end" } }, // a long legend extends over the names of the bars
               labelColor: ink, titleColor: muted, labelFontSize: 12, titleFontWeight: "normal", symbolBaseFillColor: muted, symbolBaseStrokeColor: muted },
     range: { category: kinds },
     bar: { color: kinds[0] }, line: { color: kinds[0] }, point: { color: kinds[0] },
@@ -24,38 +24,38 @@ function chartColours() {
   };
 }
 
-async function draw(box) {
+async function render(box) {
   const spec = JSON.parse(one(`#${CSS.escape(box.dataset.spec)}`).textContent);
   spec.config = chartColours();
   spec.autosize = { type: "fit-x", contains: "padding" };
   box.finalize?.();
-  const drawn = await vegaEmbed(box, spec, { actions: false, renderer: "svg", tooltip: { theme: "custom" } });
-  box.finalize = drawn.finalize;
-  // The label of the box and the table below it say what the drawing shows.
+  const embedded = await vegaEmbed(box, spec, { actions: false, renderer: "svg", tooltip: { theme: "custom" } });
+  box.finalize = embedded.finalize;
+  // Screen readers get the label of the box and the table below it.
   one("svg", box)?.setAttribute("aria-hidden", "true");
 }
 
 const isShown = (box) => !box.closest("[hidden]");
-async function drawAll() {
-  document.documentElement.dataset.drawn = "no";
-  await Promise.all(all(".chart").filter(isShown).map(draw));
-  document.documentElement.dataset.drawn = "yes";
+async function renderAll() {
+  document.documentElement.dataset.rendered = "no";
+  await Promise.all(all(".chart").filter(isShown).map(render));
+  document.documentElement.dataset.rendered = "yes";
 }
 
 for (const select of all("select[data-picks]")) {
   const pick = () => {
     for (const figure of all(":scope > figure", one(`#${CSS.escape(select.dataset.picks)}`))) {
       figure.hidden = figure.dataset.title !== select.value;
-      if (!figure.hidden && document.documentElement.dataset.drawn) draw(one(".chart", figure));
+      if (!figure.hidden && document.documentElement.dataset.rendered) render(one(".chart", figure));
     }
   };
   select.addEventListener("change", pick);
   pick();
 }
 
-// Sorting: numbers as numbers, rows without a figure last.
+// Sorting: numbers are compared as numbers, rows without a figure come last.
 const table = one("#cases");
-const cases = all("tbody", table); // one each, with the reason of its verdict
+const cases = all("tbody", table); // one tbody a case, with the reason of its verdict
 all("thead th", table).forEach((head, index) => {
   one("button", head)?.addEventListener("click", () => {
     const down = head.getAttribute("aria-sort") === "ascending";
@@ -70,11 +70,11 @@ all("thead th", table).forEach((head, index) => {
       return down ? -sign : sign;
     };
     table.append(...cases.sort(order));
-    say(`sorted by ${one("button", head).textContent}, ${down ? "largest" : "smallest"} first`);
+    announce(`sorted by ${one("button", head).textContent}, ${down ? "largest" : "smallest"} first`);
   });
 });
 
-// Filters: every word has to be there, or not there if it begins with a minus.
+// Filters: a case must contain every word, and none that begins with a minus.
 function filter() {
   const words = one("#filter-text").value.toLowerCase().split(/[\s,]+/).filter(Boolean);
   const chosen = all("[data-filter]").filter((select) => select.value);
@@ -96,9 +96,9 @@ for (const button of all(".copy")) {
     try {
       await navigator.clipboard.writeText(button.dataset.copy);
       button.textContent = "copied";
-      say("copied");
+      announce("copied");
     } catch {
-      // A browser may refuse the clipboard to a page from disk: show the command to copy by hand.
+      // A browser may deny a local page the clipboard: show the command to copy by hand.
       window.prompt("Copy this command", button.dataset.copy);
     }
     setTimeout(() => { button.innerHTML = label; }, 1500);
@@ -106,13 +106,13 @@ for (const button of all(".copy")) {
 }
 
 const themes = ["", "light", "dark"];
-const names = { "": "as the system", light: "light", dark: "dark" };
+const names = { "": "system", light: "light", dark: "dark" };
 one("#theme").addEventListener("click", () => {
   const root = document.documentElement;
   const next = themes[(themes.indexOf(root.dataset.theme ?? "") + 1) % themes.length];
   if (next) root.dataset.theme = next; else delete root.dataset.theme;
   one("#theme").textContent = `Theme: ${names[next]}`;
-  drawAll();
+  renderAll();
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-drawAll();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", renderAll);
+renderAll();

@@ -1,9 +1,6 @@
-"""The page in a real browser: nothing is said on its console, it sorts, filters and turns dark."""
+"""The report page in Chromium: no console output, no requests; sorting, filters and themes."""
 
-import shutil
-import tempfile
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -11,67 +8,54 @@ from itertools import pairwise
 import pytest
 
 from fluxfast.cli.main import main
-from fluxfast.history.store import Acceptance, accept, append, measurement_of, opened
-from tests.support.synthetic_history import FIRST, SLOWER, made
-from tests.support.synthetic_results import ablation, write, write_baseline, write_extras
+from fluxfast.history.database import (
+    Acceptance,
+    add_acceptances,
+    append,
+    measurement_of,
+    opened,
+)
+from tests.support.browser import (
+    CHROMIUM,
+    DRIVER,
+    PATIENCE_S,
+    open_browser,
+    set_theme,
+    wait_until_rendered,
+    window_size,
+)
+from tests.support.synthetic_history import FIRST, SLOWER, nightly_results
+from tests.support.synthetic_results import ablation, write, write_artifacts, write_baseline
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="no chromium and chromedriver here: apt-get install chromium chromium-driver",
-)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--window-size=1400,1000",
-)
-PATIENCE_S = 30
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER),
+        reason="chromium and chromedriver are not installed: apt-get install chromium "
+        "chromium-driver",
+    ),
+]
 READINGS = tuple({"sm_clock_mhz": 1980.0 - 15 * n, "temperature_c": 50.0 + n} for n in range(3))
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """Of made results with every section: fp8_per_row got 30% slower."""
+    """A page of synthetic results with every section: fp8_per_row became 30% slower."""
     folder = tmp_path_factory.mktemp("page")
     write_baseline(ablation(seed=1), folder / "nvidia-h200.json")
     warming_up = [replace(r, telemetry=READINGS) for r in ablation({"fp8_per_row": 1.3})]
     folders = write(warming_up, folder / "results")
-    write_extras(folders[0])
+    write_artifacts(folders[0])
     with opened(folder / "history.sqlite3", new=True) as connection:
-        append(connection, map(measurement_of, made()))
+        append(connection, map(measurement_of, nightly_results()))
         slower = (FIRST + timedelta(days=SLOWER)).isoformat(timespec="seconds")
         merged = dict(pull="#7", merged_at=slower, who="kim", reason="needs float32")
-        accept(connection, [Acceptance(**merged, measured_at=slower)])
+        add_acceptances(connection, [Acceptance(**merged, measured_at=slower)])
     against = ["--against", str(folder / "nvidia-h200.json")]
     history = ["--history", str(folder / "history.sqlite3")]
     path = folder / "page.html"
     assert main(["report", *map(str, folders), *against, *history, "--html", str(path)]) == 0
     return path
-
-
-@contextmanager
-def open_browser(*flags):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM
-        for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-        try:
-            yield browser
-        finally:
-            browser.quit()
 
 
 @pytest.fixture(scope="module")
@@ -80,30 +64,22 @@ def chromium():
         yield browser
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser(chromium, page):
-    """With the page open and its charts drawn."""
-    chromium.get(page.as_uri())
-    wait_until_drawn(chromium)
+    """The browser with the page open and its charts rendered."""
+    if chromium.current_url.partition("#")[0] != page.as_uri():
+        chromium.get(page.as_uri())
+        wait_until_rendered(chromium)
     return chromium
 
 
 @pytest.fixture(params=[1200, 700])
 def narrow(request, browser, page):
     """The page opened in a window of so many pixels."""
-    size = {"width": request.param, "height": 757, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(page.as_uri())
-    wait_until_drawn(browser)
-    yield browser
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def wait_until_drawn(browser):
-    until = time.monotonic() + PATIENCE_S
-    while browser.execute_script("return document.documentElement.dataset.drawn") != "yes":
-        assert time.monotonic() < until, browser.get_log("browser")
-        time.sleep(0.1)
+    with window_size(browser, request.param):
+        browser.get(page.as_uri())
+        wait_until_rendered(browser)
+        yield browser
 
 
 def wait_for_text(browser, text):
@@ -124,7 +100,7 @@ def find(browser, selector):
     return browser.find_element("css selector", selector)
 
 
-def test_every_chart_is_drawn_and_nothing_is_said_or_fetched(browser, page):
+def test_every_chart_is_rendered_without_console_output_or_requests(browser, page):
     boxes = browser.execute_script(
         "return [...document.querySelectorAll('.chart')].filter(c => !c.closest('[hidden]'))"
         ".map(c => [c.dataset.spec, c.querySelectorAll('svg path').length])"
@@ -143,7 +119,9 @@ def test_every_chart_is_drawn_and_nothing_is_said_or_fetched(browser, page):
         "return [...document.querySelectorAll('#steps-charts figure:not([hidden]) h3')]"
         ".map(h => h.textContent)"
     )
-    assert len(titles) == 2 and len(set(titles)) == 1  # a case's steps, and its clocks below
+    assert (
+        len(titles) == 2 and len(set(titles)) == 1
+    )  # the steps of a case, and its telemetry below
     assert browser.get_log("browser") == []
     fetched = [
         entry["message"]
@@ -153,45 +131,44 @@ def test_every_chart_is_drawn_and_nothing_is_said_or_fetched(browser, page):
     assert fetched and not any('"url":"http' in m or '"url":"ws' in m for m in fetched)
 
 
-def test_every_picture_is_there_before_it_is_scrolled_to(browser):
+def test_every_image_is_loaded_before_it_is_scrolled_to(browser):
     widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
     assert len(widths) == 3 * 16 and min(widths) > 0
 
 
-def test_names_beside_bars_are_whole_and_apart(tmp_path):
-    """Of the baselines of two GPUs, whose long names once ended in the same `…`."""
+def test_names_of_bars_are_complete_and_do_not_overlap(tmp_path, chromium):
+    """The baselines of two GPUs have long names, which must not end in the same `…`."""
     path = tmp_path / "two.html"
     baselines = [f"baselines/nvidia-{gpu}.json" for gpu in ("h200", "h100")]
     assert main(["report", *baselines, "--html", str(path)]) == 0
-    with open_browser() as browser:
-        browser.get(path.as_uri())
-        wait_until_drawn(browser)
-        names = browser.execute_script("""
-            return [...document.querySelectorAll('.chart svg')]
-                .filter((svg) => svg.getClientRects().length)
-                .flatMap((svg) => [...svg.querySelectorAll('.role-axis-label')])
-                .map((axis) => [...axis.querySelectorAll('text')]
-                    .filter((text) => text.getAttribute('opacity') !== '0').map((text) => {
-                    const { top, bottom, left, right } = text.getBoundingClientRect();
-                    return [top, left, bottom, right, text.textContent];
-                }));
-        """)
+    chromium.get(path.as_uri())
+    wait_until_rendered(chromium)
+    names = chromium.execute_script("""
+        return [...document.querySelectorAll('.chart svg')]
+            .filter((svg) => svg.getClientRects().length)
+            .flatMap((svg) => [...svg.querySelectorAll('.role-axis-label')])
+            .map((axis) => [...axis.querySelectorAll('text')]
+                .filter((text) => text.getAttribute('opacity') !== '0').map((text) => {
+                const { top, bottom, left, right } = text.getBoundingClientRect();
+                return [top, left, bottom, right, text.textContent];
+            }));
+    """)
     assert max(len(text) for axis in names for *_, text in axis) > 60
     assert not [text for axis in names for *_, text in axis if "…" in text]
-    assert any({"1", "1.4", "2"} <= {text for *_, text in axis} for axis in names)  # of the shares
+    assert any({"1", "1.4", "2"} <= {text for *_, text in axis} for axis in names)  # of the effects
     for axis in names:
         for (*_, bottom, right, _), (top, left, *_, text) in pairwise(sorted(axis)):
             assert top > bottom - 3 or left > right - 3, text
 
 
-def test_an_accepted_slowdown_is_named_where_it_began(page):
-    """At the change point of both cases that moved, and at no other."""
+def test_an_accepted_slowdown_is_named_at_its_change_points(page):
+    """Both cases that became slower name it, and no other change point does."""
     assert page.read_text().count("accepted in #7 by kim: needs float32") == 2
 
 
 def test_a_click_or_a_key_sorts_numbers_as_numbers(browser):
     heads = browser.find_elements("css selector", "#cases thead th")
-    column = [head.text for head in heads].index("Step, ms")
+    column = [head.text for head in heads].index("ms/step")
     button = heads[column].find_element("css selector", "button")
     button.click()
     rising = [float(value) for value in visible_rows(browser, column)]
@@ -202,7 +179,7 @@ def test_a_click_or_a_key_sorts_numbers_as_numbers(browser):
     assert heads[column].get_attribute("aria-sort") == "descending"
 
 
-def test_filters_leave_the_rows_that_fit(browser):
+def test_filters_keep_the_matching_rows(browser):
     from selenium.webdriver.support.select import Select
 
     text = find(browser, "#filter-text")
@@ -219,8 +196,8 @@ def test_filters_leave_the_rows_that_fit(browser):
     wait_for_text(browser, "18 of 18 cases")
 
 
-def test_the_basics_for_keyboards_and_screen_readers_are_there(browser):
-    """Names of controls, headings in order, texts of pictures, contrast of words in both themes."""
+def test_the_page_is_accessible_to_keyboards_and_screen_readers(browser):
+    """Controls have names, headings are in order, images have texts, a skip link comes first."""
     problems = browser.execute_script("""
         const found = [];
         for (const e of document.querySelectorAll('button, input, select'))
@@ -246,14 +223,11 @@ def test_the_basics_for_keyboards_and_screen_readers_are_there(browser):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_words_stand_out_from_their_ground(browser, theme):
-    """WCAG 2 AA: a contrast of 4.5 for every word of the table, the banner and the charts."""
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia",
-        {"features": [{"name": "prefers-color-scheme", "value": theme}]},
-    )
+def test_text_has_enough_contrast(browser, theme):
+    """WCAG 2 AA: a contrast of 4.5 for all text of the table, the banner and the charts."""
+    set_theme(browser, theme)
     time.sleep(0.5)
-    wait_until_drawn(browser)
+    wait_until_rendered(browser)
     lowest, where = browser.execute_script("""
         const rgba = (text) => text.match(/[\\d.]+/g).map(Number);
         const linear = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
@@ -279,7 +253,7 @@ def test_words_stand_out_from_their_ground(browser, theme):
     assert lowest >= 4.5, where
 
 
-def test_a_link_jumps_to_a_heading_that_is_seen(narrow):
+def test_a_link_jumps_to_a_visible_heading(narrow):
     hidden = narrow.execute_script("""
         document.documentElement.style.scrollBehavior = 'auto';
         return [...document.querySelectorAll('nav a')].filter((link) => {
@@ -292,7 +266,7 @@ def test_a_link_jumps_to_a_heading_that_is_seen(narrow):
     assert hidden == []
 
 
-def test_the_whole_reason_is_read_without_scrolling_sideways(narrow):
+def test_reasons_are_readable_without_horizontal_scrolling(narrow):
     reasons, page_scrolls = narrow.execute_script("""
         const text = document.createRange();
         const reasons = [...document.querySelectorAll('#cases .reason div')].map((reason) => {
@@ -306,7 +280,7 @@ def test_the_whole_reason_is_read_without_scrolling_sideways(narrow):
     assert not page_scrolls
 
 
-def test_the_words_of_a_chart_are_within_it(narrow):
+def test_the_text_of_a_chart_is_within_it(narrow):
     clipped = narrow.execute_script("""
         const within = (a, b) => a.left >= b.left && a.right <= b.right;
         return [...document.querySelectorAll('.chart svg')].flatMap((svg) =>

@@ -1,9 +1,9 @@
 """A synthetic sequence of nightly results: `python -m tests.support.synthetic_history DATABASE`.
 
-Sixty nights of three cases on an H200 that is made up, three processes each, from a seed. Planted
-in the two optimized cases: +4% by a commit on night 15, one night of +25% (night 24: another job
-on the machine), −3.5% with a new torch on night 33, +6% by a commit on night 48. The unoptimized
-case has the spike alone. Nights wander by themselves (autoregressive, 0.5%), as real ones do.
+Sixty nights of three cases on a simulated H200, with three processes each, from a seed. The two
+optimized cases have +4% by a commit on night 15, one night of +25% (night 24: another job on the
+machine), −3.5% with a new torch on night 33, and +6% by a commit on night 48. The unoptimized case
+has only the spike. The nights have autoregressive noise of 0.5%, as real ones do.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.hardware import Hardware, Platform
-from fluxfast.history.store import append, measurement_of, opened
+from fluxfast.history.database import append, measurement_of, opened
 from tests.support.results import case, result
 
 NIGHTS = 60
@@ -30,36 +30,37 @@ IMAGE_S = {
 }
 
 
-def made(seed: int = 7) -> list[CaseResult]:
-    """The results, oldest first."""
+def nightly_results(seed: int = 7) -> list[CaseResult]:
+    """Return the results, oldest first."""
     random = np.random.default_rng(seed)
     results = []
-    for made_case, image_s in IMAGE_S.items():
+    for one_case, image_s in IMAGE_S.items():
         wander = autoregressive(random, NIGHTS, deviation=0.005)
         level = 1.0
         for night in range(NIGHTS):
-            if made_case.optimizations == OPTIMIZED:
+            if one_case.optimizations == OPTIMIZED:
                 level *= STEPS.get(night, 1.0)
             spike = 1.25 if night == SPIKE else 1.0
             for process in range(3):
                 factor = level * spike * np.exp(wander[night] + random.normal(0, 0.003))
-                results.append(made_result(made_case, image_s * factor, night, process))
+                results.append(nightly_result(one_case, image_s * factor, night, process))
     return sorted(results, key=lambda r: r.provenance["date"])
 
 
 def autoregressive(random: np.random.Generator, count: int, deviation: float, rho: float = 0.6):
-    """`count` values of the given standard deviation, each one `rho` of the one before."""
+    """Return autoregressive noise of order 1 with coefficient `rho` and a standard deviation."""
     values = [random.normal(0, deviation)]
     for _ in range(count - 1):
         values.append(rho * values[-1] + random.normal(0, deviation * (1 - rho**2) ** 0.5))
     return np.array(values)
 
 
-def made_result(made_case, image_s: float, night: int, process: int) -> CaseResult:
+def nightly_result(one_case, image_s: float, night: int, process: int) -> CaseResult:
+    """Return the result of one process in one night."""
     date = FIRST + timedelta(days=night, minutes=process)
     return result(
         image_s,
-        case=made_case,
+        case=one_case,
         hardware=Hardware(
             platform=Platform.CUDA,
             name="NVIDIA H200",
@@ -71,7 +72,7 @@ def made_result(made_case, image_s: float, night: int, process: int) -> CaseResu
             "commit": hashlib.sha256(f"commit of night {night}".encode()).hexdigest()[:40],
             "dirty": False,
             "date": date.isoformat(timespec="seconds"),
-            "command": "made by tests/support/synthetic_history.py, not measured",
+            "command": "synthetic, from tests/support/synthetic_history.py",
             "process": process,
         },
     )
@@ -79,4 +80,4 @@ def made_result(made_case, image_s: float, night: int, process: int) -> CaseResu
 
 if __name__ == "__main__":
     with opened(Path(sys.argv[1]), new=True) as connection:
-        append(connection, map(measurement_of, made()))
+        append(connection, map(measurement_of, nightly_results()))

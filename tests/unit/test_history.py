@@ -1,4 +1,4 @@
-"""The history: nothing is lost, many rows answer at once, steps are told from noise."""
+"""The history: no result is lost, queries are fast, change points are distinguished from noise."""
 
 import json
 import os
@@ -13,23 +13,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fluxfast.bench.baselines.baseline import SHIPPED, read_baseline
-from fluxfast.bench.results.result import write_result
+from fluxfast.bench.baselines.file import read_baseline
+from fluxfast.bench.results.store import write_result
 from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
+from fluxfast.files import shipped_baselines
 from fluxfast.history.changes import Cause, change_points, still_slower
-from fluxfast.history.series import Night, Series, all_series
-from fluxfast.history.store import (
+from fluxfast.history.database import (
     METRICS,
-    SCHEMA,
+    TABLES,
     Acceptance,
     Measurement,
-    accept,
     acceptances,
+    add_acceptances,
     append,
     measurement_of,
     opened,
 )
+from fluxfast.history.series import Night, Series, all_series
 from tests.support.machines import CPU
 from tests.support.results import case, result
 from tests.support.synthetic_history import (
@@ -40,16 +41,16 @@ from tests.support.synthetic_history import (
     SLOWER_AGAIN,
     UPGRADE,
     autoregressive,
-    made,
+    nightly_results,
 )
 
 REPOSITORY = Path(__file__).parents[2]
 
-# A writer of its own process: 200 transactions of five rows each, a line after each one.
+# A writer in another process: 200 transactions of five rows each, a line after each.
 WRITER = """
 import sys
 from pathlib import Path
-from fluxfast.history.store import Measurement, append, opened
+from fluxfast.history.database import Measurement, append, opened
 name = sys.argv[2]
 with opened(Path(sys.argv[1]), new=True) as connection:
     for batch in range(200):
@@ -83,16 +84,16 @@ def series(values, **changes):
 
 
 @pytest.fixture(scope="module")
-def made_database(tmp_path_factory):
+def synthetic_database(tmp_path_factory):
     path = tmp_path_factory.mktemp("history") / "history.sqlite3"
     with opened(path, new=True) as connection:
-        assert append(connection, map(measurement_of, made())) == NIGHTS * 3 * 3
+        assert append(connection, map(measurement_of, nightly_results())) == NIGHTS * 3 * 3
     return path
 
 
-def test_sixty_made_nights_are_annotated_rightly(made_database, capsys):
-    """Two steps of the code, one upgrade of the stack; the spike and the noise are none."""
-    assert main(["history", "--database", str(made_database), "--json"]) == 0
+def test_sixty_synthetic_nights_get_the_right_change_points(synthetic_database, capsys):
+    """Two commits and one upgrade are found; the spike and the noise are not."""
+    assert main(["history", "--database", str(synthetic_database), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 3
     for row in rows:
@@ -113,15 +114,15 @@ def test_sixty_made_nights_are_annotated_rightly(made_database, capsys):
             assert sizes == pytest.approx([0.04, -0.035, 0.06], abs=0.01)
             assert "torch 2.11.0 → 2.12.0" in row["changes"][1]["detail"]
 
-    assert main(["history", "--database", str(made_database), "--case", "schnell"]) == 0
+    assert main(["history", "--database", str(synthetic_database), "--case", "schnell"]) == 0
     text = capsys.readouterr().out
     assert "stack: torch 2.11.0 → 2.12.0" in text and "dev" not in text
     assert f"{FIRST.year}-10-19" in text  # the forty-ninth night
 
 
 @pytest.mark.parametrize("deviation", [0.003, 0.01])
-def test_wandering_nights_alone_give_no_change_points(deviation):
-    """300 series of 60 autocorrelated nights; a usual search finds steps in half of such."""
+def test_autocorrelated_noise_alone_gives_no_change_points(deviation):
+    """300 series of 60 nights; a search without thresholds finds steps in half of them."""
     random = np.random.default_rng(1)
     alarms = sum(
         bool(change_points(series(np.exp(autoregressive(random, 60, deviation)))))
@@ -130,7 +131,7 @@ def test_wandering_nights_alone_give_no_change_points(deviation):
     assert alarms <= 3
 
 
-def test_planted_steps_of_three_percent_are_found_where_they_are():
+def test_steps_of_three_percent_are_found_at_their_night():
     random = np.random.default_rng(2)
     found = 0
     for _ in range(100):
@@ -141,7 +142,7 @@ def test_planted_steps_of_three_percent_are_found_where_they_are():
     assert found >= 95
 
 
-def test_spikes_of_one_or_two_nights_are_no_change_points_wherever_they_are():
+def test_spikes_of_one_or_two_nights_are_no_change_points_at_any_position():
     for first in range(30):
         for length in (1, 2):
             values = np.ones(30)
@@ -149,16 +150,16 @@ def test_spikes_of_one_or_two_nights_are_no_change_points_wherever_they_are():
             assert not change_points(series(values)), (first, length)
 
 
-def test_a_step_below_the_floor_is_none_and_a_new_level_needs_three_nights():
+def test_a_change_point_needs_two_percent_and_three_nights():
     assert not change_points(series([1.0] * 20 + [1.015] * 20))
     assert not change_points(series([1.0] * 20 + [1.05] * 2))
     (point,) = change_points(series([1.0] * 20 + [1.05] * 3))
     assert point.night == 20 and point.cause is Cause.CODE
 
 
-def test_a_step_without_a_commit_or_an_upgrade_is_the_machines():
+def test_a_step_without_commit_or_upgrade_has_the_machine_as_cause():
     (point,) = change_points(series([1.0] * 9 + [1.1] * 9, commit_id="the same"))
-    assert point.cause is Cause.MACHINE and "look at the runner" in point.detail
+    assert point.cause is Cause.MACHINE and "check the runner" in point.detail
 
 
 def test_a_slowdown_is_open_until_it_recovers_or_is_accepted():
@@ -179,12 +180,12 @@ def test_a_slowdown_is_open_until_it_recovers_or_is_accepted():
     ):
         (point,) = change_points(slower, [Acceptance(**merged, measured_at=at)])
         assert bool(point.accepted) == is_accepted, at
-    # What recovered is over, whatever comes later.
+    # A slowdown that recovered stays closed, whatever comes later.
     again = change_points(series([1.0] * 10 + [1.05] * 10 + [1.0] * 10 + [1.1] * 10))
     assert still_slower(again) == [again[-1]]
 
 
-def test_a_result_is_filed_by_gpu_case_stack_and_commit_once(tmp_path, capsys):
+def test_a_result_is_stored_once_by_gpu_case_stack_and_commit(tmp_path, capsys):
     database = tmp_path / "history.sqlite3"
     write_result(tmp_path / "results", result(provenance={"commit": "abc", "dirty": True}))
     write_result(
@@ -199,7 +200,7 @@ def test_a_result_is_filed_by_gpu_case_stack_and_commit_once(tmp_path, capsys):
     with opened(database) as connection:
         time_s, ratio = all_series(connection)
         one = Acceptance(pull="1", merged_at="2026", measured_at="", who="kim", reason="why")
-        accept(connection, [one])
+        add_acceptances(connection, [one])
         assert acceptances(connection)[0].reason == "why"
     assert (ratio.gpu, ratio.metric, ratio.nights[0].value) == (
         "a CPU (cpu-x86_64-avx2-2cores)",
@@ -213,7 +214,7 @@ def test_a_result_is_filed_by_gpu_case_stack_and_commit_once(tmp_path, capsys):
     )
 
 
-def test_no_name_of_an_optimization_is_broken_in_the_table(tmp_path, capsys):
+def test_the_table_does_not_break_names_of_optimizations(tmp_path, capsys):
     cpu = replace(CPU, name="AMD EPYC 7B13 64-Core Processor", architecture="x86_64-avx512")
     names = ("fused_projections", "channels_last", "dbcache", "int8", "modulation_table")
     longest = {"width": 1024, "height": 1024, "num_inference_steps": 28, "optimizations": names}
@@ -221,11 +222,11 @@ def test_no_name_of_an_optimization_is_broken_in_the_table(tmp_path, capsys):
     with opened(tmp_path / "history.sqlite3", new=True) as connection:
         append(connection, [measurement_of(one)])
     assert main(["history", "--database", str(tmp_path / "history.sqlite3")]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("AMD EPYC 7B13 64-Core Processor (cpu-x86_64-avx512-2cores)\n")
-    assert set(names[1:]) <= set(told.split())
-    assert "kontext-synthetic-1024x1024-b1-s28-fused_projections" in told.split()
-    assert max(map(len, told.splitlines())) <= 100
+    text = capsys.readouterr().out
+    assert text.startswith("AMD EPYC 7B13 64-Core Processor (cpu-x86_64-avx512-2cores)\n")
+    assert set(names[1:]) <= set(text.split())
+    assert "kontext-synthetic-1024x1024-b1-s28-fused_projections" in text.split()
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def start_writer(database, name):
@@ -244,28 +245,28 @@ def rows_in(database):
         ).fetchall()
 
 
-def test_two_writers_at_once_lose_nothing(tmp_path):
-    """They make the database at the same moment, too."""
+def test_two_concurrent_writers_lose_nothing(tmp_path):
+    """Both also create the database at the same moment."""
     database = tmp_path / "history.sqlite3"
     writers = [start_writer(database, name) for name in ("one", "two")]
     assert [w.wait(timeout=60) for w in writers if w.communicate()] == [0, 0]
     assert rows_in(database) == [("one", 1000), ("two", 1000)]
 
 
-def test_a_kill_in_the_middle_loses_nothing_that_was_written(tmp_path):
+def test_a_killed_writer_loses_no_committed_transaction(tmp_path):
     database = tmp_path / "history.sqlite3"
     writer = start_writer(database, "killed")
-    told = [writer.stdout.readline() for _ in range(20)]
+    printed = [writer.stdout.readline() for _ in range(20)]
     writer.send_signal(signal.SIGKILL)
-    told += writer.communicate()[0].splitlines()
+    printed += writer.communicate()[0].splitlines()
     ((_, rows),) = rows_in(database)
-    assert rows >= 5 * len(told) and rows % 5 == 0  # whole transactions, all that were told
+    assert rows >= 5 * len(printed) and rows % 5 == 0  # whole transactions, all that were printed
     assert sqlite3.connect(database).execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_hundred_thousand_rows_answer_in_under_a_second(tmp_path, capsys):
-    """92 cases, a year of nights of three processes each. In seconds of this process."""
-    import ruptures  # noqa: F401 - its import takes seconds, whatever the rows
+def test_a_hundred_thousand_rows_are_queried_in_under_a_second(tmp_path, capsys):
+    """92 cases, a year of nights with three processes each; CPU seconds of this process."""
+    import ruptures  # noqa: F401 - imported before the clock starts, which takes seconds
 
     random = np.random.default_rng(3)
     rows = [
@@ -296,18 +297,18 @@ def test_a_hundred_thousand_rows_answer_in_under_a_second(tmp_path, capsys):
     assert answered_s < 1.0
 
 
-def test_what_was_accepted_is_added_once_like_any_result(tmp_path, capsys):
-    baseline, database = SHIPPED / "nvidia-h200.json", str(tmp_path / "history.sqlite3")
+def test_a_baseline_file_is_added_once(tmp_path, capsys):
+    baseline, database = shipped_baselines() / "nvidia-h200.json", str(tmp_path / "history.sqlite3")
     count = sum(map(len, read_baseline(baseline).results.values()))
     for added in (count, 0):
         assert main(["history", "--database", database, "--add", str(baseline)]) == 0
         assert f"{added} of {count} results added" in capsys.readouterr().out
 
 
-def test_what_is_no_history_is_told_and_left_alone(tmp_path):
+def test_a_file_that_is_no_history_is_refused_and_not_changed(tmp_path):
     path = tmp_path / "text"
-    path.write_text("not a database, but long enough to be looked at" * 9)
-    with pytest.raises(FluxFastError, match="the history cannot be used"), opened(path):
+    path.write_text("not a database, but long enough to be read as one" * 9)
+    with pytest.raises(FluxFastError, match="this history cannot be used"), opened(path):
         pass
     assert path.read_text().startswith("not a database")
     missing = tmp_path / "mistyped.sqlite3"
@@ -316,7 +317,7 @@ def test_what_is_no_history_is_told_and_left_alone(tmp_path):
     assert not missing.exists()
     newer = tmp_path / "newer"
     with sqlite3.connect(newer) as connection:
-        connection.executescript(f"{SCHEMA}PRAGMA user_version = 99;")
+        connection.executescript(f"{TABLES}PRAGMA user_version = 99;")
     with pytest.raises(FluxFastError, match="newer"), opened(newer):
         pass
     for version, table in ((0, "bookmarks"), (2, "bookmarks"), (2, "result"), (1, None)):
@@ -326,6 +327,9 @@ def test_what_is_no_history_is_told_and_left_alone(tmp_path):
                 connection.execute(f"CREATE TABLE {table} (url TEXT)")
             connection.execute(f"PRAGMA user_version = {version}")
         before = foreign.read_bytes()
-        with pytest.raises(FluxFastError, match="another program"), opened(foreign, new=True):
+        with (
+            pytest.raises(FluxFastError, match="belongs to another program"),
+            opened(foreign, new=True),
+        ):
             pass
         assert foreign.read_bytes() == before

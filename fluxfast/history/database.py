@@ -1,7 +1,8 @@
-"""Figures of every result in an SQLite database, by case, GPU, stack and commit. No torch.
+"""Store the figures of every result in SQLite, by case, GPU, stack and commit. No torch.
 
-SQLite in its write-ahead mode comes with Python, waits for another writer, and keeps what was
-committed when a process is killed. It is for a local disk: write-ahead mode has none over NFS.
+SQLite comes with Python. In its write-ahead mode writers wait for each other, and committed
+transactions survive when a process is killed. The database has to be on a local disk: write-ahead
+mode does not work over NFS.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.baselines.baseline import REPOSITORY, machine_name
-from fluxfast.bench.results.machine import hardware_of
+from fluxfast.bench.results.machine import hardware_of, machine_name
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import summarize
 from fluxfast.errors import FluxFastError
+from fluxfast.files import local_folder
+from fluxfast.history.origin import stack_versions
 
-DATABASE = REPOSITORY / ".fluxfast" / "history.sqlite3"
+DATABASE = local_folder() / "history.sqlite3"
 SCHEMA_VERSION = 2
 WAIT_FOR_WRITERS_S = 60.0
 METRICS = ("e2e_s", "step_ms", "decode_ms", "compile_s", "peak_memory_gib", "eager_ratio")
 
-SCHEMA = f"""
+TABLES = f"""
 CREATE TABLE IF NOT EXISTS stack (id INTEGER PRIMARY KEY, versions TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS result (
   gpu TEXT NOT NULL, case_id TEXT NOT NULL, measured_at TEXT NOT NULL,
@@ -39,12 +41,22 @@ CREATE TABLE IF NOT EXISTS accepted (
 ) WITHOUT ROWID;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-COLUMNS = {"gpu", "case_id", "measured_at", "commit_id", "stack", "process", *METRICS}
+RESULT_COLUMNS = {"gpu", "case_id", "measured_at", "commit_id", "stack", "process", *METRICS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One process's figures of one case; `measured_at` in ISO 8601, UTC; `stack` by package."""
+    """The figures of one case in one process.
+
+    Attributes:
+        gpu: the name of the machine.
+        case_id: the case.
+        measured_at: when, in ISO 8601 and UTC.
+        commit_id: the commit; ends with "+dirty" if the tree had uncommitted changes.
+        stack: versions by package.
+        process: what distinguishes the processes of one run.
+        figures: values by metric (`METRICS`).
+    """
 
     gpu: str
     case_id: str
@@ -57,10 +69,15 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Acceptance:
-    """A pull request whose slowdown was accepted, by whom and why.
+    """A pull request whose slowdown was accepted.
 
-    `measured_at`: of the first result whose commit holds it; "" while there is none. A night that
-    began before the merge measures without it, whenever it ends.
+    Attributes:
+        pull: the pull request, as `#12`.
+        merged_at: when it was merged, in ISO 8601 and UTC.
+        measured_at: when the first result was measured whose commit contains it; "" while there is
+            none. A night that began before the merge measures without it, whenever it ends.
+        who: who merged it.
+        reason: why the slowdown was accepted.
     """
 
     pull: str
@@ -72,13 +89,21 @@ class Acceptance:
 
 @contextmanager
 def opened(path: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
-    """The database; where there is none it is made if `new`. Raises FluxFastError where it cannot
-    be used, and leaves alone what is another program's."""
+    """Open the database.
+
+    Args:
+        path: the file.
+        new: create the file if it does not exist.
+
+    Raises:
+        FluxFastError: the file is missing, unusable, or a database of another program, which is
+            not changed.
+    """
     if not new and not path.exists():
         raise FluxFastError(
             "there is no history yet",
             got=path,
-            allowed="a database that `fluxfast history --add` has made",
+            allowed="a database written by `fluxfast history --add`",
             remedy="append the first results with `fluxfast history --add DIR`, or check the path",
         )
     try:
@@ -91,24 +116,24 @@ def opened(path: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
             connection.close()
     except (OSError, sqlite3.Error) as error:
         raise FluxFastError(
-            "the history cannot be used",
+            "this history cannot be used",
             got=f"{path}: {error}",
-            allowed="a database written by fluxfast, on a local disk that can be written",
-            remedy="name another with --database, or restore it: every commit of it is whole",
+            allowed="a database written by fluxfast, on a writable local disk",
+            remedy="choose another --database, or restore this one: every commit of it is complete",
         ) from error
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    # In this order: another process may be making the tables just now.
+    # The version is read first: another process may be creating the tables at this moment.
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master ORDER BY name")]
     columns = {row[1] for row in connection.execute("PRAGMA table_info(result)")}
-    if (tables or version) and not columns >= COLUMNS:
+    if (tables or version) and not columns >= RESULT_COLUMNS:
         raise FluxFastError(
-            "this database is another program's",
+            "this database belongs to another program",
             got=f"{path}, with {', '.join(tables) or f'version {version} of no table'}",
             allowed="a history written by fluxfast, or a new file",
-            remedy="name another with --database",
+            remedy="choose another --database",
         )
     if version not in (0, SCHEMA_VERSION):
         newer = version > SCHEMA_VERSION
@@ -120,29 +145,27 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     if version == 0:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA}COMMIT;")
+        connection.executescript(f"BEGIN IMMEDIATE;{TABLES}COMMIT;")
     connection.execute("PRAGMA synchronous = FULL")
 
 
 def measurement_of(result: CaseResult) -> Measurement:
-    """The figures of one result, and what they are filed under."""
-    hardware, summary, origin = hardware_of(result), summarize([result]), result.provenance
-    extra = result.environment.get("gpu", {})
-    drivers = {n: str(extra[n]) for n in ("driver", "cuda", "hip") if extra.get(n)}
+    """Return the figures of one result with the keys that they are stored under."""
+    summary, origin = summarize([result]), result.provenance
     return Measurement(
-        gpu=machine_name(hardware),
+        gpu=machine_name(hardware_of(result)),
         case_id=result.case.id,
         measured_at=str(origin.get("date") or ""),
         commit_id=str(origin.get("commit") or "unknown")
         + ("+dirty" if origin.get("dirty") else ""),
-        stack=dict(hardware.packages) | {"python": result.environment.get("python", "?")} | drivers,
+        stack=stack_versions(result),
         process=str(origin.get("process") or ""),
         figures={name: getattr(summary, name) for name in METRICS},
     )
 
 
 def append(connection: sqlite3.Connection, measurements: Iterable[Measurement]) -> int:
-    """Add them all in one transaction; those that are there already are not added again."""
+    """Add measurements in one transaction, except those that are there; return how many."""
     rows = [
         (
             *(m.gpu, m.case_id, m.measured_at, m.commit_id, _versions(m), m.process),
@@ -165,7 +188,8 @@ def _versions(measurement: Measurement) -> str:
     return json.dumps(dict(measurement.stack), sort_keys=True)
 
 
-def accept(connection: sqlite3.Connection, acceptances: Iterable[Acceptance]) -> None:
+def add_acceptances(connection: sqlite3.Connection, acceptances: Iterable[Acceptance]) -> None:
+    """Add acceptances; one of the same pull request is replaced."""
     with connection:
         connection.executemany(
             "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?, ?)",
@@ -174,6 +198,7 @@ def accept(connection: sqlite3.Connection, acceptances: Iterable[Acceptance]) ->
 
 
 def acceptances(connection: sqlite3.Connection) -> list[Acceptance]:
+    """Return all acceptances, in the order of their merges."""
     rows = connection.execute(
         "SELECT pull, merged_at, measured_at, who, reason FROM accepted ORDER BY merged_at"
     )
@@ -184,17 +209,17 @@ def acceptances(connection: sqlite3.Connection) -> list[Acceptance]:
 
 
 def commits(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Each commit with when it was first measured, oldest first."""
+    """Return each commit with the time when it was first measured, oldest first."""
     query = "SELECT commit_id, min(measured_at) FROM result GROUP BY commit_id ORDER BY 2"
     return connection.execute(query).fetchall()
 
 
 def stacks(connection: sqlite3.Connection) -> dict[int, str]:
-    """Versions by package as JSON, by the number that rows have."""
+    """Return the versions by package, as JSON, of each stack number in the rows."""
     return dict(connection.execute("SELECT id, versions FROM stack").fetchall())
 
 
-def rows_of(
+def metric_rows(
     connection: sqlite3.Connection,
     metrics: Sequence[str],
     *,
@@ -202,14 +227,24 @@ def rows_of(
     case: str = "",
     since: str = "",
 ) -> list[tuple[Any, ...]]:
-    """(gpu, case_id, day, commit_id, stack, measured_at, a value of each metric), oldest first
-    within a case; rows without any value are left out.
+    """Return the rows that have a value of one of the metrics, oldest first within a case.
 
-    `gpu` and `case` are parts of a name, `since` is a date; "" is any.
+    Args:
+        connection: the database.
+        metrics: names in `METRICS`.
+        gpu: a part of the GPU's name; "" for any.
+        case: a part of the case id; "" for any.
+        since: the first date, as 2026-01-31; "" for all.
+
+    Returns:
+        Tuples (gpu, case_id, day, commit_id, stack, measured_at, a value of each metric).
+
+    Raises:
+        FluxFastError: a metric is unknown.
     """
     if unknown := [metric for metric in metrics if metric not in METRICS]:
         raise FluxFastError(
-            "no such metric",
+            "unknown metric",
             got=", ".join(unknown),
             allowed=", ".join(METRICS),
             remedy="leave --metric out",
@@ -225,6 +260,6 @@ def rows_of(
 
 
 def a_year_before_the_newest(connection: sqlite3.Connection) -> str:
-    """A date; "" in an empty history."""
+    """Return the date a year before the newest result; "" in an empty history."""
     query = "SELECT date(max(measured_at), '-1 year') FROM result"
     return connection.execute(query).fetchone()[0] or ""

@@ -1,0 +1,187 @@
+"""Gather the contents of a report, before they are written as page, Markdown or JSON. No torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fluxfast.bench.verdicts.outcome import (
+    FAILED_STATUS,
+    NOT_JUDGED_STATUS,
+    PASSED_STATUS,
+    Outcome,
+    exit_code,
+)
+from fluxfast.history.changes import ChangePoint, change_points
+from fluxfast.history.database import a_year_before_the_newest, acceptances, opened
+from fluxfast.history.series import Series, all_series
+from fluxfast.report.attribution import Attribution, attributions
+from fluxfast.report.effects import Effect, effects
+from fluxfast.report.environments import environments
+from fluxfast.report.inputs import read_inputs
+from fluxfast.report.rows import Row, rows_of
+
+# Values of "status" in `fluxfast report --json`, by the exit status of such a run.
+STATUSES = {PASSED_STATUS: "pass", FAILED_STATUS: "fail", NOT_JUDGED_STATUS: "not judged"}
+UNCHANGED = (Outcome.SAME, Outcome.RECORDED)
+
+AnnotatedSeries = tuple[Series, tuple[ChangePoint, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineReport:
+    """The rows of one machine, with effects and attributions over all of them.
+
+    Attributes:
+        gpu: the name of the machine.
+        rows: its cases.
+        effects: the speedup of each optimization.
+        attributions: the lines that explain changes since the reference.
+    """
+
+    gpu: str
+    rows: tuple[Row, ...]
+    effects: tuple[Effect, ...]
+    attributions: tuple[Attribution, ...]
+
+    @property
+    def where(self) -> str:
+        """The machine as a prefix of titles; "" in a report of one machine."""
+        return self.rows[0].where
+
+    @property
+    def workloads(self) -> list[list[Row]]:
+        """The rows of each workload."""
+        names = dict.fromkeys(row.workload for row in self.rows)
+        return [[row for row in self.rows if row.workload == name] for name in names]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The contents of a report.
+
+    Attributes:
+        machines: one part for each machine.
+        history: each series with its change points.
+    """
+
+    machines: tuple[MachineReport, ...]
+    history: tuple[AnnotatedSeries, ...] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all machines."""
+        return [row for machine in self.machines for row in machine.rows]
+
+    @property
+    def outcomes(self) -> Counter[Outcome]:
+        """How many cases have each outcome."""
+        return Counter(row.judgement.outcome for row in self.rows)
+
+    @property
+    def status(self) -> str:
+        """`pass`, `fail`, or `not judged` if no failing case was judged."""
+        return STATUSES[exit_code(self.outcomes)]
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether nothing was judged: the report shows baselines alone."""
+        return set(self.outcomes) == {Outcome.RECORDED}
+
+    @property
+    def verdict_line(self) -> str:
+        """The counts of all outcomes, as `22 cases on NVIDIA H200: 20 same, 2 slower`."""
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
+        plural = "" if len(self.rows) == 1 else "s"
+        where = " and ".join(machine.gpu for machine in self.machines)
+        return f"{len(self.rows)} case{plural} on {where}: {counted}"
+
+    @property
+    def changed(self) -> list[Row]:
+        """The rows that changed or were not judged."""
+        return [row for row in self.rows if row.judgement.outcome not in UNCHANGED]
+
+
+def report_of(
+    paths: Sequence[Path], against: Sequence[Path] = (), database: Path | None = None
+) -> Report:
+    """Read and judge everything.
+
+    Args:
+        paths: results folders and baseline files to report on.
+        against: what they are judged against; empty for the baseline of each machine.
+        database: the history to show, or None.
+
+    Raises:
+        BaselineError: a path cannot be read.
+    """
+    rows = rows_of(read_inputs(paths), read_inputs(against))
+    machines = []
+    for gpu in dict.fromkeys(row.gpu for row in rows):
+        here = tuple(row for row in rows if row.gpu == gpu)
+        machines.append(
+            MachineReport(
+                gpu=gpu,
+                rows=here,
+                effects=tuple(effects(here)),
+                attributions=tuple(attributions(here)),
+            )
+        )
+    return Report(machines=tuple(machines), history=_history(database) if database else ())
+
+
+def _history(database: Path) -> tuple[AnnotatedSeries, ...]:
+    """Read the newest year; series that changed most recently come first."""
+    with opened(database) as connection:
+        found = all_series(connection, since=a_year_before_the_newest(connection))
+        accepted = acceptances(connection)
+    annotated = [(series, tuple(change_points(series, accepted))) for series in found]
+    return tuple(sorted(annotated, key=_latest_change, reverse=True))
+
+
+def _latest_change(annotated: AnnotatedSeries) -> str:
+    return annotated[1][-1].first_changed.measured_at if annotated[1] else ""
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Return the report for programs; figures are in the unit of their name."""
+    return {
+        "status": report.status,
+        "verdict_line": report.verdict_line,
+        "cases": [_row_json(row) for row in report.rows],
+        "effects": [vars(e) | {"gpu": m.gpu} for m in report.machines for e in m.effects],
+        "blames": [
+            vars(a) | {"gpu": m.gpu, "text": str(a)}
+            for m in report.machines
+            for a in m.attributions
+        ],
+        "environments": environments(report.rows),
+    }
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    summary = row.summary
+    return {
+        "gpu": row.gpu,
+        "case": row.case.id,
+        "outcome": row.judgement.outcome.value,
+        "passes": row.judgement.outcome.is_pass,
+        "reason": row.judgement.reason,
+        "change": row.judgement.change,
+        "judged_by": row.metric,
+        "value": row.value,
+        "low": row.low,
+        "high": row.high,
+        "speed": row.speedup,
+        "e2e_s": summary.e2e_s,
+        "step_ms": summary.step_ms,
+        "decode_ms": summary.decode_ms,
+        "compile_s": summary.compile_s,
+        "peak_memory_gib": summary.peak_memory_gib,
+        "processes": summary.processes,
+        "quality": row.measured.artifacts.get("quality"),
+        "command": row.command,
+    }

@@ -1,0 +1,37 @@
+"""List the environments that the figures of a report come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fluxfast.bench.results.machine import hardware_of
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.history.origin import commit_text, machine_text
+from fluxfast.report.rows import Row
+
+
+def environments(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return each distinct environment with its number of results and the commands run in it."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        for result in row.measured.results:
+            facts = _facts(result)
+            entry = found.setdefault(str(facts), facts | {"results": 0, "commands": []})
+            entry["results"] += 1
+            command = result.provenance.get("command")
+            if command and command not in entry["commands"]:
+                entry["commands"].append(command)
+    return list(found.values())
+
+
+def _facts(result: CaseResult) -> dict[str, Any]:
+    hardware = hardware_of(result)
+    gpu = {k: v for k, v in result.environment.get("gpu", {}).items() if k != "uuid"}
+    return {
+        "machine": f"{machine_text(result)}, {hardware.cores} cores",
+        "stack": ", ".join(f"{name} {version}" for name, version in hardware.packages.items()),
+        "gpu": ", ".join(f"{name} {value}" for name, value in gpu.items()),
+        "python": str(result.environment.get("python", "?")),
+        "commit": commit_text(result),
+    }
