@@ -208,12 +208,12 @@ def single_block_ways(
     kernels = BlockKernels(rotary_epilogue=True, gelu_epilogue=True)
 
     def two_launches() -> Tensor:
-        attended = fa3(*kernels.heads(attn, None, rows, angles)).flatten(2, 3)
+        attended = fa3()(*kernels.heads(attn, None, rows, angles)).flatten(2, 3)
         return product(down, kernels.activated(attended, up, rows))
 
     def one_launch() -> Tensor:
         found, joined = kernels.heads_and_activated(attn, up, rows, angles)
-        fa3_into(*found, joined)
+        fa3_into()(*found, joined)
         return product(down, joined)
 
     return {

@@ -1,4 +1,4 @@
-"""Each fused kernel beside the same in PyTorch: for its error, and for torch.compile's time."""
+"""Each fused kernel paired with the same computation in PyTorch, for its error and its time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fluxfast.kernels.activation import gelu_join
-from fluxfast.kernels.layernorm import residual_norm
-from fluxfast.kernels.rope import qkv_rotary_launch
+from fluxfast.kernels.layernorm import Dequantization, residual_norm
+from fluxfast.kernels.rope import rope_tables, rotate_heads
 from fluxfast.profiling.roofline import Shape
 
 EPS = 1e-6
@@ -21,10 +21,15 @@ FP8 = torch.float8_e4m3fn
 
 @dataclass(frozen=True, kw_only=True)
 class KernelCase:
-    """`launch(num_warps)` and `plain(*inputs)` give the same tensors.
+    """A kernel and its reference in PyTorch, which return the same tensors.
 
-    fp8 comes as a value and its scales, two results. `plain` computes in the dtype of its inputs,
-    and quantizes where it is told to.
+    Attributes:
+        name: the operator, with `_fp8` where the result is fp8.
+        launch: runs the kernel with a number of warps; an fp8 result is followed by its scales.
+        plain: the reference on `inputs`, in their dtype; it quantizes where the kernel does.
+        inputs: arguments of `plain`.
+        is_fp8: the result is float8_e4m3fn.
+        bytes: bytes that the kernel reads and writes.
     """
 
     name: str
@@ -36,7 +41,7 @@ class KernelCase:
 
 
 def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """As torchao quantizes activations by row."""
+    """Return rows in fp8 and the scale of each row, as torchao quantizes activations."""
     scales = rows.abs().amax(-1, keepdim=True).float() / 448.0
     return (rows.float() / scales).clamp(-448, 448).to(FP8), scales
 
@@ -50,7 +55,13 @@ def _norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def kernel_cases(shape: Shape, heads: int, device: str) -> list[KernelCase]:
-    """The kernels of a step at its shape, in bfloat16 and in fp8."""
+    """Return the kernels of one denoising step, in bfloat16 and in fp8.
+
+    Args:
+        shape: sizes of the step.
+        heads: attention heads.
+        device: torch device.
+    """
     batch, hidden, mlp = shape.batch, shape.hidden, shape.mlp
     generator = torch.Generator(device).manual_seed(0)
 
@@ -72,9 +83,10 @@ def kernel_cases(shape: Shape, heads: int, device: str) -> list[KernelCase]:
     weights = 1 + random(2, 2, hidden // heads, scale=0.1)
     angles = torch.rand(tokens, hidden // heads, device=device) * 6.28
     cosines, sines = angles.cos(), angles.sin()
+    tables = rope_tables(cosines, sines)
     row, both = 2.0 * shape.tokens * hidden, (False, True)
     scales = (torch.rand(size, device=device) for size in ((batch, tokens, 1), (1, hidden)))
-    scales_and_bias = (*scales, random(hidden))
+    dequantization = Dequantization(*scales, random(hidden))
 
     def norm(text: Tensor, image: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return _norm(torch.cat([text, image], dim=1), shift, scale)
@@ -82,12 +94,12 @@ def kernel_cases(shape: Shape, heads: int, device: str) -> list[KernelCase]:
     def summed(tokens: Tensor, update: Tensor, gate: Tensor) -> Tensor:
         return tokens + gate[:, None] * update
 
-    def turned(x: Tensor, weight: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    def rotated(x: Tensor, weight: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         x = F.rms_norm(x, x.shape[-1:], weight, EPS)
         even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
         across = torch.stack([-odd, even], dim=-1).flatten(-2)
-        rotated = x.float() * cosines[None, :, None] + across.float() * sines[None, :, None]
-        return rotated.to(x.dtype)
+        out = x.float() * cosines[None, :, None] + across.float() * sines[None, :, None]
+        return out.to(x.dtype)
 
     def rotary(is_fp8: bool, *given: Tensor) -> tuple[Tensor, ...]:
         text, image, weights, cosines, sines = given
@@ -96,8 +108,8 @@ def kernel_cases(shape: Shape, heads: int, device: str) -> list[KernelCase]:
         out = [
             torch.cat(
                 [
-                    turned(texts[part], weights[0, part], cosines[:at], sines[:at]),
-                    turned(images[part], weights[1, part], cosines[at:], sines[at:]),
+                    rotated(texts[part], weights[0, part], cosines[:at], sines[:at]),
+                    rotated(images[part], weights[1, part], cosines[at:], sines[at:]),
                 ],
                 dim=1,
             )
@@ -134,15 +146,15 @@ def kernel_cases(shape: Shape, heads: int, device: str) -> list[KernelCase]:
             3 * row,
             False,
             lambda warps: residual_norm(
-                joined, update=update, gate=gate, scales_and_bias=scales_and_bias, num_warps=warps
+                joined, update=update, gate=gate, dequantization=dequantization, num_warps=warps
             )[:1],
-            lambda x, u, g, of_rows, of_columns, bias: (
-                summed(x, (u * of_rows * of_columns + bias).to(x.dtype), g),
+            lambda x, u, g, row_scales, column_scales, bias: (
+                summed(x, (u * row_scales * column_scales + bias).to(x.dtype), g),
             ),
             joined,
             update,
             gate,
-            *scales_and_bias,
+            *dequantization,
         ),
     ]
     for fp8 in both:
@@ -213,12 +225,11 @@ def kernel_cases(shape: Shape, heads: int, device: str) -> list[KernelCase]:
                 3 * (row + out),
                 fp8,
                 lambda warps, fp8=fp8: tuple(
-                    qkv_rotary_launch(
+                    rotate_heads(
                         text_qkv,
                         image_qkv,
                         weights,
-                        cosines,
-                        sines,
+                        tables,
                         heads,
                         EPS,
                         with_value=True,
@@ -248,7 +259,7 @@ def kernel_cases(shape: Shape, heads: int, device: str) -> list[KernelCase]:
 
 
 def errors(case: KernelCase) -> list[float]:
-    """‖out − reference‖ / ‖reference‖ of each tensor, the reference by PyTorch in float32."""
+    """Return ‖out − reference‖ / ‖reference‖ of each result, with the reference in float32."""
     exact = case.plain(*(x.float() if isinstance(x, Tensor) else x for x in case.inputs))
     return [
         float((found - wanted).norm() / wanted.norm())
@@ -257,7 +268,7 @@ def errors(case: KernelCase) -> list[float]:
 
 
 def _values(results: Any) -> list[Tensor]:
-    """In float32, with fp8 rows multiplied by their scales where they have some."""
+    """Return results in float32, with fp8 rows multiplied by their scales if they have any."""
     results, found = list(results), []
     while results:
         value = results.pop(0)

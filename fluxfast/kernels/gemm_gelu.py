@@ -1,15 +1,18 @@
-"""The first product of an MLP with its GELU, and the cast to fp8, in the product's own epilogue.
+"""The first GEMM of an MLP, with GELU and the cast to fp8 in its epilogue.
 
-What would be 113 MB written and read again at 1024×1024 stays in registers. In bfloat16 cuBLASLt
-has such an epilogue, in fp8 with a scale for each row there is a kernel here; a single block's GELU
-in bfloat16 can leave one launch with its heads (`fluxfast.kernels.gemm_single_block`).
+The input of GELU stays in registers: 113 MB less to write and read again at 1024×1024. In bfloat16
+cuBLASLt has such an epilogue; in fp8 with one scale per row it is the kernel of this module. A
+single block's GELU in bfloat16 can share a launch with its query, key and value
+(`fluxfast.kernels.gemm_single_block`).
 
-In fp8 a row's scale cannot wait for the row's largest value then: it comes from a bound that the
-row and the weight have (`fluxfast.kernels.layernorm`), some 15 times as large on random values,
-which costs range, not precision, as e4m3's error is relative.
+In fp8, the scale of a row has to be known before the row's largest value is. It comes from the amax
+bound of row and weight (`fluxfast.kernels.layernorm`), which is some 15 times as large on random
+values: this costs range, not precision, because the error of e4m3 is relative.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,29 +21,32 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from fluxfast.kernels.activation import gelu, quantize_beside
+from fluxfast.kernels.activation import gelu, quantize_into
 from fluxfast.kernels.launch import rows_like
 from fluxfast.kernels.tiles import (
+    Gemm,
+    Tiling,
+    accumulate,
     best_tile,
-    inner_block,
+    constants,
     left_and_right,
-    multiplied,
     multiprocessors,
-    options,
-    place_of,
+    operand_descriptor,
+    scaled_and_biased,
+    tile_position,
 )
 
-# √(2/π) and its product with GELU's 0.044715.
+# √(2/π), and its product with GELU's 0.044715.
 LINEAR = tl.constexpr(0.7978845608)
 CUBIC = tl.constexpr(0.7978845608 * 0.044715)
 
 
 @triton.jit
 def gelu_by_tanh(x):
-    """GELU with the hardware's tanh: one special-function operation instead of two.
+    """Return GELU by the hardware's tanh: one special-function operation instead of two.
 
-    The tanh is off by 2⁻¹¹, and so the result by |x| · 2⁻¹², a fifth of it near −3, where it is
-    nearly nothing.
+    The error of tanh is at most 2⁻¹¹, so that of the result is at most |x| · 2⁻¹²; near −3, where
+    GELU is nearly zero, this is a fifth of the result.
     """
     t = tl.inline_asm_elementwise(
         "tanh.approx.f32 $0, $1;",
@@ -73,119 +79,99 @@ def fluxfast_gelu_product(
     PROGRAMS: tl.constexpr,
     HAS_TANH: tl.constexpr,
 ):
+    """Write gelu(rows · weightᵀ + bias) in fp8 into the columns from `first_column` on."""
     write_gelu(
-        rows,
-        weight,
+        Gemm(rows, weight, row_scales, column_scales, bias, inner),
         out,
-        row_scales,
-        column_scales,
-        bias,
         out_scales,
         tl.program_id(0),
         row_count,
         columns,
-        inner,
         first_column,
-        1,  # a tile in fp8 is small enough
-        True,
-        ROWS,
-        COLUMNS,
-        INNER,
-        GROUP,
-        PROGRAMS,
+        Tiling(ROWS, COLUMNS, INNER, GROUP, PROGRAMS, 1),  # a tile in fp8 is small enough
         HAS_TANH,
     )
 
 
 @triton.jit
 def write_gelu(
-    rows,
-    weight,
+    gemm,
     out,
-    row_scales,
-    column_scales,
-    bias,
     out_scales,
     first,
     row_count,
     columns,
-    inner,
     first_column,
-    STORES: tl.constexpr,
-    IS_FP8: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    INNER: tl.constexpr,
-    GROUP: tl.constexpr,
-    PROGRAMS: tl.constexpr,
+    tiling,
     HAS_TANH: tl.constexpr,
 ):
-    """Every `PROGRAMS`-th tile from the `first` on.
+    """Write the GELU of every `tiling.programs`-th tile of a GEMM, from the `first` tile on.
 
-    `rows`: (row_count, inner), `weight`: (columns, inner); `out`: (row_count, columns or more),
-    from its `first_column` on, each tile in `STORES` parts. Without fp8 all scales are None.
+    `out` is the descriptor of (row_count, columns or more), written from `first_column` on and, in
+    fp8, divided by `out_scales` (row_count,); those are None in bfloat16.
     """
-    row_tiles = tl.cdiv(row_count, ROWS)
-    column_tiles = tl.cdiv(columns, COLUMNS)
-    for tile in tl.range(first, row_tiles * column_tiles, PROGRAMS, flatten=True):
-        row_tile, column_tile = place_of(tile, row_tiles, column_tiles, GROUP)
-        first_row, start = row_tile * ROWS, column_tile * COLUMNS
-        x = multiplied(rows, weight, first_row, start, inner, ROWS, COLUMNS, INNER)
-        row = first_row + tl.arange(0, ROWS)
-        column = start + tl.arange(0, COLUMNS)
-        if IS_FP8:
-            of_row = tl.load(row_scales + row, mask=row < row_count, other=0.0)
-            of_column = tl.load(column_scales + column, mask=column < columns, other=0.0)
-            x = x * of_row[:, None] * of_column[None, :]
-        b = tl.load(bias + column, mask=column < columns, other=0.0).to(tl.float32)
-        x = x + b[None, :]
+    row_tiles = tl.cdiv(row_count, tiling.rows)
+    column_tiles = tl.cdiv(columns, tiling.columns)
+    for tile in tl.range(first, row_tiles * column_tiles, tiling.programs, flatten=True):
+        row_tile, column_tile = tile_position(tile, row_tiles, column_tiles, tiling.group)
+        first_row, start = row_tile * tiling.rows, column_tile * tiling.columns
+        x = accumulate(gemm, first_row, start, tiling)
+        row = first_row + tl.arange(0, tiling.rows)
+        column = start + tl.arange(0, tiling.columns)
+        x = scaled_and_biased(x, gemm, 0, row, row_count, column, columns)
         x = gelu_by_tanh(x) if HAS_TANH else gelu(x)
-        if IS_FP8:
+        if out_scales is not None:
             x = x * (1.0 / tl.load(out_scales + row, mask=row < row_count, other=1.0))[:, None]
         place = first_column + start
-        if STORES == 1:
+        if tiling.stores == 1:
             out.store([first_row, place], x.to(out.dtype))
         else:
-            left, right = left_and_right(x.to(out.dtype), ROWS, COLUMNS)
+            left, right = left_and_right(x.to(out.dtype), tiling.rows, tiling.columns)
             out.store([first_row, place], left)
-            out.store([first_row, place + COLUMNS // 2], right)
+            out.store([first_row, place + tiling.columns // 2], right)
 
 
-def _launch(
-    rows: Tensor,
-    row_scales: Tensor,
-    weight: Tensor,
-    weight_scales: Tensor,
-    bias: Tensor,
-    out: Tensor,
-    out_scales: Tensor,
-) -> None:
-    """Write gelu(rows · weightᵀ + bias) into the last columns of `out`, in fp8.
+class Fp8Gemm(NamedTuple):
+    """The operands of a GEMM rows · weightᵀ + bias in fp8 with one scale per row.
 
-    `rows`: (batch, tokens, inner), `weight`: (columns, inner), `out`: (batch, tokens, columns or
-    more), each with a scale for each of its rows.
+    Attributes:
+        rows: float8_e4m3fn (batch, tokens, inner).
+        row_scales: float32 (batch, tokens, 1).
+        weight: float8_e4m3fn (columns, inner).
+        weight_scales: float32 (1, columns).
+        bias: (columns,).
     """
-    rows, out = rows.flatten(0, 1), out.flatten(0, 1)
-    (row_count, inner), columns = rows.shape, weight.shape[0]
+
+    rows: Tensor
+    row_scales: Tensor
+    weight: Tensor
+    weight_scales: Tensor
+    bias: Tensor
+
+
+def _launch(gemm: Fp8Gemm, out: Tensor, out_scales: Tensor) -> None:
+    """Write GELU of the GEMM into the last columns of `out` (batch, tokens, columns or more)."""
+    rows, out = gemm.rows.flatten(0, 1), out.flatten(0, 1)
+    (row_count, inner), columns = rows.shape, gemm.weight.shape[0]
     if not out.numel():
         return
     processors = multiprocessors(rows)
     tile = best_tile(row_count, columns, processors)
     programs = min(processors, tile.count(row_count, columns))
     fluxfast_gelu_product[(programs,)](
-        TensorDescriptor.from_tensor(rows, [tile.rows, inner_block(rows)]),
-        TensorDescriptor.from_tensor(weight, [tile.columns, inner_block(rows)]),
-        TensorDescriptor.from_tensor(out, [tile.rows, tile.columns]),
-        row_scales.contiguous(),
-        weight_scales.contiguous(),
-        bias,
-        out_scales.contiguous(),
-        row_count,
-        columns,
-        inner,
-        out.shape[1] - columns,
+        rows=operand_descriptor(rows, tile.rows),
+        weight=operand_descriptor(gemm.weight, tile.columns),
+        out=TensorDescriptor.from_tensor(out, [tile.rows, tile.columns]),
+        row_scales=gemm.row_scales.contiguous(),
+        column_scales=gemm.weight_scales.contiguous(),
+        bias=gemm.bias,
+        out_scales=out_scales.contiguous(),
+        row_count=row_count,
+        columns=columns,
+        inner=inner,
+        first_column=out.shape[1] - columns,
         HAS_TANH=rows.is_cuda,
-        **options(tile, rows, programs),
+        **constants(tile, rows, programs),
     )
 
 
@@ -195,10 +181,16 @@ def _launch(
     schema="(Tensor rows, Tensor weight, Tensor bias) -> Tensor",
 )
 def gelu_product(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """gelu(rows · weightᵀ + bias) of (batch, tokens, inner), in the dtype of the rows."""
+    """Return gelu(rows · weightᵀ + bias) in the dtype of the rows.
+
+    Args:
+        rows: (batch, tokens, inner).
+        weight: (columns, inner).
+        bias: (columns,).
+    """
     if not rows.is_cuda:
         return F.gelu(F.linear(rows, weight, bias), approximate="tanh")
-    # PyTorch's own GELU by tanh on a GPU; on a CPU it is the exact one.
+    # On a GPU this is GELU by tanh; on a CPU it would be the exact one.
     out = torch._addmm_activation(bias, rows.flatten(0, 1), weight.t(), use_gelu=True)
     return out.view(*rows.shape[:2], -1)
 
@@ -209,12 +201,12 @@ def _(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _product_like(rows: Tensor, weight: Tensor) -> Tensor:
-    """Uninitialized, in the dtype of the rows."""
+    """Return an uninitialized result in the dtype of the rows."""
     return rows.new_empty((*rows.shape[:2], weight.shape[0]))
 
 
 def _joined_like(attended: Tensor, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Uninitialized: rows of both in fp8, and the scale of each."""
+    """Return uninitialized fp8 rows of both parts joined, and the scale of each row."""
     width = attended.shape[-1] + weight.shape[0]
     return rows_like((*rows.shape[:2], width), rows, is_fp8=True)
 
@@ -233,13 +225,18 @@ def gelu_product_fp8(
     weight_scales: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """gelu(rows · weightᵀ + bias) in fp8, its rows divided by `inner_scales` (batch, tokens, 1).
+    """Return gelu(rows · weightᵀ + bias) in fp8, (batch, tokens, columns).
 
-    `rows` (batch, tokens, inner) and `weight` (columns, inner) are in fp8 with a scale for each
-    row.
+    Args:
+        rows: float8_e4m3fn (batch, tokens, inner).
+        row_scales: float32 (batch, tokens, 1).
+        inner_scales: float32 (batch, tokens, 1), the scales of the result.
+        weight: float8_e4m3fn (columns, inner).
+        weight_scales: float32 (1, columns).
+        bias: (columns,).
     """
     out = _product_like(rows, weight)
-    _launch(rows, row_scales, weight, weight_scales, bias, out, inner_scales)
+    _launch(Fp8Gemm(rows, row_scales, weight, weight_scales, bias), out, inner_scales)
     return out
 
 
@@ -263,14 +260,14 @@ def gelu_product_join_fp8(
     weight_scales: Tensor,
     bias: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """[attended, gelu(rows · weightᵀ + bias)] in fp8, and the scale of each row.
+    """Return [attended, gelu(rows · weightᵀ + bias)] in fp8, and the scale of each row.
 
-    That is `inner_scales`, or what `attended` (batch, tokens, channels) asks for if it is more; the
-    others as in `gelu_product_fp8`.
+    A row's scale is that of `inner_scales`, or that of its attention if it is larger. `attended` is
+    (batch, tokens, channels); the other arguments are those of `gelu_product_fp8`.
     """
     out, out_scales = _joined_like(attended, rows, weight)
-    quantize_beside(attended, inner_scales, out, out_scales)
-    _launch(rows, row_scales, weight, weight_scales, bias, out, out_scales)
+    quantize_into(attended, inner_scales, out, out_scales)
+    _launch(Fp8Gemm(rows, row_scales, weight, weight_scales, bias), out, out_scales)
     return out, out_scales
 
 
@@ -292,7 +289,14 @@ def _(
     schema="(Tensor left, Tensor right, Tensor weight, Tensor bias) -> Tensor",
 )
 def product_of_two(left: Tensor, right: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[left, right] · weightᵀ + bias of (batch, tokens, channels) each, without joining them."""
+    """Return [left, right] · weightᵀ + bias without joining the two.
+
+    Args:
+        left: (batch, tokens, left channels).
+        right: (batch, tokens, right channels).
+        weight: (columns, channels of both).
+        bias: (columns,).
+    """
     width = left.shape[-1]
     out = F.linear(left.flatten(0, 1), weight[:, :width], bias)
     out.addmm_(right.flatten(0, 1), weight[:, width:].t())

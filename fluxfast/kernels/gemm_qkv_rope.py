@@ -1,10 +1,9 @@
-"""The product that makes query, key and value, with their RMS norm, rotary embedding and cast in
-its own epilogue.
+"""The GEMM of query, key and value, with RMS norm, RoPE and the cast in its epilogue.
 
-What would be 85 MB written and read again at 1024×1024 stays in registers: a tile of the result is
-one or two whole heads, so that a norm needs nothing from another tile. Text and image, each with a
-weight of its own, are tiles of one launch, since text alone does not fill the GPU, and are written
-joined, text first, as attention reads them.
+Its output stays in registers: 85 MB less to write and read again at 1024×1024. A tile is one or two
+whole heads, so that a norm needs nothing from another tile. Text and image, each with its own
+weight, are tiles of one launch, because text alone does not fill the GPU; they are written joined,
+text first, as attention reads them.
 """
 
 from __future__ import annotations
@@ -21,18 +20,54 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fluxfast.errors import FluxFastError
 from fluxfast.kernels.launch import FP8
-from fluxfast.kernels.rope import VALUE_PART, normed_and_turned
+from fluxfast.kernels.rope import VALUE_PART, RopeTables, normed_and_rotated, rope_tables
 from fluxfast.kernels.tiles import (
+    Gemm,
     Tile,
+    Tiling,
+    accumulate,
     best_tile,
-    inner_block,
+    constants,
     left_and_right,
-    multiplied,
     multiprocessors,
-    options,
-    place_of,
-    stores_of,
+    operand_descriptor,
+    scaled_and_biased,
+    tile_position,
 )
+
+
+class Layer(NamedTuple):
+    """What a kernel needs of a stream's layer, except for its descriptors.
+
+    Attributes:
+        row_scales: float32 (batch · tokens,); None unless the operands are fp8.
+        column_scales: float32 (3 · channels,); None unless the operands are fp8.
+        bias: (3 · channels,).
+        norm_weights: (2, head_dim), query then key.
+        tokens: tokens of the stream in each sequence.
+    """
+
+    row_scales: Any
+    column_scales: Any
+    bias: Any
+    norm_weights: Any
+    tokens: Any
+
+
+class Heads(NamedTuple):
+    """The sizes of query, key and value within a kernel.
+
+    Attributes:
+        batch: sequences.
+        channels: heads · head_dim.
+        head_dim: channels of a head, a constant.
+        eps: added to the mean square of the RMS norms.
+    """
+
+    batch: Any
+    channels: Any
+    head_dim: Any
+    eps: Any
 
 
 @triton.jit
@@ -40,28 +75,18 @@ def fluxfast_qkv_product(
     text,
     text_weight,
     text_out,
-    text_row_scales,
-    text_column_scales,
-    text_bias,
-    text_norm_weights,
-    text_tokens,
+    text_layer,
     image,
     image_weight,
     image_out,
-    image_row_scales,
-    image_column_scales,
-    image_bias,
-    image_norm_weights,
-    image_tokens,
-    cosines,
-    sines,
+    image_layer,
+    tables,
     batch,
     channels,
     inner,
     eps,
     HEAD_DIM: tl.constexpr,
     STORES: tl.constexpr,
-    IS_FP8: tl.constexpr,
     HAS_TEXT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -69,122 +94,95 @@ def fluxfast_qkv_product(
     GROUP: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):
-    """The tiles of text, then those of the image, dealt out as if they were one row of tiles."""
+    """Write the heads of text, then those of the image, as if their tiles were one row of tiles.
+
+    `text_layer` and `image_layer` are `Layer`s; `tables` are `RopeTables`.
+    """
+    # Triton keeps constants within a tuple only in a call: a variable would make tensors of them.
     first = tl.program_id(0)
     if HAS_TEXT:
-        tiles = tl.cdiv(text_tokens, ROWS) * batch * (3 * channels // COLUMNS)
+        tiles = heads_tiles(text_layer.tokens, batch, channels, ROWS, COLUMNS)
         write_heads(
             text,
             text_weight,
             text_out,
-            text_row_scales,
-            text_column_scales,
-            text_bias,
-            text_norm_weights,
-            text_tokens,
-            cosines,
-            sines,
-            first,
-            batch,
-            channels,
+            text_layer,
+            tables,
+            Heads(batch, channels, HEAD_DIM, eps),
             inner,
-            eps,
-            HEAD_DIM,
-            STORES,
-            IS_FP8,
-            ROWS,
-            COLUMNS,
-            INNER,
-            GROUP,
-            PROGRAMS,
+            first,
+            Tiling(ROWS, COLUMNS, INNER, GROUP, PROGRAMS, STORES),
         )
-        first += tl.cdiv(tiles - first, PROGRAMS) * PROGRAMS - tiles
+        first += next_first(first, tiles, PROGRAMS)
     write_heads(
         image,
         image_weight,
         image_out,
-        image_row_scales,
-        image_column_scales,
-        image_bias,
-        image_norm_weights,
-        image_tokens,
-        cosines + text_tokens * (HEAD_DIM // 2),
-        sines + text_tokens * (HEAD_DIM // 2),
-        first,
-        batch,
-        channels,
+        image_layer,
+        RopeTables(
+            tables.cosines + text_layer.tokens * (HEAD_DIM // 2),
+            tables.sines + text_layer.tokens * (HEAD_DIM // 2),
+        ),
+        Heads(batch, channels, HEAD_DIM, eps),
         inner,
-        eps,
-        HEAD_DIM,
-        STORES,
-        IS_FP8,
-        ROWS,
-        COLUMNS,
-        INNER,
-        GROUP,
-        PROGRAMS,
+        first,
+        Tiling(ROWS, COLUMNS, INNER, GROUP, PROGRAMS, STORES),
     )
 
 
 @triton.jit
-def write_heads(
-    rows,
-    weight,
-    out,
-    row_scales,
-    column_scales,
-    bias,
-    norm_weights,
-    tokens,
-    cosines,
-    sines,
-    first,
-    batch,
-    channels,
-    inner,
-    eps,
-    HEAD_DIM: tl.constexpr,
-    STORES: tl.constexpr,
-    IS_FP8: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    INNER: tl.constexpr,
-    GROUP: tl.constexpr,
-    PROGRAMS: tl.constexpr,
-):
-    """Every `PROGRAMS`-th tile from the `first` on.
-
-    `norm_weights`: (2, HEAD_DIM), of query then key; `out`: (3 · batch, tokens, channels).
-    """
-    row_tiles = tl.cdiv(tokens, ROWS) * batch
-    column_tiles = 3 * channels // COLUMNS
-    for tile in tl.range(first, row_tiles * column_tiles, PROGRAMS, flatten=True):
-        row_tile, column_tile = place_of(tile, row_tiles, column_tiles, GROUP)
-        sequence, token = row_tile // tl.cdiv(tokens, ROWS), row_tile % tl.cdiv(tokens, ROWS) * ROWS
-        start = column_tile * COLUMNS
-        part = start // channels
-        first_row = sequence * tokens
-        x = multiplied(rows, weight, first_row + token, start, inner, ROWS, COLUMNS, INNER)
-        at = token + tl.arange(0, ROWS)
-        column = start + tl.arange(0, COLUMNS)
-        if IS_FP8:
-            of_row = tl.load(row_scales + first_row + at, mask=at < tokens, other=0.0)
-            x = x * of_row[:, None] * tl.load(column_scales + column)[None, :]
-        x = x + tl.load(bias + column).to(tl.float32)[None, :]
-        if part < VALUE_PART:
-            w = tl.load(norm_weights + part * HEAD_DIM + tl.arange(0, HEAD_DIM)).to(tl.float32)
-            x = normed_and_turned(x, w, cosines, sines, at, tokens, eps, HEAD_DIM, ROWS, COLUMNS)
-        # The hardware's conversion to fp8 saturates: ±448 rather than NaN.
-        place = part * batch + sequence
-        _store(out, x.to(out.dtype), place, token, start % channels, ROWS, COLUMNS, STORES)
+def heads_tiles(tokens, batch, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return the number of tiles of a stream's query, key and value."""
+    return tl.cdiv(tokens, ROWS) * batch * (3 * channels // COLUMNS)
 
 
 @triton.jit
-def _store(
-    out, y, place, token, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STORES: tl.constexpr
-):
-    """In one or two parts; rows past the sequence's end are left out."""
-    if STORES == 1:
+def next_first(first, tiles, PROGRAMS: tl.constexpr):
+    """Return how far behind `first` a program's first tile among the next GEMM's tiles is.
+
+    The program has computed every `PROGRAMS`-th of `tiles` from `first` on.
+    """
+    return tl.cdiv(tiles - first, PROGRAMS) * PROGRAMS - tiles
+
+
+@triton.jit
+def write_heads(rows, weight, out, layer, tables, heads, inner, first, tiling):
+    """Write every `tiling.programs`-th tile of a stream's heads, from the `first` tile on.
+
+    `out` is the descriptor of (3 · batch, tokens, channels).
+    """
+    gemm = Gemm(rows, weight, layer.row_scales, layer.column_scales, layer.bias, inner)
+    tokens = layer.tokens
+    row_tiles = tl.cdiv(tokens, tiling.rows) * heads.batch
+    column_tiles = 3 * heads.channels // tiling.columns
+    for tile in tl.range(first, row_tiles * column_tiles, tiling.programs, flatten=True):
+        row_tile, column_tile = tile_position(tile, row_tiles, column_tiles, tiling.group)
+        sequence = row_tile // tl.cdiv(tokens, tiling.rows)
+        token = row_tile % tl.cdiv(tokens, tiling.rows) * tiling.rows
+        start = column_tile * tiling.columns
+        part = start // heads.channels
+        first_row = sequence * tokens
+        x = accumulate(gemm, first_row + token, start, tiling)
+        at = token + tl.arange(0, tiling.rows)
+        column = start + tl.arange(0, tiling.columns)
+        x = scaled_and_biased(x, gemm, first_row, at, tokens, column, None)
+        if part < VALUE_PART:
+            weights = layer.norm_weights + part * heads.head_dim
+            w = tl.load(weights + tl.arange(0, heads.head_dim)).to(tl.float32)
+            x = normed_and_rotated(
+                x, w, tables, at, tokens, heads.eps, heads.head_dim, tiling.rows, tiling.columns
+            )
+        # The hardware's conversion to fp8 saturates: ±448 rather than NaN.
+        place = part * heads.batch + sequence
+        _store(out, x.to(out.dtype), place, token, start % heads.channels, tiling)
+
+
+@triton.jit
+def _store(out, y, place, token, column, tiling):
+    """Store a tile in one or two parts, without the rows past the end of the sequence."""
+    ROWS: tl.constexpr = tiling.rows
+    COLUMNS: tl.constexpr = tiling.columns
+    if tiling.stores == 1:
         out.store([place, token, column], tl.reshape(y, (1, ROWS, COLUMNS)))
     else:
         HALF: tl.constexpr = COLUMNS // 2
@@ -194,11 +192,15 @@ def _store(
 
 
 class Stream(NamedTuple):
-    """Text or image, and the layer that it goes through.
+    """Text or image tokens, and the layer that computes their query, key and value.
 
-    `rows`: (batch, tokens, inner); `weight`: (3 · heads · head_dim, inner), of query, key and value
-    below each other; `norm_weights`: (2, head_dim), of query then key; in fp8 with a scale for each
-    row of both: (batch, tokens, 1) and (1, 3 · heads · head_dim).
+    Attributes:
+        rows: (batch, tokens, inner), in bfloat16 or float8_e4m3fn.
+        weight: (3 · heads · head_dim, inner): query, key and value one below the other.
+        bias: (3 · heads · head_dim,).
+        norm_weights: (2, head_dim), query then key.
+        row_scales: float32 (batch, tokens, 1); None unless the operands are fp8.
+        weight_scales: float32 (1, 3 · heads · head_dim); None unless the operands are fp8.
     """
 
     rows: Tensor
@@ -208,86 +210,103 @@ class Stream(NamedTuple):
     row_scales: Tensor | None = None
     weight_scales: Tensor | None = None
 
+    @property
+    def tokens(self) -> int:
+        """Tokens in each sequence."""
+        return self.rows.shape[1]
 
-def check_angles(cosines: Tensor, sines: Tensor, tokens: int, head_dim: int) -> None:
+    def layer(self) -> Layer:
+        """Return the arguments of a kernel that are not descriptors."""
+        return Layer(
+            row_scales=self.row_scales.contiguous() if self.row_scales is not None else None,
+            column_scales=(
+                self.weight_scales.contiguous() if self.weight_scales is not None else None
+            ),
+            bias=self.bias,
+            norm_weights=self.norm_weights.contiguous(),
+            tokens=self.tokens,
+        )
+
+    def descriptors(self, name: str, out: Tensor, tile: Tile) -> dict[str, TensorDescriptor]:
+        """Return a kernel's descriptors by argument name: rows, weight and `out`.
+
+        Args:
+            name: the name of the rows' argument, with which the names of the others begin.
+            out: the stream's part of the result, (3 · batch, tokens, channels).
+            tile: the tile.
+        """
+        columns = tile.columns // tile.stores(out.element_size())
+        return {
+            name: operand_descriptor(self.rows.flatten(0, 1), tile.rows),
+            f"{name}_weight": operand_descriptor(self.weight, tile.columns),
+            f"{name}_out": TensorDescriptor.from_tensor(out, [1, tile.rows, columns]),
+        }
+
+
+def check_rope_tables(cosines: Tensor, sines: Tensor, tokens: int, head_dim: int) -> None:
+    """Check that the kernel can apply RoPE with these tables.
+
+    Raises:
+        FluxFastError: the tables are not (tokens, head_dim / 2), or head_dim is no power of two.
+    """
     shapes = [tuple(cosines.shape), tuple(sines.shape)]
     if shapes != [(tokens, head_dim // 2)] * 2 or head_dim & (head_dim - 1):
         raise FluxFastError(
-            "the product of query, key and value cannot turn these heads",
-            got=f"heads of {head_dim}, cosines and sines {shapes}",
-            allowed=f"a power of two, {tokens} × half of it: one angle for each pair of channels",
-            remedy="take fused_rotary instead of rotary_epilogue",
+            "the GEMM of query, key and value cannot apply RoPE to these heads",
+            got=f"head_dim {head_dim}, cos/sin tables {shapes}",
+            allowed="a power of two as head_dim, and tables "
+            f"({tokens}, head_dim / 2): one entry for each pair of channels",
+            remedy="use fused_rotary instead of rotary_epilogue",
         )
 
 
 def of_whole_heads(tile: Tile, heads: int, head_dim: int) -> Tile:
-    """As wide as two heads, or one where their number is odd: a norm stays within a tile."""
+    """Return the tile as wide as two heads, or as one where their number is odd."""
     return replace(tile, columns=head_dim * (1 if heads % 2 else 2))
 
 
-def stream_arguments(stream: Stream, out: Tensor, tile: Tile) -> tuple[Any, ...]:
-    """The kernel's first arguments, from `rows` to `tokens`: of a stream that is written into `out`
-    (3 · batch, tokens, channels).
-    """
-    rows, inner = stream.rows, inner_block(stream.rows)
-    columns = tile.columns // stores_of(tile, out.element_size())
-    return (
-        TensorDescriptor.from_tensor(rows.flatten(0, 1), [tile.rows, inner]),
-        TensorDescriptor.from_tensor(stream.weight, [tile.columns, inner]),
-        TensorDescriptor.from_tensor(out, [1, tile.rows, columns]),
-        stream.row_scales.contiguous() if stream.row_scales is not None else None,
-        stream.weight_scales.contiguous() if stream.weight_scales is not None else None,
-        stream.bias,
-        stream.norm_weights.contiguous(),
-        rows.shape[1],
-    )
-
-
 def _launch(
-    text: Stream | None, image: Stream, cosines: Tensor, sines: Tensor, out: Tensor, eps: float
+    text: Stream | None, image: Stream, tables: RopeTables, out: Tensor, eps: float
 ) -> None:
     """Write text and image into `out` (3, batch, tokens of both, heads, head_dim)."""
     batch, image_tokens, inner = image.rows.shape
-    text_tokens = text.rows.shape[1] if text else 0
+    text_tokens = text.tokens if text else 0
     heads, head_dim = out.shape[-2:]
     channels = heads * head_dim
-    check_angles(cosines, sines, text_tokens + image_tokens, head_dim)
+    check_rope_tables(*tables, text_tokens + image_tokens, head_dim)
     if not out.numel():
         return
     processors = multiprocessors(out)
     tile = best_tile(batch * (text_tokens + image_tokens), 3 * channels, processors)
     tile = of_whole_heads(tile, heads, head_dim)
-    stores = stores_of(tile, out.element_size())
     tiles = batch * sum(tile.count(tokens, 3 * channels) for tokens in (text_tokens, image_tokens))
-    joined = out.view(-1, text_tokens + image_tokens, channels)
-    of_image = stream_arguments(image, joined[:, text_tokens:], tile)
-    of_text = (*of_image[:-1], 0)
-    if text:
-        of_text = stream_arguments(text, joined[:, :text_tokens], tile)
     programs = min(processors, tiles)
+    joined = out.view(-1, text_tokens + image_tokens, channels)
+    image_out, image_layer = joined[:, text_tokens:], image.layer()
+    # Without text, the image takes its place in arguments that the kernel does not read.
+    first, first_out = (text, joined[:, :text_tokens]) if text else (image, image_out)
     fluxfast_qkv_product[(programs,)](
-        *of_text,
-        *of_image,
-        cosines.contiguous(),
-        sines.contiguous(),
-        batch,
-        channels,
-        inner,
-        eps,
+        **first.descriptors("text", first_out, tile),
+        text_layer=text.layer() if text else image_layer._replace(tokens=0),
+        **image.descriptors("image", image_out, tile),
+        image_layer=image_layer,
+        tables=tables,
+        batch=batch,
+        channels=channels,
+        inner=inner,
+        eps=eps,
         HEAD_DIM=head_dim,
-        STORES=stores,
-        IS_FP8=image.row_scales is not None,
+        STORES=tile.stores(out.element_size()),
         HAS_TEXT=text is not None,
-        **options(tile, image.rows, programs),
+        **constants(tile, image.rows, programs),
     )
 
 
 def heads_like(text: Sequence[Tensor], image: Sequence[Tensor], heads: int, is_fp8: bool) -> Tensor:
-    """Uninitialized: what `qkv_product` of the two streams writes."""
+    """Return an uninitialized result of `qkv_product` of the two streams."""
     stream = Stream(*image)
-    batch, tokens, _ = stream.rows.shape
-    tokens += text[0].shape[1] if text else 0
-    shape = (3, batch, tokens, heads, stream.norm_weights.shape[1])
+    tokens = stream.tokens + (text[0].shape[1] if text else 0)
+    shape = (3, stream.rows.shape[0], tokens, heads, stream.norm_weights.shape[1])
     return stream.bias.new_empty(shape, dtype=FP8 if is_fp8 else stream.bias.dtype)
 
 
@@ -306,14 +325,24 @@ def qkv_product(
     eps: float,
     is_fp8: bool,
 ) -> Tensor:
-    """Query, key and value as attention reads them: (3, batch, tokens, heads, head_dim).
+    """Return query, key and value as attention reads them.
 
-    `text` (nothing where the tokens are joined already) and `image`: the tensors of a `Stream`;
-    `cosines` and `sines`: (tokens of both, head_dim / 2), of pairs of neighbouring channels. In the
-    dtype of the bias, or in fp8 with a scale of one.
+    Args:
+        text: the tensors of a `Stream`; empty if text and image tokens are joined already.
+        image: the tensors of a `Stream`.
+        cosines: float32 (tokens of both, head_dim / 2), one entry per pair of neighbouring
+            channels.
+        sines: the same shape.
+        heads: number of heads.
+        eps: added to the mean square.
+        is_fp8: return float8_e4m3fn with a scale of one; else the dtype of the bias.
+
+    Returns:
+        (3, batch, tokens of both, heads, head_dim).
     """
     out = heads_like(text, image, heads, is_fp8)
-    _launch(Stream(*text) if text else None, Stream(*image), cosines, sines, out, eps)
+    tables = rope_tables(cosines, sines)
+    _launch(Stream(*text) if text else None, Stream(*image), tables, out, eps)
     return out
 
 

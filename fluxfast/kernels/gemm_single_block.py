@@ -1,9 +1,10 @@
-"""Query, key, value and GELU of a single block, whose products read the same rows, in one launch.
+"""Both GEMMs of a single block that read the same rows, in one launch with their epilogues.
 
-For each multiprocessor of an H200 GELU's tiles at 1024×1024 are 13.1 and those of the heads 9.8,
-so 14 and 10 rounds; together they are 22.9, so 23. And GELU is written where the output product
-reads it, beside the room for attention, so that this is one product of a joined row. In bfloat16
-alone: in fp8 the scale of such a row is not known before attention is done.
+One writes query, key and value, the other GELU. On an H200 at 1024×1024, each multiprocessor has
+13.1 tiles of GELU and 9.8 of the heads, which takes 14 and 10 rounds; together 22.9 tiles take 23.
+GELU is written where the output GEMM reads it, next to the columns that attention writes, so the
+output GEMM reads one joined row. Only in bfloat16: in fp8 the scale of such a row is not known
+before attention has run.
 """
 
 from __future__ import annotations
@@ -16,32 +17,37 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fluxfast.kernels.gemm_gelu import write_gelu
 from fluxfast.kernels.gemm_qkv_rope import (
+    Heads,
     Stream,
-    check_angles,
+    check_rope_tables,
     heads_like,
+    heads_tiles,
+    next_first,
     of_whole_heads,
-    stream_arguments,
     write_heads,
 )
-from fluxfast.kernels.tiles import best_tile, inner_block, multiprocessors, options, stores_of
+from fluxfast.kernels.rope import rope_tables
+from fluxfast.kernels.tiles import (
+    Gemm,
+    Tiling,
+    best_tile,
+    constants,
+    multiprocessors,
+    operand_descriptor,
+)
 
 
 @triton.jit
 def fluxfast_qkv_product_and_gelu(
     rows,
-    weight,
-    out,
-    row_scales,
-    column_scales,
-    bias,
-    norm_weights,
-    tokens,
+    rows_weight,
+    rows_out,
+    layer,
     mlp_weight,
     mlp_out,
     mlp_bias,
     mlp_columns,
-    cosines,
-    sines,
+    tables,
     batch,
     channels,
     inner,
@@ -55,55 +61,33 @@ def fluxfast_qkv_product_and_gelu(
     PROGRAMS: tl.constexpr,
     HAS_TANH: tl.constexpr,
 ):
-    """The tiles of the heads, then GELU's, dealt out as if they were one row of tiles."""
+    """Write the heads, then GELU, as if their tiles were one row of tiles.
+
+    `layer` is a `Layer` without scales; `tables` are `RopeTables`.
+    """
     first = tl.program_id(0)
-    tiles = tl.cdiv(tokens, ROWS) * batch * (3 * channels // COLUMNS)
+    tiles = heads_tiles(layer.tokens, batch, channels, ROWS, COLUMNS)
     write_heads(
         rows,
-        weight,
-        out,
-        row_scales,
-        column_scales,
-        bias,
-        norm_weights,
-        tokens,
-        cosines,
-        sines,
-        first,
-        batch,
-        channels,
+        rows_weight,
+        rows_out,
+        layer,
+        tables,
+        Heads(batch, channels, HEAD_DIM, eps),
         inner,
-        eps,
-        HEAD_DIM,
-        STORES,
-        False,
-        ROWS,
-        COLUMNS,
-        INNER,
-        GROUP,
-        PROGRAMS,
+        first,
+        Tiling(ROWS, COLUMNS, INNER, GROUP, PROGRAMS, STORES),
     )
-    first += tl.cdiv(tiles - first, PROGRAMS) * PROGRAMS - tiles
+    first += next_first(first, tiles, PROGRAMS)
     write_gelu(
-        rows,
-        mlp_weight,
+        Gemm(rows, mlp_weight, None, None, mlp_bias, inner),
         mlp_out,
         None,
-        None,
-        mlp_bias,
-        None,
         first,
-        tokens * batch,
+        layer.tokens * batch,
         mlp_columns,
-        inner,
         channels,
-        STORES,
-        False,
-        ROWS,
-        COLUMNS,
-        INNER,
-        GROUP,
-        PROGRAMS,
+        Tiling(ROWS, COLUMNS, INNER, GROUP, PROGRAMS, STORES),
         HAS_TANH,
     )
 
@@ -132,43 +116,56 @@ def qkv_product_and_gelu(
     heads: int,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """What `qkv_product` makes of a stream in bfloat16, and rows of [nothing yet, GELU].
+    """Return `qkv_product` of a stream in bfloat16, and joined rows [uninitialized, GELU].
 
-    (3, batch, tokens, heads, head_dim), and (batch, tokens, heads · head_dim + columns): the first
-    heads · head_dim channels are for attention to write, then comes gelu(rows · mlp_weightᵀ +
-    mlp_bias), `mlp_weight` being (columns, inner). Widths are multiples of 8, as the tensor memory
-    accelerator asks. The others as in `Stream`, and as in `qkv_product`.
+    Args:
+        rows: bfloat16 (batch, tokens, inner); `inner` is a multiple of 8, as the tensor memory
+            accelerator requires, and so is `columns`.
+        weight: (3 · heads · head_dim, inner), and its `bias` (3 · heads · head_dim,).
+        bias: see `weight`.
+        norm_weights: (2, head_dim), query then key.
+        mlp_weight: (columns, inner), and its `mlp_bias` (columns,).
+        mlp_bias: see `mlp_weight`.
+        cosines: float32 (tokens, head_dim / 2), one entry per pair of neighbouring channels.
+        sines: the same shape.
+        heads: number of heads.
+        eps: added to the mean square.
+
+    Returns:
+        Query, key and value (3, batch, tokens, heads, head_dim), and (batch, tokens, heads ·
+        head_dim + columns): attention is to write the first heads · head_dim channels, the others
+        are gelu(rows · mlp_weightᵀ + mlp_bias).
     """
-    stream = Stream(rows, weight, bias, norm_weights)
+    stream, tables = Stream(rows, weight, bias, norm_weights), rope_tables(cosines, sines)
     out, joined = _empty(stream, mlp_weight, heads)
     (batch, tokens, inner), head_dim = rows.shape, out.shape[4]
     channels, columns = heads * head_dim, mlp_weight.shape[0]
-    check_angles(cosines, sines, tokens, head_dim)
+    check_rope_tables(*tables, tokens, head_dim)
     if not out.numel():
         return out, joined
     processors = multiprocessors(out)
     tile = best_tile(batch * tokens, 3 * channels + columns, processors)
     tile = of_whole_heads(tile, heads, head_dim)
-    stores = stores_of(tile, out.element_size())
+    stores = tile.stores(out.element_size())
     count = batch * tile.count(tokens, 3 * channels) + tile.count(batch * tokens, columns)
     programs = min(processors, count)
     box = [tile.rows, tile.columns // stores]
     fluxfast_qkv_product_and_gelu[(programs,)](
-        *stream_arguments(stream, out.view(-1, tokens, channels), tile),
-        TensorDescriptor.from_tensor(mlp_weight, [tile.columns, inner_block(rows)]),
-        TensorDescriptor.from_tensor(joined.flatten(0, 1), box),
-        mlp_bias,
-        columns,
-        cosines.contiguous(),
-        sines.contiguous(),
-        batch,
-        channels,
-        inner,
-        eps,
+        **stream.descriptors("rows", out.view(-1, tokens, channels), tile),
+        layer=stream.layer(),
+        mlp_weight=operand_descriptor(mlp_weight, tile.columns),
+        mlp_out=TensorDescriptor.from_tensor(joined.flatten(0, 1), box),
+        mlp_bias=mlp_bias,
+        mlp_columns=columns,
+        tables=tables,
+        batch=batch,
+        channels=channels,
+        inner=inner,
+        eps=eps,
         HEAD_DIM=head_dim,
         STORES=stores,
         HAS_TANH=rows.is_cuda,
-        **options(tile, rows, programs),
+        **constants(tile, rows, programs),
     )
     return out, joined
 

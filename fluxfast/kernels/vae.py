@@ -1,10 +1,11 @@
-"""What is between the convolutions of a VAE, on channels-last images: GroupNorm with SiLU, bias and
-residual, nearest-neighbour upsampling.
+"""The operations between a VAE's convolutions, on channels_last images.
 
-A group is spread over the whole image, so its statistics are a pass of their own: sums for each
-channel over parts of the image, one small kernel that makes a factor and a shift for each channel
-of them, and a pass that applies these. A convolution's bias goes into the shift, which saves the
-pass that PyTorch adds it in.
+These are GroupNorm with SiLU, bias and residual, and nearest-neighbour upsampling.
+
+A group is spread over the whole image, so its statistics take a pass of their own: sums of each
+channel over parts of the image, one small kernel that turns them into a factor and a shift per
+channel, and a pass that applies factor and shift. A convolution's bias goes into the shift, which
+saves the pass in which PyTorch adds it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from torch import Tensor
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
-TILE = 4096  # values of a program at a time: 32 a thread, with two sums of each in registers
+TILE = 4096  # values of a program at a time: 32 per thread, with two sums of each in registers
 WARPS = 4
-# Programs that share an image when it is summed up: four on each multiprocessor of a Hopper GPU.
+# Programs that sum an image together: four on each multiprocessor of a Hopper GPU.
 PARTS = 528
 PARTS_AT_ONCE = 128
 
 
 @triton.jit
 def tile_of(x, pixel, pixels, column, channels):
-    """Where the values of these pixels are, and which of them there are."""
+    """Return the pointers to the values of these pixels, and the mask of those that exist."""
     places = x + pixel.to(tl.int64)[:, None] * channels + column[None, :]
     return places, (pixel < pixels)[:, None] & (column < channels)[None, :]
 
@@ -34,9 +35,9 @@ def tile_of(x, pixel, pixels, column, channels):
 def fluxfast_channel_sums(
     x, sums, pixels, channels, tiles, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):
-    """Sum and sum of squares of each channel over a part of an image.
+    """Sum each channel and its squares over a part of an image, after subtracting a pivot.
 
-    Less the image's first pixel: squares of what is far from zero would lose the variance.
+    The pivot is the image's first pixel: squares of values far from zero would lose the variance.
     """
     part = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
@@ -70,11 +71,10 @@ def fluxfast_group_factors(
     per_group,
     parts,
     eps,
-    HAS_BIAS: tl.constexpr,
     GROUP: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """For each channel of a group of an image: what to multiply it with, and what to add."""
+    """Compute factor and shift of each channel of one group of one image."""
     group = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
     within = tl.arange(0, GROUP)
@@ -90,7 +90,7 @@ def fluxfast_group_factors(
         squares += tl.sum(tl.load(places + channels, mask=loaded, other=0.0), 0)
     pivot = tl.load(x + image * pixels * channels + column, mask=there, other=0.0).to(tl.float32)
     added = tl.zeros([GROUP], tl.float32)
-    if HAS_BIAS:
+    if x_bias is not None:
         added = tl.load(x_bias + column, mask=there, other=0.0).to(tl.float32)
     mean_of = pivot + added + total / pixels
     mean = tl.sum(tl.where(there, mean_of, 0.0), 0) / per_group
@@ -109,7 +109,7 @@ def fluxfast_group_factors(
 def fluxfast_group_norm_silu(
     x, factors, out, pixels, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):
-    """silu(x · factor + shift)."""
+    """Write silu(x · factor + shift)."""
     image = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, CHANNELS)
@@ -132,45 +132,48 @@ def fluxfast_bias_residual(
     out,
     pixels,
     channels,
-    HAS_RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """x + bias + residual; here the pixels of all images are one row of them."""
+    """Write x + bias + residual; the pixels of all images count as one row."""
     pixel = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, CHANNELS)
     added = tl.load(bias + column, mask=column < channels, other=0.0).to(tl.float32)
     places, there = tile_of(x, pixel, pixels, column, channels)
     total = tl.load(places, mask=there, other=0.0).to(tl.float32) + added[None, :]
-    if HAS_RESIDUAL:
-        beside, _ = tile_of(residual, pixel, pixels, column, channels)
-        total += tl.load(beside, mask=there, other=0.0).to(tl.float32)
+    if residual is not None:
+        others, _ = tile_of(residual, pixel, pixels, column, channels)
+        total += tl.load(others, mask=there, other=0.0).to(tl.float32)
     targets, _ = tile_of(out, pixel, pixels, column, channels)
     tl.store(targets, total.to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit
 def fluxfast_upsample(x, out, pixels, width, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Each pixel twice in each direction. `pixels` (of all images), `width`: of what is read."""
+    """Write each pixel twice in each direction.
+
+    `pixels` (of all images) and `width` are those of the input.
+    """
     pixel = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, CHANNELS)
     places, there = tile_of(x, pixel, pixels, column, channels)
     values = tl.load(places, mask=there, other=0.0)
     # A row of `width` becomes two of 2 · `width`.
     target = 4 * width * (pixel // width) + 2 * (pixel % width)
-    for below in tl.static_range(2):
-        for beside in tl.static_range(2):
-            to = target + 2 * width * below + beside
+    for down in tl.static_range(2):
+        for right in tl.static_range(2):
+            to = target + 2 * width * down + right
             targets, _ = tile_of(out, to, 4 * pixels, column, channels)
             tl.store(targets, values, mask=there)
 
 
 def channels_last(images: Tensor) -> Tensor:
+    """Return images (batch, channels, height, width) in the channels_last memory format."""
     return images.contiguous(memory_format=torch.channels_last)
 
 
 def _tile(channels: int) -> dict[str, int]:
-    """How a kernel of tiles is launched: whole pixels, as many as make up a tile's values."""
+    """Return the constants of a kernel whose tiles are `TILE` values of whole pixels."""
     block = triton.next_power_of_2(channels)
     return {"ROWS": max(1, TILE // block), "CHANNELS": block, "num_warps": WARPS}
 
@@ -185,9 +188,15 @@ def _tile(channels: int) -> dict[str, int]:
 def group_norm_silu(
     x: Tensor, x_bias: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float
 ) -> Tensor:
-    """silu(group_norm(x + x_bias)), channels last.
+    """Return silu(group_norm(x + x_bias)) in the input's dtype, channels_last.
 
-    `x`: (batch, channels, height, width); `x_bias`, `weight`, `bias`: (channels,).
+    Args:
+        x: (batch, channels, height, width).
+        x_bias: (channels,), the bias of the convolution before the norm; None for none.
+        weight: (channels,).
+        bias: (channels,).
+        groups: number of groups.
+        eps: added to the variance.
     """
     x = channels_last(x)
     out = torch.empty_like(x)
@@ -204,18 +213,17 @@ def group_norm_silu(
     )
     fluxfast_channel_sums[(parts, batch)](x, sums, pixels, channels, in_a_part, **tile)
     fluxfast_group_factors[(groups, batch)](
-        x,
-        weight if x_bias is None else x_bias,
-        sums,
-        weight,
-        bias,
-        factors,
-        pixels,
-        channels,
-        channels // groups,
-        parts,
-        eps,
-        HAS_BIAS=x_bias is not None,
+        x=x,
+        x_bias=x_bias,
+        sums=sums,
+        weight=weight,
+        bias=bias,
+        factors=factors,
+        pixels=pixels,
+        channels=channels,
+        per_group=channels // groups,
+        parts=parts,
+        eps=eps,
         GROUP=triton.next_power_of_2(channels // groups),
         PARTS=PARTS_AT_ONCE,
         num_warps=WARPS,
@@ -237,20 +245,25 @@ def _(
     schema="(Tensor x, Tensor bias, Tensor? residual) -> Tensor",
 )
 def bias_residual(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """x + bias + residual, channels last. `x`, `residual`: as above; `bias`: (channels,)."""
+    """Return x + bias + residual in the input's dtype, channels_last.
+
+    Args:
+        x: (batch, channels, height, width).
+        bias: (channels,).
+        residual: the shape of `x`; None for none.
+    """
     x = channels_last(x)
     out = torch.empty_like(x)
     batch, channels, height, width = x.shape
     pixels, tile = batch * height * width, _tile(channels)
     if out.numel():
         fluxfast_bias_residual[(triton.cdiv(pixels, tile["ROWS"]),)](
-            x,
-            bias,
-            x if residual is None else channels_last(residual),
-            out,
-            pixels,
-            channels,
-            HAS_RESIDUAL=residual is not None,
+            x=x,
+            bias=bias,
+            residual=channels_last(residual) if residual is not None else None,
+            out=out,
+            pixels=pixels,
+            channels=channels,
             **tile,
         )
     return out
@@ -263,7 +276,7 @@ def _(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
 
 @torch.library.custom_op("fluxfast::upsample", mutates_args=(), schema="(Tensor x) -> Tensor")
 def upsample(x: Tensor) -> Tensor:
-    """Twice the height and width by nearest neighbour, channels last. `x`: as above."""
+    """Return `x` (batch, channels, height, width) at twice height and width, channels_last."""
     x = channels_last(x)
     out: Tensor = _upsampled(x)
     batch, channels, height, width = x.shape

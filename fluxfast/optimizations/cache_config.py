@@ -137,5 +137,5 @@ def _refuse(
         problem,
         got=got,
         allowed=allowed,
-        remedy="see docs/options.md for an example, or drop --cache_dit_config",
+        remedy="see docs/reference/files.md for an example, or drop --cache_dit_config",
     )

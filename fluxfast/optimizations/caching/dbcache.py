@@ -28,10 +28,11 @@ MIN_POLICY_STEPS = 8  # of cache-dit's predefined masks
 def why_unsupported_request(situation: Situation) -> str | None:
     config, steps = _config(situation), situation.request.num_inference_steps
     if situation.model.is_few_step:
-        return f"{situation.model.name} has {steps} steps and nothing to reuse; take dev or kontext"
+        name = situation.model.name
+        return f"{name} has {steps} inference steps and no steps to reuse; use dev or kontext"
     if isinstance(config.steps_mask, str) and steps < MIN_POLICY_STEPS:
         return (
-            f"its steps mask {config.steps_mask!r} needs {MIN_POLICY_STEPS} steps or more, "
+            f"its steps mask {config.steps_mask!r} requires {MIN_POLICY_STEPS} steps or more, "
             f"not {steps}"
         )
     for meant_for in (

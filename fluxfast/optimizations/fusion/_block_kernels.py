@@ -22,7 +22,7 @@ from fluxfast.kernels.gemm_gelu import (
 )
 from fluxfast.kernels.gemm_qkv_rope import qkv_product
 from fluxfast.kernels.gemm_single_block import qkv_product_and_gelu
-from fluxfast.kernels.layernorm import (
+from fluxfast.kernels.residual import (
     gate_residual,
     gate_residual_norm,
     gate_residual_norm_fp8,
@@ -90,8 +90,8 @@ class BlockKernels:
         if not self.norms:
             return _modulated(_joined(text, image), shift, scale, eps)
         if self.fp8_rows:
-            reach = self._reach(before_gelu)
-            return Fp8Rows(*norm_modulate_fp8(text, image, shift, scale, eps, reach))
+            amax_bound = self._amax_bound(before_gelu)
+            return Fp8Rows(*norm_modulate_fp8(text, image, shift, scale, eps, amax_bound))
         out: Tensor = norm_modulate(text, image, shift, scale, eps)
         return out
 
@@ -126,14 +126,17 @@ class BlockKernels:
             tokens = tokens + gate[:, None] * update
             return tokens, _modulated(tokens, shift, scale, eps)
         if self.fp8_rows:
-            reach = self._reach(before_gelu)
-            tokens, *rows = gate_residual_norm_fp8(tokens, update, gate, shift, scale, eps, reach)
+            amax_bound = self._amax_bound(before_gelu)
+            tokens, *rows = gate_residual_norm_fp8(
+                tokens, update, gate, shift, scale, eps, amax_bound
+            )
             return tokens, Fp8Rows(*rows)
         summed, normed = gate_residual_norm(tokens, update, gate, shift, scale, eps)
         return summed, normed
 
-    def _reach(self, before_gelu: Any) -> Tensor | None:
-        return before_gelu.fp8_reach if self.gelu_epilogue and before_gelu is not None else None
+    def _amax_bound(self, before_gelu: Any) -> Tensor | None:
+        has_bound = self.gelu_epilogue and before_gelu is not None
+        return before_gelu.fp8_amax_bound if has_bound else None
 
     def activated(self, attended: Tensor | None, layer: Any, rows: Rows) -> Rows:
         """[attended, gelu(layer(rows))] along the channels."""
@@ -261,8 +264,8 @@ def unscaled_product(layer: Any, rows: Fp8Rows) -> Tensor:
     """The product of the fp8 values: times both scales, plus the bias, it is the layer's.
 
     On Hopper cuBLASLt has one tile for products with a scale for each row, 128 × 128, and larger
-    ones without (docs/performance.md): on long rows they take less energy, which is what counts at
-    the power limit.
+    ones without (docs/notebook, round 2): on long rows they take less energy, which is what
+    counts at the power limit.
     """
     return _fp8_product(layer, rows, layer.fp8_unit, layer.fp8_unit, bias=None)
 

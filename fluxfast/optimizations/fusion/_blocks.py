@@ -198,8 +198,8 @@ def expose_amax_bounds(transformer: Any) -> None:
             layers = [block.ff.net[0].proj, block.ff_context.net[0].proj]
         for layer in layers:
             lengths = layer.fp8_weight.float().norm(dim=0) * layer.fp8_scale[0].float()
-            reach = torch.stack([lengths.max(), layer.bias.float().abs().max()])
-            layer.register_buffer("fp8_reach", reach, persistent=False)
+            amax_bound = torch.stack([lengths.max(), layer.bias.float().abs().max()])
+            layer.register_buffer("fp8_amax_bound", amax_bound, persistent=False)
 
 
 def _expose_fp8(layer: Any) -> None:
