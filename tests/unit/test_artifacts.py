@@ -43,6 +43,7 @@ def image_of(*, noise=0, base=90) -> Image.Image:
     return image.point(lambda value: min(255, value + noise))
 
 
+@pytest.mark.slow
 def test_quality_compares_images_and_identical_ones_have_no_psnr():
     same = image_quality(image_of(), image_of())
     assert same == {"psnr_db": None, "ssim": 1.0} and psnr_text(same) == "same"
@@ -61,6 +62,7 @@ def planned_on_cpu():
     return planned_case((), checkpoint, situation_of(checkpoint, hardware, **changes))
 
 
+@pytest.mark.slow
 def test_nan_is_rendered_black_and_two_black_images_are_not_equal():
     planned = planned_on_cpu()
     with build(planned.checkpoint, planned.plan) as built:

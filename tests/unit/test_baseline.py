@@ -633,6 +633,7 @@ def test_the_table_names_the_stage_that_is_slower_and_its_change():
     assert " ".join(table.split()).endswith("denoising step")
 
 
+@pytest.mark.subprocess
 def test_judging_and_reporting_need_no_torch():
     code = (
         "import sys, fluxfast.bench.verdicts.verdict, fluxfast.bench.verdicts.tables;"

@@ -245,6 +245,7 @@ def rows_in(database):
         ).fetchall()
 
 
+@pytest.mark.subprocess
 def test_two_concurrent_writers_lose_nothing(tmp_path):
     """Both also create the database at the same moment."""
     database = tmp_path / "history.sqlite3"
@@ -253,6 +254,7 @@ def test_two_concurrent_writers_lose_nothing(tmp_path):
     assert rows_in(database) == [("one", 1000), ("two", 1000)]
 
 
+@pytest.mark.subprocess
 def test_a_killed_writer_loses_no_committed_transaction(tmp_path):
     database = tmp_path / "history.sqlite3"
     writer = start_writer(database, "killed")
@@ -264,6 +266,7 @@ def test_a_killed_writer_loses_no_committed_transaction(tmp_path):
     assert sqlite3.connect(database).execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_are_queried_in_under_a_second(tmp_path, capsys):
     """92 cases, a year of nights with three processes each; CPU seconds of this process."""
     import ruptures  # noqa: F401 - imported before the clock starts, which takes seconds

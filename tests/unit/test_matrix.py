@@ -61,6 +61,7 @@ def test_the_ablation_is_cumulative_then_leave_one_out_then_additions():
     assert any("dbcache" in n for n in names) and any("channels_last" in n for n in names)
 
 
+@pytest.mark.slow
 def test_slow_builds_are_in_the_full_matrix_only():
     slow = {"compile", "export_aoti", "inductor_flags"}
     for kind in ("smoke", "ablation", "pairwise"):

@@ -143,6 +143,7 @@ def test_a_file_that_is_no_trace_is_an_error(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_case_is_profiled_and_its_trace_compared_with_itself(tmp_path, capsys):
     path = tmp_path / "t.json.gz"
     arguments = ["profile", TINY, "--device", "cpu", "--trace-file", str(path)]

@@ -25,6 +25,7 @@ from tests.support.replay.simulate import against_rates, stored_rates
         pytest.param(cpu_reduced, against_rates, ON_CPU, 1.15, 0.95, id="CPU, --against"),
     ],
 )
+@pytest.mark.slow
 def test_unchanged_runs_raise_no_alarm_and_slow_ones_are_detected(
     recorded, simulate, limits, slowdown, seen
 ):

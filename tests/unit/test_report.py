@@ -120,6 +120,7 @@ def test_people_call_a_combination_by_what_is_off_or_on_top():
     assert label((), DEFAULT) == "eager" and label(("bf16",), DEFAULT) == "bf16"
 
 
+@pytest.mark.slow
 def test_summary_page_and_json_say_what_changed_first(tmp_path, baseline_file, capsys):
     folders = write(ablation({"fp8_per_row": 1.3}), tmp_path / "results")
     files = {kind: tmp_path / f"report.{kind}" for kind in ("html", "markdown", "json")}
@@ -149,6 +150,7 @@ def on_an_h100(results):
     return [replace(r, environment=r.environment | {"hardware": hardware}) for r in results]
 
 
+@pytest.mark.slow
 def test_two_machines_in_one_report_are_told_apart(tmp_path):
     """As those of a night: every row, every chart and every line of blame says which it is of."""
     slower = on_an_h100(ablation({"fp8_per_row": 1.3}))
@@ -329,6 +331,7 @@ def test_clocks_and_temperature_are_shown_where_the_gpu_told_them():
     assert "SM clock (MHz): 1700–1980" in str(telemetry_chart(row).spec)  # what the shares are of
 
 
+@pytest.mark.slow
 def test_each_row_has_the_command_that_measures_it_again(tmp_path):
     """The command of a CPU's case is tried: it collects that case alone."""
     hardware = machine(Platform.CPU, "a CPU", "x86_64-avx2", cores=2)
@@ -350,6 +353,7 @@ def test_each_row_has_the_command_that_measures_it_again(tmp_path):
     assert "--gpu h200" in report_of([tmp_path / "gpu"]).rows[0].command
 
 
+@pytest.mark.subprocess
 def test_reports_need_no_torch(tmp_path, baseline_file):
     """A machine that only gathers results has none."""
     program = """

@@ -1,5 +1,6 @@
-"""Warm-up, stop rule, throttling and what is timed beside an image, without a pipeline."""
+"""Warm-up, stop rule, throttling and paired references, without a pipeline."""
 
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -7,16 +8,20 @@ import pytest
 import torch
 from torch._C._autograd import DeviceType
 
-from fluxfast.bench.measurement import sampler as measure
+from fluxfast.bench.measurement import sampler as sampler_module
+from fluxfast.bench.measurement import warm_up as warm_up_module
 from fluxfast.bench.measurement.canary import FixedWork, canaries
 from fluxfast.bench.measurement.counters import kernels, step_counters
+from fluxfast.bench.measurement.limits import Limits, why_enough, why_warm
+from fluxfast.bench.measurement.measure import PlainRounds, sample_until_enough
+from fluxfast.bench.measurement.paired import PairedReference
 from fluxfast.bench.measurement.sampler import Sampler
-from fluxfast.bench.measurement.sampling import Limits, why_enough, why_warm
+from fluxfast.bench.measurement.warm_up import FirstImage, WarmUp, first_image, warm_up
 from fluxfast.bench.results.result import ImageTiming
 from fluxfast.bench.verdicts.runner import CPU_BAND, DEVICE_BAND, HOST_BAND
 from fluxfast.profiling import telemetry
 from fluxfast.profiling.evidence import profiled_step
-from fluxfast.profiling.telemetry import Reading
+from fluxfast.profiling.telemetry import GpuReading
 from tests.support.machines import CPU, H200
 
 LIMITS = Limits()
@@ -61,7 +66,7 @@ def test_rounds_and_an_undecided_verdict_fix_the_number_of_images():
     assert not why_enough([1.0] * 9, 99, extended) and why_enough([1.0] * 10, 99, extended)
 
 
-def image(e2e_s=1.0):
+def timing(e2e_s=1.0):
     return ImageTiming(
         e2e_s=e2e_s,
         encode_ms=1.0,
@@ -72,117 +77,170 @@ def image(e2e_s=1.0):
     )
 
 
+class Clock:
+    """Stand in for the `time` module; images of `e2e_s` seconds advance it."""
+
+    def __init__(self, monkeypatch, *modules, e2e_s):
+        self.now, self.e2e_s, self.injected = 0.0, e2e_s, []
+        for module in modules:
+            monkeypatch.setattr(module, "time", self)
+            monkeypatch.setattr(module, "time_image", self.time_image)
+
+    def perf_counter(self):
+        return self.now
+
+    def time_image(self, built, *injected):
+        self.now += self.e2e_s
+        self.injected.append(injected)
+        return timing(self.e2e_s), None
+
+
+def pipeline(hardware=CPU, compiles=False, e2e_s=2.0):
+    """Return what the sampler needs of a built pipeline."""
+    plan = SimpleNamespace(situation=SimpleNamespace(hardware=hardware), compiles=compiles)
+    return SimpleNamespace(plan=plan, e2e_s=e2e_s)
+
+
+def warm(e2e_s):
+    """Return a warm-up whose last image took `e2e_s` seconds."""
+    first = FirstImage(timing=timing(e2e_s), ended_at_s=0.0)
+    return WarmUp(first=first, last=timing(e2e_s), ended="", compiled_graphs=0)
+
+
+def sampler_of(built, limits=LIMITS, **changes):
+    return Sampler(built=built, limits=limits, warm_up=warm(built.e2e_s), **changes)
+
+
 @pytest.fixture
-def built(monkeypatch):
-    monkeypatch.setattr(measure, "time_image", lambda built, *faults: (image(built.e2e_s), None))
-    return SimpleNamespace(e2e_s=2.0)
+def timed(monkeypatch):
+    """Let an image take as long as its pipeline has it, without a wait."""
+    monkeypatch.setattr(
+        sampler_module, "time_image", lambda built, *injected: (timing(built.e2e_s), None)
+    )
 
 
 def readings(*throttled):
-    look = {"sm_clock_mhz": 1700, "memory_clock_mhz": 3200, "temperature_c": 60}
+    """Return a reader: for each image a reading before and one after, throttled as given."""
+    figures = {"sm_clock_mhz": 1700, "memory_clock_mhz": 3200, "temperature_c": 60}
     whys = iter([why for pair in throttled for why in (None, pair)])
     joules = iter(range(0, 10**6, 700))
-    return lambda: Reading(energy_j=next(joules), throttled=next(whys, None), **look)
+    return lambda: GpuReading(energy_j=next(joules), throttled=next(whys, None), **figures)
 
 
 @pytest.mark.parametrize(("hardware", "count"), [(H200, 4), (CPU, 0)], ids=["GPU", "CPU"])
-def test_what_a_pause_gave_a_gpu_is_spent_before_the_images_that_count(
-    hardware, count, monkeypatch
-):
-    clock, drawn = [0.0], []
-
-    def draw(built, *faults):
-        clock[0] += 0.32
-        drawn.append(faults)
-        return image(0.32), None
-
-    monkeypatch.setattr(measure, "time_image", draw)
-    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    built = SimpleNamespace(
-        plan=SimpleNamespace(situation=SimpleNamespace(hardware=hardware)), e2e_s=0.32
-    )
-    sampler = Sampler(built=built, limits=LIMITS, faults=("slower",))
+def test_boosted_images_of_a_gpu_are_discarded(hardware, count, monkeypatch):
+    clock = Clock(monkeypatch, sampler_module, e2e_s=0.32)
+    sampler = sampler_of(pipeline(hardware, e2e_s=0.32), injected=("slower",))
     sampler.discard_boosted_images()
-    assert drawn == [("slower",)] * count and not sampler.images
+    assert clock.injected == [("slower",)] * count and not sampler.timings
 
 
 @pytest.mark.parametrize(
-    ("compiles", "e2e_s", "warm_up", "in_all"),
+    ("compiles", "e2e_s", "ended", "images"),
     [
         pytest.param(False, 10.0, "2 images: steady within 1%", 2, id="unoptimized Kontext"),
-        pytest.param(True, 10.0, "3 images: steady within 1%", 3, id="a long one that compiles"),
+        pytest.param(True, 10.0, "3 images: steady within 1%", 3, id="compiled, long image"),
         pytest.param(False, 0.5, "2 images: steady within 1%", 4, id="unoptimized schnell"),
     ],
 )
-def test_an_image_of_ten_seconds_is_not_drawn_more_than_it_has_to(
-    compiles, e2e_s, warm_up, in_all, monkeypatch
+def test_an_image_of_ten_seconds_is_generated_no_more_often_than_needed(
+    compiles, e2e_s, ended, images, monkeypatch
 ):
-    clock = [0.0]
-
-    def draw(built, *faults):
-        clock[0] += e2e_s
-        return image(e2e_s), None
-
-    monkeypatch.setattr(measure, "time_image", draw)
-    monkeypatch.setattr(measure, "reset_peak_memory", lambda built: None)
-    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    plan = SimpleNamespace(situation=SimpleNamespace(hardware=H200), compiles=compiles)
-    sampler = Sampler(built=SimpleNamespace(plan=plan), limits=Limits())
-    sampler.first_image()
-    sampler.warm_up()
-    sampler.discard_boosted_images()
-    assert sampler.why_warm == warm_up and clock[0] == in_all * e2e_s
+    clock = Clock(monkeypatch, warm_up_module, sampler_module, e2e_s=e2e_s)
+    monkeypatch.setattr(warm_up_module, "reset_peak_memory", lambda built: None)
+    built = pipeline(H200, compiles, e2e_s)
+    warmed = warm_up(built, first_image(built), LIMITS)
+    Sampler(built=built, limits=LIMITS, warm_up=warmed).discard_boosted_images()
+    assert warmed.ended == ended and clock.now == images * e2e_s
 
 
-def test_a_throttled_image_is_discarded_counted_and_bounded(built):
-    sampler = Sampler(
-        built=built,
-        limits=Limits(rounds=2, max_discarded=1),
+def test_a_throttled_image_is_discarded_counted_and_bounded(timed):
+    sampler = sampler_of(
+        pipeline(),
+        Limits(rounds=2, max_discarded=1),
         read_gpu=readings("power brake", None, "power brake"),
     )
-    while not sampler.why_enough:
-        sampler.sample()
-    assert sampler.discarded == sampler.held_back == ["power brake"] and len(sampler.images) == 2
+    sample_until_enough(sampler, PlainRounds())
+    assert sampler.discarded == sampler.throttled == ["power brake"] and len(sampler.timings) == 2
     assert sampler.telemetry[0]["energy_j"] == 700 and len(sampler.telemetry) == 2
 
 
-def test_what_is_timed_beside_an_image_stays_with_it(built):
-    pace = SimpleNamespace(ms=iter([10.0, 20.0, 30.0, 50.0]).__next__)
-    sampler = Sampler(built=built, limits=LIMITS, eager=SimpleNamespace(e2e_s=4.0), fixed_work=pace)
+def test_a_paired_reference_stays_with_its_image(timed):
+    fixed_work = SimpleNamespace(ms=iter([10.0, 20.0, 30.0, 50.0]).__next__)
+    paired = PairedReference(eager=pipeline(e2e_s=4.0), fixed_work=fixed_work)
+    sampler = sampler_of(pipeline(), paired=paired)
     sampler.sample()
     sampler.generate()
-    sampler.finish()  # an image that nothing was timed beside, as pytest-benchmark's cprofile draws
+    sampler.finish()  # without a reference, as pytest-benchmark's cprofile generates an image
     sampler.sample()
-    assert sampler.reference_e2e_s == [4.0, 4.0] and sampler.pace_ms == [15.0, 40.0]
-    assert len(sampler.images) == 2
+    assert sampler.reference_e2e_s == [4.0, 4.0] and sampler.fixed_work_ms == [15.0, 40.0]
+    assert len(sampler.timings) == 2
 
 
-def test_nvml_is_read_for_the_selected_gpu(monkeypatch):
-    seen = {}
-    nvml = SimpleNamespace(
+@pytest.mark.subprocess
+def test_the_measurement_package_imports_no_torch_before_it_measures():
+    code = (
+        "import sys; from fluxfast.bench import measurement; import fluxfast.bench.ab.process; "
+        "assert 'torch' not in sys.modules; measurement.measure_case; assert 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class NvmlError(Exception):
+    """Stand in for pynvml.NVMLError."""
+
+
+def not_supported(*_):
+    raise NvmlError("Not Supported")
+
+
+def fake_nvml(monkeypatch, **changes):
+    """Install a pynvml with one throttled GPU; return the list of UUIDs that are looked up."""
+    seen = []
+    nvml = dict(
         NVML_CLOCK_SM=1,
         NVML_CLOCK_MEM=2,
         NVML_TEMPERATURE_GPU=0,
-        NVMLError=RuntimeError,
+        NVMLError=NvmlError,
         nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByUUID=lambda uuid: seen.setdefault("gpu", uuid),
+        nvmlDeviceGetHandleByUUID=seen.append,
         nvmlDeviceGetMaxClockInfo=lambda gpu, kind: 1980,
         nvmlDeviceGetClockInfo=lambda gpu, kind: {1: 1200, 2: 3201}[kind],
         nvmlDeviceGetCurrentClocksThrottleReasons=lambda gpu: 0x4 | 0x40,
         nvmlDeviceGetTemperature=lambda gpu, kind: 88,
         nvmlDeviceGetTotalEnergyConsumption=lambda gpu: 5000,
     )
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(**(nvml | changes)))
     monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
     monkeypatch.setattr(
         "torch.cuda.get_device_properties", lambda index: SimpleNamespace(uuid="1234")
     )
-    reading = telemetry.reader(H200)()
-    assert seen["gpu"] == "GPU-1234" and reading.energy_j == 5.0
+    return seen
+
+
+def test_nvml_is_read_for_the_selected_gpu(monkeypatch):
+    seen = fake_nvml(monkeypatch)
+    reading = telemetry.gpu_reader(H200)()
+    assert seen == ["GPU-1234"] and reading.energy_j == 5.0
     assert reading.throttled == "hardware thermal slowdown"
     assert telemetry.why_throttled(0x4, 1200, 1980) is None  # a power cap is no fault
     assert telemetry.why_throttled(0x0, 1200, 1980) == "1200 of 1980 MHz"
-    assert telemetry.reader(CPU) is None
+    assert telemetry.gpu_reader(CPU) is None
+
+
+def test_a_gpu_that_does_not_report_energy_is_read_without_it(monkeypatch):
+    """A MIG slice and a virtual GPU raise Not Supported."""
+    fake_nvml(monkeypatch, nvmlDeviceGetTotalEnergyConsumption=not_supported)
+    reading = telemetry.gpu_reader(H200)()
+    assert reading.energy_j is None and reading.temperature_c == 88
+    figures = telemetry.telemetry_of_image(reading, reading)
+    assert figures == {"sm_clock_mhz": 1200, "memory_clock_mhz": 3201, "temperature_c": 88}
+
+
+@pytest.mark.parametrize("call", ["nvmlDeviceGetHandleByUUID", "nvmlDeviceGetClockInfo"])
+def test_a_gpu_whose_clocks_cannot_be_read_has_no_telemetry(call, monkeypatch):
+    fake_nvml(monkeypatch, **{call: not_supported})
+    assert telemetry.gpu_reader(H200) is None
 
 
 def event(name, on_gpu=False, ms=0.0, annotation=False):

@@ -445,6 +445,7 @@ def test_a_cpu_is_judged_by_ratios_alone():
     assert names == {"eager_ratio", "step_pace", "decode_pace", "peak_memory_gib"}
 
 
+@pytest.mark.slow
 def test_false_alarms_and_detection_in_simulated_runs():
     """The noise is normal here; tests/support/replay replays recorded noise."""
     alarms = seen = 0

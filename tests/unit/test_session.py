@@ -1,0 +1,148 @@
+"""The parts of the pytest plugin: folders, lock, judging and lines, without a pipeline."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
+from fluxfast.bench.results.machine import Gpu
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.errors import FluxFastError
+from fluxfast.pytest_plugin import printing
+from fluxfast.pytest_plugin.folders import (
+    LOCK,
+    locked,
+    new_folder,
+    remove_old,
+    why_not_writable,
+)
+from fluxfast.pytest_plugin.judging import judge_against_baseline, verdict_json
+from tests.support.machines import H200
+from tests.support.processes import process, processes
+from tests.support.results import case
+
+
+def test_a_second_run_in_a_folder_is_refused_with_the_process_of_the_first(tmp_path):
+    with locked(tmp_path):
+        assert (tmp_path / LOCK).read_text() == str(os.getpid())
+        with pytest.raises(FluxFastError, match=f"process {os.getpid()}"), locked(tmp_path):
+            pass
+    assert not (tmp_path / LOCK).exists()
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.subprocess
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from fluxfast.pytest_plugin.folders import locked\n"
+        "with locked(Path(sys.argv[1])): os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert (tmp_path / LOCK).exists()
+    with locked(tmp_path):
+        assert (tmp_path / LOCK).read_text() == str(os.getpid())
+
+
+def test_the_newest_folders_of_results_are_kept_and_named_ones_never_removed(tmp_path):
+    own = [tmp_path / f"20261101-0000{number:02}" for number in range(25)]
+    for folder in (*own, tmp_path / "candidate"):
+        folder.mkdir()
+    (own[0] / LOCK).touch()  # another run writes there
+    assert remove_old(tmp_path) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(path.name for path in (own[0], *own[5:])),
+        "candidate",
+    }
+
+
+def test_a_folder_of_results_is_a_new_one(tmp_path):
+    first = new_folder(tmp_path)
+    first.mkdir()
+    assert new_folder(tmp_path) != first and not new_folder(tmp_path).exists()
+
+
+def test_a_folder_below_a_file_is_not_writable(tmp_path):
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") in why_not_writable(tmp_path / "file" / "results")
+    assert why_not_writable(tmp_path / "new" / "results") is None
+
+
+def baseline(tmp_path, **results):
+    gpu = Gpu(
+        slug="here",
+        device_names=(H200.name,),
+        platform=H200.platform,
+        architecture=H200.architecture,
+        memory_gib=H200.memory_gib,
+    )
+    return Baseline(gpu=gpu, results=results, path=tmp_path / "cpu.json")
+
+
+@pytest.mark.parametrize(
+    ("known", "step_ms", "grows", "outcome", "joins"),
+    [
+        (0, 100.0, True, Outcome.NEW, True),
+        (0, 100.0, False, Outcome.NEW, False),
+        (2, 100.0, True, Outcome.SAME, True),
+        (PROCESSES, 100.0, True, Outcome.SAME, False),
+        (2, 300.0, True, Outcome.SLOWER, False),
+    ],
+)
+def test_a_cpus_baseline_grows_by_what_is_not_slower(
+    known, step_ms, grows, outcome, joins, tmp_path
+):
+    accepted = {case().id: tuple(processes(count=known))} if known else {}
+    found = judge_against_baseline(
+        baseline(tmp_path, **accepted), {case().id: process(step_ms)}, grows=grows
+    )
+    assert found.verdicts[case().id].outcome is outcome
+    assert (case().id in found.joining) is joins
+    is_first = joins and outcome is Outcome.NEW
+    assert (found.verdict(case().id) is None) is is_first
+    shown = verdict_json(found.verdict(case().id), None)
+    assert shown["outcome"] == ("recorded" if is_first else outcome.value)
+
+
+def suite_of(tmp_path, baseline, judgement, **options):
+    """Return what the printed lines need of a session."""
+    return SimpleNamespace(
+        baseline=baseline,
+        grows_baseline=True,
+        is_recording=False,
+        joining=judgement.joining,
+        judgement=judgement,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_first_baseline_from_edited_sources_comes_with_a_warning(dirty, tmp_path, monkeypatch):
+    monkeypatch.setattr(printing, "provenance", lambda: {"dirty": dirty})
+    empty = baseline(tmp_path)
+    judgement = judge_against_baseline(empty, {case().id: process()}, grows=True)
+    suite = suite_of(tmp_path, empty, judgement)
+    before, after = list(printing._baseline_lines(suite)), list(printing._recorded_lines(suite))
+    assert before[1] == "this CPU has no baseline yet: this run records it and passes"
+    assert after[0].endswith("they gate from the next run on")
+    assert any("WARNING" in line for line in before) is dirty
+    assert any(f"begin the baseline again with: rm {empty.path}" in line for line in after) is dirty
+
+
+@pytest.mark.parametrize(
+    ("sampling", "power", "line"),
+    [
+        ({"ended": "noise 0.1%"}, {}, "3 images (noise 0.1%)"),
+        ({"discarded": ["power brake"]}, {}, "1 discarded: power brake"),
+    ],
+)
+def test_conditions_name_samples_and_throttling(sampling, power, line):
+    result = replace(process(images=3), sampling=sampling, **power)
+    suite = SimpleNamespace(measured={case().id: result}, sides={})
+    assert line in printing.conditions(suite, SimpleNamespace(case=case()))
