@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fluxfast.cli.main import main
+from fluxfast.errors import FluxFastError
 from fluxfast.mini import WEIGHTS
 from tests.support.collecting import collected
 from tests.support.pages import COMMANDS, JSON, REPOSITORY, WAYS, commands, way_of
@@ -30,10 +32,10 @@ def test_there_is_a_way_to_run_every_command():
     assert all(map(commands, WAYS)) and len(COMMANDS) > 50
 
 
-def run(words, package=REPOSITORY, folder=None, status=0):
-    environment = os.environ | {"PYTHONPATH": str(package)}
+def run(words, folder=None):
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == status, f"{words}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     return done
 
 
@@ -79,28 +81,24 @@ def new_gpu(baselines):
     (baselines / "nvidia-b200.json").write_text(text)
 
 
-@pytest.mark.slow
-@pytest.mark.subprocess
-def test_a_baseline_is_accepted_in_a_copy_of_the_project(tmp_path):
+def test_a_baseline_is_accepted_in_a_copy_of_the_project(tmp_path, monkeypatch, capsys):
     """The copy has the new GPU of the guide, and synthetic results of an H200."""
-    copy = tmp_path / "copy"
-    ignored = shutil.ignore_patterns("__pycache__", "weights")
-    for name in ("fluxfast", "baselines"):
-        shutil.copytree(REPOSITORY / name, copy / name, ignore=ignored)
-    for name in ("pyproject.toml", "conftest.py"):
-        shutil.copyfile(REPOSITORY / name, copy / name)
-    new_gpu(copy / "baselines")
+    shutil.copytree(REPOSITORY / "baselines", tmp_path / "baselines")
+    new_gpu(tmp_path / "baselines")
+    monkeypatch.setattr("fluxfast.files.checkout", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
     folders = write(ablation(processes=5), tmp_path / "synthetic")
-    assert main(["merge", *map(str, folders), "--output", str(copy / "merged")]) == 0
+    assert main(["merge", *map(str, folders), "--output", "merged"]) == 0
     for name in ("results", "r"):
-        (copy / name).mkdir()
+        (tmp_path / name).mkdir()
         for number in range(5):
-            (copy / name / str(number + 1)).symlink_to(folders[number % len(folders)])
-    baseline = copy / "baselines" / "nvidia-h200.json"
+            (tmp_path / name / str(number + 1)).symlink_to(folders[number % len(folders)])
+    baseline = tmp_path / "baselines" / "nvidia-h200.json"
     measured = ablation()[0].case
     for line in commands("accepted"):
         words = [measured.id if word == "ID" else word for word in shlex.split(line)[1:]]
-        output = run([sys.executable, "-m", "fluxfast", *words], copy, copy).stdout
+        assert main(words) == 0, line
+        output = capsys.readouterr().out
         known = [case["case"] for case in json.loads(baseline.read_text())["cases"]]
         if line.startswith("fluxfast matrix"):
             assert "cases on NVIDIA B200 (sm_100)" in output
@@ -190,7 +188,7 @@ MAKES_AN_ENVIRONMENT = (
 # The last program that each target of make calls.
 LAST_CALL = {
     "perf": "pytest perf_tests --gpu cpu --matrix smoke",
-    "quick": r"pytest .*tests -m .*not \(slow",
+    "quick": r"pytest .*tests/unit -m .*not \(slow",
     "check": "lint-imports ",
     "test": "pytest .*tests correctness_tests",
     "site": "python3 -m mkdocs build --strict",
@@ -220,12 +218,15 @@ def test_make_calls_what_the_pages_promise(line, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.subprocess
-def test_a_benchmark_of_a_gpu_reports_that_there_is_none(tmp_path):
-    """The benchmarks share the check; one process runs all of them."""
-    for line in commands("refused without a GPU"):
-        words = [sys.executable, *shlex.split(line)[1:]]
-        assert NO_GPU in run(words, folder=tmp_path, status=1).stderr
+@each_of(commands("refused without a GPU"))
+def test_a_benchmark_of_a_gpu_reports_that_there_is_none(line, tmp_path, monkeypatch, capsys):
+    module, *arguments = shlex.split(line)[2:]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises((SystemExit, FluxFastError)) as stopped:
+        runpy.run_module(module, run_name="__main__")
+    assert NO_GPU in f"{stopped.value}{capsys.readouterr().err}"
+    assert getattr(stopped.value, "code", 1) not in (0, None)
 
 
 @each_of(commands("read"))
