@@ -57,14 +57,14 @@ class Console:
         """Start the clock."""
         self.started = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a line to standard error."""
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
     def stage(self, text: str) -> None:
         """Print a line with the seconds since the start."""
-        self.say(f"  {time.monotonic() - self.started:6.1f} s  {text}")
+        self.print(f"  {time.monotonic() - self.started:6.1f} s  {text}")
 
     def progress(self, text: str, done: int, total: int, since: float) -> None:
         """Print how many equal parts are done, and the time left.

@@ -47,9 +47,9 @@ def _misplaced(scene: Scene, random: Random) -> str:
         for how, (x, y) in RELATIONS.items()
     }
     index = random.randrange(len(scene.relations))
-    turned = list(scene.relations)
-    turned[index] = opposite[turned[index]]
-    return replace(scene, relations=tuple(turned)).caption
+    reversed_relations = list(scene.relations)
+    reversed_relations[index] = opposite[reversed_relations[index]]
+    return replace(scene, relations=tuple(reversed_relations)).caption
 
 
 def train_contrastive(

@@ -19,7 +19,7 @@ from fluxfast.files import replacing
 from training.recipe import Stage
 
 SAVE_EVERY_S = 30.0
-SAY_EVERY_S = 5.0
+REPORT_EVERY_S = 5.0
 MAX_GRADIENT_NORM = 1.0
 # A loss takes the iteration and a generator, and returns the loss of one batch.
 Loss = Callable[[int, torch.Generator], Tensor]
@@ -66,7 +66,7 @@ def fit(name: str, networks: Mapping[str, nn.Module], loss: Loss, stage: Stage, 
     begin = _restore(path, networks, optimizer, schedule, generator)
     for network in networks.values():
         network.train().requires_grad_(True)
-    started = said = saved = time.monotonic()
+    started = reported = saved = time.monotonic()
     for iteration in range(begin, stage.iterations):
         value = loss(iteration, generator)
         value.backward()  # type: ignore[no-untyped-call]
@@ -75,18 +75,18 @@ def fit(name: str, networks: Mapping[str, nn.Module], loss: Loss, stage: Stage, 
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         done, now = iteration + 1, time.monotonic()
-        saying = now - said > SAY_EVERY_S or done == stage.iterations
+        reporting = now - reported > REPORT_EVERY_S or done == stage.iterations
         saving = now - saved > SAVE_EVERY_S or done == stage.iterations
-        if saying or saving:
+        if reporting or saving:
             _check_finite(name, done, value.item())
-        if saying:
+        if reporting:
             rate = (done - begin) / (now - started)
             left = (stage.iterations - done) / rate
             run.console.stage(
                 f"{name}: {done}/{stage.iterations}, loss {value.item():.4f}, "
                 f"{rate:.1f} iterations/s, {left:.0f} s left"
             )
-            said = now
+            reported = now
         if saving:
             _save(path, networks, optimizer, schedule, generator, done)
             saved = now

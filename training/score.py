@@ -251,7 +251,7 @@ def main() -> None:
     if arguments.seed == SEED:
         write_atomically(arguments.weights / "MODEL_CARD.md", _card_of(scores, arguments))
     for line in scores:
-        console.say(f"{line.name}: {line.cells()[0]}{'' if line.reached else '  below its goal'}")
+        console.print(f"{line.name}: {line.cells()[0]}{'' if line.reached else '  below its goal'}")
     console.stage(f"scored in {time.monotonic() - started:.0f} s")
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from fluxfast.bench.measurement.stages import peak_memory_gib, reset_peak_memory, time_image
 from fluxfast.bench.results.result import ImageTiming
-from fluxfast.cli.pipeline_options import add_options, build_from, planned_from, save
+from fluxfast.cli.arguments import add_options
+from fluxfast.cli.pipeline_options import build_from, planned_from, save
 from fluxfast.console import Console, out
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.tables import plain_table, render

@@ -6,7 +6,8 @@ import argparse
 import time
 from typing import Any
 
-from fluxfast.cli.pipeline_options import StepProgress, add_options, build_from, planned_from, save
+from fluxfast.cli.arguments import add_options
+from fluxfast.cli.pipeline_options import StepProgress, build_from, planned_from, save
 from fluxfast.console import Console
 from fluxfast.errors import FluxFastError
 from fluxfast.pipeline.observe import observed

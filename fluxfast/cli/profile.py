@@ -90,7 +90,7 @@ def _trace(case: str, path: Path, device: str) -> None:
         built.generate()
         console.stage("profiling one image")
         write_trace(built, path)
-    console.say(f"wrote {path}")
+    console.print(f"wrote {path}")
 
 
 def to_json(profile: StepProfile) -> dict[str, Any]:

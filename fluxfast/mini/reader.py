@@ -124,16 +124,16 @@ def sizes_and_background_agree(reading: Reading, scene: Scene) -> bool:
 
 
 def follows(reading: Reading, edit: Edit) -> bool:
-    """Return whether the edit is done and everything else kept its look, size and place."""
+    """Return whether the edit is done and everything else kept its look and place."""
     after = edit.after
     if reading.background != after.background or len(reading.things) != len(after.things):
         return False
     return any(
-        all(_is(seen, wanted) for seen, wanted in zip(order, after.things, strict=True))
+        all(_is(found, wanted) for found, wanted in zip(order, after.things, strict=True))
         for order in permutations(reading.things)
     )
 
 
-def _is(seen: Thing, wanted: Thing) -> bool:
-    moved = max(abs(seen.x - wanted.x), abs(seen.y - wanted.y))
-    return seen.name == wanted.name and moved < POSITION_TOLERANCE
+def _is(found: Thing, wanted: Thing) -> bool:
+    moved = max(abs(found.x - wanted.x), abs(found.y - wanted.y))
+    return found.name == wanted.name and moved < POSITION_TOLERANCE

@@ -43,14 +43,14 @@ def render(things: Tensor, backgrounds: Tensor, side: int) -> Tensor:
     """
     centres = (torch.arange(side, device=things.device) + 0.5) / side
     y, x = torch.meshgrid(centres, centres, indexing="ij")
-    picture = backgrounds[:, :, None, None].expand(-1, -1, side, side)
+    image = backgrounds[:, :, None, None].expand(-1, -1, side, side)
     for thing in things.unbind(1):
         shape, cx, cy, radius = (thing[:, i, None, None] for i in range(4))
         radius = radius.clamp(min=1e-6)
         outside = _distance(shape, (x - cx) / radius, (y - cy) / radius) * radius * side
         cover = (0.5 - outside).clamp(0, 1)[:, None]
-        picture = picture + cover * (thing[:, 4:, None, None] - picture)
-    return picture
+        image = image + cover * (thing[:, 4:, None, None] - image)
+    return image
 
 
 def render_scenes(scenes: Sequence[Scene], side: int) -> Tensor:

@@ -196,7 +196,7 @@ CACHED_INDEXES = (
 
 
 def is_cached(hub_id: str) -> bool:
-    """Whether every weights file of a published checkpoint is in the local Hugging Face cache."""
+    """Return whether all weights of a published checkpoint are in the local Hugging Face cache."""
     from huggingface_hub import try_to_load_from_cache
 
     def local(name: str) -> str | None:

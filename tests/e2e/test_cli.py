@@ -23,12 +23,12 @@ def planned(*options):
 
 
 def test_all_options_of_flux_fast_are_accepted(tmp_path):
-    cache, picture = tmp_path / "cache.yaml", tmp_path / "cat.png"
+    cache, image = tmp_path / "cache.yaml", tmp_path / "cat.png"
     cache.write_text("Fn_compute_blocks: 1")
-    Image.new("RGB", (40, 20)).save(picture)
+    Image.new("RGB", (40, 20)).save(image)
     options = [
         *("--ckpt", "black-forest-labs/FLUX.1-Kontext-dev", "--prompt", "a cat"),
-        *("--image", str(picture), "--cache-dir", str(tmp_path), "--device", "cpu"),
+        *("--image", str(image), "--cache-dir", str(tmp_path), "--device", "cpu"),
         *("--num_inference_steps", "28", "--output-file", "cat.png", "--seed", "7"),
         *("--trace-file", "trace.json.gz", "--disable_bf16", "--compile_export_mode", "compile"),
         *("--disable_fused_projections", "--disable_channels_last", "--disable_fa3"),
@@ -62,8 +62,8 @@ def test_enable_and_disable_take_any_optimization():
 
 @pytest.mark.slow
 def test_generate_writes_images_and_bench_times(tmp_path, capsys):
-    picture = tmp_path / "deep.png"
-    assert main(["generate", *EAGER, "--output-file", str(picture), "--batch_size", "2"]) == 0
+    image = tmp_path / "deep.png"
+    assert main(["generate", *EAGER, "--output-file", str(image), "--batch_size", "2"]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep-1.png", "deep-2.png"]
     capsys.readouterr()
     trace = tmp_path / "trace.json.gz"
@@ -71,7 +71,7 @@ def test_generate_writes_images_and_bench_times(tmp_path, capsys):
         "bench",
         *EAGER,
         "--output-file",
-        str(picture),
+        str(image),
         "--trace-file",
         str(trace),
         "--json",
@@ -109,8 +109,8 @@ def test_generate_writes_images_and_bench_times(tmp_path, capsys):
             "cannot be read",
         ),
         (["generate", *EAGER, "--resolution", "100"], "multiple of 16"),
-        (["generate", *EAGER, "--output-file", "picture.nothing"], "unknown image format"),
-        (["bench", *EAGER, "--output-file", "picture"], "unknown image format"),
+        (["generate", *EAGER, "--output-file", "image.nothing"], "unknown image format"),
+        (["bench", *EAGER, "--output-file", "image"], "unknown image format"),
         (["generate", *EAGER, "--output-file", "/nowhere/x.png"], "cannot write this file"),
         (["generate", *EAGER, "--trace-file", "/dev/null/t.json"], "cannot write this file"),
         (["profile", "dev-mini-32x32-b1-s1-eager", "--trace-file", "."], "cannot write this file"),

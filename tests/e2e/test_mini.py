@@ -132,12 +132,12 @@ def test_labels_match_the_scene():
     labels = label(scene_images(sampled, "cpu"), caption_places(sampled), CELLS)
     colours = [*COLOURS, *BACKGROUNDS]
     for row, scene in enumerate(sampled):
-        seen = {
+        labelled = {
             (SHAPES[shape], colours[colour])
             for shape, colour in zip(labels.shape[row], labels.colour[row], strict=True)
             if shape < NO_SHAPE
         }
-        assert seen == {(thing.shape, thing.colour) for thing in scene.things}
+        assert labelled == {(thing.shape, thing.colour) for thing in scene.things}
         bare = labels.shape[row] == NO_SHAPE
         assert {colours[colour] for colour in labels.colour[row][bare]} == {scene.background}
         # Every covered token lies where the caption lets a thing be, so its weight is raised.

@@ -99,8 +99,8 @@ def test_a_compiler_that_compiles_nothing_is_not_proved_active(monkeypatch):
     monkeypatch.setitem(vars(optimizations()["regional"]), "apply", lambda build: None)
     with built(("inductor_flags", "regional")) as pipeline:
         inductor.epilogue_fusion = True
-        seen = proofs(gather_evidence(pipeline))
-    assert not seen["regional"].is_active and not seen["inductor_flags"].is_active
+        found = proofs(gather_evidence(pipeline))
+    assert not found["regional"].is_active and not found["inductor_flags"].is_active
 
 
 def test_fused_projections_drop_the_separate_ones():

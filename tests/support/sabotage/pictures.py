@@ -237,13 +237,13 @@ def bench(sabotage: Sabotage) -> Iterator[Bench]:
 def main() -> None:
     """Print the table: one row per fault, one column per gate."""
     console = Console()
-    console.say("| fault | " + " | ".join(GATES) + " |")
-    console.say("| --- |" + " --- |" * len(GATES))
+    console.print("| fault | " + " | ".join(GATES) + " |")
+    console.print("| --- |" + " --- |" * len(GATES))
     for sabotage in SABOTAGES:
         with bench(sabotage) as right, sabotage.fault(right.built.pipeline):
             seen = right.seen()
         cells = ["**detected**" if seen[gate] else "–" for gate in GATES]
-        console.say(f"| {sabotage.name} | {' | '.join(cells)} |")
+        console.print(f"| {sabotage.name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
