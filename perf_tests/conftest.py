@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fluxfast.bench.ab.revision import worktree
+from fluxfast.bench.ab import revision
 from fluxfast.bench.measurement.paired import PairedReferences, paired_references
 from fluxfast.files import required_checkout
 from fluxfast.pytest_plugin.session import Suite
@@ -24,5 +24,6 @@ def references() -> Iterator[PairedReferences]:
 def other_tree(suite: Suite) -> Iterator[Path]:
     """The tree of the revision that --against names."""
     checkout = required_checkout("pytest perf_tests --against")
-    with worktree(suite.options.against or "", checkout, suite.folder / "against") as tree:
+    ref, folder = suite.options.against or "", suite.folder / "against"
+    with revision.worktree(ref, checkout, folder) as tree:
         yield tree

@@ -1,4 +1,4 @@
-"""Two revisions interleaved: the order, when it stops, and the worktree of the other one."""
+"""Two revisions interleaved: the order, when it stops, and the processes of each revision."""
 
 import os
 import random
@@ -8,15 +8,25 @@ from types import SimpleNamespace
 
 import pytest
 
-from fluxfast.bench.ab.against import PAIRS, forget, interleaved, measure_in, worktree
-from fluxfast.bench.results.result import result_path, write_result
+from fluxfast.bench.ab.against import PAIRS, forget, interleaved
+from fluxfast.bench.ab.process import log_path, measure_in
+from fluxfast.bench.ab.request import Event, Request, parse_event
+from fluxfast.bench.ab.revision import comparable_commit, worktree
+from fluxfast.bench.cases.case import Case
+from fluxfast.bench.results.artifacts import image_path
+from fluxfast.bench.results.store import result_path, write_result
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.errors import FluxFastError
+from fluxfast.pytest_plugin import comparing
+from fluxfast.pytest_plugin import session as session_module
+from fluxfast.pytest_plugin.options import Options
+from fluxfast.pytest_plugin.planning import reference_ids
 from fluxfast.pytest_plugin.session import Suite
-from perf_tests import test_latency
+from tests.support.processes import process
 from tests.support.results import case, result
-from tests.unit.test_verdict import process
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def measured(factor, between):
@@ -36,24 +46,24 @@ def sides_of(measure, pairs=PAIRS):
     return sides[case().id]
 
 
-def test_it_stops_when_it_is_sure_and_cancels_a_drift():
+def test_pairs_stop_when_the_verdict_is_sure():
     order, measure = measured(1.05, 0.001)
     sides = sides_of(measure)
     assert "".join(order) == ("ABBA" * PAIRS)[: len(order)] and 1 < len(sides.ours) < PAIRS
-    assert decide([sides.comparison], looks=PAIRS)[0].outcome is Outcome.SLOWER
+    assert decide([sides.comparison], PAIRS)[0].outcome is Outcome.SLOWER
 
 
-def test_one_process_of_each_is_enough_where_nothing_changed():
+def test_one_process_of_each_side_is_enough_where_nothing_changed():
     order, measure = measured(1.0, 0.0005)
-    assert decide([sides_of(measure).comparison], looks=PAIRS)[0].outcome is Outcome.SAME
+    assert decide([sides_of(measure).comparison], PAIRS)[0].outcome is Outcome.SAME
     assert order == ["A", "B"]
 
 
-def test_it_ends_undecided_rather_than_never():
+def test_pairs_end_undecided_rather_than_never():
     order, measure = measured(1.01, 0.08)
     sides = sides_of(measure, pairs=6)
     assert len(order) == 12 and len(sides.theirs) == len(sides.ours) == 6
-    assert decide([sides.comparison], looks=6)[0].outcome is Outcome.UNDECIDED
+    assert decide([sides.comparison], 6)[0].outcome is Outcome.UNDECIDED
 
 
 @pytest.mark.parametrize(("process_s", "pairs"), [(400.0, 2), (200.0, 4), (1.0, 12)])
@@ -63,7 +73,7 @@ def test_no_pair_begins_that_would_end_too_late(process_s, pairs):
     assert len(order) == 2 * pairs
 
 
-def test_what_is_sure_is_not_measured_again_and_what_fails_does_not_stop_the_rest():
+def test_a_sure_case_is_not_measured_again_and_a_failing_one_does_not_stop_the_rest():
     quiet, noisy, gone = case(), case(model="schnell"), case(model="kontext")
     asked = []
 
@@ -105,7 +115,7 @@ def test_a_process_on_a_disturbed_machine_is_left_out(of_process, outcome, count
         return {one.id: found for one in cases}
 
     sides = sides_of(measure)
-    assert decide([sides.comparison], looks=PAIRS)[0].outcome.value == outcome
+    assert decide([sides.comparison], PAIRS)[0].outcome.value == outcome
     assert len(order) == count
     assert sides.left_out == (1 if outcome == "same" else 0)
 
@@ -123,60 +133,80 @@ def test_a_change_is_not_sure_while_a_side_has_one_process_that_counts():
 
     sides = sides_of(measure)
     assert len(order) == 6 and sides.left_out == 1
-    assert decide([sides.comparison], looks=PAIRS)[0].outcome is Outcome.SLOWER
+    assert decide([sides.comparison], PAIRS)[0].outcome is Outcome.SLOWER
 
 
-def test_the_unoptimized_pipeline_is_compared_only_where_nothing_is_beside_it():
-    """It is diffusers' on both sides: beside optimized cases it is drawn once, for the pictures."""
-    eager, all_on = case(optimizations=("bf16",)), case()
+def test_the_unoptimized_pipeline_is_compared_only_where_it_stands_alone():
+    """It is diffusers' on both sides: next to optimized cases it is measured once, for images."""
+    eager, default = case(optimizations=("bf16",)), case()
     elsewhere = case(optimizations=("bf16",), model="schnell")
-
-    def suite(*cases, **options):
-        made = Suite(config=SimpleNamespace(getoption=lambda name: options.get(name[2:])))
-        made.selected = [SimpleNamespace(case=one) for one in cases]
-        return made
-
-    made = suite(eager, all_on, elsewhere, against="main")
-    assert made.reference_ids == {eager.id} and made.others == 1
-    assert not suite(eager, against="main").reference_ids
-    assert not suite(eager, all_on).reference_ids
+    assert reference_ids([eager, default, elsewhere]) == {eager.id}
+    assert not reference_ids([eager])
 
 
 @pytest.fixture
-def run(tmp_path):
-    """A session with `--against` of two cases, one of them the unoptimized one of the other."""
-    options = {"--against": "main", "--results": tmp_path}
-    suite = Suite(config=SimpleNamespace(getoption=options.get))
+def session(tmp_path):
+    """Return a session with `--against` and two cases, one the unoptimized one of the other."""
+    lines = []
+    options = Options(against="main", results=tmp_path, seconds=5.0, rounds=7, baselines=tmp_path)
+    suite = Suite(config=SimpleNamespace(rootpath=tmp_path), options=options)
+    suite.progress = SimpleNamespace(line=lines.append, lines=lines)
     cases = [case(optimizations=("bf16",)), case()]
-    suite.selected = [SimpleNamespace(case=one) for one in cases]
+    suite.selected = tuple(SimpleNamespace(case=one) for one in cases)
     return suite
 
 
-def test_a_revision_that_cannot_be_brought_fails_each_case(run):
-    def other_tree(name):
-        raise FluxFastError("git cannot bring it", got="", allowed="", remedy="")
-
-    for planned in run.selected:
-        with pytest.raises(FluxFastError, match="git cannot bring it"):
-            test_latency.compared(planned, run, SimpleNamespace(getfixturevalue=other_tree))
-        assert planned.case.id in run.failed
+def test_cases_without_another_case_of_their_workload_are_judged_together(session):
+    assert session.reference_ids == {case(optimizations=("bf16",)).id} and session.others == 0
 
 
-def test_the_unoptimized_pipeline_is_drawn_by_this_revision_alone(run, monkeypatch):
-    asked = []
+def test_a_revision_that_git_cannot_check_out_fails_each_case(session):
+    def other():
+        raise FluxFastError("git cannot find it", got="", allowed="", remedy="")
 
-    def measure(tree, cases, options, results, say):
-        asked.append((results.name, [one.optimizations for one in cases], options[-1:]))
-        return {one.id: process(seed=len(asked)) for one in cases}
+    for planned in session.selected:
+        session.compare(other)
+        with pytest.raises(FluxFastError, match="git cannot find it"):
+            session.result_of(planned, measure=None)
+        assert planned.case.id in session.failed
 
-    monkeypatch.setattr(test_latency, "measure_in", measure)
-    request = SimpleNamespace(getfixturevalue=lambda name: Path("other"))
-    for planned in run.selected:
-        assert test_latency.compared(planned, run, request) == run.measured[planned.case.id]
-    optimized, eager = [("bf16", "regional")], [("bf16",)]
-    assert asked[:2] == [("A1", optimized, []), ("B1", optimized, [])]
-    assert asked[2:] == [("B1", eager, ["--rounds=1"])]
-    assert not run.failed and run.sides.keys() == {case().id}
+
+def test_rounds_and_seconds_reach_the_processes_and_eager_is_measured_once(session, monkeypatch):
+    requests = []
+
+    def measure(tree, request, report):
+        requests.append(request)
+        report("a line")
+        cases = [Case.from_id(case_id) for case_id in request.cases]
+        return {one.id: process(seed=len(requests), case=one) for one in cases}
+
+    monkeypatch.setattr(comparing, "measure_in", measure)
+    session.compare(lambda: Path("other"))
+    session.compare(lambda: pytest.fail("measured twice"))
+    for planned in session.selected:
+        assert session.result_of(planned, measure=None).case == planned.case
+    eager, default = (planned.case.id for planned in session.selected)
+    asked = [(request.results.name, request.cases, request.rounds) for request in requests]
+    assert asked == [("A1", (default,), 7), ("B1", (default,), 7), ("B1", (eager,), 1)]
+    assert {request.seconds for request in requests} == {5.0}
+    assert session.progress.lines[0] == "process A1: a line"
+    assert not session.failed and session.sides.keys() == {default}
+
+
+def test_verdicts_are_computed_once_for_a_session(session, monkeypatch):
+    count = []
+    monkeypatch.setattr(
+        comparing, "measure_in", lambda tree, request, report: {i: process() for i in request.cases}
+    )
+    judge_sides = session_module.judge_sides
+    monkeypatch.setattr(
+        session_module, "judge_sides", lambda sides: count.append(1) or judge_sides(sides)
+    )
+    session.compare(lambda: Path("other"))
+    for _ in range(3):
+        session.judge(session.selected[1])
+        assert session.outcomes == {case().id: Outcome.SAME}
+    assert count == [1]
 
 
 @pytest.fixture
@@ -206,13 +236,13 @@ def test_the_other_revision_has_a_tree_of_its_own_and_leaves_nothing(repository,
     with worktree("HEAD~1", repository, tmp_path / "trees"):  # and again
         pass
     with (
-        pytest.raises(FluxFastError, match="git cannot bring"),
+        pytest.raises(FluxFastError, match="git cannot find"),
         worktree("nowhere", repository, tmp_path / "trees"),
     ):
         pass
 
 
-def test_what_an_earlier_run_left_of_a_case_is_not_taken_for_this_ones(tmp_path):
+def test_the_files_that_an_earlier_run_left_of_a_case_are_removed(tmp_path):
     other = case(model="schnell")
     for folder in ("A1", "B1", "B3"):
         for one in (case(), other):
@@ -226,49 +256,97 @@ def test_what_an_earlier_run_left_of_a_case_is_not_taken_for_this_ones(tmp_path)
     assert len(list(tmp_path.glob("*/*.json"))) == 3
 
 
-def test_a_revision_that_measures_nothing_is_an_error_with_what_it_said(repository, tmp_path):
-    found = measure_in(repository, [case()], ["--gpu=cpu"], tmp_path / "results")
-    error = found[case().id]
-    assert "did not measure this case" in str(error) and "exit status 4" in str(error)
-    assert "unrecognized arguments: --gpu=cpu" in str(error) and str(tmp_path / "results") in str(
-        error
+def request_for(results, *cases):
+    return Request(
+        cases=tuple(one.id for one in cases), results=results, device="cpu", rounds=2, seconds=5.0
     )
 
 
-TREE = """
-import sys
+def test_a_revision_without_the_measuring_process_is_too_old(repository, tmp_path):
+    with pytest.raises(FluxFastError, match="too old to compare with"):
+        comparable_commit("HEAD", repository)
+    with pytest.raises(FluxFastError, match="git cannot find the other revision"):
+        comparable_commit("nosuchref", repository)
+    found = measure_in(repository, request_for(tmp_path / "results", case()))
+    assert "too old to compare with" in str(found[case().id])
+
+
+CHILD = """
+import json, sys
 from pathlib import Path
 
-tests = [word.partition("[")[2].rstrip("]") for word in sys.argv if "test_latency[" in word]
-if "unknown" in " ".join(tests):
-    sys.exit(4)
-results = Path(next(word for word in sys.argv if "--results=" in word).partition("=")[2])
-print("[1/1] a case: building\\n[1/1] a case: sampling\\n.")
-for test in tests:
-    (results / f"{test}.json").write_text((results / "known.json").read_text())
+request = json.load(sys.stdin)
+print("a library's line")
+for case in request["cases"]:
+    if "unknown" in case:
+        print(json.dumps({"event": "failed", "case": case, "text": "unknown weights"}))
+        continue
+    print(json.dumps({"event": "progress", "case": case, "text": "[1/1] a case: sampling"}))
+    folder = Path(request["results"])
+    (folder / f"{case}.json").write_text((folder / "known.json").read_text())
+    print(json.dumps({"event": "measured", "case": case, "text": ""}))
 """
 
 
-def test_a_process_measures_all_cases_unless_one_is_unknown_to_its_revision(tmp_path, monkeypatch):
-    """pytest runs nothing if it does not know one of the tests: then each has its own process."""
-    (tmp_path / "pytest.py").write_text(TREE)
-    monkeypatch.setenv("PYTHONPATH", "libraries")
-    known = [case(), case(model="schnell")]
+@pytest.fixture
+def tree(tmp_path):
+    """Return the tree of a revision whose measuring process copies a known result."""
+    package = tmp_path / "tree" / "fluxfast" / "bench" / "ab"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / "__init__.py").touch()
+    (package / "child.py").write_text(CHILD)
     write_result(tmp_path, result())
     result_path(tmp_path, case()).rename(tmp_path / "known.json")
-    said = []
-    found = measure_in(tmp_path, known, [], tmp_path, said.append)
+    return tmp_path / "tree"
+
+
+def test_a_process_measures_all_cases_and_one_that_fails_does_not_stop_the_others(
+    tree, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", "libraries")
+    known = [case(), case(model="schnell")]
+    lines = []
+    request = request_for(tmp_path, *known, case(weights="unknown"))
+    found = dict(measure_in(tree, request, lines.append))
+    error = found.pop(case(weights="unknown").id)
+    assert isinstance(error, FluxFastError) and "unknown weights" in str(error)
     assert found == {one.id: result() for one in known}
-    assert said == ["[1/1] a case: building", "[1/1] a case: sampling"]
-    for one in known:
-        result_path(tmp_path, one).unlink()
-    found = measure_in(tmp_path, [*known, case(weights="unknown")], [], tmp_path)
-    errors = [found.pop(case(weights="unknown").id)]
-    assert isinstance(errors[0], FluxFastError) and found.keys() == {one.id for one in known}
+    assert lines == ["[1/1] a case: sampling"] * 2
+    assert "a library's line" in log_path(tmp_path, known[0].id).read_text()
 
 
-def test_a_revision_finds_itself_first_and_then_the_libraries_of_this_one(tmp_path, monkeypatch):
+def test_a_process_that_fails_leaves_its_last_lines_in_the_error(tree, tmp_path):
+    child = tree / "fluxfast" / "bench" / "ab" / "child.py"
+    child.write_text("raise SystemExit('out of memory')")
+    error = measure_in(tree, request_for(tmp_path, case()))[case().id]
+    assert "out of memory" in str(error) and "exit status 1" in str(error)
+
+
+def test_a_revision_finds_its_own_code_first_and_then_the_libraries(tree, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "libraries")
     monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: pytest.fail(env["PYTHONPATH"]))
-    with pytest.raises(pytest.fail.Exception, match=f"^{tmp_path}{os.pathsep}libraries$"):
-        measure_in(tmp_path, [case()], [], tmp_path)
+    with pytest.raises(pytest.fail.Exception, match=f"^{tree}{os.pathsep}libraries$"):
+        measure_in(tree, request_for(tmp_path, case()))
+
+
+def test_a_request_survives_json_and_another_schema_is_refused(tmp_path):
+    request = request_for(tmp_path, case())
+    assert Request.from_json(request.to_json()) == request
+    with pytest.raises(FluxFastError, match="measuring processes differ"):
+        Request.from_json(request.to_json().replace('"schema": 1', '"schema": 2'))
+    event = Event(kind="progress", case=case().id, text="sampling")
+    assert parse_event(event.to_json()) == event
+    assert parse_event('{"event": 1') is None and parse_event("a line") is None
+
+
+@pytest.mark.subprocess
+def test_a_measuring_process_writes_results_and_reports_what_fails(tmp_path):
+    eager = {"model": "schnell", "weights": "mini", "optimizations": (), "height": 64, "width": 64}
+    small = case(**eager, num_inference_steps=4)
+    unknown = case(**{**eager, "optimizations": ("nosuch",)}, num_inference_steps=4)
+    lines = []
+    found = measure_in(REPOSITORY, request_for(tmp_path, small, unknown), lines.append)
+    assert len(found[small.id].images) == 2 and image_path(tmp_path, small).exists()
+    assert "unknown optimization" in str(found[unknown.id])
+    assert lines[-1] == "[1/2] schnell, eager: sampling: 2 images"

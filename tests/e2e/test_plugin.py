@@ -1,23 +1,26 @@
-"""`pytest perf_tests` as people run it: what passes, what fails, and with which exit status."""
+"""`pytest perf_tests` as users run it: what passes, what fails, and with which exit status."""
 
 import json
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
-from fluxfast.bench.baselines.baseline import cpu_slug
-from fluxfast.bench.results.artifacts import picture_path, read_figures
-from fluxfast.bench.results.result import read_result
+from fluxfast.bench.results.artifacts import image_path, read_figures
+from fluxfast.bench.results.machine import cpu_slug
+from fluxfast.bench.results.store import read_result
+from fluxfast.bench.verdicts.outcome import NOT_JUDGED_STATUS
 from fluxfast.hardware import detect
-from fluxfast.pytest_plugin.plugin import INVALID_RUNNER_STATUS
+from fluxfast.pytest_plugin.folders import locked
 
 REPOSITORY = Path(__file__).parents[2]
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.subprocess
 
 # One quick case: the unoptimized pipeline on a small image.
 EAGER = ["perf_tests", "--model=schnell", "--resolution=64", "--rounds=2", "-k", "eager"]
@@ -25,7 +28,7 @@ EAGER = ["perf_tests", "--model=schnell", "--resolution=64", "--rounds=2", "-k",
 
 @pytest.fixture
 def project(pytester, monkeypatch):
-    """The suite in a folder of its own, with local baselines of its own."""
+    """Return a folder with the suite and local baselines of its own."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     pytester.makeconftest('pytest_plugins = ["fluxfast.pytest_plugin.plugin"]')
     pytester.mkdir("perf_tests")
@@ -43,12 +46,18 @@ def run(project, *arguments):
     return project.runpytest_subprocess(*EAGER, "--gpu=cpu", *arguments)
 
 
-def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
+def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project, monkeypatch):
     first = run(project, "--benchmark-json=benchmark.json", "--junitxml=junit.xml")
     first.assert_outcomes(passed=2)
     first.stdout.fnmatch_lines(
-        ["*this CPU has no baseline yet*", "*they gate from the next run on*"]
+        [
+            "*this CPU has no baseline yet*",
+            "fluxfast: * optimizations left out: `fluxfast matrix --gpu cpu --matrix smoke` *",
+            "*they gate from the next run on*",
+        ]
     )
+    assert first.stdout.str().count("left out") == 1
+    assert not (project.path / ".benchmarks").exists()
     benchmark = json.loads((project.path / "benchmark.json").read_text())["benchmarks"][0]
     assert len(benchmark["stats"]["data"]) == 2
     assert len(benchmark["extra_info"]["images"][0]["step_ms"]) == 4
@@ -56,7 +65,7 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
 
     first.stdout.re_match_lines(
         [
-            r"\[1/1\] schnell, eager: building the eager pipeline .*",
+            r"\[1/1\] schnell, eager: building the eager pipeline for paired timing",
             r"\[1/1\] schnell, eager: building$",
             r"\[1/1\] schnell, eager: first image",
             r"\[1/1\] schnell, eager: warming up",
@@ -66,9 +75,18 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
         consecutive=False,
     )
     assert junit_outcomes(project) == [[], []]
+    measured, judged = junit_properties(project)
+    assert float(measured["e2e_s"]) > 0 and float(measured["step_ms"]) > 0
+    assert judged == {"outcome": "recorded"}
+
+    # `make test` installs triton in between, which no case on a CPU can use.
+    (environment,) = json.loads(local_baseline(project).read_text())["environments"].values()
+    assert "triton" not in environment["hardware"]["packages"]
+    install_metadata(project, monkeypatch, "triton", "99.0")
 
     second = run(project, "-q")
     assert second.ret == 0 and "eager: sampling" not in second.stdout.str()
+    assert "fluxfast:" not in second.stdout.str()
     second.stdout.re_match_lines(
         [r"schnell\s+eager.*(same|UNDECIDED)", r"cases with another process in .* takes 3: 1"]
     )
@@ -82,6 +100,8 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
     slower = run(project, "--junitxml=junit.xml")
     assert slower.ret == pytest.ExitCode.TESTS_FAILED
     assert junit_outcomes(project) == [[], ["failure"]]
+    assert junit_properties(project)[1]["outcome"] == "slower"
+    assert float(junit_properties(project)[1]["change"]) < 0
     slower.assert_outcomes(passed=1, failed=1)
     slower.stdout.fnmatch_lines(
         ["*SLOWER: whole image: eager_ratio *", "*remedy: *baseline accept*"]
@@ -91,17 +111,36 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project):
     path.write_text(recorded)
     rewrite(path, lambda p: p["canaries"].update(python_ms=[0.1 * p["canaries"]["python_ms"][0]]))
     invalid = run(project, "--lf")  # the verdict alone, and it measures the case by itself
-    assert invalid.ret == INVALID_RUNNER_STATUS
+    assert invalid.ret == NOT_JUDGED_STATUS
     invalid.assert_outcomes(skipped=1)
     invalid.stdout.fnmatch_lines(["*INVALID RUNNER: canary python_ms *"])
 
 
+def install_metadata(project, monkeypatch, name, version):
+    """Let Python find a distribution of this version; its modules are not there."""
+    info = project.path / "installed" / f"{name}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.setenv("PYTHONPATH", f"{info.parent}{os.pathsep}{REPOSITORY}")
+
+
+def junit_tests(project) -> list[ElementTree.Element]:
+    return list(ElementTree.parse(project.path / "junit.xml").getroot().iter("testcase"))
+
+
 def junit_outcomes(project) -> list[list[str]]:
-    """What each test case of the file has in it; none where it passed."""
-    root = ElementTree.parse(project.path / "junit.xml").getroot()
+    """Return the tags of each test case; none where it passed."""
     return [
         [element.tag for element in test if element.tag != "properties"]
-        for test in root.iter("testcase")
+        for test in junit_tests(project)
+    ]
+
+
+def junit_properties(project) -> list[dict[str, str]]:
+    """Return the properties of each test case."""
+    return [
+        {one.attrib["name"]: one.attrib["value"] for one in test.iter("property")}
+        for test in junit_tests(project)
     ]
 
 
@@ -121,7 +160,7 @@ def test_recording_judges_nothing_and_leaves_a_candidate(project):
     case = read_result(path).case
     assert case.num_inference_steps == 4
     folder = project.path / "candidate"
-    with Image.open(picture_path(folder, case)) as picture:
+    with Image.open(image_path(folder, case)) as picture:
         assert picture.size == (64, 64)
     assert read_figures(folder, "quality", case) == {"psnr_db": None, "ssim": 1.0}
     assert read_figures(folder, "kernels", case)["GEMM"] > 0
@@ -139,39 +178,110 @@ def test_a_corrupt_baseline_stops_the_run_before_it_begins(project):
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "problem"),
     [
         ("--gpu=h200", "not the GPU that --gpu names"),
         ("--gpu=h300", "no baseline file of this name"),
         ("--matrix=huge", "unknown matrix"),
         ("--model=flux2", "unknown model"),
         ("--weights=random", "unknown kind of weights"),
-        ("--shard=3/2", "no such shard"),
+        ("--shard=3/2", "this is no shard"),
         ("--resolution=100", "multiple of 16"),
         ("--resume", "--resume needs the --results DIR"),
         ("--against=", "--against is empty"),
+        ("--against=nosuchref", "git cannot find the other revision"),
         ("--results=perf_tests/conftest.py/r", "nothing can be written in"),
+        ("--benchmark-only", "--benchmark-only would skip cases"),
+        ("--benchmark-skip", "--benchmark-skip would skip cases"),
         ("--rounds=0", "--rounds is 0"),
         ("--seconds=nan", "--seconds is nan"),
         ("--batch-size=0", "batch_size"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_told_at_once(project, argument, told):
+def test_a_mistake_on_the_command_line_is_reported_at_once(project, argument, problem):
     result = project.runpytest_subprocess("perf_tests", argument)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert any(told in line for line in result.errlines)
+    assert any(problem in line for line in result.errlines)
 
 
-def test_a_gpu_case_without_a_baseline_fails_and_says_how_to_record_one(project):
-    """The machine is faked to be an L20, whose baseline is empty; the pipeline runs on the CPU."""
+def test_a_case_is_measured_with_benchmark_disable(project):
+    result = run(project, "--benchmark-disable", "--results=measured")
+    result.assert_outcomes(passed=2)
+    (path,) = (project.path / "measured").glob("*.json")
+    assert len(read_result(path).images) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_measuring(project):
+    (project.path / ".fluxfast").touch()  # as root, only a file in its place refuses
+    result = run(project)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*results would go to *nothing can be written in *"])
+    result.stdout.no_fnmatch_line("*first image*")
+
+
+def test_a_second_run_into_a_folder_is_refused_with_the_process_of_the_first(project):
+    with locked(project.path / "results"):
+        result = run(project, "--results=results")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*another run writes into this folder*", f"*process {os.getpid()}"]
+    )
+
+
+OTHER_CONFTEST = """
+def pytest_addoption(parser):
+    for name in ("--gpu", "--model", "--matrix", "--results", "--rounds", "--record"):
+        parser.addoption(name, default="theirs")
+"""
+OTHER_TEST = """
+import sys
+
+def test_theirs(pytestconfig):
+    assert pytestconfig.getoption("--gpu") == "mine"
+    assert pytestconfig.getoption("--model") == "theirs"
+    assert "torch" not in sys.modules and "fluxfast.bench" not in sys.modules
+"""
+
+
+def other_project(pytester, monkeypatch, *arguments):
+    """Run pytest in a project of somebody else, with the module of the entry point loaded."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    plugins = () if is_entry_point() else ("-p", "fluxfast.pytest_plugin")
+    return pytester.runpytest_subprocess(*plugins, *arguments)
+
+
+def is_entry_point() -> bool:
+    """Return whether pytest loads the module by itself in this environment."""
+    return any(e.value == "fluxfast.pytest_plugin" for e in entry_points(group="pytest11"))
+
+
+def test_the_entry_point_does_nothing_in_a_project_that_does_not_use_it(pytester, monkeypatch):
+    pytester.makeconftest(OTHER_CONFTEST)
+    pytester.makepyfile(OTHER_TEST)
+    result = other_project(pytester, monkeypatch, "--gpu=mine")
+    result.assert_outcomes(passed=1)
+    assert not (pytester.path / ".fluxfast").exists()
+
+
+def test_a_project_that_asks_for_the_suite_has_its_options(pytester, monkeypatch):
+    pytester.makeini("[pytest]\nfluxfast = true")
+    pytester.makepyfile("def test_nothing(suite): assert suite.options.gpu == 'cpu'")
+    shown = other_project(pytester, monkeypatch, "--help").stdout.str()
+    assert "--gpu=GPU" in shown and "--against=REF" in shown
+    other_project(pytester, monkeypatch, "--gpu=cpu").assert_outcomes(passed=1)
+    pytester.makeini("[pytest]")
+    assert "--gpu=GPU" not in other_project(pytester, monkeypatch, "--help").stdout.str()
+
+
+def test_a_gpu_case_without_a_baseline_fails_and_the_message_shows_how_to_record_one(project):
+    """The machine pretends to be an L20, whose baseline is empty; the pipeline runs on the CPU."""
     project.makeconftest(
         """
         import dataclasses
         pytest_plugins = ["fluxfast.pytest_plugin.plugin"]
         from fluxfast import hardware
-        from fluxfast.profiling import telemetry
         from fluxfast.pytest_plugin import session as suite
-        from fluxfast.bench.measurement import sampler as measure
+        from fluxfast.bench.measurement import measure
         from fluxfast.hardware import Hardware, Platform
 
         class PretendedL20(Hardware):
@@ -181,7 +291,7 @@ def test_a_gpu_case_without_a_baseline_fails_and_says_how_to_record_one(project)
         real = hardware.detect("cpu")
         measure.environment = lambda machine: {"hardware": machine.to_json()}
         measure.momentary = lambda machine: {}
-        telemetry.reader = lambda machine: None
+        measure.gpu_reader = lambda machine: None
         suite.detect = lambda device: PretendedL20(**{
             **vars(real), "platform": Platform.CUDA, "name": "NVIDIA L20", "architecture": "sm_89",
         })
@@ -192,7 +302,7 @@ def test_a_gpu_case_without_a_baseline_fails_and_says_how_to_record_one(project)
     result.stdout.fnmatch_lines(["*NEW: no baseline for this case in nvidia-l20.json*--record*"])
 
 
-def test_an_optimization_that_is_not_there_fails(project):
+def test_an_optimization_that_is_not_active_fails(project):
     result = project.runpytest_subprocess(
         "-p",
         "tests.support.sabotage.quantization_dropped",
@@ -204,7 +314,7 @@ def test_an_optimization_that_is_not_there_fails(project):
         "-x",
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*asked for but not in force: int8: 0 of 37 block layers*"])
+    result.stdout.fnmatch_lines(["*requested but not active: int8: 0 of 37 block layers*"])
     result.assert_outcomes(failed=1)  # and nothing of the other cases after it
     result.stdout.fnmatch_lines(["*stopping after 1 failures*"])
 

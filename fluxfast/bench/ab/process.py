@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fluxfast.bench.ab.request import Request, parse_event
-from fluxfast.bench.ab.revision import CHILD
+from fluxfast.bench.ab.revision import CHILD, CHILD_FILE
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_path
@@ -39,6 +39,14 @@ def measure_in(tree: Path, request: Request, report: Callable[[str], None] = ign
     Returns:
         By case id, the result, or the error with the reason why there is none.
     """
+    if not (tree / CHILD_FILE).is_file():  # then Python would find the installed package instead
+        error = FluxFastError(
+            "a revision cannot measure: it is too old to compare with",
+            got=f"{tree}, which has no {CHILD_FILE}",
+            allowed="a revision that has the measuring process of `--against`",
+            remedy="compare with a newer revision",
+        )
+        return dict.fromkeys(request.cases, error)
     request.results.mkdir(parents=True, exist_ok=True)
     log = log_path(request.results, request.cases[0])
     status, errors = _run(tree, request, log, report)
