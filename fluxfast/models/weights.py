@@ -8,8 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from fluxfast.console import without_loading_bars
 from fluxfast.errors import CheckpointError, FluxFastError
 from fluxfast.hardware import GIB, Hardware, Platform
@@ -17,9 +15,9 @@ from fluxfast.mini import WEIGHTS
 from fluxfast.mini.world import DEFAULT_EDIT, DEFAULT_SCENE
 from fluxfast.models.architecture import MINI, PUBLISHED, Architecture
 from fluxfast.models.spec import MODELS, ImageRequest, ModelSpec, default_request, recognise
-from fluxfast.models.synthetic import assemble
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import FluxPipeline
 
 
@@ -226,6 +224,8 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
         with without_loading_bars():
             pipeline = _load_mini(checkpoint.model.name, dtype).to(hardware.device)
     else:
+        from fluxfast.models.synthetic import assemble
+
         _check_memory(dtype, hardware)
         pipeline = assemble(checkpoint.model, dtype, hardware.device)
     found = recognise(type(pipeline).__name__, bool(pipeline.transformer.config.guidance_embeds))

@@ -13,7 +13,6 @@ from fluxfast.hardware import detect
 from fluxfast.models import weights as model_weights
 from fluxfast.optimizations import registry
 from fluxfast.optimizations.base import Axis, Plan, Situation
-from fluxfast.pipeline.build import load_dtype
 
 if TYPE_CHECKING:
     from diffusers import FluxPipeline
@@ -37,6 +36,8 @@ def load(name: str, *, weights: str = "auto", device: str = "auto") -> FluxPipel
     Raises:
         FluxFastError: the model is unknown, its weights cannot be read, or they do not fit.
     """
+    from fluxfast.pipeline.build import load_dtype
+
     checked = plan(name, weights=weights, device=device, preset="eager")
     hardware = checked.situation.hardware
     checkpoint = model_weights.resolve(name, weights, hardware)
