@@ -30,7 +30,7 @@ from fluxfast.tables import plain_table, render
 FOLDER = Path(__file__).parent
 PROMPTS_ON_CPU, PROMPTS_ON_GPU = 2, 16
 SHEET_COLUMNS = 4
-MEASURED = pytest.StashKey[dict[str, tuple[str, Quality]]]()
+MEASURED = pytest.StashKey[dict[str, tuple[str, dict[str, str]]]]()
 NOT_MEASURED = pytest.StashKey[dict[str, str]]()
 
 
@@ -187,7 +187,8 @@ def quality(
     """Return the quality of the case's images against the eager ones, and store its figures."""
     measured = compare_images(generated, reference, prompts, clip)
     table = suite.config.stash.setdefault(MEASURED, {})
-    table[planned.case.id] = (f"{planned.case.model}, {planned.label}", measured)
+    shown = {name: measured.formatted(name) for name in QUALITY_METRICS if measured.has(name)}
+    table[planned.case.id] = (f"{planned.case.model}, {planned.label}", shown)
     # JSON has no infinity, which is the PSNR of equal images.
     known = {name: x for name, x in measured.figures.items() if not isnan(x)}
     figures = {name: None if isinf(x) else x for name, x in known.items()}
@@ -195,16 +196,32 @@ def quality(
     return measured
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the figures of a worker of pytest-xdist to the process that prints the table."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["measured"] = session.config.stash.get(MEASURED, {})
+        output["not_measured"] = session.config.stash.get(NOT_MEASURED, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Collect the figures of a worker of pytest-xdist."""
+    output = getattr(node, "workeroutput", {})
+    node.config.stash.setdefault(MEASURED, {}).update(output.get("measured", {}))
+    node.config.stash.setdefault(NOT_MEASURED, {}).update(output.get("not_measured", {}))
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the table of quality figures, and what was not measured and why."""
     rows = config.stash.get(MEASURED, {})
     if not rows:
         return
-    known = [name for name in QUALITY_METRICS if any(q.has(name) for _, q in rows.values())]
+    known = [name for name in QUALITY_METRICS if any(name in q for _, q in rows.values())]
     titles = [QUALITY_METRICS[name].title for name in known]
     table = plain_table("case", *titles, numbers=titles)
-    for label, measured in rows.values():
-        table.add_row(label, *(measured.formatted(name) for name in known))
+    for label, shown in rows.values():
+        table.add_row(label, *(shown.get(name, "–") for name in known))
     terminalreporter.section("image quality compared with the eager pipeline")
     terminalreporter.write_line(render(table))
     for what, why in config.stash.get(NOT_MEASURED, {}).items():

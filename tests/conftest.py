@@ -4,18 +4,18 @@ import os
 
 import pytest
 
-SHARING = ("docs", "e2e")  # folders whose modules share built pipelines or recorded results
-
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers already use every core
 
-import torch  # noqa: E402
+import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads this when it is imported
 
 
 def pytest_itemcollected(item):
-    """Keep the tests of a module that shares fixtures in one worker of pytest-xdist."""
-    if item.path.parent.name in SHARING and not item.get_closest_marker("xdist_group"):
+    """Keep the tests that use a fixture of their module in one worker of pytest-xdist."""
+    known = getattr(item, "_fixtureinfo", None)  # has no public counterpart
+    definitions = [d for found in known.name2fixturedefs.values() for d in found] if known else []
+    if any(definition.scope == "module" for definition in definitions):
         item.add_marker(pytest.mark.xdist_group(item.path.stem))
