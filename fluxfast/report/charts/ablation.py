@@ -13,11 +13,13 @@ from fluxfast.report.charts.chart import (
     chart_of,
     height_of,
     in_lines,
+    tooltip,
 )
 from fluxfast.report.labels import value_title
 from fluxfast.report.rows import Row
 
 RANGES = "Thin lines are ranges."
+TEXT_PX = 112  # that the figures take to the right of the longest bar
 KINDS = ("cumulative", "single addition")  # in the order of their colours
 
 
@@ -57,14 +59,20 @@ def _bars(data: Sequence[dict[str, Any]], title: str) -> Any:
     base = alt.Chart(alt.Data(values=data)).encode(
         y=alt.Y("label:N", sort=labels, title=None, axis=axis_of_names(labels))
     )
-    scale = alt.Scale(domain=[0, max(d["high"] for d in data) * 1.35], nice=False)
+    highest = max(d["high"] for d in data)
+    end = alt.ExprRef(expr=f"{highest} * width / max(width - {TEXT_PX}, {TEXT_PX})")
+    scale = alt.Scale(domainMin=0, domainMax=end, nice=False)
     bars = base.mark_bar(cornerRadiusEnd=3, height={"band": 0.7}).encode(
         x=alt.X("value:Q", title=title, scale=scale),
         color=alt.Color("kind:N", legend=None, scale=alt.Scale(domain=list(KINDS))),
-        tooltip=["step:N", "text:N", "low:Q", "high:Q"],
+        tooltip=tooltip("step:N", "text:N", "low:Q", "high:Q"),
     )
-    ranges = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q", title=title), x2="high:Q")
-    text = base.mark_text(align="left", dx=6).encode(x=alt.X("high:Q", title=title), text="text:N")
+    ranges = base.mark_rule(strokeWidth=1.5).encode(
+        x=alt.X("low:Q", title=title), x2=alt.X2("high:Q")
+    )
+    text = base.mark_text(align="left", dx=6).encode(
+        x=alt.X("high:Q", title=title), text=alt.Text("text:N")
+    )
     return (bars + ranges + text).properties(width="container", height=height_of(labels))
 
 

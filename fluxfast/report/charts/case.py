@@ -13,6 +13,7 @@ from fluxfast.report.charts.chart import (
     chart_of,
     height_of,
     in_lines,
+    tooltip,
 )
 from fluxfast.report.labels import display_name
 from fluxfast.report.rows import Row
@@ -76,8 +77,8 @@ def _stacked(
             color=alt.Color(
                 "part:N", sort=list(order), title=None, legend=alt.Legend(orient="top", columns=5)
             ),
-            order="order:Q",
-            tooltip=["case:N", "part:N", "value:Q"],
+            order=alt.Order("order:Q"),
+            tooltip=tooltip("case:N", "part:N", "value:Q"),
         )
         .properties(width="container", height=height_of(names))
     )
@@ -116,7 +117,7 @@ def roofline_chart(row: Row) -> Chart | None:
             y=y,
             size=alt.Size("ms:Q", title="ms"),
             color=color,
-            tooltip=["kernel:N", "ms:Q", "intensity:Q", "tflops:Q"],
+            tooltip=tooltip("kernel:N", "ms:Q", "intensity:Q", "tflops:Q"),
         )
     )
     return chart_of(
@@ -164,7 +165,7 @@ def steps_chart(row: Row) -> Chart:
             ),
             y=alt.Y("ms:Q", title="step time (ms)", scale=alt.Scale(zero=False)),
             color=alt.Color("image:N", title="image"),
-            tooltip=["image:N", "step:Q", "ms:Q"],
+            tooltip=tooltip("image:N", "step:Q", "ms:Q"),
         )
         .properties(width="container", height=170)
     )
@@ -201,7 +202,7 @@ def telemetry_chart(row: Row) -> Chart | None:
             color=alt.Color(
                 "metric:N", title=None, legend=alt.Legend(orient="top", columns=2, labelLimit=0)
             ),
-            tooltip=["image:O", "metric:N", "value:Q"],
+            tooltip=tooltip("image:O", "metric:N", "value:Q"),
         )
         .properties(width="container", height=170)
     )

@@ -43,6 +43,11 @@ def chart_of(
     return Chart(title=title, about=about, spec=chart.to_dict(), table=table)
 
 
+def tooltip(*fields: str) -> list[Any]:
+    """Return the tooltip of these fields; altair is slow to convert a list of strings."""
+    return [altair().Tooltip(field) for field in fields]
+
+
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
 

@@ -12,6 +12,7 @@ from fluxfast.report.charts.chart import (
     chart_of,
     height_of,
     in_lines,
+    tooltip,
 )
 from fluxfast.report.effects import Effect
 
@@ -52,7 +53,7 @@ def _points(found: Sequence[Effect]) -> Any:
     order = list(dict.fromkeys(in_lines(e.name) for e in sorted(found, key=lambda e: -e.speed)))
     base = alt.Chart(alt.Data(values=data)).encode(
         y=alt.Y("name:N", sort=order, title=None, axis=axis_of_names(order)),
-        yOffset="with:N",
+        yOffset=alt.YOffset("with:N"),
         color=alt.Color("with:N", title=None, legend=alt.Legend(orient="top")),
     )
     x = alt.X(
@@ -63,9 +64,15 @@ def _points(found: Sequence[Effect]) -> Any:
     )
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=x,
-        tooltip=["name:N", "with:N", "speedup:Q", "low:Q", "high:Q"],
+        tooltip=tooltip("name:N", "with:N", "speedup:Q", "low:Q", "high:Q"),
     )
-    ranges = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=SPEEDUP), x2="high:Q")
-    even = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(strokeDash=[4, 3]).encode(x="one:Q")
+    ranges = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", title=SPEEDUP), x2=alt.X2("high:Q")
+    )
+    even = (
+        alt.Chart(alt.Data(values=[{"one": 1}]))
+        .mark_rule(strokeDash=[4, 3])
+        .encode(x=alt.X("one:Q"))
+    )
     height = max(90, height_of(order, least_px=36))
     return (even + ranges + points).properties(width="container", height=height)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fluxfast.report.charts.chart import Chart, altair, chart_of
+from fluxfast.report.charts.chart import Chart, altair, chart_of, tooltip
 from fluxfast.report.labels import display_name, value_title
 from fluxfast.report.rows import Row
 
@@ -90,12 +90,12 @@ def _layers(data: Sequence[dict[str, Any]], time: str, quality: str, best: float
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(
         color=alt.Color("where:N", title=None, legend=alt.Legend(orient="top")),
         shape=alt.Shape("where:N", title=None, legend=alt.Legend(orient="top")),
-        tooltip=["case:N", "value:Q", "text:N"],
+        tooltip=tooltip("case:N", "value:Q", "text:N"),
     )
     values = [d["value"] for d in data]
     middle = (min(values) + max(values)) / 2
     named = on_front.transform_calculate(name="datum.case + ' (' + datum.text + ')'").encode(
-        text="name:N"
+        text=alt.Text("name:N")
     )
     names = [
         named.transform_filter(f"datum.value {side} {middle}").mark_text(align=align, dx=dx, dy=-10)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fluxfast.history.changes import Cause, ChangePoint
 from fluxfast.history.series import Series
-from fluxfast.report.charts.chart import Chart, altair, chart_of
+from fluxfast.report.charts.chart import Chart, altair, chart_of, tooltip
 from fluxfast.report.labels import percent, value_title
 
 COMMIT_CHARACTERS = 10
@@ -20,7 +20,9 @@ def trend_chart(series: Series, points: Sequence[ChangePoint]) -> Chart:
     x = alt.X("night:T", title=None)
     dots = alt.Chart(alt.Data(values=_nights(series))).mark_point(filled=True, size=26, opacity=0.8)
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
-    layers = [dots.encode(x=x, y=y, tooltip=["night:T", "value:Q", "commit:N", "processes:Q"])]
+    layers = [
+        dots.encode(x=x, y=y, tooltip=tooltip("night:T", "value:Q", "commit:N", "processes:Q"))
+    ]
     if points:
         layers += [_level_layer(series, points, title), *_change_layers(points, x)]
     count, plural = len(points), "" if len(points) == 1 else "s"
@@ -61,7 +63,7 @@ def _level_layer(series: Series, points: Sequence[ChangePoint], title: str) -> A
     return (
         alt.Chart(alt.Data(values=data))
         .mark_rule(strokeWidth=2)
-        .encode(x=alt.X("begin:T", title=None), x2="end:T", y=alt.Y("level:Q", title=title))
+        .encode(x=alt.X("begin:T", title=None), x2=alt.X2("end:T"), y=alt.Y("level:Q", title=title))
     )
 
 
@@ -86,11 +88,11 @@ def _change_layers(points: Sequence[ChangePoint], x: Any) -> list[Any]:
             scale=alt.Scale(domain=causes),
             legend=alt.Legend(orient="top"),
         ),
-        tooltip=["night:T", "label:N", "detail:N"],
+        tooltip=tooltip("night:T", "label:N", "detail:N"),
     )
     return [
         rules.mark_rule(strokeDash=[5, 3], strokeWidth=1.5),
         rules.mark_text(align="left", dx=4, fontWeight="bold").encode(
-            y=alt.value(8), text="label:N"
+            y=alt.value(8), text=alt.Text("label:N")
         ),
     ]
