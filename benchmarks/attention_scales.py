@@ -1,11 +1,11 @@
-"""What scales bring to attention in fp8: the error of its output on what mini-dev attends to.
+"""Measure the error of fp8 attention with different scales, on the tensors of mini-dev.
 
     python -m benchmarks.attention_scales                        # on a CPU, under a minute
 
 Query, key and value are rounded to e4m3 and the probabilities as FlashAttention-3 does it (the
-exponentials of a row, against its largest); sums are float32. Which scale is free differs: a bare
-cast and one for each head (FlashAttention-3's `descale`) cost the kernel the same, a key without
-its mean over the tokens (SageAttention, arXiv 2410.02367) costs a pass before it.
+exponentials of a row, against its largest); sums are float32. A bare cast and one scale per head
+(FlashAttention-3's `descale`) cost the kernel the same; subtracting the mean of the key over the
+tokens (SageAttention, arXiv 2410.02367) costs a pass before it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from fluxfast.quality.prompts import generate_images, prompts_for
 from fluxfast.tables import plain_table, render
 
 E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
-STEPS, PICTURES = 4, 4
+STEPS, IMAGES = 4, 4
 
 
 def rounded(values: Tensor, scaled_over: tuple[int, ...] = ()) -> Tensor:
-    """To e4m3 and back: by a bare cast, or with a scale for what is left of these dimensions."""
+    """Round to e4m3 and back, by a bare cast or with scales shared over these dimensions."""
     if not scaled_over:
         return values.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).float()
     scale = values.abs().amax(dim=scaled_over, keepdim=True) / E4M3_MAX
@@ -41,7 +41,7 @@ def rounded(values: Tensor, scaled_over: tuple[int, ...] = ()) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, in_fp8: bool) -> Tensor:
-    """(batch, heads, tokens, dim) in float32."""
+    """Return attention of float32 tensors (batch, heads, tokens, dim)."""
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
     if not in_fp8:
         return scores.softmax(-1) @ value
@@ -76,7 +76,7 @@ def main() -> None:
     hardware = detect("cpu")
     checkpoint = resolve("mini-dev", "auto", hardware)
     situation = situation_of(
-        checkpoint, hardware, batch_size=PICTURES, num_inference_steps=STEPS, height=256, width=256
+        checkpoint, hardware, batch_size=IMAGES, num_inference_steps=STEPS, height=256, width=256
     )
     planned = planned_case(("sdpa",), checkpoint, situation)
     errors: dict[str, list[float]] = {name: [] for name in SCHEMES}
@@ -94,12 +94,12 @@ def main() -> None:
         build(checkpoint, planned.plan) as built,
         patch.object(F, "scaled_dot_product_attention", watched),
     ):
-        generate_images(built, prompts_for(checkpoint, PICTURES, 256, 256))
+        generate_images(built, prompts_for(checkpoint, IMAGES, 256, 256))
     table = plain_table("", "mean error", "largest", numbers=("mean error", "largest"))
     for name, found in errors.items():
         table.add_row(name, f"{fmean(found):.2%}", f"{max(found):.2%}")
     out(render(table))
-    out(f"{len(errors['a bare cast'])} attentions of {PICTURES} pictures in {STEPS} steps")
+    out(f"{len(errors['a bare cast'])} attentions of {IMAGES} images in {STEPS} steps")
 
 
 if __name__ == "__main__":

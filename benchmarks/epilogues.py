@@ -1,10 +1,10 @@
-"""Work in a product's epilogue against a pass after it, and two products in one launch.
+"""Compare work in a GEMM's epilogue with a pass after it, and two GEMMs with one launch.
 
     python -m benchmarks.epilogues       # on a Hopper GPU, about two minutes; prints JSON
 
-Each way runs in a loop of its own until the power limit sets the clock, twice in turns with the
-others. A chain is what a single block does from its rows to its output product, in bfloat16 with
-heads and attention, too.
+Each variant runs in a loop of its own until the clock has dropped under the power cap, twice,
+alternating with the others. A chain is a single block from its rows to its output GEMM, in bfloat16
+with query, key, value and attention as well.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from fluxfast.optimizations.fusion._block_kernels import (
     BlockKernels,
     Fp8Rows,
     Rows,
-    product,
-    unscaled_product,
+    linear,
+    unscaled_linear,
 )
 from fluxfast.profiling.telemetry import gpu_reader, telemetry_of_image
 
 HEADS, HEAD_DIM, MLP = 24, 128, 12288
 TOKENS = (4608, 4096, 512)
-# Text and image in a product each; nothing and both joined.
+# Text and image in a GEMM each; no text and both joined.
 STREAMS = ((512, 4096), (0, 4608))
 # Text and image of dev, of Kontext.
 JOINED = (4608, 8704)
@@ -64,7 +64,7 @@ def main() -> None:
 
 @torch.no_grad()
 def figures(made: Callable[..., Ways], hardware: Hardware) -> dict[str, list[dict[str, float]]]:
-    """Microseconds and millijoules of each way, each twice."""
+    """Return microseconds and millijoules of each variant, measured twice."""
     found: dict[str, list[dict[str, float]]] = {}
     for fp8 in (False, True):
         ways = made(Random(hardware.device), fp8=fp8)
@@ -76,7 +76,7 @@ def figures(made: Callable[..., Ways], hardware: Hardware) -> dict[str, list[dic
 
 
 def _cost(way: Callable[[], Any], hardware: Hardware) -> dict[str, float]:
-    """Of one run; in a loop without launches between them on a GPU, once on a CPU."""
+    """Return the cost of one run: on a GPU from replays of a CUDA graph, on a CPU from one call."""
     way()
     if not hardware.is_gpu:
         started = time.perf_counter()
@@ -98,7 +98,7 @@ def _cost(way: Callable[[], Any], hardware: Hardware) -> dict[str, float]:
 
 
 def _replayed(graph: torch.cuda.CUDAGraph) -> tuple[float, int]:
-    """Microseconds of a run, over `LOOP_S` seconds or a little more, and how many they were."""
+    """Replay for at least `LOOP_S` seconds; return microseconds per run and the number of runs."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     runs, started = 0, time.perf_counter()
     begin.record()
@@ -152,18 +152,18 @@ class Random:
         )
 
     def angles(self, tokens: int, head_dim: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, one for each pair of channels."""
+        """Return cos/sin tables with one entry per pair of channels."""
         angles = 3.14 * self.tensor(tokens, head_dim // 2).float()
         return angles.cos(), angles.sin()
 
 
 def gelu_ways(tokens: int, hidden: int, mlp: int, random: Random, *, fp8: bool) -> Ways:
-    """What a double block's MLP and a single block do, by a pass of GELU's and in the epilogue."""
+    """Return GELU of a double and of a single block, by a pass and in the epilogue."""
     rows = random.rows(tokens, hidden, fp8=fp8)
     attended = random.tensor(1, tokens, hidden, scale=0.1)
     up = random.layer(hidden, mlp, fp8=fp8)
     down = random.layer(hidden + mlp, hidden, fp8=fp8)
-    output: Any = unscaled_product if fp8 else product
+    output: Any = unscaled_linear if fp8 else linear
     a_pass = BlockKernels(gelu=True, fp8_rows=fp8)
     epilogue = replace(a_pass, gelu_epilogue=True)
     return {
@@ -177,7 +177,7 @@ def gelu_ways(tokens: int, hidden: int, mlp: int, random: Random, *, fp8: bool) 
 def heads_ways(
     text_tokens: int, image_tokens: int, heads: int, head_dim: int, random: Random, *, fp8: bool
 ) -> Ways:
-    """QK norm and rotary embedding by a pass and in the epilogue, attention in the same precision.
+    """Return QK norm and RoPE by a pass and in the epilogue, for attention in the same precision.
 
     Without text as a single block does them, which leaves the value of bfloat16 where it is.
     """
@@ -198,7 +198,7 @@ def heads_ways(
 def single_block_ways(
     tokens: int, heads: int, head_dim: int, mlp: int, random: Random, *, fp8: bool
 ) -> Ways:
-    """Heads and GELU of a single block by a launch each and by one, which fp8 does not have."""
+    """Return heads and GELU of a single block by two launches and by one; none in fp8."""
     if fp8:
         return {}
     hidden = heads * head_dim
@@ -209,12 +209,12 @@ def single_block_ways(
 
     def two_launches() -> Tensor:
         attended = fa3()(*kernels.heads(attn, None, rows, angles)).flatten(2, 3)
-        return product(down, kernels.activated(attended, up, rows))
+        return linear(down, kernels.activated(attended, up, rows))
 
     def one_launch() -> Tensor:
         found, joined = kernels.heads_and_activated(attn, up, rows, angles)
         fa3_into()(*found, joined)
-        return product(down, joined)
+        return linear(down, joined)
 
     return {
         "two launches": lambda: (

@@ -1,12 +1,12 @@
-"""What the fused kernels bring on this machine, to decide on: one command, one JSON file.
+"""Measure what the fused kernels gain on this machine: one command, one JSON file.
 
     python -m benchmarks.fusions --out fusions.json              # on a GPU, about 8 minutes
     python -m benchmarks.fusions --out fusions.json              # again: what failed or is missing
     TRITON_INTERPRET=1 python -m benchmarks.fusions --out /tmp/r.json --rehearse    # on a CPU
 
-Each kernel's error against float32 and its time beside torch.compile's of the same; the products of
-a step as cuBLASLt has them; then whole steps of dev, one optimization added after the other. The
-exit status is 1 if a part failed or no time was left for it.
+It measures each kernel's error against float32 and its time against torch.compile's code; the GEMMs
+of a step by cuBLASLt; then whole steps of dev, one optimization added after the other. The exit
+status is 1 if a part failed or no time was left for it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from fluxfast.profiling.trace import write_trace
 
 WARPS = (1, 2, 4, 8)
 ERROR_LIMIT = {"bf16": 0.006, "fp8": 0.04}
-STEPS = 8  # as good as 28 for the time of one
+STEPS = 8  # enough for the time of one step
 ADDED = (
     "fused_gelu",
     "fused_rotary",
@@ -75,7 +75,7 @@ def main() -> int:
     record.part("ceilings", lambda: _ceilings(shape, heads, hardware))
     for case in kernel_cases(shape, heads, hardware.device):
         record.part(f"kernel {case.name}", lambda case=case: _kernel(case, hardware))
-    record.part("products", lambda: _products(shape, hardware))
+    record.part("GEMMs", lambda: _gemms(shape, hardware))
     for name, (model, names, steps) in step_cases(options.rehearse, hardware).items():
         record.part(
             f"step {name}",
@@ -104,7 +104,7 @@ def _ceilings(shape: Shape, heads: int, hardware: Hardware) -> dict[str, Any]:
 
 
 def _kernel(case: KernelCase, hardware: Hardware) -> dict[str, Any]:
-    """Error, the time by number of warps, bandwidth, and what torch.compile takes for the same."""
+    """Return error, time by number of warps, bandwidth, and the time of torch.compile's code."""
     found = errors(case)
     # Triton's interpreter truncates to bfloat16 and loses carries to fp8.
     limit = ERROR_LIMIT["fp8" if case.is_fp8 else "bf16"] * (1 if hardware.is_gpu else 5)
@@ -126,8 +126,8 @@ def _kernel(case: KernelCase, hardware: Hardware) -> dict[str, Any]:
     }
 
 
-def _products(shape: Shape, hardware: Hardware) -> dict[str, Any]:
-    """Every product of a step: TFLOP/s by row, by tensor, and in bfloat16."""
+def _gemms(shape: Shape, hardware: Hardware) -> dict[str, Any]:
+    """Return TFLOP/s of every GEMM of a step: fp8 by row, by tensor, and bfloat16."""
     hidden, mlp = shape.hidden, shape.mlp
     streams = {"joint": shape.tokens, "image": shape.image_tokens, "text": shape.text_tokens}
     sizes = {
@@ -141,11 +141,11 @@ def _products(shape: Shape, hardware: Hardware) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for stream, tokens in streams.items():
         for name, (inner, outer) in sizes.items():
-            found[f"{stream} {name}"] = _product(tokens, inner, outer, hardware)
+            found[f"{stream} {name}"] = _gemm(tokens, inner, outer, hardware)
     return found
 
 
-def _product(tokens: int, inner: int, outer: int, hardware: Hardware) -> dict[str, Any]:
+def _gemm(tokens: int, inner: int, outer: int, hardware: Hardware) -> dict[str, Any]:
     device, repeats = hardware.device, 20 if hardware.is_gpu else 1
     rows, weight = (torch.randn(n, inner, device=device).bfloat16() for n in (tokens, outer))
     calls: dict[str, Callable[[], Any]] = {
@@ -159,7 +159,7 @@ def _product(tokens: int, inner: int, outer: int, hardware: Hardware) -> dict[st
 
 
 def step_cases(rehearse: bool, hardware: Hardware) -> dict[str, tuple[str, list[str], int]]:
-    """Model, optimizations and steps of each whole-step measurement, the most telling first."""
+    """Return model, optimizations and steps of each whole-step measurement, by priority."""
     on = ["fused_projections", "sdpa"] if rehearse else list(_defaults(hardware))
     decided = {optimization_named(name).axis for name in (*ADDED, *DECODERS)}
     on = [name for name in on if optimization_named(name).axis not in decided]
@@ -239,7 +239,7 @@ def _step(
 def _latents_error(
     built: BuiltPipeline, folder: Path, model: str, steps: int, name: str
 ) -> float | None:
-    """Relative to the eager latents of this model and these steps; None where there are none."""
+    """Return the error relative to the eager latents of the same model and steps, if they exist."""
     latents = built.generate(output_type="latent").float().cpu()
     if not latents.isfinite().all():
         raise AssertionError("the latents are not finite")
@@ -253,7 +253,7 @@ def _latents_error(
 
 
 def _waits(built: BuiltPipeline) -> list[str]:
-    """Where the host waited for the device while it drew latents."""
+    """Return the source lines that made the host wait for the device while it sampled latents."""
     if not built.plan.situation.hardware.is_gpu:
         return []
     with warnings.catch_warnings(record=True) as caught:

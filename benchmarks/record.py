@@ -1,4 +1,4 @@
-"""Results of a long measurement, written after each part, and gone on with where it stopped."""
+"""Results of a long measurement, written after each part; a later run resumes it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from fluxfast.files import write_atomically
 
 
 class Record:
-    """Parts by name in one JSON file. A part that fails is recorded with its text, and run again
-    when the file is gone on with; one that is there is not. No part begins after `budget_s`.
+    """The measured parts, by name, in one JSON file.
+
+    A part that fails is recorded with its error, and runs again when a later run resumes the file;
+    a measured part does not. No part begins after `budget_s` seconds.
     """
 
     def __init__(self, path: Path, budget_s: float) -> None:
@@ -25,7 +27,7 @@ class Record:
         self.left_out: list[str] = []
 
     def part(self, name: str, measure: Callable[[], Any]) -> None:
-        """Run and record `measure`, whose result is JSON; whatever it raises is recorded."""
+        """Run `measure`, which returns a JSON object, and record its result or its error."""
         if "error" not in self.parts.get(name, {"error": None}):
             return
         elapsed_s = time.monotonic() - self.started
@@ -43,7 +45,7 @@ class Record:
         sys.stderr.write(f"{elapsed_s + took_s:6.1f} s  {name}: {_brief(self.parts[name])}\n")
 
     def close(self) -> int:
-        """The exit status: 0 if every part has been measured."""
+        """Print failed and missing parts; return 0 if every part was measured, else 1."""
         for name in self.failed:
             sys.stderr.write(f"failed: {name}: {self.parts[name]['error'][:300]}\n")
         if self.left_out:

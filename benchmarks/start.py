@@ -1,12 +1,11 @@
-"""How quickly there is an image: from a cold start, at other sizes, from packages; and in how much
-memory.
+"""Measure the time to an image: from a cold start, at other sizes, from packages; and the memory.
 
     python -m benchmarks.start --out start.json                      # on a GPU, about 8 minutes
     python -m benchmarks.start --out warm.json --parts "first image" # again: with warm caches
     python -m benchmarks.start --out /tmp/r.json --rehearse          # on a CPU
 
-What torch.compile and Triton keep between processes lies where TORCHINDUCTOR_CACHE_DIR and
-TRITON_CACHE_DIR say: name empty folders for a cold start.
+torch.compile and Triton keep caches in TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR: set both to
+empty folders for a cold start.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import torch
 
 from benchmarks.record import Record
 from fluxfast.bench.cases.planned import PlannedCase, planned_case, situation_of
-from fluxfast.bench.measurement.sampler import peak_memory_gib, reset_peak_memory
+from fluxfast.bench.measurement.stages import peak_memory_gib, reset_peak_memory
 from fluxfast.console import quiet_libraries
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.models.arguments import call_arguments
@@ -42,7 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ckpt", default="dev", help="dev")
-    parser.add_argument("--parts", nargs="*", help="of these names alone")
+    parser.add_argument("--parts", nargs="*", help="measure only these parts")
     parser.add_argument("--rehearse", action="store_true", help="the mini family, on a CPU")
     options = parser.parse_args()
     quiet_libraries()
@@ -64,7 +63,7 @@ def main() -> int:
 
 
 def _planned(model: str, hardware: Hardware, **chosen: str | None) -> PlannedCase:
-    """All on, but for what is chosen by axis."""
+    """Return the case of the default optimizations, with choices by axis."""
     checkpoint = resolve(model, "synthetic" if hardware.is_gpu else "mini", hardware)
     situation = situation_of(checkpoint, hardware)
     names = default_names(situation, {Axis(axis): name for axis, name in chosen.items()})
@@ -81,7 +80,7 @@ def _image_s(built: BuiltPipeline, request: ImageRequest, **arguments: Any) -> f
 def _first_image(
     model: str, hardware: Hardware, sizes: tuple[tuple[int, int], ...]
 ) -> dict[str, Any]:
-    """Loading, applying, the first and the second image; then of each other size, and back."""
+    """Return seconds to load, to apply, and of two images at each size, then at the first again."""
     planned = _planned(model, hardware)
     request = planned.plan.situation.request
     found: dict[str, Any] = {"optimizations": list(planned.plan.names)}
@@ -97,7 +96,7 @@ def _first_image(
 
 
 def _without_encoders(model: str, hardware: Hardware) -> dict[str, Any]:
-    """Peak memory of transformer and VAE, with prompts that were encoded before."""
+    """Return peak memory of transformer and VAE, with prompts that were encoded before."""
     planned = _planned(model, hardware, encoder=None)
     request = planned.plan.situation.request
     with build(planned.checkpoint, planned.plan) as built:
@@ -117,7 +116,7 @@ def _without_encoders(model: str, hardware: Hardware) -> dict[str, Any]:
 
 
 def _packages(model: str, hardware: Hardware) -> dict[str, Any]:
-    """Exporting, and then loading what was exported: seconds of each, and its first images."""
+    """Return seconds to export and to load packages, and of the first images with each."""
     planned = _planned(model, hardware, compile="export_aoti")
     request = planned.plan.situation.request
     found: dict[str, Any] = {"optimizations": list(planned.plan.names)}

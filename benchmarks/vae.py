@@ -1,4 +1,4 @@
-"""The VAE with kernels between its convolutions and eager: first calls, time and error.
+"""Compare the VAE with fused kernels with the eager VAE: first calls, time and error.
 
     python -m benchmarks.vae                 # on an NVIDIA GPU, under a minute; prints JSON
 
@@ -43,7 +43,7 @@ def vae_figures(
     other_sizes: tuple[tuple[int, int], ...] = (),
     repeats: int = 20,
 ) -> dict[str, Any]:
-    """Milliseconds, seconds of first calls, and relative errors, eager and fused."""
+    """Return milliseconds, seconds of first calls and relative errors, eager and fused."""
     eager, fused = _vae(shape, device).to(dtype), _vae(shape, device).to(dtype)
     fuse_vae(fused)
     latents = _random(LATENT_CHANNELS, side // SHRINKS, side // SHRINKS, device)
@@ -70,7 +70,7 @@ def vae_figures(
 
 
 def _vae(shape: Architecture, device: str) -> Any:
-    """In float32; the same weights each time."""
+    """Return a VAE in float32, with the same weights each time."""
     torch.manual_seed(0)
     with torch.device(device):
         vae = AutoencoderKL(**VAE_COMMON, **shape.vae)
@@ -84,7 +84,7 @@ def _random(channels: int, height: int, width: int, device: str) -> Tensor:
 
 
 def _timed(function: Any) -> tuple[float, Tensor]:
-    """Seconds until its result is there, and that."""
+    """Return the seconds until the result is computed, and the result."""
     started = time.perf_counter()
     result: Tensor = function()
     result.sum().item()

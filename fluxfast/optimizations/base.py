@@ -1,4 +1,4 @@
-"""The nouns of an optimization: what it is, what it is applied to, and how it is proved active.
+"""The data types of an optimization: its facts, what it is applied to, and the proof.
 
 An optimization is one file with a constant `OPTIMIZATION`. It carries every fact that another
 module needs to know about it; no other module lists optimizations by name. Nothing here, and

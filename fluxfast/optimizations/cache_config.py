@@ -1,4 +1,4 @@
-"""A DBCache's settings, from cache-dit's YAML: under `cache_config:`, or flat as in flux-fast."""
+"""The settings of DBCache in cache-dit's YAML, under `cache_config:` or flat as in flux-fast."""
 
 from __future__ import annotations
 
@@ -40,11 +40,14 @@ MASK_POLICIES = ("slow", "medium", "fast", "ultra")
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """`dbcache` and `taylorseer`: keyword arguments of cache-dit's two configurations.
+    """The settings of a cache.
 
-    `steps_mask`: 1 for each step to compute and 0 for each to take from the cache, or the name of
-    one of cache-dit's policies, which makes such a mask for any number of steps.
-    `num_inference_steps`: what the file says it is meant for, if it does.
+    Attributes:
+        dbcache: keyword arguments of cache-dit's `DBCacheConfig`.
+        taylorseer: keyword arguments of its `TaylorSeerCalibratorConfig`; None for no calibrator.
+        steps_mask: 1 for each computed step and 0 for each cached one, or the name of a policy of
+            cache-dit, which gives such a mask for any number of steps; None decides by residuals.
+        num_inference_steps: number of steps that the file is for; None for any.
     """
 
     dbcache: Mapping[str, Any]
@@ -54,7 +57,7 @@ class CacheConfig:
 
     @property
     def is_static(self) -> bool:
-        """Whether which steps are cached is fixed by the mask alone, whatever the data."""
+        """Whether the mask alone decides which steps are cached, whatever the data."""
         return (
             self.steps_mask is not None and self.dbcache.get("steps_computation_policy") == "static"
         )
@@ -68,7 +71,11 @@ DEFAULT_CACHE_CONFIG = CacheConfig(
 
 
 def read_cache_config(path: Path) -> CacheConfig:
-    """The settings of a YAML file. Raises FluxFastError if file, key or value makes no sense."""
+    """Return the settings of a YAML file.
+
+    Raises:
+        FluxFastError: the file cannot be read, or a key or a value is not allowed.
+    """
     try:
         loaded = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -82,7 +89,11 @@ def read_cache_config(path: Path) -> CacheConfig:
 
 
 def cache_config_of(settings: Mapping[str, Any]) -> CacheConfig:
-    """The configuration of one flat mapping, old names or new."""
+    """Return the settings of a flat mapping with current or older names of cache-dit.
+
+    Raises:
+        FluxFastError: a key or a value is not allowed.
+    """
     options = {RENAMED.get(name, name): value for name, value in settings.items()}
     if isinstance(options.get("taylorseer_order"), dict):
         options["taylorseer_order"] = options["taylorseer_order"].get("n_derivatives", 1)

@@ -1,4 +1,4 @@
-"""Exported packages: right, bound to the live weights, and refused where anything differs."""
+"""Exported packages: correct, bound to the live weights, and refused where anything differs."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def exported(tmp_path_factory):
     return module, path, json.loads(json.dumps(entry))
 
 
-def test_a_package_reads_the_weights_of_the_module_it_is_loaded_over(exported):
+def test_a_package_reads_the_weights_of_the_module_it_is_bound_to(exported):
     _, path, entry = exported
     assert list(path.parent.iterdir()) == [path]
     for _ in range(2):
@@ -56,7 +56,7 @@ def test_a_package_that_crashes_when_loaded_is_refused_and_not_kept(tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_other_strides_are_laid_out_as_exported(exported):
+def test_other_strides_are_copied_to_the_exported_layout(exported):
     module, path, entry = exported
     x = torch.randn(8, 4).T
     out = load_package(path, module, entry)(x=x, scale=None, flag=False)[0]
@@ -108,7 +108,7 @@ def description(**changes):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "difference"),
     [
         (
             {"hardware": {"name": "NVIDIA H100"}},
@@ -119,10 +119,10 @@ def description(**changes):
         ({"batch_size": 2}, "batch_size: exported with 1, here 2"),
     ],
 )
-def test_a_manifest_names_what_differs(tmp_path, change, told):
+def test_the_error_of_a_manifest_lists_the_differences(tmp_path, change, difference):
     manifest.write(tmp_path, description(), {"transformer": {}})
     assert manifest.read(tmp_path, description()) == {"transformer": {}}
-    with pytest.raises(ArtifactError, match=told):
+    with pytest.raises(ArtifactError, match=difference):
         manifest.read(tmp_path, description(**change))
 
 
@@ -135,7 +135,7 @@ def test_a_missing_or_broken_manifest_is_refused(tmp_path, text):
         manifest.read(tmp_path, description())
 
 
-def test_a_graph_is_keyed_on_every_tensor_wherever_it_is_passed():
+def test_the_key_of_a_graph_covers_every_argument():
     x, y = torch.zeros(2, 3), torch.zeros(3, 2)
     keys = {
         call_key((x,), {}),
@@ -151,7 +151,7 @@ def test_a_graph_is_keyed_on_every_tensor_wherever_it_is_passed():
     assert call_key((x,), {}) == call_key((torch.ones(2, 3),), {})
 
 
-def test_a_pipeline_draws_the_same_through_its_packages_and_from_the_cache(tmp_path):
+def test_packages_generate_the_same_image_when_exported_and_when_loaded(tmp_path):
     here = detect("cpu")
     checkpoint = resolve("schnell", "mini", here)
     situation = situation_of(checkpoint, here, height=64, width=32, num_inference_steps=2)

@@ -28,7 +28,7 @@ def test_the_sdpa_operator_is_sound_and_right():
 
 
 @pytest.mark.parametrize("name", ["sdpa", "cudnn", "fa3", "fa3_fp8", "aiter_fp8"])
-def test_what_compilers_are_told_of_an_operator(name):
+def test_the_fake_of_an_operator_has_its_shape_and_dtype(name):
     dtype = torch.float8_e4m3fn if name == "fa3_fp8" else torch.bfloat16
     query = torch.empty(3, 7, 2, 128, dtype=dtype, device="meta")
     optimization_named(name).attention()

@@ -171,12 +171,12 @@ def first_step(pipeline):
 
 @pytest.mark.parametrize(
     # Of a single block qkv, mlp and output; of a double block four for each stream. With epilogues
-    # qkv and the mlp's first product are the kernels'.
+    # qkv and the MLP's first GEMM are the kernels'.
     ("fusions", "products"),
     [(ALL, 3 + 2 * 4), (EPILOGUES, 1 + 2 * 2)],
     ids=["passes", "epilogues"],
 )
-def test_fp8_products_take_the_rows_as_they_leave_a_kernel(monkeypatch, fusions, products):
+def test_fp8_gemms_take_the_rows_as_they_leave_a_kernel(monkeypatch, fusions, products):
     exact, by_torchao = first_step(bf16_build(())), first_step(bf16_build(("fp8_per_row",)))
     calls = []
     scaled_mm = torch._scaled_mm
@@ -195,7 +195,7 @@ def test_fp8_products_take_the_rows_as_they_leave_a_kernel(monkeypatch, fusions,
     assert torch.equal(first_step(fused), out)
 
 
-def test_the_reach_of_a_product_is_that_of_its_longest_weight_and_largest_bias():
+def test_an_amax_bound_is_the_longest_weight_row_and_the_largest_bias():
     transformer = bf16_build(("fp8_per_row", *EPILOGUES)).transformer
     double, single = transformer.transformer_blocks[0], transformer.single_transformer_blocks[0]
     for layer in (single.proj_mlp, double.ff.net[0].proj, double.ff_context.net[0].proj):
@@ -259,7 +259,7 @@ def test_the_table_holds_what_each_norm_makes_of_its_own_weights():
         with torch.no_grad():
             single.norm.linear.weight.mul_(2)
             double.norm1.linear.bias.add_(1)
-            made = torch.cat([product(inputs) for product in table.products], dim=1)
+            made = torch.cat([layer(inputs) for layer in table.layers], dim=1)
             of_each = torch.split(made, [count for _, _, count in table.vectors], dim=1)
             found = {(v[0], v[1]): of for v, of in zip(table.vectors, of_each, strict=True)}
             for block, name, norm in (

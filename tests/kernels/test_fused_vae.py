@@ -26,8 +26,8 @@ pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="builds pipelines on the
 
 def test_a_fused_vae_draws_and_reads_the_same_images():
     with built() as eager, built("fused_vae") as pipeline:
-        expected, drawn = (b.generate(output_type="pt") for b in (eager, pipeline))
-        assert (drawn - expected).abs().max() < 1e-4
+        expected, image = (b.generate(output_type="pt") for b in (eager, pipeline))
+        assert (image - expected).abs().max() < 1e-4
         seen = proofs(gather_evidence(pipeline))["fused_vae"]
         assert seen.is_active
         image = torch.randn(2, 3, 16, 32, generator=torch.Generator().manual_seed(1))
@@ -101,8 +101,8 @@ def test_a_fused_vae_takes_other_weights():
         weights = {name: 1.5 * w for name, w in eager.pipeline.vae.state_dict().items()}
         eager.pipeline.vae.load_state_dict(weights)
         pipeline.pipeline.vae.load_state_dict(weights)
-        expected, drawn = (b.generate(output_type="pt") for b in (eager, pipeline))
-        assert (drawn - expected).abs().max() < 1e-4
+        expected, image = (b.generate(output_type="pt") for b in (eager, pipeline))
+        assert (image - expected).abs().max() < 1e-4
 
 
 class HeldMemory(TorchDispatchMode):

@@ -47,7 +47,7 @@ def join(text, image):
 
 
 def vectors(shape, count, dtype):
-    """Modulation vectors as they come: chunks of one product."""
+    """Modulation vectors as they come: chunks of the output of one GEMM."""
     return random(shape[0], count * shape[3], dtype=dtype, seed=7).chunk(count, dim=1)
 
 
@@ -70,8 +70,8 @@ def test_norm_and_modulation(shape, dtype):
     out = residual.norm_modulate(text, image, shift, scale, EPS)
     assert out.dtype is dtype and out.is_contiguous()
     assert relative_error(out, expected) < TOLERANCE[dtype]
-    *rows, reached = residual.norm_modulate_fp8(text, image, shift, scale, EPS, None)
-    assert not reached.numel()
+    *rows, inner_scales = residual.norm_modulate_fp8(text, image, shift, scale, EPS, None)
+    assert not inner_scales.numel()
     rows = dequantized(*rows)
     assert relative_error(rows, expected) < TOLERANCE["fp8"]
 
@@ -100,7 +100,7 @@ def test_gate_and_residual(shape, dtype):
 
 @dtypes
 @shapes
-def test_gate_and_residual_of_a_product_without_its_scales(shape, dtype):
+def test_gate_and_residual_of_a_gemm_without_its_scales(shape, dtype):
     text, image = streams(shape, dtype)
     before = join(text, image)
     update = random(*before.shape, dtype=dtype, seed=3)
@@ -143,7 +143,7 @@ def fp8_rows(*shape, seed, scale=1.0):
 
 
 @dtypes
-def test_gelu_within_a_product(dtype):
+def test_gelu_within_a_gemm(dtype):
     rows, bias = random(2, 5, 48, dtype=dtype), random(32, dtype=dtype, seed=2)
     weight = random(32, 48, dtype=dtype, seed=1, scale=48**-0.5)
     product = rows.float() @ weight.float().t() + bias.float()
@@ -169,7 +169,7 @@ PRODUCTS = [(130, 80, 272, 48), (5, 48, 32, 16), (300, 272, 528, None)]
 
 @pytest.mark.parametrize("shape", first_of(*PRODUCTS), ids=str)
 @both_tiles
-def test_gelu_within_a_product_of_fp8(shape, tile, monkeypatch):
+def test_gelu_within_a_gemm_of_fp8(shape, tile, monkeypatch):
     few_programs(monkeypatch, gemm_gelu, tile)
     tokens, inner, columns, width = shape
     bias = random(columns, seed=2)
@@ -194,31 +194,33 @@ def test_gelu_within_a_product_of_fp8(shape, tile, monkeypatch):
 
 
 def test_few_rows_get_small_tiles():
-    """Text of 512 tokens, the picture and both of 1024×1024, on the multiprocessors of Hopper."""
+    """Text of 512 tokens, an image of 1024×1024 and both, on the multiprocessors of Hopper."""
     for columns in (9216, 12288):  # query, key and value; an MLP
         small, *large = (tiles.best_tile(rows, columns, 132) for rows in (512, 4096, 4608))
         assert small == tiles.SMALL and large == [tiles.LARGE] * 2
 
 
 @shapes
-def test_no_product_is_out_of_reach(shape):
-    """The scale that is known before the product, where a row points exactly as a weight does."""
+def test_no_gemm_exceeds_its_amax_bound(shape):
+    """Check the scale, known before the GEMM, for a row that is parallel to a row of the weight."""
     text, image = streams(shape, torch.float32)
     shift, scale = vectors(shape, 2, torch.float32)
     longest, largest_bias = 3.0, 0.5
-    reach = torch.tensor([longest, largest_bias], device=DEVICE)
-    values, scales, inner = residual.norm_modulate_fp8(text, image, shift, scale, EPS, reach)
+    amax_bound = torch.tensor([longest, largest_bias], device=DEVICE)
+    values, scales, inner = residual.norm_modulate_fp8(text, image, shift, scale, EPS, amax_bound)
     rows = dequantized(values, scales)
     lengths = rows.norm(dim=2, keepdim=True)
     products = (rows * longest * rows / lengths).sum(dim=2, keepdim=True) + largest_bias
     assert (products <= 448 * inner * (1 + 1e-6)).all()
     assert (448 * inner <= 1.15 * products).all()  # nor is it wasted
     before = join(text, image)
-    gated = residual.gate_residual_norm_fp8(before, before, 0 * shift, shift, scale, EPS, reach)
+    gated = residual.gate_residual_norm_fp8(
+        before, before, 0 * shift, shift, scale, EPS, amax_bound
+    )
     torch.testing.assert_close(gated[3], inner)
 
 
-def test_a_product_of_two_parts_is_that_of_both_joined():
+def test_a_gemm_of_two_parts_equals_that_of_the_joined_rows():
     left, right, bias = random(2, 5, 24), random(2, 5, 40, seed=1), random(16, seed=2)
     weight = random(16, 64, seed=3)
     joined = torch.cat([left, right], dim=2)
@@ -256,8 +258,8 @@ def rotated(x, weight, cosines, sines):
     """RMS norm and rotary embedding as diffusers computes them, in float32."""
     x = F.rms_norm(x, x.shape[-1:], weight.float(), EPS)
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([-odd, even], dim=-1).flatten(-2)
-    return x * cosines[None, :, None] + turned * sines[None, :, None]
+    rotated_pairs = torch.stack([-odd, even], dim=-1).flatten(-2)
+    return x * cosines[None, :, None] + rotated_pairs * sines[None, :, None]
 
 
 @dtypes
@@ -267,7 +269,7 @@ def rotated(x, weight, cosines, sines):
     ids=str,
 )
 @pytest.mark.parametrize("is_fp8", [False, True], ids=["", "fp8"])
-def test_rms_norm_and_rotary_embedding(sizes, dtype, is_fp8):
+def test_rms_norm_and_rope(sizes, dtype, is_fp8):
     batch, text_tokens, image_tokens, heads, dim = sizes
     tokens = text_tokens + image_tokens
     qkv = random(batch, tokens, 3 * heads * dim + 8, dtype=dtype)[..., : 3 * heads * dim]
@@ -312,7 +314,7 @@ QKV = [(2, 3, 5, 48, 2, 16), (1, 70, 65, 80, 3, 32), (2, 0, 130, 64, 4, 128)]
 @both_tiles
 @pytest.mark.parametrize("fp8_rows_given", [False, True], ids=["bf16", "fp8"])
 @pytest.mark.parametrize("is_fp8", [False, True], ids=["", "fp8_heads"])
-def test_norm_and_rotary_within_a_product(sizes, tile, fp8_rows_given, is_fp8, monkeypatch):
+def test_norm_and_rope_within_a_gemm(sizes, tile, fp8_rows_given, is_fp8, monkeypatch):
     few_programs(monkeypatch, gemm_qkv_rope, tile)
     batch, *counts, inner, heads, dim = sizes
     tokens = sum(counts)
@@ -336,8 +338,8 @@ def test_norm_and_rotary_within_a_product(sizes, tile, fp8_rows_given, is_fp8, m
         parts = product.unflatten(-1, (3, heads, dim)).unbind(2)
         at = slice(start, start + count)
         wide = [a[at].repeat_interleave(2, dim=1) for a in (cosines, sines)]
-        turned = [rotated(x, w, *wide) for x, w in zip(parts, norms, strict=False)]
-        expected.append(torch.stack([*turned, parts[2]]))
+        rotated_pairs = [rotated(x, w, *wide) for x, w in zip(parts, norms, strict=False)]
+        expected.append(torch.stack([*rotated_pairs, parts[2]]))
         start += count
     out = gemm_qkv_rope.qkv_product(*given, cosines, sines, heads, EPS, is_fp8)
     assert out.dtype is (torch.float8_e4m3fn if is_fp8 else torch.bfloat16)
@@ -352,7 +354,7 @@ def test_norm_and_rotary_within_a_product(sizes, tile, fp8_rows_given, is_fp8, m
     "sizes", first_of((2, 5, 48, 3, 16, 40), (2, 130, 80, 2, 32, 272)), ids=str
 )
 @both_tiles
-def test_both_products_of_a_single_block_in_one_launch(sizes, tile, monkeypatch):
+def test_both_gemms_of_a_single_block_in_one_launch(sizes, tile, monkeypatch):
     few_programs(monkeypatch, gemm_single_block, tile)
     batch, tokens, inner, heads, dim, columns = sizes
     rows = random(batch, tokens, inner, seed=1)
@@ -360,10 +362,10 @@ def test_both_products_of_a_single_block_in_one_launch(sizes, tile, monkeypatch)
     mlp_weight, mlp_bias, _, _ = layer_of(inner, columns, fp8=False, seed=3)
     angles = random(tokens, dim // 2, dtype=torch.float32, seed=4, scale=3.0)
     stream = [rows, weight, bias, 1 + random(2, dim, seed=5, scale=0.1)]
-    turning = (angles.cos(), angles.sin(), heads, EPS)
+    rope_arguments = (angles.cos(), angles.sin(), heads, EPS)
     of_mlp = (mlp_weight, mlp_bias)
-    out, joined = gemm_single_block.qkv_product_and_gelu(*stream, *of_mlp, *turning)
-    assert torch.equal(out, gemm_qkv_rope.qkv_product([], stream, *turning, False))
+    out, joined = gemm_single_block.qkv_product_and_gelu(*stream, *of_mlp, *rope_arguments)
+    assert torch.equal(out, gemm_qkv_rope.qkv_product([], stream, *rope_arguments, False))
     assert joined.shape == (batch, tokens, heads * dim + columns)
     product = rows.float() @ mlp_weight.float().t() + mlp_bias.float()
     found = joined[..., heads * dim :]
@@ -399,7 +401,7 @@ def test_the_benchmark_of_one_launch_compares_it_to_the_same():
     assert costs.keys() == {f"bf16, {name}" for name in ways}
 
 
-def test_angles_of_another_shape_are_refused():
+def test_rope_tables_of_another_shape_are_refused():
     stream = [random(1, 2, 32), random(48, 32), random(48), random(2, 8)]
     for shape in ((2, 8), (3, 4)):
         angles = random(*shape, dtype=torch.float32)
@@ -475,8 +477,8 @@ def test_an_empty_batch_is_an_empty_result():
     assert residual.norm_modulate(None, nothing, vector, vector, EPS).shape == (0, 4, 32)
     assert activation.joined_fp8(None, nothing)[1].shape == (0, 4, 1)
     image, of_channels = random(0, 4, 3, 2), random(4)
-    drawn = vae.group_norm_silu(image, None, of_channels, of_channels, 2, EPS)
-    assert vae.bias_residual(drawn, of_channels, image).shape == (0, 4, 3, 2)
+    normed = vae.group_norm_silu(image, None, of_channels, of_channels, 2, EPS)
+    assert vae.bias_residual(normed, of_channels, image).shape == (0, 4, 3, 2)
     assert vae.upsample(image).shape == (0, 4, 6, 4)
 
 
@@ -538,7 +540,7 @@ def samples():
 
 
 @pytest.mark.parametrize("operator", list(samples()), ids=lambda operator: operator._name)
-def test_what_compilers_are_told_is_what_happens(operator):
+def test_each_operator_matches_its_fake(operator):
     checks = ["test_schema", "test_faketensor", "test_aot_dispatch_dynamic"]
     if operator is gemm_single_block.qkv_product_and_gelu:
         checks.pop()  # compares two runs, also in the part that is left for attention
@@ -568,7 +570,7 @@ def test_every_kernel_compiles_for_a_hopper_gpu():
     }
     for row in rows:
         assert row["cubin_bytes"] > 0, row
-        # The few values of a group are not read side by side; a product's are not read so at all.
+        # A group has too few values for wide loads; this GEMM reads through descriptors only.
         others = ("fluxfast_group_factors", "fluxfast_gelu_product")
         assert row["wide_loads"] or row["kernel"] in others, row
         assert row["on_tensor_cores"] is (row["kernel"] in products), row

@@ -1,4 +1,4 @@
-"""cache-dit's YAML, nested and flat, and what is refused in it."""
+"""cache-dit's YAML, nested and flat, and the errors for invalid settings."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def read(tmp_path, text):
     return read_cache_config(path)
 
 
-def test_the_flat_file_of_flux_fast_is_read_with_its_old_names(tmp_path):
+def test_the_flat_file_of_flux_fast_is_read_with_its_older_names(tmp_path):
     config = read(tmp_path, FLUX_FAST)
     assert config.dbcache == {
         "max_warmup_steps": 0,
@@ -52,12 +52,12 @@ def test_the_nested_file_is_read(tmp_path):
     assert config.num_inference_steps == 4 and config.taylorseer is None
 
 
-def test_a_policy_stands_for_a_mask(tmp_path):
+def test_a_policy_is_a_mask_by_name(tmp_path):
     assert read(tmp_path, "steps_computation_mask: fast").steps_mask == "fast"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ("Fn_compute_block: 1", "unknown setting"),
         ("Fn_compute_blocks: many", "wrong value"),
@@ -72,11 +72,11 @@ def test_a_policy_stands_for_a_mask(tmp_path):
         ("a: [", "cannot be read"),
     ],
 )
-def test_nonsense_is_refused_with_what_is_allowed(tmp_path, text, told):
-    with pytest.raises(FluxFastError, match=told):
+def test_an_invalid_setting_is_an_error(tmp_path, text, problem):
+    with pytest.raises(FluxFastError, match=problem):
         read(tmp_path, text)
 
 
-def test_a_missing_file_is_refused(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FluxFastError, match="cannot be read"):
         read_cache_config(tmp_path / "none.yaml")

@@ -1,4 +1,4 @@
-"""Diffusers' Flux attention processor with the attention itself left to an operator.
+"""diffusers' Flux attention processor with the attention itself computed by an operator.
 
 Tensors are (batch, tokens, heads, head_dim) throughout; text tokens come before image tokens.
 Importing this module imports torch.
@@ -19,10 +19,12 @@ AttendInto = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 
 class OperatorAttnProcessor:
-    """diffusers' attention processor for Flux with the attention itself left to `attend`.
+    """An attention processor for fused and separate projections, single and double blocks.
 
-    Serves fused and separate projections, single and double blocks, and any batch size.
-    `attend_into`: the same attention where it can write beside what a block has computed already.
+    Attributes:
+        attend: attention on (batch, tokens, heads, head_dim).
+        attend_into: the same attention, written into the first channels of given rows; None if the
+            kernel cannot.
     """
 
     def __init__(self, attend: Attend, attend_into: AttendInto | None = None) -> None:
@@ -37,6 +39,7 @@ class OperatorAttnProcessor:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the attention output of the image, or of image and text in a double block."""
         if attention_mask is not None:
             raise ValueError("Flux attention operators take no attention mask")
         image = _project(attn, hidden_states, "to_qkv", ("to_q", "to_k", "to_v"))
@@ -59,16 +62,16 @@ class OperatorAttnProcessor:
 
 
 def _project(attn: Any, tokens: Tensor, fused: str, separate: tuple[str, str, str]) -> list[Tensor]:
-    """Query, key and value of the tokens."""
+    """Return query, key and value of the tokens."""
     if attn.fused_projections:
         return split_heads(attn, getattr(attn, fused)(tokens))
     parts = [getattr(attn, name)(tokens) for name in separate]
     return [part.unflatten(-1, (-1, attn.head_dim)) for part in parts]
 
 
-def split_heads(attn: Any, product: Tensor) -> list[Tensor]:
-    """Query, key and value of a fused product: views of it."""
-    joined = product.reshape(*product.shape[:-1], 3, -1, attn.head_dim)
+def split_heads(attn: Any, qkv: Tensor) -> list[Tensor]:
+    """Return query, key and value as views of the output of the fused GEMM."""
+    joined = qkv.reshape(*qkv.shape[:-1], 3, -1, attn.head_dim)
     return list(joined.unbind(-3))
 
 
@@ -76,9 +79,16 @@ def rotated_heads(
     attn: Any,
     text: list[Tensor] | None,
     image: list[Tensor],
-    angles: tuple[Tensor, Tensor] | None,
+    tables: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value of text and image joined; queries and keys normalized and rotated."""
+    """Return query, key and value of text and image joined, with RMS norm and RoPE applied.
+
+    Args:
+        attn: the attention layer, for its norms.
+        text: query, key and value (batch, tokens, heads, head_dim); None for a single block.
+        image: the same for image tokens, or for all tokens.
+        tables: cosines and sines (tokens, head_dim); None applies no RoPE.
+    """
     from diffusers.models.embeddings import apply_rotary_emb
 
     query, key, value = image
@@ -88,7 +98,7 @@ def rotated_heads(
         query = torch.cat([attn.norm_added_q(text_query), query], dim=1)
         key = torch.cat([attn.norm_added_k(text_key), key], dim=1)
         value = torch.cat([text_value, value], dim=1)
-    if angles is not None:
-        query = apply_rotary_emb(query, angles, sequence_dim=1)
-        key = apply_rotary_emb(key, angles, sequence_dim=1)
+    if tables is not None:
+        query = apply_rotary_emb(query, tables, sequence_dim=1)
+        key = apply_rotary_emb(key, tables, sequence_dim=1)
     return query, key, value

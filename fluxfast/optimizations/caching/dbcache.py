@@ -1,6 +1,6 @@
-"""DBCache of cache-dit: steps whose first blocks changed little reuse the rest of the step before.
+"""DBCache of cache-dit: steps whose first blocks change little reuse the rest of an earlier step.
 
-It changes the image, so it is on only where it is asked for.
+It changes the image, so it is active only on request.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ MIN_POLICY_STEPS = 8  # of cache-dit's predefined masks
 
 
 def why_unsupported_request(situation: Situation) -> str | None:
+    """Return why the cache and the number of steps do not go together, or None."""
     config, steps = _config(situation), situation.request.num_inference_steps
     if situation.model.is_few_step:
         name = situation.model.name
@@ -52,7 +53,7 @@ def _config(situation: Situation) -> CacheConfig:
 
 
 def steps_mask(situation: Situation) -> list[int] | None:
-    """1 for each step to compute, 0 for each from the cache; None where the residuals decide."""
+    """Return 1 for each computed step and 0 for each cached one; None if the residuals decide."""
     import cache_dit
 
     mask, steps = _config(situation).steps_mask, situation.request.num_inference_steps
@@ -62,17 +63,18 @@ def steps_mask(situation: Situation) -> list[int] | None:
 
 
 def apply(build: Build) -> None:
+    """Enable the cache, and disable it when the pipeline is closed."""
     import cache_dit
 
     config, pipeline = _config(build.situation), build.pipeline
     _check_blocks(config, pipeline.transformer)
-    # cache-dit patches the class of the pipeline; this one is thrown away with it.
+    # cache-dit patches the class of the pipeline; this class is discarded with the pipeline.
     pipeline_class = type(pipeline)
     pipeline.__class__ = type(pipeline_class.__name__, (pipeline_class,), {})
     calibrator: Any = (
         cache_dit.TaylorSeerCalibratorConfig(**config.taylorseer) if config.taylorseer else None
     )
-    with _made_blocks() as made:
+    with _recorded_blocks() as recorded:
         cache_dit.enable_cache(
             pipeline,
             cache_config=cache_dit.DBCacheConfig(
@@ -83,23 +85,23 @@ def apply(build: Build) -> None:
             calibrator_config=calibrator,
         )
     build.undo.callback(cache_dit.disable_cache, pipeline)
-    # Not a submodule: it holds all the blocks, which the transformer has already.
-    (pipeline.transformer.__dict__["cached_blocks"],) = made
+    # Not a submodule: it holds all blocks, which are submodules of the transformer already.
+    (pipeline.transformer.__dict__["cached_blocks"],) = recorded
 
 
 @contextmanager
-def _made_blocks() -> Iterator[list[Any]]:
-    """What stands for the blocks in a call of the transformer, which cache-dit keeps to itself."""
+def _recorded_blocks() -> Iterator[list[Any]]:
+    """Record the object that replaces the blocks, which cache-dit does not return."""
     from cache_dit.caching.cache_adapters import cache_adapter
 
-    make, made = cache_adapter.UnifiedBlocks, list[Any]()
+    create, recorded = cache_adapter.UnifiedBlocks, list[Any]()
 
     def keep(*arguments: Any, **keywords: Any) -> Any:
-        made.append(make(*arguments, **keywords))
-        return made[-1]
+        recorded.append(create(*arguments, **keywords))
+        return recorded[-1]
 
     with patch.object(cache_adapter, "UnifiedBlocks", keep):
-        yield made
+        yield recorded
 
 
 def _check_blocks(config: CacheConfig, transformer: Any) -> None:
@@ -115,6 +117,7 @@ def _check_blocks(config: CacheConfig, transformer: Any) -> None:
 
 
 def proof(evidence: Evidence) -> Proof:
+    """Return a proof: active if steps came from the cache, as many as a fixed mask plans."""
     situation = evidence.plan.situation
     mask, cached = steps_mask(situation), evidence.cached_steps
     detail = f"{cached} of {situation.request.num_inference_steps} steps from the cache"

@@ -1,4 +1,4 @@
-"""The manifest beside exported packages: what they were made for, and what differs now."""
+"""The manifest of exported packages: what they were exported for, and what differs now."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fluxfast.optimizations.base import Situation
 
 SCHEMA = 1
 FILE = "manifest.json"
-# What decides the compiled code besides the model: other versions are refused.
+# Packages that decide the compiled code besides the model: other versions are refused.
 COMPILING_STACK = (
     "torch",
     "triton",
@@ -26,7 +26,7 @@ COMPILING_STACK = (
 
 
 def described(situation: Situation, names: tuple[str, ...]) -> dict[str, Any]:
-    """Everything that a package depends on but its own files, as JSON holds it."""
+    """Return everything that a package depends on besides its own files, as JSON values."""
     request, hardware = situation.request, situation.hardware
     return {
         "schema": SCHEMA,
@@ -42,7 +42,7 @@ def described(situation: Situation, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def folder_name(description: Mapping[str, Any]) -> str:
-    """By what the user chose; the manifest has what the machine brings and names a difference."""
+    """Return the folder's name: the user's choices. The manifest also records the machine."""
     shape = (
         f"{description['height']}x{description['width']}-b{description['batch_size']}"
         f"-t{description['max_sequence_length']}"
@@ -51,13 +51,18 @@ def folder_name(description: Mapping[str, Any]) -> str:
 
 
 def write(folder: Path, description: Mapping[str, Any], packages: Mapping[str, Any]) -> None:
+    """Write the manifest of the packages in `folder`."""
     write_atomically(
         folder / FILE, json.dumps({**description, "packages": packages}, indent=1) + "\n"
     )
 
 
 def read(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of the packages in `folder`. Raises ArtifactError that names every difference."""
+    """Return the entries of the packages in `folder`.
+
+    Raises:
+        ArtifactError: there is no manifest, or it differs; the error lists every difference.
+    """
     path = folder / FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -66,14 +71,14 @@ def read(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
         raise ArtifactError(
             "there is no usable exported package",
             got=f"{path}: {type(error).__name__}",
-            allowed="a folder made by --compile_export_mode export_aoti for "
+            allowed="a folder written by --compile_export_mode export_aoti for "
             f"{folder_name(description)}",
             remedy="run once with --compile_export_mode export_aoti, without --use-cached-model",
         ) from error
     differences = _differences(found, description)
     if differences:
         raise ArtifactError(
-            "the exported package was made for something else",
+            "the exported package does not fit this run",
             got="; ".join(differences),
             allowed="no difference",
             remedy="run once without --use-cached-model to export again",

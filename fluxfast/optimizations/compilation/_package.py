@@ -1,7 +1,7 @@
-"""Ahead-of-time packages: torch.export and AOT Inductor, using a live module's weights.
+"""Ahead-of-time packages: torch.export and AOTInductor on the weights of a live module.
 
-A package holds code alone. When it is loaded it is bound to the tensors of a module that has the
-same parameters, so no second copy of the weights exists, neither on disk nor on the device.
+A package holds code only. Loading binds it to the tensors of a module with the same parameters, so
+there is no second copy of the weights, neither on disk nor on the device.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from fluxfast.errors import ArtifactError
 INDUCTOR_OPTIONS = {
     "aot_inductor.package": True,
     "aot_inductor.package_constants_in_so": False,
-    # Hands the constants back instead of writing them, so that the module's can be told apart.
+    # Returns the constants instead of writing them, to compare them with the module's.
     "aot_inductor.package_constants_on_disk_format": "pickle_weights",
-    # Else small constants are compiled in as literals, and other weights would not reach them.
+    # Else small constants become literals of the code, whatever the weights at load time.
     "always_keep_tensor_constants": True,
 }
 
@@ -35,12 +35,12 @@ LOADING = "import sys, torch; torch._inductor.aoti_load_package(sys.argv[1])"
 
 
 def layout(tensor: Tensor) -> list[Any]:
-    """Shape, strides, type and device, as JSON holds them."""
+    """Return shape, strides, dtype and device as JSON values."""
     return [list(tensor.shape), list(tensor.stride()), str(tensor.dtype), tensor.device.type]
 
 
 def live_constants(module: nn.Module) -> dict[str, Tensor]:
-    """Every plain tensor of the module by AOT Inductor's name for it; quantized ones come apart."""
+    """Return every plain tensor of the module by AOTInductor's name; quantized ones in parts."""
     named: dict[str, Tensor] = {}
     for walk in (module.named_parameters, module.named_buffers):
         for name, tensor in walk(remove_duplicate=False):
@@ -63,12 +63,16 @@ def _inner_tensors(tensor: Any) -> list[Tensor]:
 def export_package(module: nn.Module, keywords: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Export `module(**keywords)` and compile it into `path`.
 
-    Returns what a later load is checked against: inputs, constants, and the hash of the file.
+    Returns:
+        What a later load is checked against: inputs, constants, and the hash of the file.
+
+    Raises:
+        ArtifactError: the package cannot be written or crashes the process that loads it.
     """
     from torch._inductor import aot_compile, config
     from torch.export.pt2_archive._package import package_pt2
 
-    # AOT Inductor notes the device in a global of its configuration: patching takes it back.
+    # AOTInductor stores the device in a global of its configuration: the patch restores it.
     with torch.no_grad(), config.patch({"aot_inductor.metadata": {}}):
         program = torch.export.export(module, (), dict(keywords), strict=False)
         files = aot_compile(
@@ -99,15 +103,15 @@ def export_package(module: nn.Module, keywords: Mapping[str, Any], path: Path) -
 
 
 def _check_loads(path: Path) -> None:
-    """In a process of its own, for it would end this one; an exception is left to the real load."""
+    """Load in another process, which a crash would end; exceptions are left to the real load."""
     loader = [sys.executable, "-c", LOADING, str(path)]
     status = subprocess.run(loader, capture_output=True, check=False).returncode
     if status < 0:
         raise ArtifactError(
             "an exported package crashes the process that loads it",
             got=f"signal {-status}, compiled with CXX={os.environ.get('CXX', 'unset: g++')}",
-            allowed="a C++ compiler that goes with PyTorch's standard library",
-            remedy="name the distribution's (export CXX=/usr/bin/g++), and export again",
+            allowed="a C++ compiler compatible with PyTorch's standard library",
+            remedy="set the distribution's compiler (export CXX=/usr/bin/g++), and export again",
         )
 
 
@@ -119,7 +123,7 @@ def _constants_of(files: Iterable[Any]) -> dict[str, Tensor]:
 
 
 def _check_constants(constants: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:
-    """Flux has no constant that is not a parameter or a buffer; one that had would be lost."""
+    """Check that every constant is a parameter or a buffer: others would not be in the package."""
     foreign = sorted(constants.keys() - live.keys())
     if foreign:
         raise ArtifactError(
@@ -135,34 +139,46 @@ def _described(leaf: Any) -> Any:
 
 
 def sha256(path: Path) -> str:
+    """Return the SHA-256 hash of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Decoder(nn.Module):
-    """The VAE's decoder as a module of its own, for export needs a `forward`."""
+    """The VAE's decoder as a module of its own: export requires a `forward`."""
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
         self.vae: Any = vae
 
     def forward(self, latents: Tensor) -> Tensor:
+        """Return the image (batch, 3, height, width) of latents."""
         image: Tensor = self.vae.decode(latents, return_dict=False)[0]
         return image
 
 
 class LoadedPackage:
-    """Takes the exported keyword arguments; reads the live module's memory. `calls` counts."""
+    """A package bound to the memory of a live module, called with the exported keyword arguments.
+
+    Attributes:
+        calls: number of calls so far.
+        release: lets go of the bound tensors.
+    """
 
     def __init__(self, runner: Any, inputs: list[Any], bound: list[Tensor]) -> None:
         self.runner, self.inputs, self.calls = runner, inputs, 0
         self.in_spec, self.out_spec = map(pytree.treespec_loads, runner.get_call_spec())
         self.names = list(pytree.tree_unflatten(range(self.in_spec.num_leaves), self.in_spec)[1])
-        # The runner never frees what it was bound to: emptying the aliases lets the weights go.
+        # The runner never frees its bound tensors: emptying the aliases releases the weights.
         self.release = weakref.finalize(self, _release, bound)
         self.release.atexit = False
 
     def __call__(self, **keywords: Any) -> Any:
+        """Return the result of the exported module.
+
+        Raises:
+            ArtifactError: the arguments differ from the exported ones.
+        """
         if set(keywords) != set(self.names):
             raise _differs("its arguments", sorted(keywords), sorted(self.names))
         leaves, structure = pytree.tree_flatten(((), {name: keywords[name] for name in self.names}))
@@ -178,7 +194,7 @@ class LoadedPackage:
 
 
 def _fitted(leaf: Any, wanted: Mapping[str, Any]) -> Tensor | None:
-    """The tensor in the layout that was exported; AOT Inductor itself checks all but layouts."""
+    """Return the tensor in the exported layout, which AOTInductor itself does not check."""
     if not isinstance(leaf, Tensor):
         if "tensor" in wanted or leaf != wanted["value"]:
             raise _differs("a fixed argument", leaf, wanted)
@@ -206,9 +222,15 @@ def _release(bound: list[Tensor]) -> None:
 
 
 def load_package(path: Path, module: nn.Module, entry: Mapping[str, Any]) -> LoadedPackage:
-    """Load the package of `export_package` over `module`; `entry` is what that returned.
+    """Load a package and bind it to the tensors of `module`.
 
-    Raises ArtifactError where the file or the module is not what the entry says.
+    Args:
+        path: the package.
+        module: a module with the parameters and buffers of the exported one.
+        entry: the result of `export_package`.
+
+    Raises:
+        ArtifactError: the file or the module differs from the entry.
     """
     from torch.export.pt2_archive._package import load_pt2
 
@@ -237,7 +259,7 @@ def load_package(path: Path, module: nn.Module, entry: Mapping[str, Any]) -> Loa
 
 
 def _constant(name: str, found: Tensor | None, wanted: list[Any] | None) -> Tensor:
-    """An alias of the live tensor, checked: binding itself checks neither shape nor type."""
+    """Return an alias of the live tensor, after a check of layout that binding does not make."""
     if found is None or layout(found) != wanted:
         raise ArtifactError(
             "the model is not the one that was exported",

@@ -1,7 +1,7 @@
-"""The steps of a Flux block between its products, each as PyTorch has it or as a one-pass kernel.
+"""The steps of a Flux block between its GEMMs, each in PyTorch or as a one-pass kernel.
 
-Rows that leave a kernel in fp8 go into the product as they are; others are quantized by torchao
-within the layer, if it is quantized at all. Importing this imports Triton.
+Rows that leave a kernel in fp8 go into the GEMM as they are; torchao quantizes others within the
+layer, if the layer is quantized at all. Importing this module imports Triton.
 """
 
 from __future__ import annotations
@@ -33,15 +33,18 @@ from fluxfast.kernels.residual import (
 from fluxfast.kernels.rope import qkv_rotary
 from fluxfast.optimizations.attention._processor import rotated_heads, split_heads
 
-Angles = tuple[Tensor, Tensor]
+CosSin = tuple[Tensor, Tensor]  # cosines and sines
 Heads = tuple[Tensor, Tensor, Tensor]  # query, key and value
 
 
 class Fp8Rows(NamedTuple):
-    """Rows as `torch._scaled_mm` takes them: (batch, tokens, channels), (batch, tokens, 1).
+    """Rows in fp8 as `torch._scaled_mm` takes them: value = fp8 · scale.
 
-    `inner_scales`, as `scales`: of what the next product's GELU will be; nothing, or empty, where
-    that was not asked for.
+    Attributes:
+        values: float8_e4m3fn (batch, tokens, channels).
+        scales: float32 (batch, tokens, 1).
+        inner_scales: scales for the GELU of the next GEMM, in the shape of `scales`; None or empty
+            where they were not requested.
     """
 
     values: Tensor
@@ -50,7 +53,12 @@ class Fp8Rows(NamedTuple):
 
 
 class SplitRows(NamedTuple):
-    """Rows in two parts beside each other, that were not joined."""
+    """Rows in two parts along the channels that were not concatenated.
+
+    Attributes:
+        left: (batch, tokens, left channels).
+        right: (batch, tokens, right channels).
+    """
 
     left: Tensor
     right: Tensor
@@ -61,12 +69,16 @@ Rows = Tensor | Fp8Rows | SplitRows
 
 @dataclass(frozen=True, kw_only=True)
 class BlockKernels:
-    """Which steps of a block are kernels, and what they write.
+    """The steps of a block that run as kernels, and the dtypes that they write.
 
-    `gelu`: GELU and casts in one pass; `gelu_epilogue`: GELU in the product before it. `rotary`:
-    QK norm, rotary embedding and cast in one pass; `rotary_epilogue`: in the product before them.
-    `fp8_rows`: the products after them take fp8 with a scale for each row. `fp8_heads`: so does
-    attention, with a scale of one.
+    Attributes:
+        norms: LayerNorm, modulation and gated residuals in one pass.
+        rotary: QK norm, RoPE and cast in one pass.
+        rotary_epilogue: QK norm, RoPE and cast in the epilogue of the GEMM before them.
+        gelu: GELU, concatenation and cast in one pass.
+        gelu_epilogue: GELU and cast in the epilogue of the GEMM before them.
+        fp8_rows: the GEMMs after these steps take fp8 with one scale per row.
+        fp8_heads: attention takes fp8 with a scale of one.
     """
 
     norms: bool = False
@@ -86,7 +98,16 @@ class BlockKernels:
         eps: float,
         before_gelu: Any = None,
     ) -> Rows:
-        """Text and image joined, normalized, modulated; `before_gelu`: that layer, if next."""
+        """Return text and image joined, normalized and modulated.
+
+        Args:
+            text: text tokens (batch, tokens, channels); None for none.
+            image: image tokens (batch, tokens, channels).
+            shift: (batch, channels).
+            scale: (batch, channels).
+            eps: added to the variance.
+            before_gelu: the layer before a GELU that reads the rows next, if there is one.
+        """
         if not self.norms:
             return _modulated(_joined(text, image), shift, scale, eps)
         if self.fp8_rows:
@@ -98,17 +119,17 @@ class BlockKernels:
     def summed(
         self, text: Tensor | None, image: Tensor, layer: Any, rows: Rows, gate: Tensor
     ) -> Tensor:
-        """Text and image joined, plus the gated product of the rows: a kernel can scale it, too."""
+        """Return text and image joined, plus gate · layer(rows)."""
         if not self.norms:
-            return _joined(text, image) + gate[:, None] * product(layer, rows)
+            return _joined(text, image) + gate[:, None] * linear(layer, rows)
         out: Tensor
         if isinstance(rows, Fp8Rows):
-            update = unscaled_product(layer, rows)
+            update = unscaled_linear(layer, rows)
             out = gate_residual_scaled(
                 text, image, update, rows.scales, layer.fp8_scale, layer.bias, gate
             )
         else:
-            out = gate_residual(text, image, product(layer, rows), gate)
+            out = gate_residual(text, image, linear(layer, rows), gate)
         return out
 
     def summed_and_modulated(
@@ -121,7 +142,7 @@ class BlockKernels:
         eps: float,
         before_gelu: Any,
     ) -> tuple[Tensor, Rows]:
-        """The tokens plus the gated update, and that normalized and modulated for the MLP."""
+        """Return tokens + gate · update, and the sum normalized and modulated for the MLP."""
         if not self.norms:
             tokens = tokens + gate[:, None] * update
             return tokens, _modulated(tokens, shift, scale, eps)
@@ -139,10 +160,10 @@ class BlockKernels:
         return before_gelu.fp8_amax_bound if has_bound else None
 
     def activated(self, attended: Tensor | None, layer: Any, rows: Rows) -> Rows:
-        """[attended, gelu(layer(rows))] along the channels."""
+        """Return [attended, gelu(layer(rows))] along the channels."""
         if self.gelu_epilogue:
-            return _activated_in_the_product(attended, layer, rows)
-        mlp = product(layer, rows)
+            return _activated_in_the_epilogue(attended, layer, rows)
+        mlp = linear(layer, rows)
         if not self.gelu:
             activated = F.gelu(mlp, approximate="tanh")
             return activated if attended is None else torch.cat([attended, activated], dim=2)
@@ -152,16 +173,19 @@ class BlockKernels:
         return out
 
     def as_rows(self, attended: Tensor) -> Rows:
-        """Part of what attention gave, ready for its product."""
+        """Return one stream's part of the attention output, ready for its GEMM."""
         if self.gelu and self.fp8_rows:
             return Fp8Rows(*quantize_rows(attended))
         return attended.contiguous()
 
-    def heads(self, attn: Any, text: Rows | None, image: Rows, angles: Angles) -> Heads:
-        """Query, key and value of the rows, as attention reads them.
+    def heads(self, attn: Any, text: Rows | None, image: Rows, tables: CosSin) -> Heads:
+        """Return query, key and value of the rows, as attention reads them.
 
-        `text`: where it has a product of its own. `angles`: one for each channel, in the
-        epilogue for each pair of channels.
+        Args:
+            attn: the attention layer.
+            text: text rows, where text has a GEMM of its own.
+            image: image rows, or all rows.
+            tables: cosines and sines (tokens, head_dim); (tokens, head_dim / 2) for the epilogue.
         """
         if self.rotary_epilogue:
             of_text, of_image = attn.norm_weights
@@ -169,47 +193,47 @@ class BlockKernels:
                 _stream(attn.to_added_qkv, text, of_text) if text is not None else [],
                 _stream(attn.to_qkv, image, of_image),
             )
-            turning = (*angles, attn.heads, attn.norm_q.eps)
-            query, key, value = qkv_product(*streams, *turning, self.fp8_heads).unbind(0)
+            rope = (*tables, attn.heads, attn.norm_q.eps)
+            query, key, value = qkv_product(*streams, *rope, self.fp8_heads).unbind(0)
             return query, key, value
-        text_qkv = product(attn.to_added_qkv, text) if text is not None else None
-        return self._heads_of_products(attn, text_qkv, product(attn.to_qkv, image), angles)
+        text_qkv = linear(attn.to_added_qkv, text) if text is not None else None
+        return self._heads_in_a_pass(attn, text_qkv, linear(attn.to_qkv, image), tables)
 
     @property
-    def takes_both_products(self) -> bool:
-        """Whether a single block's heads and GELU can leave one launch.
+    def shares_one_launch(self) -> bool:
+        """Whether one launch computes a single block's heads and GELU.
 
-        In bfloat16, where attention can write beside GELU; not done for attention in fp8.
+        It does in bfloat16, where attention writes into the columns next to GELU, not in fp8.
         """
         both = self.rotary_epilogue and self.gelu_epilogue
         return both and not (self.fp8_rows or self.fp8_heads)
 
     def heads_and_activated(
-        self, attn: Any, layer: Any, rows: Rows, angles: Angles
+        self, attn: Any, layer: Any, rows: Rows, tables: CosSin
     ) -> tuple[Heads, Tensor]:
-        """`heads` of rows in bfloat16, and [room for attention, gelu(layer(rows))].
+        """Return `heads` of bfloat16 rows, and joined rows [uninitialized, gelu(layer(rows))].
 
-        Attention has to write the first heads · head_dim channels of the latter, (batch, tokens,
-        channels of both). Where `takes_both_products`.
+        Attention has to write the first heads · head_dim channels of the joined rows (batch,
+        tokens, channels of both). Only where `shares_one_launch`.
         """
         stream = _stream(attn.to_qkv, rows, attn.norm_weights[1])
-        turning = (*angles, attn.heads, attn.norm_q.eps)
-        heads, inner = qkv_product_and_gelu(*stream, layer.weight, layer.bias, *turning)
+        rope = (*tables, attn.heads, attn.norm_q.eps)
+        heads, inner = qkv_product_and_gelu(*stream, layer.weight, layer.bias, *rope)
         query, key, value = heads.unbind(0)
         return (query, key, value), inner
 
-    def _heads_of_products(
-        self, attn: Any, text: Tensor | None, image: Tensor, angles: Angles
+    def _heads_in_a_pass(
+        self, attn: Any, text: Tensor | None, image: Tensor, tables: CosSin
     ) -> Heads:
         if not self.rotary:
             text_parts = split_heads(attn, text) if text is not None else None
-            return rotated_heads(attn, text_parts, split_heads(attn, image), angles)
+            return rotated_heads(attn, text_parts, split_heads(attn, image), tables)
         with_value = self.fp8_heads or text is not None
         heads = qkv_rotary(
             text,
             image,
             attn.norm_weights,
-            *angles,
+            *tables,
             attn.heads,
             attn.norm_q.eps,
             with_value,
@@ -220,7 +244,7 @@ class BlockKernels:
 
 
 def _stream(layer: Any, rows: Rows, norm_weights: Tensor) -> list[Tensor]:
-    """The tensors of a `Stream`."""
+    """Return the tensors of a `Stream`."""
     if isinstance(rows, Fp8Rows):
         scales = (rows.scales, layer.fp8_scale)
         return [rows.values, layer.fp8_weight.t(), layer.bias, norm_weights, *scales]
@@ -237,7 +261,7 @@ def _modulated(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tens
     return normed * (1 + scale[:, None]) + shift[:, None]
 
 
-def _activated_in_the_product(attended: Tensor | None, layer: Any, rows: Rows) -> Rows:
+def _activated_in_the_epilogue(attended: Tensor | None, layer: Any, rows: Rows) -> Rows:
     if isinstance(rows, Fp8Rows):
         assert rows.inner_scales is not None and rows.inner_scales.numel()
         given = (*rows, layer.fp8_weight.t(), layer.fp8_scale, layer.bias)
@@ -248,8 +272,8 @@ def _activated_in_the_product(attended: Tensor | None, layer: Any, rows: Rows) -
     return activated if attended is None else SplitRows(attended, activated)
 
 
-def product(layer: Any, rows: Rows) -> Tensor:
-    """The linear layer of the rows: in fp8 where they are, else as the layer has it."""
+def linear(layer: Any, rows: Rows) -> Tensor:
+    """Return layer(rows), (batch, tokens, columns), by an fp8 GEMM if the rows are fp8."""
     out: Tensor
     if isinstance(rows, Tensor):
         out = layer(rows)
@@ -257,20 +281,20 @@ def product(layer: Any, rows: Rows) -> Tensor:
     if isinstance(rows, SplitRows):
         out = product_of_two(*rows, layer.weight, layer.bias)
         return out
-    return _fp8_product(layer, rows, rows.scales.flatten(0, 1), layer.fp8_scale, layer.bias)
+    return _fp8_gemm(layer, rows, rows.scales.flatten(0, 1), layer.fp8_scale, layer.bias)
 
 
-def unscaled_product(layer: Any, rows: Fp8Rows) -> Tensor:
-    """The product of the fp8 values: times both scales, plus the bias, it is the layer's.
+def unscaled_linear(layer: Any, rows: Fp8Rows) -> Tensor:
+    """Return the GEMM of the fp8 values, without their scales and the layer's bias.
 
-    On Hopper cuBLASLt has one tile for products with a scale for each row, 128 × 128, and larger
-    ones without (docs/notebook, round 2): on long rows they take less energy, which is what
-    counts at the power limit.
+    On Hopper, cuBLASLt has one tile for GEMMs with one scale per row, 128 × 128, and larger tiles
+    without scales (docs/notebook, round 2): on long rows these take less energy, and energy
+    decides at the power limit.
     """
-    return _fp8_product(layer, rows, layer.fp8_unit, layer.fp8_unit, bias=None)
+    return _fp8_gemm(layer, rows, layer.fp8_unit, layer.fp8_unit, bias=None)
 
 
-def _fp8_product(
+def _fp8_gemm(
     layer: Any, rows: Fp8Rows, row_scales: Tensor, column_scales: Tensor, bias: Tensor | None
 ) -> Tensor:
     out = torch._scaled_mm(

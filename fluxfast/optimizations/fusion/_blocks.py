@@ -1,7 +1,7 @@
-"""Flux's transformer blocks with the memory-bound steps between products left to one-pass kernels.
+"""Flux's transformer blocks with one-pass kernels for the memory-bound steps between GEMMs.
 
-The blocks keep their weights, names and call; which of their steps are kernels is chosen by
-`BlockKernels`, the rest is PyTorch's. Importing this imports Triton and diffusers.
+The blocks keep their weights, names and call. `BlockKernels` chooses which of their steps run as
+kernels; the others run in PyTorch. Importing this module imports Triton and diffusers.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from fluxfast.optimizations.attention._processor import OperatorAttnProcessor
 from fluxfast.optimizations.base import Axis, Build, NumberFormat
-from fluxfast.optimizations.fusion._block_kernels import Angles, BlockKernels, Rows, product
+from fluxfast.optimizations.fusion._block_kernels import BlockKernels, CosSin, Rows, linear
 from fluxfast.optimizations.precision._torchao import is_quantizable
 
 
 def _vectors(norm: Any, temb: Tensor, given: Tensor | None, count: int) -> tuple[Tensor, ...]:
-    """The `count` modulation vectors of a norm, unless they were computed before the step."""
+    """Return the `count` modulation vectors of a norm, computed here unless they are given."""
     vectors = norm.linear(norm.silu(temb)) if given is None else given
     return tuple(vectors.chunk(count, dim=1))
 
@@ -37,7 +37,7 @@ def _no_more_arguments(arguments: dict[str, Any] | None) -> None:
 
 
 class FusedSingleBlock(FluxSingleTransformerBlock):  # type: ignore[misc]
-    """Attention and MLP beside each other, on text and image tokens joined."""
+    """A single block: attention and MLP in parallel, on text and image tokens joined."""
 
     kernels: BlockKernels
     attend: Any
@@ -49,16 +49,17 @@ class FusedSingleBlock(FluxSingleTransformerBlock):  # type: ignore[misc]
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         temb: Tensor,
-        image_rotary_emb: Angles,
+        image_rotary_emb: CosSin,
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
+        """Return text and image tokens after the block."""
         _no_more_arguments(joint_attention_kwargs)
         kernels, attn = self.kernels, self.attn
         text, image = encoder_hidden_states, hidden_states
         shift, scale, gate = _vectors(self.norm, temb, self.vectors, 3)
         rows = kernels.modulated(text, image, shift, scale, self.norm.norm.eps, self.proj_mlp)
         inner: Rows
-        if self.attend_into is not None and kernels.takes_both_products:
+        if self.attend_into is not None and kernels.shares_one_launch:
             heads, inner = kernels.heads_and_activated(attn, self.proj_mlp, rows, image_rotary_emb)
             self.attend_into(*heads, inner)
         else:
@@ -71,7 +72,7 @@ class FusedSingleBlock(FluxSingleTransformerBlock):  # type: ignore[misc]
 
 
 class FusedDoubleBlock(FluxTransformerBlock):  # type: ignore[misc]
-    """Text and image with weights of their own, attending to each other."""
+    """A double block: text and image with weights of their own, attending to each other."""
 
     kernels: BlockKernels
     attend: Any
@@ -83,7 +84,7 @@ class FusedDoubleBlock(FluxTransformerBlock):  # type: ignore[misc]
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         temb: Tensor,
-        image_rotary_emb: Angles,
+        image_rotary_emb: CosSin,
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         _no_more_arguments(joint_attention_kwargs)
@@ -109,10 +110,10 @@ class FusedDoubleBlock(FluxTransformerBlock):  # type: ignore[misc]
     def _after(
         self, tokens: Tensor, attended: Tensor, out: Any, norm: Any, mlp: Any, vectors: list[Tensor]
     ) -> Tensor:
-        """One stream after attention: its output product and its MLP, each gated and added."""
+        """Return one stream after its attention output GEMM and its MLP, each gated and added."""
         gate, shift, scale, mlp_gate = vectors
         kernels = self.kernels
-        update = product(out, kernels.as_rows(attended))
+        update = linear(out, kernels.as_rows(attended))
         first = mlp.net[0].proj
         tokens, rows = kernels.summed_and_modulated(
             tokens, update, gate, shift, scale, norm.eps, first
@@ -128,13 +129,13 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def fused_blocks(transformer: Any) -> Iterator[Any]:
-    """The blocks in the order of a step."""
+    """Yield the blocks in the order of a step."""
     yield from transformer.transformer_blocks
     yield from transformer.single_transformer_blocks
 
 
 def use_kernels(build: Build, **chosen: bool) -> None:
-    """Let the steps named in `chosen` of every block run as kernels, beside those that do."""
+    """Switch on the steps named in `chosen`, fields of `BlockKernels`, in every block."""
     transformer = build.pipeline.transformer
     for block in fused_blocks(transformer):
         if type(block) in FUSED:
@@ -145,7 +146,7 @@ def use_kernels(build: Build, **chosen: bool) -> None:
 
 
 def _fuse(block: Any, build: Build) -> None:
-    """Make it a fused block without kernels, with what kernels will need."""
+    """Turn a block into a fused block without kernels, with the tensors that kernels need."""
     plan, processor = build.plan, block.attn.processor
     assert isinstance(processor, OperatorAttnProcessor)
     block.__class__ = FUSED[type(block)]
@@ -165,7 +166,10 @@ def _fuse(block: Any, build: Build) -> None:
 
 
 def _norm_weights(attn: Any) -> Tensor:
-    """(2, 2, head_dim): of text then image, of query then key; without text, image twice."""
+    """Return norm weights (2, 2, head_dim): text then image, query then key.
+
+    Without text, the image takes its place.
+    """
     image = [attn.norm_q.weight, attn.norm_k.weight]
     has_text = attn.added_kv_proj_dim is not None
     text = [attn.norm_added_q.weight, attn.norm_added_k.weight] if has_text else image
@@ -173,24 +177,24 @@ def _norm_weights(attn: Any) -> Tensor:
 
 
 class HalfRopeTables(nn.Module):
-    """Cosines and sines once for each pair of channels, not twice: (tokens, head_dim / 2)."""
+    """RoPE tables with one entry per pair of channels: (tokens, head_dim / 2)."""
 
-    def __init__(self, of_channels: nn.Module) -> None:
+    def __init__(self, per_channel: nn.Module) -> None:
         super().__init__()
-        self.of_channels = of_channels
+        self.per_channel = per_channel
 
-    def forward(self, ids: Tensor) -> Angles:
-        cosines, sines = self.of_channels(ids)
+    def forward(self, ids: Tensor) -> CosSin:
+        cosines, sines = self.per_channel(ids)
         return cosines[:, ::2].contiguous(), sines[:, ::2].contiguous()
 
 
 def halve_rope_tables(transformer: Any) -> None:
-    """For the epilogue of query and key, which reads them in wide loads."""
+    """Give the transformer tables of half the channels, which the epilogue reads in wide loads."""
     transformer.pos_embed = HalfRopeTables(transformer.pos_embed)
 
 
 def expose_amax_bounds(transformer: Any) -> None:
-    """Beside each fp8 weight before a GELU, the two maxima of `fluxfast.kernels.layernorm`."""
+    """Store the amax bound of each fp8 layer before a GELU (see `fluxfast.kernels.layernorm`)."""
     for block in fused_blocks(transformer):
         if isinstance(block, FusedSingleBlock):
             layers = [block.proj_mlp]
@@ -203,7 +207,7 @@ def expose_amax_bounds(transformer: Any) -> None:
 
 
 def _expose_fp8(layer: Any) -> None:
-    """The plain tensors in torchao's weight beside it: compilers need not look into it."""
+    """Expose the plain tensors of torchao's weight as buffers, so compilers need not unwrap it."""
     layer.register_buffer("fp8_weight", layer.weight.qdata.t(), persistent=False)
     layer.register_buffer("fp8_scale", layer.weight.scale.t(), persistent=False)
     layer.register_buffer("fp8_unit", torch.ones_like(layer.weight.scale[:1]), persistent=False)

@@ -1,7 +1,7 @@
-"""The modulation vectors of every block for every step of an image, computed before its first step.
+"""The modulation vectors of all blocks and all steps of an image, computed before its first step.
 
-They depend on timestep, guidance and the pooled prompt alone. One row a step, 76 products read
-6.5 GB of weights in each; all steps at once read them once an image, in three products.
+They depend on timestep, guidance and pooled prompt only. With one row per step, 76 GEMMs read
+6.5 GB of weights in each step; all steps at once read them once per image, in three GEMMs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class StackedLinear:
-    """Linear layers of one input as one product. Their weights and biases become views of its."""
+    """Linear layers of one input as one GEMM; their weights and biases become views of its own."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         self.weight = torch.cat([layer.weight.detach() for layer in layers])
@@ -26,15 +26,19 @@ class StackedLinear:
             layer.weight.data, layer.bias.data = weight, bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(rows, in) to (rows, the layers' outputs one after another)."""
+        """Return the layers' outputs side by side, (rows, all columns), of (rows, in_features)."""
         return F.linear(x, self.weight, self.bias)
 
 
 class ModulationTable:
     """Fills the blocks' modulation vectors before each call of the transformer.
 
-    The rows of a step are found by its timestep, on the device, and copied to where the blocks (and
-    CUDA graphs of them) read. A timestep that is not of the schedule gives NaN, not another's rows.
+    The rows of a step are found by its timestep, on the device, and copied to the memory that the
+    blocks (and CUDA graphs of them) read. A timestep that is not in the schedule gives NaN, not the
+    rows of another step.
+
+    Attributes:
+        tables_computed: number of tables computed so far, one per image.
     """
 
     def __init__(self, pipeline: Any) -> None:
@@ -42,13 +46,13 @@ class ModulationTable:
         doubles = [(block, block.norm1) for block in self.transformer.transformer_blocks]
         texts = [(block, block.norm1_context) for block, _ in doubles]
         singles = [(block, block.norm) for block in self.transformer.single_transformer_blocks]
-        # As the table has them, one kind after another: a block, its name for them, their number.
+        # In the order of the table: a block, the name of its attribute, the length of its vectors.
         self.vectors = [
             (block, name, norm.linear.out_features)
             for name, kind in (("vectors", doubles), ("text_vectors", texts), ("vectors", singles))
             for block, norm in kind
         ]
-        self.products = [
+        self.layers = [
             StackedLinear([norm.linear for _, norm in kind]) for kind in (doubles, texts, singles)
         ]
         self.computed_for: tuple[Any, ...] = ()
@@ -59,7 +63,7 @@ class ModulationTable:
         self.read_by_blocks: Tensor | None = None
 
     def __call__(self, module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """A forward pre-hook of the transformer, which the pipeline calls with keywords."""
+        """Fill the vectors of this step; a forward pre-hook with keyword arguments."""
         timestep, pooled = keywords["timestep"], keywords["pooled_projections"]
         image = (self.scheduler.timesteps, pooled, keywords.get("guidance"))
         if len(self.computed_for) != 3 or any(
@@ -72,7 +76,7 @@ class ModulationTable:
         self._current(pooled.shape[0]).copy_(torch.where(of_step.any(), row, torch.nan))
 
     def _compute(self, schedule: Tensor, pooled: Tensor, guidance: Tensor | None) -> None:
-        """Each product once for all steps, with the arithmetic of pipeline and transformer."""
+        """Compute the table of all steps with the arithmetic of pipeline and transformer."""
         batch, dtype = pooled.shape[0], pooled.dtype
         self.timesteps = schedule.to(dtype) / 1000
         steps = len(schedule)
@@ -81,12 +85,12 @@ class ModulationTable:
             inputs.append((guidance.to(dtype) * 1000).repeat(steps))
         embedded = self.transformer.time_text_embed(*inputs, pooled.repeat(steps, 1))
         activated = F.silu(embedded)  # the same in each norm
-        products = [product(activated) for product in self.products]
-        self.table = torch.cat(products, dim=1).view(steps, batch, -1)
+        vectors = [layer(activated) for layer in self.layers]
+        self.table = torch.cat(vectors, dim=1).view(steps, batch, -1)
         self.tables_computed += 1
 
     def _current(self, batch: int) -> Tensor:
-        """What the blocks read of a step of this batch size: (batch, all vectors)."""
+        """Return the memory that the blocks read at this batch size: (batch, all vectors)."""
         if batch not in self.current:
             self.current[batch] = self.table.new_empty(self.table.shape[1:])
         current = self.current[batch]

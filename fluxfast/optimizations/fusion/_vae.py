@@ -1,7 +1,7 @@
-"""The VAE with all between its convolutions left to one-pass kernels.
+"""The VAE with one-pass kernels for all operations between its convolutions.
 
-Its blocks keep their weights and names. They take the weights of their convolutions and call these
-themselves: hooks on a convolution are not called. Importing this imports Triton and diffusers.
+The blocks keep their weights and names. They call the convolutions without their modules, so hooks
+on a convolution are not called. Importing this module imports Triton and diffusers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fluxfast.optimizations.memory._memory_format import channels_last_proof, to
 
 
 class GroupNormSiLU(nn.GroupNorm):
-    """The norm and the SiLU after it."""
+    """GroupNorm and the SiLU after it."""
 
     def forward(self, x: Tensor, x_bias: Tensor | None = None) -> Tensor:
         out: Tensor = group_norm_silu(x, x_bias, self.weight, self.bias, self.num_groups, self.eps)
@@ -28,11 +28,11 @@ class GroupNormSiLU(nn.GroupNorm):
 
 
 class FusedResnet(ResnetBlock2D):  # type: ignore[misc]
-    """Norm, SiLU and convolution twice, and the input added; the biases where they cost nothing."""
+    """Twice norm, SiLU and convolution, plus the input; biases are added in the passes."""
 
     def forward(self, input_tensor: Tensor, temb: None = None) -> Tensor:
         hidden = _convolved(self.conv1, self.norm1(input_tensor))
-        # On a line of its own, or the first convolution is kept until the second is done.
+        # On a line of its own: else the first convolution's output lives until the second is done.
         hidden = self.norm2(hidden, self.conv1.bias)
         hidden = _convolved(self.conv2, hidden)
         residual, bias, shortcut = input_tensor, self.conv2.bias, self.conv_shortcut
@@ -44,7 +44,7 @@ class FusedResnet(ResnetBlock2D):  # type: ignore[misc]
 
 
 class FusedUpsample(Upsample2D):  # type: ignore[misc]
-    """Nearest neighbours, and a convolution."""
+    """Nearest-neighbour upsampling and a convolution."""
 
     def forward(self, hidden_states: Tensor, output_size: None = None) -> Tensor:
         hidden = _convolved(self.conv, upsample(hidden_states))
@@ -53,7 +53,7 @@ class FusedUpsample(Upsample2D):  # type: ignore[misc]
 
 
 class FusedDecoder(Decoder):  # type: ignore[misc]
-    """Step by step: a block keeps its own input until it ends, 512 MiB of a 1024×1024 image."""
+    """The decoder without its blocks, which would keep their input (512 MiB at 1024×1024)."""
 
     def forward(self, sample: Tensor, latent_embeds: None = None) -> Tensor:
         hidden = self.mid_block(self.conv_in(sample))
@@ -65,15 +65,16 @@ class FusedDecoder(Decoder):  # type: ignore[misc]
 
 
 def _convolved(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """Without its bias."""
+    """Return the convolution without its bias."""
     out: Tensor = convolution._conv_forward(x, convolution.weight, None)
     return out
 
 
 def fuse_vae(vae: Any) -> None:
-    """Give the VAE fused blocks and last norms, and convolutions that read channels last.
+    """Fuse the VAE's blocks and last norms, and convert its convolutions to channels_last.
 
-    Raises FluxFastError for a VAE of other blocks, and leaves it as it is.
+    Raises:
+        FluxFastError: the VAE has other blocks; it is left unchanged.
     """
     halves = (vae.encoder, vae.decoder)
     resnets = [block for block in vae.modules() if isinstance(block, ResnetBlock2D)]
@@ -89,7 +90,7 @@ def fuse_vae(vae: Any) -> None:
             got=repr(other[0])[:200],
             allowed="the blocks of Flux's VAE: SiLU, one size, no time embedding, no scale, "
             "no dropout; nearest neighbours before a convolution",
-            remedy="leave fused_vae out",
+            remedy="disable fused_vae",
         )
     to_channels_last(vae)
     for block in resnets:
@@ -124,7 +125,7 @@ def _is_fusible_upsampler(block: Any) -> bool:
 
 
 def is_fused(vae: Any) -> bool:
-    """Whether nothing in it is left as it was."""
+    """Return whether every block of the VAE is fused."""
     kinds = {type(module) for module in vae.modules()}
     ends = {type(half.conv_norm_out) for half in (vae.encoder, vae.decoder)}
     return (

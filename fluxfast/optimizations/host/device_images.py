@@ -1,5 +1,6 @@
-"""Pictures go to the device and come from it as bytes: a quarter of the copy, and no arithmetic but
-resizing on the host.
+"""Images are copied to and from the device as bytes, and converted there.
+
+The copies are a quarter of the size, and the host only resizes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
 
 
 class DevicePostprocess:
-    """The postprocessing of diffusers' image processor, for PIL images on the image's device."""
+    """The postprocessing of diffusers' image processor, with PIL images converted on the device."""
 
     def __init__(self, processor: Any) -> None:
         self.processor, self.otherwise = processor, processor.postprocess
 
     def __call__(self, image: Tensor, output_type: str = "pil", **options: Any) -> Any:
+        """Return the images (batch, 3, height, width) in the requested type."""
         if output_type != "pil":
             return self.otherwise(image, output_type=output_type, **options)
         import torch
@@ -30,10 +32,10 @@ class DevicePostprocess:
 
 
 class DevicePreprocess:
-    """The preprocessing of diffusers' image processor, for RGB pictures that only change in size.
+    """The preprocessing of diffusers' image processor, for RGB images that are only resized.
 
-    The values are the same, on the pipeline's device. The copy does not wait for what that is busy
-    with, as a copy of pageable memory would.
+    It returns the same values, on the pipeline's device. The copy does not wait for kernels that
+    are still running, as a copy from pageable memory would.
     """
 
     def __init__(self, pipeline: Any) -> None:
@@ -43,34 +45,36 @@ class DevicePreprocess:
     def __call__(
         self, image: Any, height: int | None = None, width: int | None = None, **options: Any
     ) -> Tensor:
+        """Return the images as (batch, 3, height, width), normalized to [−1, 1]."""
         import numpy as np
         import torch
 
         images = image if isinstance(image, list) else [image]
-        if options or not all(getattr(picture, "mode", None) == "RGB" for picture in images):
+        if options or not all(getattr(image, "mode", None) == "RGB" for image in images):
             out: Tensor = self.otherwise(image, height, width, **options)
             return out
         height, width = self.processor.get_default_height_width(images[0], height, width)
-        resized = [self.processor.resize(picture, height, width) for picture in images]
-        values = torch.from_numpy(np.stack([np.array(picture) for picture in resized]))
+        resized = [self.processor.resize(image, height, width) for image in images]
+        values = torch.from_numpy(np.stack([np.array(image) for image in resized]))
         device = self.pipeline._execution_device
         if device.type == "cuda":
             values = values.pin_memory()
         pixels = values.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-        # By a tensor: on a GPU PyTorch multiplies with the reciprocal of a number.
+        # Divide by a tensor: on a GPU, PyTorch multiplies by the reciprocal of a Python number.
         unit = pixels / torch.full((), 255.0, device=device)
         normalized: Tensor = self.processor.normalize(unit)
         return normalized
 
 
 def to_pil(images: Any) -> list[Any]:
-    """PIL images of an array of bytes (batch, height, width, 3)."""
+    """Return PIL images of an array of bytes (batch, height, width, 3)."""
     from PIL import Image
 
     return [Image.fromarray(image) for image in images]
 
 
 def apply(build: Build) -> None:
+    """Replace the conversions of the pipeline's image processor."""
     processor = build.pipeline.image_processor
     processor.postprocess = DevicePostprocess(processor)
     processor.numpy_to_pil = to_pil
@@ -79,6 +83,7 @@ def apply(build: Build) -> None:
 
 
 def proof(evidence: Evidence) -> Proof:
+    """Return a proof: active if the image processor has these conversions."""
     processor = evidence.pipeline.image_processor
     is_ours = isinstance(processor.postprocess, DevicePostprocess) and (
         isinstance(processor.preprocess, DevicePreprocess)
@@ -90,13 +95,14 @@ def proof(evidence: Evidence) -> Proof:
 
 
 def why_unsupported(hardware: Hardware) -> str | None:
-    return None if hardware.is_gpu else "an image on a CPU is on the host already"
+    """Return the reason where there is no device to convert on."""
+    return None if hardware.is_gpu else "requires a GPU: on a CPU, images are on the host already"
 
 
 OPTIMIZATION = Optimization(
     name="device_images",
     axis=Axis.IMAGES,
-    summary="pictures are bytes on the way to the device and from it",
+    summary="images copied to and from the device as bytes",
     apply=apply,
     proof=proof,
     why_unsupported=why_unsupported,

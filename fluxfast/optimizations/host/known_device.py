@@ -1,8 +1,9 @@
-"""The pipeline told its device.
+"""The pipeline's execution device, pinned.
 
-diffusers looks for it several times an image, in every module of every model, for any of them could
-have been offloaded. Here none is. And what it makes on the host beside the prompts' embeddings is
-made on the device: copying it would make the host wait for the text encoders before it draws noise.
+diffusers searches for it several times per image in every module of every model, because any of
+them may be offloaded; here none is. Tensors that `encode_prompt` creates on the host are created on
+the device instead: copying them would make the host wait for the text encoders before it samples
+the noise.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Pro
 if TYPE_CHECKING:
     import torch
 
-SEARCH = "get_module_execution_device"  # as the modules of diffusers' pipelines import it
+SEARCH = "get_module_execution_device"  # the name in the modules of diffusers' pipelines
 
 
 def apply(build: Build) -> None:
+    """Pin the device in the pipeline's class, and in the search for a module's device."""
     kind, device = type(build.pipeline), build.pipeline.device
-    # cache-dit looks for what it changed in the pipeline's own class.
+    # cache-dit looks for its own changes in the pipeline's class when it is disabled.
     build.undo.callback(setattr, build.pipeline, "__class__", kind)
     build.pipeline.__class__ = pinned(kind, device)
     # Another optimization may have given the pipeline a class of its own.
@@ -34,7 +36,7 @@ def apply(build: Build) -> None:
 
 
 def pinned(kind: Any, device: torch.device) -> Any:
-    """The class of a pipeline that is on this device for good."""
+    """Return a subclass of a pipeline's class that runs on this device only."""
 
     class Pinned(kind):  # type: ignore[misc]
         _execution_device = device
@@ -48,25 +50,27 @@ def pinned(kind: Any, device: torch.device) -> Any:
 
 
 def proof(evidence: Evidence) -> Proof:
+    """Return a proof: active if the pipeline's class has a pinned device."""
     import torch
 
-    known = vars(type(evidence.pipeline)).get("_execution_device")
+    device = vars(type(evidence.pipeline)).get("_execution_device")
     return Proof(
-        is_active=isinstance(known, torch.device),
-        detail=f"the pipeline runs on {known}" if known else "the device is looked for",
+        is_active=isinstance(device, torch.device),
+        detail=f"pinned to {device}" if device else "the device is searched for",
     )
 
 
 def why_unsupported(hardware: Hardware) -> str | None:
+    """Return the reason where the saved time does not show."""
     if hardware.is_gpu:
         return None
-    return "saves a GPU milliseconds of waiting; a CPU's image takes too long for them to show"
+    return "requires a GPU: it saves milliseconds, which do not show in an image on a CPU"
 
 
 OPTIMIZATION = Optimization(
     name="known_device",
     axis=Axis.HOST,
-    summary="no search for the device in every module",
+    summary="execution device pinned, not searched for in every module",
     apply=apply,
     proof=proof,
     why_unsupported=why_unsupported,
