@@ -88,7 +88,7 @@ def test_pairwise_covers_every_two_settings_that_go_together(hardware):
 def test_an_excluded_optimization_has_a_reason():
     given = situation(CPU, SCHNELL)
     reasons = {e.name: e.reason for e in excluded(matrix("smoke", given), given)}
-    assert "ROCm" in reasons["aiter_fp8"] and "nothing to reuse" in reasons["dbcache"]
+    assert "ROCm" in reasons["aiter_fp8"] and "no steps to reuse" in reasons["dbcache"]
 
 
 def test_labels_are_relative_to_the_default_optimizations():
