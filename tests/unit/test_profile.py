@@ -138,9 +138,7 @@ def test_a_file_that_is_no_trace_is_an_error(tmp_path, capsys):
         with pytest.raises(FluxFastError, match="trace"):
             read_profile(tmp_path / name)
     assert main(["profile"]) == 2 and "CASE, or --diff A B" in capsys.readouterr().err
-    assert (
-        main(["profile", "dev-best"]) == 2 and "not the name of a case" in capsys.readouterr().err
-    )
+    assert main(["profile", "dev-best"]) == 2 and "no case id" in capsys.readouterr().err
 
 
 @pytest.mark.slow
