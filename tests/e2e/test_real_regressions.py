@@ -19,19 +19,19 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from fluxfast.optimizations.attention._operator import OperatorAttnProcessor
 from torch import nn
 
 from fluxfast.bench.cases.planned import situation_of
 from fluxfast.bench.measurement.counters import counters, kernels
-from fluxfast.bench.measurement.faults import without_applying
-from fluxfast.bench.measurement.sampler import StageTimer
+from fluxfast.bench.measurement.injected_faults import without_applying
+from fluxfast.bench.measurement.stages import StageTimer
 from fluxfast.bench.verdicts import verdict as gate
 from fluxfast.bench.verdicts.noise import noises
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.hardware import detect
 from fluxfast.models.weights import Checkpoint, resolve
+from fluxfast.optimizations.attention._processor import OperatorAttnProcessor
 from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.cache_config import CacheConfig
 from fluxfast.optimizations.precision._torchao import is_quantizable
@@ -39,13 +39,13 @@ from fluxfast.optimizations.registry import optimization_named
 from fluxfast.pipeline.build import BuiltPipeline, build, forget_compiled_code
 from fluxfast.pipeline.observe import Region
 from fluxfast.profiling.evidence import dynamo_counters, gather_evidence, proofs
-from fluxfast.quality.asks import asks_of, draw
 from fluxfast.quality.budget import read_budgets
-from fluxfast.quality.gates import alone_as_in_a_batch, as_recorded
+from fluxfast.quality.gates import check_batch_independence, check_golden
 from fluxfast.quality.golden import write_golden
-from fluxfast.quality.metrics import faults
-from tests.support.sabotage.pictures import BUDGETS
-from tests.unit.test_verdict import process, processes
+from fluxfast.quality.metrics import image_defects
+from fluxfast.quality.prompts import generate_images, prompts_for
+from tests.support.processes import process, processes
+from tests.support.sabotage.images import BUDGETS
 
 CPU, HERE = detect("cpu"), detect()
 # Of a picture in fp8: smaller ones are flat. Only the first has a multiple of 16 tokens.
@@ -68,7 +68,7 @@ class Right:
     @cached_property
     def asks(self):
         request = self.built.request
-        return asks_of(self.checkpoint, request.batch_size, request.height, request.width)
+        return prompts_for(self.checkpoint, request.batch_size, request.height, request.width)
 
     @cached_property
     def golden(self):
@@ -77,7 +77,7 @@ class Right:
         return path
 
     def drawn(self):
-        return draw(self.built, self.asks)
+        return generate_images(self.built, self.asks)
 
     @property
     def transformer(self) -> Any:
@@ -396,17 +396,17 @@ def not_in_force(right):
 
 
 def shows_nothing(right):
-    return "; ".join(faults(right.drawn()))
+    return "; ".join(image_defects(right.drawn()))
 
 
 def not_the_golden(right):
     bound = read_budgets(BUDGETS, "cpu").golden(right.built.plan.names)
-    return "; ".join(as_recorded(right.golden, right.drawn(), bound))
+    return "; ".join(check_golden(right.golden, right.drawn(), bound))
 
 
 def another_in_a_batch(right):
     bounds = read_budgets(BUDGETS, "cpu").of(right.built.plan.names, "schnell")
-    return "; ".join(alone_as_in_a_batch(right.built, right.asks, right.drawn(), bounds))
+    return "; ".join(check_batch_independence(right.built, right.asks, right.drawn(), bounds))
 
 
 def crashes_at_another_size(right):

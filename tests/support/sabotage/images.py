@@ -1,6 +1,6 @@
 """Inject faults into a correctly built pipeline and list the quality gates that detect them.
 
-`python -m tests.support.sabotage.pictures` generates all images and prints the table of
+`python -m tests.support.sabotage.images` generates all images and prints the table of
 docs/explanation/image-quality.md.
 """
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.sabotage.pictures import SABOTAGES, Sabotage, bench
+from tests.support.sabotage.images import SABOTAGES, Sabotage, bench
 
 UNMODIFIED_RUNS = 10
 
