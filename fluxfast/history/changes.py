@@ -19,6 +19,7 @@ import numpy as np
 
 from fluxfast.extras import extra
 from fluxfast.history.database import Acceptance
+from fluxfast.history.origin import COMMIT_CHARACTERS
 from fluxfast.history.series import Night, Series
 
 FLOOR = 0.02  # a smaller relative change of level is not reported
@@ -203,14 +204,15 @@ def _sharpened(logs: np.ndarray, bounds: list[int]) -> list[int]:
 
 
 def _cause(before: Night, after: Night) -> tuple[Cause, str]:
-    commits = f"{before.commit_id[:10]} → {after.commit_id[:10]}"
+    old, new = (night.commit_id[:COMMIT_CHARACTERS] for night in (before, after))
+    commits = f"{old} → {new}"
     moved = before.commit_id != after.commit_id
     if before.stack != after.stack:
         code = f"; the commit changed, too: {commits}" if moved else ""
         return Cause.STACK, _stack_change(json.loads(before.stack), json.loads(after.stack)) + code
     if moved:
         return Cause.CODE, commits
-    return Cause.MACHINE, f"same commit {after.commit_id[:10]} and stack: check the runner"
+    return Cause.MACHINE, f"same commit {new} and stack: check the runner"
 
 
 def _stack_change(before: dict[str, str], after: dict[str, str]) -> str:

@@ -45,7 +45,7 @@ RESULT_COLUMNS = {"gpu", "case_id", "measured_at", "commit_id", "stack", "proces
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class StoredFigures:
     """The figures of one case in one process.
 
     Attributes:
@@ -149,10 +149,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def measurement_of(result: CaseResult) -> Measurement:
+def measurement_of(result: CaseResult) -> StoredFigures:
     """Return the figures of one result with the keys that they are stored under."""
     summary, origin = summarize([result]), result.provenance
-    return Measurement(
+    return StoredFigures(
         gpu=machine_name(hardware_of(result)),
         case_id=result.case.id,
         measured_at=str(origin.get("date") or ""),
@@ -164,7 +164,7 @@ def measurement_of(result: CaseResult) -> Measurement:
     )
 
 
-def append(connection: sqlite3.Connection, measurements: Iterable[Measurement]) -> int:
+def append(connection: sqlite3.Connection, measurements: Iterable[StoredFigures]) -> int:
     """Add measurements in one transaction, except those that are there; return how many."""
     rows = [
         (
@@ -184,7 +184,7 @@ def append(connection: sqlite3.Connection, measurements: Iterable[Measurement]) 
         return connection.total_changes - before
 
 
-def _versions(measurement: Measurement) -> str:
+def _versions(measurement: StoredFigures) -> str:
     return json.dumps(dict(measurement.stack), sort_keys=True)
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from fluxfast.bench.cases.matrix import Names, joined, label
 from fluxfast.report.combinations import cumulative_chain
-from fluxfast.report.rows import Row
+from fluxfast.report.rows import ReportRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +22,11 @@ class Step:
     """
 
     name: str
-    row: Row
+    row: ReportRow
     is_extra: bool = False
 
 
-def ablation_steps(rows: Sequence[Row]) -> list[Step]:
+def ablation_steps(rows: Sequence[ReportRow]) -> list[Step]:
     """Return the cumulative ablation of one workload, then each single addition to the default.
 
     Where nothing was measured between unoptimized and default, return all cases.
@@ -44,17 +44,17 @@ def ablation_steps(rows: Sequence[Row]) -> list[Step]:
     return steps + [Step(name=row.label, row=row, is_extra=True) for row in extra.values()]
 
 
-def is_cumulative(rows: Sequence[Row]) -> bool:
+def is_cumulative(rows: Sequence[ReportRow]) -> bool:
     """Return whether a case between unoptimized and default was measured, or no others were."""
     chain = _chain(rows)
     return len(chain) > 2 or len(chain) == len(rows)
 
 
-def _chain(rows: Sequence[Row]) -> list[Names]:
+def _chain(rows: Sequence[ReportRow]) -> list[Names]:
     return cumulative_chain(rows[0].default, [row.case.optimizations for row in rows])
 
 
-def _is_extra(row: Row) -> bool:
+def _is_extra(row: ReportRow) -> bool:
     names = row.case.optimizations
     return set(row.default) < set(names) and len(names) == len(row.default) + 1
 

@@ -16,12 +16,12 @@ from fluxfast.report.regression import (
     optimization_columns,
     workload_columns,
 )
-from fluxfast.report.rows import Row, judged_value, process_values
+from fluxfast.report.rows import ReportRow, judged_value, process_values
 
 SMALLEST_CHANGE = 0.02  # a smaller change of a coefficient gets no line
 SUPPORTING_SHARE = 0.5  # a case supports a line if it changed by at least this share of it
 SUPPORTED_SHARE = 0.5  # a line that a smaller share of its cases supports is left out
-CONFIDENCE = 0.99  # several optimizations are tested at once
+ATTRIBUTION_CONFIDENCE = 0.99  # several optimizations are tested at once
 # Outcomes that say how the code compares; the others do not.
 COMPARABLE = (Outcome.SAME, Outcome.FASTER, Outcome.SLOWER, Outcome.BROKEN)
 
@@ -54,7 +54,7 @@ class Attribution:
         return f"{self.name}: {change} in {self.bearing_out} of {self.cases} cases"
 
 
-def attributions(rows: Sequence[Row]) -> list[Attribution]:
+def attributions(rows: Sequence[ReportRow]) -> list[Attribution]:
     """Return a line for each optimization or workload that explains changes since the reference."""
     compared = [
         (row, math.log(value / judged_value(row.before)))
@@ -64,7 +64,7 @@ def attributions(rows: Sequence[Row]) -> list[Attribution]:
     ]
     compared_rows = [row for row, _ in compared]
     columns = merged(workload_columns(compared_rows) | optimization_columns(compared_rows))
-    coefficients = fit(columns, [value for _, value in compared], CONFIDENCE)
+    coefficients = fit(columns, [value for _, value in compared], ATTRIBUTION_CONFIDENCE)
     speed_now = {e.name: e.speed for e in sorted(effects(rows), key=lambda e: e.compiled)}
     found = []
     for term, coefficient in coefficients.items():
@@ -75,7 +75,10 @@ def attributions(rows: Sequence[Row]) -> list[Attribution]:
 
 
 def _attribution(
-    term: Term, coefficient: Coefficient, affected: Sequence[Row], speed_now: Mapping[str, float]
+    term: Term,
+    coefficient: Coefficient,
+    affected: Sequence[ReportRow],
+    speed_now: Mapping[str, float],
 ) -> Attribution | None:
     """Return the line of a term; None if it is small, not significant or not supported."""
     if abs(coefficient.value) < math.log1p(SMALLEST_CHANGE) or not coefficient.is_significant:

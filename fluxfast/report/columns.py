@@ -9,7 +9,7 @@ from functools import partial
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.report.charts.pareto import IDENTICAL
 from fluxfast.report.labels import VALUE_TITLES, display_name, percent
-from fluxfast.report.rows import Row
+from fluxfast.report.rows import ReportRow
 
 MISSING = "–"
 SYMBOLS = {
@@ -53,7 +53,7 @@ class Column:
 
     name: str
     kind: str
-    cell: Callable[[Row], Cell]
+    cell: Callable[[ReportRow], Cell]
 
     @property
     def sorts(self) -> bool:
@@ -61,7 +61,7 @@ class Column:
         return self.kind != "command"
 
 
-def columns_of(rows: Sequence[Row]) -> list[Column]:
+def columns_of(rows: Sequence[ReportRow]) -> list[Column]:
     """Return the columns of the table; a figure that no case has gets no column."""
     columns = [*_identity_columns(rows), *_figure_columns(), *_quality_columns(rows)]
     return [
@@ -70,7 +70,7 @@ def columns_of(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def _identity_columns(rows: Sequence[Row]) -> list[Column]:
+def _identity_columns(rows: Sequence[ReportRow]) -> list[Column]:
     machine = Column(name="Machine", kind="text", cell=lambda row: _text(row.gpu))
     return [
         Column(name="Verdict", kind="text", cell=_verdict),
@@ -95,7 +95,7 @@ def _figure_columns() -> list[Column]:
     ]
 
 
-def _quality_columns(rows: Sequence[Row]) -> list[Column]:
+def _quality_columns(rows: Sequence[ReportRow]) -> list[Column]:
     names = dict.fromkeys(
         name for row in rows for name in row.measured.artifacts.get("quality", ())
     )
@@ -105,7 +105,9 @@ def _quality_columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def _figure(name: str, value: Callable[[Row], float | None], digits: int, unit: str = "") -> Column:
+def _figure(
+    name: str, value: Callable[[ReportRow], float | None], digits: int, unit: str = ""
+) -> Column:
     return Column(name=name, kind="number", cell=lambda row: _number(value(row), digits, unit))
 
 
@@ -119,23 +121,23 @@ def _number(value: float | None, digits: int, unit: str = "") -> Cell:
     return Cell(text=f"{value:.{digits}f}{unit}", sort=value)
 
 
-def _quality(name: str, row: Row) -> Cell:
+def _quality(name: str, row: ReportRow) -> Cell:
     figures = row.measured.artifacts.get("quality", {})
     if name in figures and figures[name] is None:
         return Cell(text=IDENTICAL, sort="Infinity")
     return _number(figures.get(name), 3)
 
 
-def _verdict(row: Row) -> Cell:
+def _verdict(row: ReportRow) -> Cell:
     outcome = row.judgement.outcome
     return Cell(text=f"{SYMBOLS[outcome]} {outcome.value}", sort=outcome.value)
 
 
-def _range(row: Row) -> Cell:
+def _range(row: ReportRow) -> Cell:
     return Cell(text=f"{row.low:.3f}–{row.high:.3f}", sort=row.high / row.low)
 
 
-def _change(row: Row) -> Cell:
+def _change(row: ReportRow) -> Cell:
     change = row.judgement.change
     if change is None:
         return Cell(text=MISSING)
@@ -143,7 +145,7 @@ def _change(row: Row) -> Cell:
     return Cell(text=percent(change), sort=change, css_class=css_class)
 
 
-def how_to_read(rows: Sequence[Row]) -> str:
+def how_to_read(rows: Sequence[ReportRow]) -> str:
     """Return the note below the table."""
     note = "Image: median over processes of the median over images. "
     note += "Range: of the process medians, or of the images of a single process. "

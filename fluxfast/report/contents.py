@@ -22,7 +22,7 @@ from fluxfast.report.attribution import Attribution, attributions
 from fluxfast.report.effects import Effect, effects
 from fluxfast.report.environments import environments
 from fluxfast.report.inputs import read_inputs
-from fluxfast.report.rows import Row, rows_of
+from fluxfast.report.rows import ReportRow, rows_of
 
 # Values of "status" in `fluxfast report --json`, by the exit status of such a run.
 STATUSES = {PASSED_STATUS: "pass", FAILED_STATUS: "fail", NOT_JUDGED_STATUS: "not judged"}
@@ -43,7 +43,7 @@ class MachineReport:
     """
 
     gpu: str
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     effects: tuple[Effect, ...]
     attributions: tuple[Attribution, ...]
 
@@ -53,7 +53,7 @@ class MachineReport:
         return self.rows[0].where
 
     @property
-    def workloads(self) -> list[list[Row]]:
+    def workloads(self) -> list[list[ReportRow]]:
         """The rows of each workload."""
         names = dict.fromkeys(row.workload for row in self.rows)
         return [[row for row in self.rows if row.workload == name] for name in names]
@@ -72,7 +72,7 @@ class Report:
     history: tuple[AnnotatedSeries, ...] = ()
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ReportRow]:
         """The rows of all machines."""
         return [row for machine in self.machines for row in machine.rows]
 
@@ -100,7 +100,7 @@ class Report:
         return f"{len(self.rows)} case{plural} on {where}: {counted}"
 
     @property
-    def changed(self) -> list[Row]:
+    def changed(self) -> list[ReportRow]:
         """The rows that changed or were not judged."""
         return [row for row in self.rows if row.judgement.outcome not in UNCHANGED]
 
@@ -162,7 +162,7 @@ def report_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: ReportRow) -> dict[str, Any]:
     summary = row.summary
     return {
         "gpu": row.gpu,

@@ -14,9 +14,9 @@ from fluxfast.report.regression import (
     optimization_columns_by_compiler,
     workload_columns,
 )
-from fluxfast.report.rows import Row, process_values
+from fluxfast.report.rows import ReportRow, process_values
 
-CONFIDENCE = 0.95
+EFFECT_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Effect:
     cases: int
 
 
-def effects(rows: Sequence[Row]) -> list[Effect]:
+def effects(rows: Sequence[ReportRow]) -> list[Effect]:
     """Return the speedup of each optimization that the measured cases determine.
 
     The speedup of a compiler is that of adding it to the most frequent compiled combination: in an
@@ -51,7 +51,7 @@ def effects(rows: Sequence[Row]) -> list[Effect]:
     ]
     observed_rows = [row for row, _ in observations]
     columns = workload_columns(observed_rows) | optimization_columns_by_compiler(observed_rows)
-    coefficients = fit(merged(columns), [value for _, value in observations], CONFIDENCE)
+    coefficients = fit(merged(columns), [value for _, value in observations], EFFECT_CONFIDENCE)
     return [
         Effect(
             name=term.name,

@@ -8,10 +8,10 @@ from typing import Any
 from fluxfast.bench.results.machine import hardware_of
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.history.origin import commit_text, machine_text
-from fluxfast.report.rows import Row
+from fluxfast.report.rows import ReportRow
 
 
-def environments(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def environments(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
     """Return each distinct environment with its number of results and the commands run in it."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:

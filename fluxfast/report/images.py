@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageChops
 
 from fluxfast.bench.results.artifacts import read_image
-from fluxfast.report.rows import Row
+from fluxfast.report.rows import ReportRow
 
 DIFFERENCE_GAIN = 8
 SIDE_PX = 384
@@ -31,7 +31,7 @@ class Trio:
     images: tuple[tuple[str, str], ...]
 
 
-def trios(rows: Sequence[Row]) -> list[Trio]:
+def trios(rows: Sequence[ReportRow]) -> list[Trio]:
     """Return a trio for each case of one workload with an image.
 
     The image of the case with the fewest optimizations serves as the eager one.
@@ -47,7 +47,7 @@ def trios(rows: Sequence[Row]) -> list[Trio]:
     return [_trio(eager, eager_path, row, path) for row, path in optimized]
 
 
-def _trio(eager: Row, eager_path: Path, optimized: Row, path: Path) -> Trio:
+def _trio(eager: ReportRow, eager_path: Path, optimized: ReportRow, path: Path) -> Trio:
     before, after = read_image(eager_path), read_image(path)
     difference = ImageChops.difference(before, after.resize(before.size))
     amplified = difference.point(lambda value: min(255, value * DIFFERENCE_GAIN))

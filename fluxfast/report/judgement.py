@@ -22,7 +22,7 @@ AGAINST = Path("--against")  # stands for the file name of a baseline that --aga
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class ReportedVerdict:
     """A verdict as the report shows it.
 
     Attributes:
@@ -89,27 +89,27 @@ def given_reference(
     return Reference(baseline=Baseline(gpu=gpu, results=results, path=AGAINST), is_given=True)
 
 
-def judge(measured: MeasuredCase, reference: Reference) -> Judgement:
+def judge(measured: MeasuredCase, reference: Reference) -> ReportedVerdict:
     """Judge a case; the verdict of the run itself is preferred to a new one.
 
     The run knew all its cases and how many interim analyses it made.
     """
     others = reference.given_results(measured)
     if measured.is_accepted and not reference.is_given:
-        return Judgement(outcome=Outcome.RECORDED, reason="an accepted baseline")
+        return ReportedVerdict(outcome=Outcome.RECORDED, reason="an accepted baseline")
     is_eager = measured.case.optimizations in eager_combinations()
     if reference.is_given and not others and is_eager:
         reason = "unoptimized case, measured on this revision only"
-        return Judgement(outcome=Outcome.RECORDED, reason=reason)
+        return ReportedVerdict(outcome=Outcome.RECORDED, reason=reason)
     recorded = measured.artifacts.get("verdicts")
     is_comparable = others or not reference.is_given
     if recorded and is_comparable and _is_verdict_of(recorded, measured.results, others):
-        return _recorded_judgement(recorded)
-    return _new_judgement(measured, reference.baseline)
+        return _recorded_verdict(recorded)
+    return _new_verdict(measured, reference.baseline)
 
 
-def _recorded_judgement(recorded: Mapping[str, Any]) -> Judgement:
-    return Judgement(
+def _recorded_verdict(recorded: Mapping[str, Any]) -> ReportedVerdict:
+    return ReportedVerdict(
         outcome=Outcome(recorded["outcome"]),
         reason=recorded["reason"],
         change=recorded.get("change"),
@@ -117,11 +117,11 @@ def _recorded_judgement(recorded: Mapping[str, Any]) -> Judgement:
     )
 
 
-def _new_judgement(measured: MeasuredCase, baseline: Baseline | None) -> Judgement:
+def _new_verdict(measured: MeasuredCase, baseline: Baseline | None) -> ReportedVerdict:
     if baseline is None:
-        return Judgement(outcome=Outcome.NEW, reason="no baseline describes this machine")
+        return ReportedVerdict(outcome=Outcome.NEW, reason="no baseline describes this machine")
     verdict = baseline.judge(list(measured.results))
-    return Judgement(
+    return ReportedVerdict(
         outcome=verdict.outcome,
         reason=verdict.reason,
         change=verdict.shown.relative if verdict.shown else None,

@@ -9,7 +9,7 @@ from fluxfast.report.ablation import ablation_steps
 from fluxfast.report.columns import MISSING
 from fluxfast.report.contents import MachineReport, Report
 from fluxfast.report.labels import value_title
-from fluxfast.report.rows import Row
+from fluxfast.report.rows import ReportRow
 
 SIGNS = {"pass": "✅", "fail": "❌", "not judged": "⚠️"}
 RECORDED_SIGN = "📌"
@@ -36,7 +36,7 @@ def markdown(report: Report) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(rows: Sequence[Row], *, reasons: bool) -> str:
+def _table(rows: Sequence[ReportRow], *, reasons: bool) -> str:
     """Return one line for each row; a column that no row has is left out."""
     cells = [_cells(row) for row in rows]
     heads = [head for head in cells[0] if any(line[head] != MISSING for line in cells)]
@@ -51,7 +51,7 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells(row: ReportRow) -> dict[str, str]:
     summary, judgement = row.summary, row.judgement
     return {
         "verdict": judgement.outcome.display,
@@ -86,7 +86,7 @@ def _ablations(machine: MachineReport) -> str:
     return _folded(title, "\n\n".join(charts)) if charts else ""
 
 
-def _ablation(rows: Sequence[Row]) -> str:
+def _ablation(rows: Sequence[ReportRow]) -> str:
     steps = ablation_steps(rows)[:MOST_STEPS]
     if len(steps) < 2:
         return ""

@@ -15,7 +15,7 @@ from fluxfast.report.contents import Report
 from fluxfast.report.environments import environments
 from fluxfast.report.images import trios
 from fluxfast.report.labels import percent
-from fluxfast.report.rows import Row
+from fluxfast.report.rows import ReportRow
 from fluxfast.report.sections import sections_of
 
 ASSETS = Path(__file__).parent
@@ -89,7 +89,7 @@ def _status_words(report: Report) -> str:
     return "Recorded." if report.is_recorded else STATUS_WORDS[report.status]
 
 
-def _filters(rows: Sequence[Row]) -> dict[str, list[str]]:
+def _filters(rows: Sequence[ReportRow]) -> dict[str, list[str]]:
     return {
         "outcome": list(dict.fromkeys(row.judgement.outcome.value for row in rows)),
         "model": list(dict.fromkeys(row.case.model for row in rows)),

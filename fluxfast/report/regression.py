@@ -15,7 +15,7 @@ import numpy as np
 
 from fluxfast.extras import extra
 from fluxfast.optimizations.registry import compiles
-from fluxfast.report.rows import Row
+from fluxfast.report.rows import ReportRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +54,13 @@ class Term(NamedTuple):
 Columns = dict[Term, list[float]]
 
 
-def workload_columns(rows: Sequence[Row]) -> Columns:
+def workload_columns(rows: Sequence[ReportRow]) -> Columns:
     """Return an indicator column for each workload."""
     names = dict.fromkeys(row.workload for row in rows)
     return {Term(n, is_workload=True): [float(row.workload == n) for row in rows] for n in names}
 
 
-def optimization_columns(rows: Sequence[Row]) -> Columns:
+def optimization_columns(rows: Sequence[ReportRow]) -> Columns:
     """Return an indicator column for each optimization that varies within a workload."""
     columns = {}
     for name in dict.fromkeys(n for row in rows for n in row.case.optimizations):
@@ -70,7 +70,7 @@ def optimization_columns(rows: Sequence[Row]) -> Columns:
     return columns
 
 
-def optimization_columns_by_compiler(rows: Sequence[Row]) -> Columns:
+def optimization_columns_by_compiler(rows: Sequence[ReportRow]) -> Columns:
     """Return columns for each optimization with and without a compiler.
 
     Indicators are counted from the most frequent compiled combination. The column of a compiler
@@ -92,12 +92,12 @@ def optimization_columns_by_compiler(rows: Sequence[Row]) -> Columns:
     return {term: column for term, column in columns.items() if any(column)}
 
 
-def has_optimizations(row: Row, names: str) -> bool:
+def has_optimizations(row: ReportRow, names: str) -> bool:
     """Return whether a case has all optimizations of the name of a term."""
     return set(names.split(" + ")) <= set(row.case.optimizations)
 
 
-def is_compiled(row: Row) -> bool:
+def is_compiled(row: ReportRow) -> bool:
     """Return whether a case runs a compiler."""
     return compiles(row.case.optimizations)
 

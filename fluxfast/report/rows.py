@@ -19,8 +19,8 @@ from fluxfast.hardware import Hardware
 from fluxfast.report.combinations import default_of
 from fluxfast.report.inputs import MeasuredCase
 from fluxfast.report.judgement import (
-    Judgement,
     Reference,
+    ReportedVerdict,
     given_reference,
     judge,
     known_baseline,
@@ -29,7 +29,7 @@ from fluxfast.report.labels import VALUE_UNITS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ReportRow:
     """One case on one machine.
 
     Attributes:
@@ -55,7 +55,7 @@ class Row:
     default: Names
     summary: CaseSummary
     before: CaseSummary | None
-    judgement: Judgement
+    judgement: ReportedVerdict
     low: float
     high: float
     speedup: float | None
@@ -106,7 +106,7 @@ def process_values(results: Sequence[CaseResult]) -> list[float]:
     return [judged_value(summarize([result])) for result in results]
 
 
-def rows_of(found: Sequence[MeasuredCase], against: Sequence[MeasuredCase] = ()) -> list[Row]:
+def rows_of(found: Sequence[MeasuredCase], against: Sequence[MeasuredCase] = ()) -> list[ReportRow]:
     """Return the rows, machine by machine.
 
     Args:
@@ -126,7 +126,7 @@ def rows_of(found: Sequence[MeasuredCase], against: Sequence[MeasuredCase] = ())
 
 def _machine_rows(
     gpu: str, where: str, found: Sequence[MeasuredCase], against: Sequence[MeasuredCase]
-) -> list[Row]:
+) -> list[ReportRow]:
     hardware = hardware_of(found[0].results[0])
     baseline = known_baseline(hardware)
     gpu_option = _gpu_option(hardware, baseline)
@@ -141,7 +141,7 @@ def _machine_rows(
         case = measured.case
         low, high = _range(measured.results)
         rows.append(
-            Row(
+            ReportRow(
                 gpu=gpu,
                 where=where,
                 case=case,

@@ -187,6 +187,12 @@ class Rehearsal:
         return statuses
 
 
+@pytest.fixture(scope="module")
+def shared_rehearsal(tmp_path_factory):
+    """A rehearsal for tests that change nothing but the answers of GitHub."""
+    return Rehearsal(tmp_path_factory.mktemp("rehearsal"))
+
+
 @pytest.fixture
 def rehearsal(tmp_path):
     return Rehearsal(tmp_path)
@@ -240,6 +246,7 @@ def test_every_job_with_a_line_is_run_here():
     assert {(name, job) for name, job, _ in LINES} == set(rehearsed)
 
 
+@pytest.mark.subprocess
 def test_a_machine_without_a_gpu_lints_tests_and_times(rehearsal):
     (rehearsal.bin / "make").unlink()  # the real one; what it calls is written down
     rehearsal.program("npm", "import sys; sys.exit(1)")
@@ -250,8 +257,8 @@ def test_a_machine_without_a_gpu_lints_tests_and_times(rehearsal):
     for name in ("pytest", "ruff", "mypy", "lint-imports", "zizmor"):
         (tools / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\n')
         (tools / name).chmod(0o755)
-    for made in ("installed", "developing"):
-        (tools.parent / made).touch()
+    for stamp in ("installed", "developing"):
+        (tools.parent / stamp).touch()
     rehearsal.job("cpu", "quick")
     rehearsal.job("cpu", "test")
     assert calls.read_text().splitlines() == [
@@ -269,6 +276,7 @@ def test_a_machine_without_a_gpu_lints_tests_and_times(rehearsal):
     ]
 
 
+@pytest.mark.subprocess
 def test_the_gate_from_end_to_end(rehearsal):
     """Not wanted; wanted by path or label; slower; accepted; the comment is updated."""
     rehearsal.job("perf-gate", "wanted")
@@ -318,6 +326,7 @@ def test_the_gate_from_end_to_end(rehearsal):
     assert "✅" in comment and "No case changed." in comment
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize(
     ("labels", "measured", "asked_for"),
     [
@@ -330,7 +339,9 @@ def test_the_gate_from_end_to_end(rehearsal):
         ("perf", "in_progress", None),
     ],
 )
-def test_a_later_label_reruns_the_part_that_it_concerns(rehearsal, labels, measured, asked_for):
+def test_a_later_label_reruns_the_part_that_it_concerns(
+    shared_rehearsal, labels, measured, asked_for
+):
     done = measured != "in_progress"
     jobs = [
         {"name": name, "databaseId": number, "conclusion": conclusion if done else "",
@@ -341,17 +352,18 @@ def test_a_later_label_reruns_the_part_that_it_concerns(rehearsal, labels, measu
     ]  # fmt: skip
     named = [{"name": label} for label in labels.split(",") if label]
     pull = {"labels": named, "body": "", "headRefOid": "abc", "headRefName": "topic"}
-    rehearsal.set_github(jobs=jobs, pull=pull)
-    rehearsal.job("perf-label", "again")
-    rerun = [call for call in rehearsal.github()["calls"] if call[:2] == ["run", "rerun"]]
+    shared_rehearsal.set_github(jobs=jobs, pull=pull)
+    shared_rehearsal.job("perf-label", "again")
+    rerun = [call for call in shared_rehearsal.github()["calls"] if call[:2] == ["run", "rerun"]]
     assert rerun == ([asked_for] if asked_for else [])
 
 
-def test_a_label_does_nothing_for_a_commit_that_is_not_the_newest(rehearsal):
+@pytest.mark.subprocess
+def test_a_label_does_nothing_for_a_commit_that_is_not_the_newest(shared_rehearsal):
     pull = {"labels": [{"name": "perf"}], "body": "", "headRefOid": "def", "headRefName": "topic"}
-    rehearsal.set_github(pull=pull)
-    rehearsal.job("perf-label", "again")
-    assert {call[0] for call in rehearsal.github()["calls"]} == {"pr"}
+    shared_rehearsal.set_github(pull=pull)
+    shared_rehearsal.job("perf-label", "again")
+    assert {call[0] for call in shared_rehearsal.github()["calls"]} == {"pr"}
 
 
 def test_a_run_that_has_not_started_is_polled(monkeypatch):
@@ -373,6 +385,7 @@ def test_a_run_that_has_not_started_is_polled(monkeypatch):
     assert pulls.again(Namespace(pull="12", commit="abc")) == 1
 
 
+@pytest.mark.subprocess
 def test_an_accepted_merge_is_first_measured_by_the_commit_that_contains_it(tmp_path, monkeypatch):
     def git(*words):
         done = subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *words],
@@ -393,6 +406,7 @@ def test_an_accepted_merge_is_first_measured_by_the_commit_that_contains_it(tmp_
     assert first_measured("1" * 40, "2026-11-02T02", nights) == ""  # the merge is gone
 
 
+@pytest.mark.subprocess
 def test_an_acceptance_whose_merge_is_gone_is_named_and_passed_over(tmp_path, monkeypatch):
     """Other acceptances of the same night are recorded."""
     pulls_merged = [
@@ -416,6 +430,7 @@ def test_an_acceptance_whose_merge_is_gone_is_named_and_passed_over(tmp_path, mo
     assert len(notes) == 1 and "#1" in notes[0] and "1" * 40 in notes[0]
 
 
+@pytest.mark.subprocess
 def test_the_programs_need_python_alone():
     """The jobs of the gate install nothing: they run without site-packages."""
     done = subprocess.run(
@@ -462,6 +477,7 @@ def test_only_accepted_slowdowns_are_proposed_as_baselines():
     }
 
 
+@pytest.mark.subprocess
 def test_the_nightly_from_end_to_end(rehearsal):
     """The history is pushed, the page is written, and baselines are proposed."""
     rehearsal.git("switch", "--quiet", "--orphan", "perf-history")
@@ -599,6 +615,7 @@ def test_the_status_of_the_gate_is_that_of_its_verdicts(outcomes, failed, reason
     assert gate_of(report, failed, reason).status == status
 
 
+@pytest.mark.subprocess
 def test_zizmor_finds_nothing():
     zizmor = shutil.which("zizmor") or str(Path(sys.executable).parent / "zizmor")
     if not Path(zizmor).exists():

@@ -23,7 +23,7 @@ from fluxfast.history.database import (
     METRICS,
     TABLES,
     Acceptance,
-    Measurement,
+    StoredFigures,
     acceptances,
     add_acceptances,
     append,
@@ -50,12 +50,12 @@ REPOSITORY = Path(__file__).parents[2]
 WRITER = """
 import sys
 from pathlib import Path
-from fluxfast.history.database import Measurement, append, opened
+from fluxfast.history.database import StoredFigures, append, opened
 name = sys.argv[2]
 with opened(Path(sys.argv[1]), new=True) as connection:
     for batch in range(200):
         append(connection, [
-            Measurement(gpu="G", case_id=f"case {row}", measured_at=f"2026-01-01T{batch:05}",
+            StoredFigures(gpu="G", case_id=f"case {row}", measured_at=f"2026-01-01T{batch:05}",
                         commit_id="c", stack={}, process=name, figures={"e2e_s": 1.0})
             for row in range(5)
         ])
@@ -273,7 +273,7 @@ def test_a_hundred_thousand_rows_are_queried_in_under_a_second(tmp_path, capsys)
 
     random = np.random.default_rng(3)
     rows = [
-        Measurement(
+        StoredFigures(
             gpu="NVIDIA H200",
             case_id=f"case {number}",
             measured_at=str(night)[:10],

@@ -144,9 +144,7 @@ def test_summary_page_and_json_begin_with_the_changes(tmp_path, baseline_file, c
 
     page = files["html"].read_text()
     assert 'data-outcome="slower"' in page
-    assert (
-        "http-equiv" in page and "default-src 'none'" in page
-    )  # no network
+    assert "http-equiv" in page and "default-src 'none'" in page  # no network
 
 
 def on_an_h100(results):
@@ -336,6 +334,7 @@ def test_telemetry_is_shown_where_the_gpu_reported_it():
 
 
 @pytest.mark.slow
+@pytest.mark.subprocess
 def test_each_row_has_a_command_that_reproduces_it(tmp_path):
     """The command of a CPU case is run: it collects that case alone."""
     hardware = machine(Platform.CPU, "a CPU", "x86_64-avx2", cores=2)

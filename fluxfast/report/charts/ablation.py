@@ -16,14 +16,14 @@ from fluxfast.report.charts.chart import (
     tooltip,
 )
 from fluxfast.report.labels import value_title
-from fluxfast.report.rows import Row
+from fluxfast.report.rows import ReportRow
 
 RANGES = "Thin lines are ranges."
 TEXT_PX = 112  # that the figures take to the right of the longest bar
-KINDS = ("cumulative", "single addition")  # in the order of their colours
+BAR_KINDS = ("cumulative", "single addition")  # in the order of their colours
 
 
-def ablation_chart(rows: Sequence[Row]) -> Chart | None:
+def ablation_chart(rows: Sequence[ReportRow]) -> Chart | None:
     """Return the bars of one workload's cumulative ablation; None for a single case."""
     steps = ablation_steps(rows)
     if len(steps) < 2:
@@ -49,7 +49,7 @@ def _datum(step: Step) -> dict[str, Any]:
         "low": row.low,
         "high": row.high,
         "text": f"{row.value:.3g} {row.unit}{speedup}",
-        "kind": KINDS[step.is_extra],
+        "kind": BAR_KINDS[step.is_extra],
     }
 
 
@@ -64,7 +64,7 @@ def _bars(data: Sequence[dict[str, Any]], title: str) -> Any:
     scale = alt.Scale(domainMin=0, domainMax=end, nice=False)
     bars = base.mark_bar(cornerRadiusEnd=3, height={"band": 0.7}).encode(
         x=alt.X("value:Q", title=title, scale=scale),
-        color=alt.Color("kind:N", legend=None, scale=alt.Scale(domain=list(KINDS))),
+        color=alt.Color("kind:N", legend=None, scale=alt.Scale(domain=list(BAR_KINDS))),
         tooltip=tooltip("step:N", "text:N", "low:Q", "high:Q"),
     )
     ranges = base.mark_rule(strokeWidth=1.5).encode(

@@ -16,20 +16,20 @@ from fluxfast.report.charts.chart import (
     tooltip,
 )
 from fluxfast.report.labels import display_name
-from fluxfast.report.rows import Row
+from fluxfast.report.rows import ReportRow
 
 STAGES = ("encode", "prepare", "denoise", "decode", "postprocess")
 INTENSITY = "arithmetic intensity (FLOP/byte)"
 
 
-def stages_chart(rows: Sequence[Row]) -> Chart:
+def stages_chart(rows: Sequence[ReportRow]) -> Chart:
     """Return the stages of an image for each case of a workload, as stacked bars."""
     parts = [stages_ms(row) for row in rows]
     about = "Image time by stage; medians over images and processes."
     return _stacked(rows, parts, STAGES, title="image time (ms)", about=about)
 
 
-def stages_ms(row: Row) -> dict[str, float]:
+def stages_ms(row: ReportRow) -> dict[str, float]:
     """Return the milliseconds of each stage of an image."""
     summary, (timing, *_) = row.summary, row.measured.results[0].images
     return {
@@ -41,7 +41,7 @@ def stages_ms(row: Row) -> dict[str, float]:
     }
 
 
-def kernels_chart(rows: Sequence[Row]) -> Chart | None:
+def kernels_chart(rows: Sequence[ReportRow]) -> Chart | None:
     """Return the kernel categories of one step for each profiled case, as stacked bars."""
     profiled = [row for row in rows if row.measured.artifacts.get("kernels")]
     if not profiled:
@@ -53,7 +53,7 @@ def kernels_chart(rows: Sequence[Row]) -> Chart | None:
 
 
 def _stacked(
-    rows: Sequence[Row],
+    rows: Sequence[ReportRow],
     parts: Sequence[Mapping[str, float]],
     order: Sequence[str],
     *,
@@ -89,7 +89,7 @@ def _stacked(
     return chart_of(rows[0].workload_title, about, chart, ("case", *order), cells)
 
 
-def roofline_chart(row: Row) -> Chart | None:
+def roofline_chart(row: ReportRow) -> Chart | None:
     """Return the kernels of a case by arithmetic intensity and throughput, under their ceilings."""
     found = row.measured.artifacts.get("roofline")
     if not found:
@@ -141,7 +141,7 @@ def _roof(ceilings: Mapping[str, float], intensities: Sequence[float]) -> list[d
     ]
 
 
-def steps_chart(row: Row) -> Chart:
+def steps_chart(row: ReportRow) -> Chart:
     """Return each step of each image of the newest process.
 
     It shows cached steps, a throttled clock and stalls.
@@ -178,7 +178,7 @@ def steps_chart(row: Row) -> Chart:
     )
 
 
-def telemetry_chart(row: Row) -> Chart | None:
+def telemetry_chart(row: ReportRow) -> Chart | None:
     """Return clocks, temperature and energy of each image, each relative to its own median."""
     readings = row.measured.results[-1].telemetry
     names = dict.fromkeys(name for reading in readings for name in reading)

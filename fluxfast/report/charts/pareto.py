@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fluxfast.report.charts.chart import Chart, altair, chart_of, tooltip
 from fluxfast.report.labels import display_name, value_title
-from fluxfast.report.rows import Row
+from fluxfast.report.rows import ReportRow
 
 IDENTICAL = "same"  # shown for an image that is identical to the eager one
 LOWER_IS_BETTER = ("lpips", "fid", "latent_relative_error")  # higher is better for other metrics
@@ -23,7 +23,7 @@ class Point(NamedTuple):
     quality: float
 
 
-def pareto_chart(rows: Sequence[Row]) -> Chart | None:
+def pareto_chart(rows: Sequence[ReportRow]) -> Chart | None:
     """Return image time against the first quality metric of one workload's rows.
 
     An identical image has no bounded metric and is shown a little above the best that has one.

@@ -7,11 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 from fluxfast.history.changes import Cause, ChangePoint
+from fluxfast.history.origin import COMMIT_CHARACTERS
 from fluxfast.history.series import Series
 from fluxfast.report.charts.chart import Chart, altair, chart_of, tooltip
 from fluxfast.report.labels import percent, value_title
-
-COMMIT_CHARACTERS = 10
 
 
 def trend_chart(series: Series, points: Sequence[ChangePoint]) -> Chart:
