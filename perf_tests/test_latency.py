@@ -17,26 +17,19 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin.benchmark import BenchmarkRounds
 from fluxfast.pytest_plugin.plugin import fail
-from fluxfast.pytest_plugin.printing import properties
+from fluxfast.pytest_plugin.printing import figures, verdict_properties
 from fluxfast.pytest_plugin.session import Suite
 
-Record = Callable[[str, object], None]
 
-
-def test_latency(
-    planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest, record_property: Record
-) -> None:
+def test_latency(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> None:
     """Measure a case; fail where an optimization is requested but not active."""
     result = result_of(planned, suite, request)
-    for name, value in properties(result).items():
-        record_property(name, value)
+    request.node.user_properties += figures(result)  # junit has them
     if suite.is_recording:
         pytest.skip("recorded for a new baseline, not judged")
 
 
-def test_verdict(
-    planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest, record_property: Record
-) -> None:
+def test_verdict(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> None:
     """Judge a case against its baseline, together with all cases of the run."""
     if suite.is_recording:
         pytest.skip("recorded for a new baseline, not judged")
@@ -46,13 +39,9 @@ def test_verdict(
     if planned.case.id in suite.reference_ids:
         pytest.skip("not judged: --against measures the unoptimized pipeline for images and speed")
     verdict = suite.judge(planned)
+    request.node.user_properties += verdict_properties(verdict)
     if verdict is None:
-        record_property("outcome", "recorded")
         return
-    record_property("outcome", verdict.outcome.value)
-    record_property("reason", verdict.reason)
-    if verdict.shown:
-        record_property("change", verdict.shown.relative)
     if not verdict.is_judged:
         pytest.skip(f"{verdict.outcome.display}: {verdict.reason}")
     if not verdict.passes:

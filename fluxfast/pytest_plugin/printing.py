@@ -176,14 +176,18 @@ def _recorded_lines(suite: Suite) -> Iterator[str]:
         )
 
 
-def properties(result: CaseResult) -> dict[str, float | str | None]:
+def figures(result: CaseResult) -> list[tuple[str, float]]:
     """Return the figures of a case for junit's properties."""
-    figures = summarize([result])
-    found = {
-        "e2e_s": figures.e2e_s,
-        "step_ms": figures.step_ms,
-        "eager_ratio": figures.eager_ratio,
-        "compile_s": figures.compile_s,
-        "peak_memory_gib": figures.peak_memory_gib,
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    summary = summarize([result])
+    names = ("e2e_s", "step_ms", "eager_ratio", "compile_s", "peak_memory_gib")
+    found = {name: getattr(summary, name) for name in names}
+    return [(name, value) for name, value in found.items() if value is not None]
+
+
+def verdict_properties(verdict: Verdict | None) -> list[tuple[str, float | str]]:
+    """Return a verdict for junit's properties; None stands for a recorded case."""
+    if verdict is None:
+        return [("outcome", Outcome.RECORDED.value)]
+    found: list[tuple[str, float | str]] = [("outcome", verdict.outcome.value)]
+    found.append(("reason", verdict.reason))
+    return [*found, ("change", verdict.shown.relative)] if verdict.shown else found

@@ -148,7 +148,7 @@ class Suite:
 
     @property
     def limits(self) -> Limits:
-        """How long each case is warmed up and sampled."""
+        """The limits of warming up and sampling each case."""
         limits = limits_on(self.hardware.is_gpu)
         return replace(limits, rounds=self.options.rounds, sampling_s=self.options.seconds)
 
@@ -169,7 +169,7 @@ class Suite:
 
     @property
     def others(self) -> int:
-        """How many further cases are judged together with one."""
+        """The number of further cases that are judged together with one."""
         return len(self.selected) - len(self.reference_ids) - 1
 
     # Recording.

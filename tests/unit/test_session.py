@@ -10,6 +10,7 @@ import pytest
 
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
 from fluxfast.bench.results.machine import Gpu
+from fluxfast.bench.verdicts.comparison import changed_counters
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin import printing
@@ -146,3 +147,16 @@ def test_conditions_name_samples_and_throttling(sampling, power, line):
     result = replace(process(images=3), sampling=sampling, **power)
     suite = SimpleNamespace(measured={case().id: result}, sides={})
     assert line in printing.conditions(suite, SimpleNamespace(case=case()))
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "text"),
+    [
+        (("a", "b"), ("a",), "gemm kernels: b in addition"),
+        (("a",), ("a", "b"), "gemm kernels: b no longer runs"),
+        (("a",), ("b",), "gemm kernels: a instead of b"),
+    ],
+)
+def test_a_changed_kernel_is_named_by_what_happened(now, before, text):
+    one, other = process(kernels={"gemm": now}), process(kernels={"gemm": before})
+    assert changed_counters(one, other) == [text]

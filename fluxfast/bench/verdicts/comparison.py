@@ -157,6 +157,13 @@ def changed_counters(measured: CaseResult, accepted: CaseResult) -> list[str]:
     for kind in sorted(measured.kernels.keys() & accepted.kernels.keys()):
         now, before = set(measured.kernels[kind]), set(accepted.kernels[kind])
         if now != before:
-            gone, come = ", ".join(sorted(before - now)), ", ".join(sorted(now - before))
-            found.append(f"{kind} kernels: {come or 'nothing'} instead of {gone or 'nothing'}")
+            found.append(f"{kind} kernels: {_difference(now - before, before - now)}")
     return found
+
+
+def _difference(come: set[str], gone: set[str]) -> str:
+    """Describe which kernels a step runs and which it no longer runs."""
+    new, old = ", ".join(sorted(come)), ", ".join(sorted(gone))
+    if not gone:
+        return f"{new} in addition"
+    return f"{new} instead of {old}" if come else f"{old} no longer runs"
