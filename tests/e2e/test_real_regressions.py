@@ -1,7 +1,7 @@
-"""Regressions that other projects really had, acted out: each has to be caught.
+"""Regressions that other projects really had, reproduced: each has to be caught.
 
-Each is put into a mini pipeline that was built right; what only the clock can see, and a fault of
-the gate itself, into times that are made up.
+Each fault is injected into a healthy mini pipeline; faults that only the clock can see, and a fault
+of the gate itself, are injected into synthetic times.
 """
 
 import logging
@@ -25,7 +25,7 @@ from fluxfast.bench.cases.planned import situation_of
 from fluxfast.bench.measurement.counters import counters, kernels
 from fluxfast.bench.measurement.injected_faults import without_applying
 from fluxfast.bench.measurement.stages import StageTimer
-from fluxfast.bench.verdicts import verdict as gate
+from fluxfast.bench.verdicts import comparison
 from fluxfast.bench.verdicts.noise import noises
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import decide
@@ -48,14 +48,20 @@ from tests.support.processes import process, processes
 from tests.support.sabotage.images import BUDGETS
 
 CPU, HERE = detect("cpu"), detect()
-# Of a picture in fp8: smaller ones are flat. Only the first has a multiple of 16 tokens.
+# Sides of an fp8 image: smaller ones are flat. Only the first has a multiple of 16 tokens.
 SIDE, ODD_SIDES = 192, (336, 592) if HERE.is_gpu else (208,)
 SLEEP_CYCLES = 200_000_000  # a tenth of a second
 
 
 @dataclass(kw_only=True)
-class Right:
-    """A pipeline that was built right, and what is recorded of it while it is."""
+class Healthy:
+    """A healthy pipeline, with the counters, prompts and golden recorded before a fault.
+
+    Attributes:
+        checkpoint: the weights.
+        built: the pipeline.
+        folder: where the golden is.
+    """
 
     checkpoint: Checkpoint
     built: BuiltPipeline
@@ -66,18 +72,18 @@ class Right:
         return measured(self.built)
 
     @cached_property
-    def asks(self):
+    def prompts(self):
         request = self.built.request
         return prompts_for(self.checkpoint, request.batch_size, request.height, request.width)
 
     @cached_property
     def golden(self):
         path = self.folder / "golden.safetensors"
-        write_golden(path, self.drawn().latents)
+        write_golden(path, self.images().latents)
         return path
 
-    def drawn(self):
-        return generate_images(self.built, self.asks)
+    def images(self):
+        return generate_images(self.built, self.prompts)
 
     @property
     def transformer(self) -> Any:
@@ -89,7 +95,7 @@ class Right:
 
 
 def measured(built):
-    """Counters and kernels of a warmed-up pipeline, as a run stores them."""
+    """Return counters and kernels of a warmed-up pipeline, as a run stores them."""
     forget_compiled_code()
     built.generate(output_type="latent")
     warm = dynamo_counters()["unique_graphs"]
@@ -98,11 +104,11 @@ def measured(built):
     return process(counters=found, kernels=kernels(evidence.step))
 
 
-# What the faults are put into. One pipeline of each is built, when a row first asks for it.
+# The healthy pipelines. Each is built once, when a row first asks for it.
 
 
 def unchecked(names, model="schnell", hardware=CPU, cache_config=None, **changes):
-    """A checkpoint and a plan, of what a CPU refuses too."""
+    """Return a checkpoint and a plan, also for optimizations that a CPU refuses."""
     checkpoint = resolve(model, "mini", hardware)
     request = {"height": 32, "width": 32, "num_inference_steps": 1, **changes}
     situation = situation_of(checkpoint, hardware, **request)
@@ -112,27 +118,27 @@ def unchecked(names, model="schnell", hardware=CPU, cache_config=None, **changes
 
 
 def asking(plan, **changes):
-    """The same plan for another request."""
+    """Return the same plan for another request."""
     request = replace(plan.situation.request, **changes)
     return replace(plan, situation=replace(plan.situation, request=request))
 
 
 @contextmanager
-def built_right(checkpoint, plan):
+def healthy_pipeline(checkpoint, plan):
     with build(checkpoint, plan) as built, TemporaryDirectory() as folder:
-        yield Right(checkpoint=checkpoint, built=built, folder=Path(folder))
+        yield Healthy(checkpoint=checkpoint, built=built, folder=Path(folder))
 
 
 def schnell():
-    return built_right(*unchecked(()))
+    return healthy_pipeline(*unchecked(()))
 
 
 def kontext():
-    return built_right(*unchecked((), model="kontext"))
+    return healthy_pipeline(*unchecked((), model="kontext"))
 
 
 def compiled():
-    """By Dynamo alone, and allowed to break graphs, as `compile` is beside a cache."""
+    """Compile with Dynamo alone, graph breaks allowed, as `compile` does with a cache."""
     checkpoint, plan = unchecked(("fused_projections", "sdpa", "regional"))
 
     def apply(build):
@@ -140,12 +146,12 @@ def compiled():
 
     *others, regional = plan.optimizations
     optimizations = (*others, replace(regional, apply=apply))
-    return built_right(checkpoint, replace(plan, optimizations=optimizations))
+    return healthy_pipeline(checkpoint, replace(plan, optimizations=optimizations))
 
 
 @contextmanager
 def fa3():
-    """With a stand-in for FlashAttention-3, which runs on no CPU."""
+    """Build with a stand-in for FlashAttention-3, which does not run on a CPU."""
 
     def flash_attn_func(query, key, value):
         query, key, value = (heads.transpose(1, 2) for heads in (query, key, value))
@@ -156,53 +162,53 @@ def fa3():
     module.flash_attn_func, module.__spec__ = flash_attn_func, SimpleNamespace()
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(sys.modules, module.__name__, module)
-        with built_right(*unchecked(("fa3",))) as right:
+        with healthy_pipeline(*unchecked(("fa3",))) as right:
             yield right
 
 
 def int8():
     names = ("fused_projections", "sdpa", "int8")
-    return built_right(*unchecked(names, batch_size=2))
+    return healthy_pipeline(*unchecked(names, batch_size=2))
 
 
 @contextmanager
 def fp8():
-    """torchao's fp8 runs on a CPU, but for its check of the hardware."""
+    """Build with torchao's fp8, which runs on a CPU without its check of the hardware."""
     from torchao.quantization import quant_api
 
     names = ("bf16", "fp8_per_row")
     with (
         patch.object(quant_api, "_check_hardware_support", lambda granularity: None),
-        built_right(*unchecked(names, hardware=HERE, height=SIDE, width=SIDE)) as right,
+        healthy_pipeline(*unchecked(names, hardware=HERE, height=SIDE, width=SIDE)) as right,
     ):
         yield right
 
 
 def fused():
-    """On a CPU the kernel is interpreted, which takes milliseconds for each row."""
+    """Build with a fused kernel; on a CPU it is interpreted, milliseconds for each row."""
     from tests.support.interpreter import DEVICE
 
     names = ("fused_projections", "sdpa", "fused_rotary")
     checkpoint, plan = unchecked(names, hardware=detect(DEVICE), width=16)
-    return built_right(checkpoint, asking(plan, max_sequence_length=2))
+    return healthy_pipeline(checkpoint, asking(plan, max_sequence_length=2))
 
 
 def cached():
     dbcache = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 1}
     config = CacheConfig(dbcache={**dbcache, "residual_diff_threshold": 0.9})
-    return built_right(
+    return healthy_pipeline(
         *unchecked(("dbcache",), model="dev", cache_config=config, num_inference_steps=4)
     )
 
 
 @contextmanager
-def made_up_times():
+def synthetic_times():
     accepted = processes()
     yield SimpleNamespace(
         now=process(100.0),
         accepted=accepted,
         noise=noises([accepted] * 8),
-        metrics=gate.PERFORMANCE_METRICS,
+        metrics=comparison.PERFORMANCE_METRICS,
     )
 
 
@@ -215,29 +221,29 @@ def a_timer():
     yield SimpleNamespace(timer=partial(StageTimer, is_gpu=True))
 
 
-# The faults: contexts in which what was built right is at fault.
+# The faults: contexts in which a healthy pipeline is faulty.
 
 
 def no_begin_index(right):
-    """The scheduler looks for the first timestep, and reads where it found it."""
+    """Let the scheduler search for the first timestep, which reads a value from the device."""
     return patch.object(right.built.pipeline.scheduler, "set_begin_index", lambda index: None)
 
 
 @contextmanager
 def every_image_larger(right):
-    built, right_draw = right.built, right.built.draw
+    built, generate = right.built, right.built.generate
 
-    def draw_larger(**options):
+    def generate_larger(**options):
         built.plan = asking(built.plan, height=built.request.height + 16)
-        return right_draw(**options)
+        return generate(**options)
 
-    with patch.object(built, "plan", built.plan), patch.object(built, "draw", draw_larger):
+    with patch.object(built, "plan", built.plan), patch.object(built, "generate", generate_larger):
         yield
 
 
 @contextmanager
 def a_number_in_each_block(right):
-    """Blocks of one kind are compiled once, unless what they are compiled with differs."""
+    """Give each block another number: blocks of one kind then no longer share compiled code."""
     attend = right.blocks[0].attn.processor.attend
 
     def attend_from(first):
@@ -271,7 +277,7 @@ def nothing_applied(right):
 
 @contextmanager
 def import_error_passed_over(right):
-    """The processor stays what diffusers made it."""
+    """Leave diffusers' own processor in place."""
     from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 
     ours = right.transformer.attn_processors
@@ -283,7 +289,7 @@ def import_error_passed_over(right):
 
 
 def first_image_of_the_batch(right):
-    """Of a tensor, taken for a pair of output and normalizer."""
+    """Take the first image of a tensor, as if it were a pair of output and normalizer."""
     processor = right.blocks[0].attn.processor  # of all blocks
     attend = processor.attend
     return patch.object(
@@ -292,7 +298,7 @@ def first_image_of_the_batch(right):
 
 
 def rows_of_zeros(right):
-    """As a text's padding may leave: their scale is 0, for torchao has no least one."""
+    """Zero the last row, as padding of a text may: torchao alone would divide by a scale of 0."""
 
     def zeroed(layer, given):
         tokens = given[0].clone()
@@ -313,7 +319,7 @@ def default_flipped(right):
 
 @contextmanager
 def fp8_path_skipped(right):
-    """Weights are fp8, and made bfloat16 again to be multiplied."""
+    """Convert fp8 weights back to bfloat16 before the GEMM."""
     with ExitStack() as stack:
         for layer in quantized_layers(right):
             stack.enter_context(patch.object(layer.weight, "act_quant_kwargs", None))
@@ -332,7 +338,7 @@ def cache_never_hit(right):
 
 @contextmanager
 def every_layer_quantized(right):
-    """Modulation, embedders and the last projection too."""
+    """Quantize modulation, embedders and the last projection, too."""
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     left_out = {
@@ -350,12 +356,12 @@ def every_layer_quantized(right):
 
 
 def a_slow_cast(times):
-    """A quarter of its speed: a few per cent of a step."""
+    """Make a cast four times slower: a few per cent of a step."""
     return patch.object(times, "now", process(104.0))
 
 
 def refused_rows(right):
-    """An invalid access of memory, where it was: here an error."""
+    """Raise an error where the original read invalid memory."""
     product = torch._scaled_mm
 
     def picky(rows, *others, **options):
@@ -379,16 +385,18 @@ def slower_and_its_direction_wrong(times):
         yield
 
 
-# What has to catch them: each says what is wrong, or nothing.
+# The checks that have to catch them: each returns what is wrong, or an empty text.
 
 
 def counters_changed(right):
     accepted = right.accepted
-    found = decide([gate.compare([measured(right.built)], [accepted], noises([[accepted]]))])[0]
+    found = decide(
+        [comparison.compare_sides([measured(right.built)], [accepted], noises([[accepted]]))]
+    )[0]
     return found.reason if found.outcome is Outcome.BROKEN else ""
 
 
-def not_in_force(right):
+def not_active(right):
     seen = proofs(gather_evidence(right.built))
     return "; ".join(
         f"{name}: {proof.detail}" for name, proof in seen.items() if not proof.is_active
@@ -396,17 +404,17 @@ def not_in_force(right):
 
 
 def shows_nothing(right):
-    return "; ".join(image_defects(right.drawn()))
+    return "; ".join(image_defects(right.images()))
 
 
 def not_the_golden(right):
     bound = read_budgets(BUDGETS, "cpu").golden(right.built.plan.names)
-    return "; ".join(check_golden(right.golden, right.drawn(), bound))
+    return "; ".join(check_golden(right.golden, right.images(), bound))
 
 
 def another_in_a_batch(right):
     bounds = read_budgets(BUDGETS, "cpu").of(right.built.plan.names, "schnell")
-    return "; ".join(check_batch_independence(right.built, right.asks, right.drawn(), bounds))
+    return "; ".join(check_batch_independence(right.built, right.prompts, right.images(), bounds))
 
 
 def crashes_at_another_size(right):
@@ -422,13 +430,13 @@ def crashes_at_another_size(right):
 
 
 def slower_by_the_clock(times):
-    with patch.object(gate, "QUALITY_METRICS", times.metrics):
-        found = decide([gate.compare([times.now], times.accepted, times.noise)])[0]
+    with patch.object(comparison, "PERFORMANCE_METRICS", times.metrics):
+        found = decide([comparison.compare_sides([times.now], times.accepted, times.noise)])[0]
     return found.reason if found.outcome is Outcome.SLOWER else ""
 
 
 def false_figure(timing):
-    """A step in which the device sleeps takes as long as it sleeps."""
+    """Time a step in which the device sleeps: it takes as long as the sleep."""
     step, timer = Region.DENOISING_STEP, timing.timer()
     started = time.perf_counter()
     timer.enter(step)
@@ -442,7 +450,14 @@ def false_figure(timing):
 
 @dataclass(frozen=True, kw_only=True)
 class Regression:
-    """Who had it, the fault and what it is put into, and what each that catches it says."""
+    """A regression of another project.
+
+    Attributes:
+        had_by: the project and its issue.
+        fault: the context that injects it.
+        into: builds what the fault is injected into.
+        caught: for each check that has to catch it, a part of its text.
+    """
 
     had_by: str
     fault: Callable[..., Any]
@@ -485,14 +500,14 @@ TABLE = (
         had_by="flux-fast's optimize()",
         fault=nothing_applied,
         into=compiled,
-        caught={not_in_force: "regional: 0 of 6 blocks and 0 graphs compiled"},
+        caught={not_active: "regional: 0 of 6 blocks and 0 graphs compiled"},
     ),
     Regression(
         had_by="flux-fast#20",
         fault=import_error_passed_over,
         into=fa3,
         caught={
-            not_in_force: "fa3: no fluxfast::fa3 in a step",
+            not_active: "fa3: no fluxfast::fa3 in a step",
             counters_changed: "attention kernels: aten::_scaled_dot_product",
         },
     ),
@@ -506,14 +521,14 @@ TABLE = (
         had_by="cache-dit#1097",
         fault=rows_of_zeros,
         into=fp8,
-        caught={shows_nothing: "image 0 has values that are no numbers"},
+        caught={shows_nothing: "image 0 has NaN or infinite values"},
     ),
     Regression(
         had_by="TRT-LLM#15676",
         fault=default_flipped,
         into=fused,
         caught={
-            not_in_force: "fused_rotary: no fluxfast_qkv_rotary in a step",
+            not_active: "fused_rotary: no fluxfast_qkv_rotary in a step",
             counters_changed: "launches_in_a_step is",
         },
     ),
@@ -522,7 +537,7 @@ TABLE = (
         fault=fp8_path_skipped,
         into=fp8,
         caught={
-            not_in_force: "hold float8_e4m3fn, multiplied by something else",
+            not_active: "hold float8_e4m3fn, multiplied by something else",
             counters_changed: "gemm kernels: ",
         },
     ),
@@ -531,7 +546,7 @@ TABLE = (
         fault=cache_never_hit,
         into=cached,
         caught={
-            not_in_force: "dbcache: 0 of 4 steps from the cache",
+            not_active: "dbcache: 0 of 4 steps from the cache",
             counters_changed: "cached_steps is 0, was",
         },
     ),
@@ -540,7 +555,7 @@ TABLE = (
         fault=every_layer_quantized,
         into=int8,
         caught={
-            not_in_force: "other layers are quantized, too",
+            not_active: "other layers are quantized, too",
             not_the_golden: "relative error of the latents to the golden",
             counters_changed: "launches_in_a_step is",
         },
@@ -549,7 +564,7 @@ TABLE = (
     Regression(
         had_by="pytorch#164301",
         fault=a_slow_cast,
-        into=made_up_times,
+        into=synthetic_times,
         caught={slower_by_the_clock: "denoising step: step_ms"},
     ),
     Regression(
@@ -568,29 +583,29 @@ TABLE = (
     Regression(
         had_by="TRT-LLM#18741",
         fault=slower_and_its_direction_wrong,
-        into=made_up_times,
+        into=synthetic_times,
         caught={slower_by_the_clock: "whole image: e2e_s"},
     ),
 )
 
 
 @pytest.fixture(scope="module")
-def right_of():
-    """What the faults are put into: each is built when it is first asked for, and kept."""
+def healthy():
+    """Return a function that builds each healthy pipeline once."""
     with ExitStack() as stack:
         yield cache(lambda into: stack.enter_context(into()))
 
 
 @pytest.mark.parametrize("regression", TABLE, ids=lambda regression: regression.had_by)
-def test_a_real_regression_is_caught(regression, right_of):
-    right = right_of(regression.into)
-    assert not "".join(catches(right) for catches in regression.caught)
+def test_a_real_regression_is_caught(regression, healthy):
+    right = healthy(regression.into)
+    assert not "".join(check(right) for check in regression.caught)
     with regression.fault(right):
-        for catches, says in regression.caught.items():
-            assert says in catches(right)
+        for check, text in regression.caught.items():
+            assert text in check(right)
 
 
-def test_the_same_pipeline_built_again_has_the_same_counters(right_of):
-    right = right_of(schnell)
+def test_the_same_pipeline_built_again_has_the_same_counters(healthy):
+    right = healthy(schnell)
     with build(right.checkpoint, right.built.plan) as again, patch.object(right, "built", again):
         assert not counters_changed(right)
