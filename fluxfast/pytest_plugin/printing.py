@@ -14,6 +14,7 @@ from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.tables import failure_text, verdict_table
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.pytest_plugin.folders import KEPT
+from fluxfast.pytest_plugin.resuming import why_not_resumed
 from fluxfast.pytest_plugin.session import Suite
 
 
@@ -38,8 +39,8 @@ def header(suite: Suite, *, judges: bool) -> Iterator[str]:
     yield f"results in {suite.results_folder}"
     if judges:
         yield from _baseline_lines(suite)
-    if suite.options.resume and suite.why_not_resumed:
-        yield f"nothing is resumed: {suite.why_not_resumed}"
+    if suite.options.resume and (why := why_not_resumed()):
+        yield f"nothing is resumed: {why}"
     left_out = {
         e.name for plan in suite.plans.values() for of in plan.left_out.values() for e in of
     }

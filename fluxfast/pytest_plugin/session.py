@@ -19,9 +19,7 @@ from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.limits import Limits, limits_on
 from fluxfast.bench.measurement.recording import record
 from fluxfast.bench.results.artifacts import Figures, read_figures, write_figures, write_quality
-from fluxfast.bench.results.provenance import provenance
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.results.store import read_result, result_path
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.errors import FluxFastError
@@ -39,6 +37,7 @@ from fluxfast.pytest_plugin.judging import (
 from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.planning import SessionPlan, plan_session, reference_ids
 from fluxfast.pytest_plugin.progress import Progress
+from fluxfast.pytest_plugin.resuming import kept_result
 
 if TYPE_CHECKING:
     from fluxfast.bench.measurement.measure import Measurement
@@ -200,25 +199,9 @@ class Suite:
         return measurement.result
 
     def _kept(self, planned: PlannedCase) -> CaseResult | None:
-        """Return the result of an interrupted run of this commit on this machine."""
-        path = result_path(self.results_folder, planned.case)
-        if not self.options.resume or self.why_not_resumed or not path.exists():
+        if not self.options.resume:
             return None
-        result = read_result(path)
-        same_commit = result.provenance["commit"] == provenance()["commit"]
-        same_machine = result.environment["hardware"] == self.hardware.to_json()
-        return result if same_commit and same_machine else None
-
-    @cached_property
-    def why_not_resumed(self) -> str | None:
-        """Why no earlier result is kept: results belong to a commit."""
-        now = provenance()
-        if now["commit"] is None:
-            return (
-                f"the commit is unknown ({now['why_commit_unknown']}); "
-                "set FLUXFAST_COMMIT where there is no repository"
-            )
-        return "its sources have changes that are not committed" if now["dirty"] else None
+        return kept_result(self.results_folder, planned.case, self.hardware)
 
     def _compared_result(self, case_id: str) -> CaseResult:
         if self.compared is None:
@@ -311,8 +294,6 @@ class Suite:
     def joining(self) -> frozenset[str]:
         """The ids of the judged cases whose results join this CPU's own baseline."""
         return self.judgement.joining & self.judged if self.judged else frozenset()
-
-    # Printing.
 
     def report(self, planned: PlannedCase, stage: str) -> None:
         """Print the stage of a case and the time left."""

@@ -70,7 +70,7 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project, monke
             r"\[1/1\] schnell, eager: first image",
             r"\[1/1\] schnell, eager: warming up",
             r"\[1/1\] schnell, eager: sampling: 2 images",
-            r"schnell +eager .* same .* recorded",  # the picture, beside that of the eager pipeline
+            r"schnell +eager .* same .* recorded",  # the same image as the eager pipeline
         ],
         consecutive=False,
     )
@@ -97,7 +97,7 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project, monke
     recorded = path.read_text()
     assert len(json.loads(recorded)["cases"][0]["processes"]) == 2
 
-    # The pipeline got ten times slower than its baseline says.
+    # The pipeline got ten times slower than its baseline.
     rewrite(
         path,
         lambda p: p.update(reference_e2e_s=[s * 10 for s in p["reference_e2e_s"]], canaries={}),
@@ -112,7 +112,7 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project, monke
         ["*SLOWER: whole image: eager_ratio *", "*remedy: *baseline accept*"]
     )
 
-    # The machine got ten times slower: no figure of the case says anything.
+    # The machine got slower: no figure of the case is judged.
     path.write_text(recorded)
     rewrite(path, lambda process: process.update(canaries={"python_ms": [0.01]}))
     invalid = run(project, "--lf")  # the verdict alone, and it measures the case by itself
@@ -165,8 +165,8 @@ def test_recording_judges_nothing_and_leaves_a_candidate(project):
     case = read_result(path).case
     assert case.num_inference_steps == 4
     folder = project.path / "candidate"
-    with Image.open(image_path(folder, case)) as picture:
-        assert picture.size == (64, 64)
+    with Image.open(image_path(folder, case)) as image:
+        assert image.size == (64, 64)
     assert read_figures(folder, "quality", case) == {"psnr_db": None, "ssim": 1.0}
     assert read_figures(folder, "kernels", case)["GEMM"] > 0
     assert not local_baseline(project).exists()

@@ -253,7 +253,7 @@ def event(name, on_gpu=False, ms=0.0, annotation=False):
 
 
 def test_a_step_on_a_gpu_is_counted_by_its_kernels():
-    """Of events as kineto gives them; nothing here has seen a GPU."""
+    """The events have the shape of kineto's; no GPU is involved."""
     step = profiled_step(
         [
             event("aten::mm"),

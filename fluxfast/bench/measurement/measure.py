@@ -1,4 +1,4 @@
-"""Measure one case: the one place that says in which order. Imports torch.
+"""Measure one case: the one place that decides the order of stages. Imports torch.
 
 The suite, the processes of an A/B comparison and the self-test all measure through this module.
 """
