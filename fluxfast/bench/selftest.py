@@ -48,7 +48,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseReport:
-    """What the gate sees in one case.
+    """The detection of an injected slowdown in one case.
 
     Attributes:
         label: the name of the case.

@@ -109,7 +109,7 @@ def accepted_slowdowns(history: Sequence[Mapping[str, Any]]) -> dict[tuple[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class IssueActions:
-    """What to do with issues.
+    """The issues to open, edit and close.
 
     Attributes:
         to_open: slowdowns without an issue.

@@ -33,7 +33,7 @@ SPIKE_WINDOW = 2 * (SHORTEST_LEVEL - 1) + 1  # a median over it removes spikes o
 
 
 class Cause(StrEnum):
-    """What differs between the last night before a change point and the first one after it."""
+    """The differences between the last night before a change point and the first one after it."""
 
     STACK = "stack"
     CODE = "code"

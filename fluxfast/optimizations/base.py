@@ -199,7 +199,7 @@ class ProfiledStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What one profiled image shows of a built pipeline; proofs are derived from it.
+    """Observations of one profiled image of a built pipeline; proofs are derived from them.
 
     Attributes:
         pipeline: the pipeline, to look at its modules.
@@ -227,7 +227,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """Whether an optimization is active, and the observation that shows it.
+    """The answer whether an optimization is active, and the observation that shows it.
 
     Attributes:
         is_active: True if the observation shows the optimization at work.

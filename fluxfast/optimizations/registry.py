@@ -151,7 +151,7 @@ def _one_of(name: str) -> str:
 
 
 def is_valid(names: Iterable[str], situation: Situation) -> bool:
-    """Whether `plan` accepts the names."""
+    """Return whether `plan` accepts the names."""
     return why_invalid(names, situation) is None
 
 
@@ -221,13 +221,13 @@ def _references() -> list[Optimization]:
 
 
 def compiles(names: Iterable[str]) -> bool:
-    """Whether one of the names runs a compiler; a name that is not known any more does not."""
+    """Return whether one of the names runs a compiler; an unknown (former) name does not."""
     known = optimizations()
     return any(name in known and known[name].compiles for name in names)
 
 
 def decides(names: Iterable[str], axis: Axis) -> bool:
-    """Whether one of the names decides the axis; a name that is not known any more does not."""
+    """Return whether one of the names decides the axis; an unknown (former) name does not."""
     known = optimizations()
     return any(name in known and known[name].axis is axis for name in names)
 

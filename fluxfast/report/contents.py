@@ -78,7 +78,7 @@ class Report:
 
     @property
     def outcomes(self) -> Counter[Outcome]:
-        """How many cases have each outcome."""
+        """The number of cases with each outcome."""
         return Counter(row.judgement.outcome for row in self.rows)
 
     @property

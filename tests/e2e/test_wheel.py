@@ -7,12 +7,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fluxfast.bench.results.store import write_result
 from tests.support.synthetic_results import ablation
 
 REPOSITORY = Path(__file__).parents[2]
-SMALL_IMAGE = ("--num_inference_steps", "2", "--height", "64", "--width", "64",
+SMALL_IMAGE = ("--num_inference_steps", "2", "--resolution", "64",
                "--compile_export_mode", "disabled")  # fmt: skip
 MIB = 1 << 20
 
@@ -106,7 +107,11 @@ def test_a_command_works_in_an_empty_folder(fluxfast, command, printed):
 
 @pytest.mark.parametrize("model", ["mini-dev", "mini-schnell", "mini-kontext"])
 def test_an_image_is_generated_in_an_empty_folder(fluxfast, tmp_path, model):
-    done = fluxfast("generate", "--ckpt", model, *SMALL_IMAGE)
+    options = SMALL_IMAGE
+    if model == "mini-kontext":
+        Image.new("RGB", (64, 64), "white").save(tmp_path / "input.png")
+        options += ("--image", "input.png")
+    done = fluxfast("generate", "--ckpt", model, *options)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "output.png").stat().st_size > 0
 

@@ -8,6 +8,8 @@ from fluxfast.optimizations.registry import optimizations
 REPOSITORY = Path(__file__).parents[2]
 MODULES = sorted((REPOSITORY / "fluxfast").rglob("*.py"))
 MOST_MODULES_AT_THE_TOP = 8
+# Two options of flux-fast each mean one optimization: --use-cached-model and --cache_dit_config.
+NAMED_BY_OPTIONS = {"export_aoti", "dbcache"}
 
 
 def relative(path):
@@ -26,7 +28,9 @@ def test_no_module_outside_of_the_optimizations_names_one():
         for path in MODULES
         if "optimizations" not in path.relative_to(REPOSITORY / "fluxfast").parts
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and node.value in names
+        if isinstance(node, ast.Constant)
+        and node.value in names
+        and not (path.parent.name == "cli" and node.value in NAMED_BY_OPTIONS)
     ]
     assert not found, "\n".join(["optimizations listed by name:", *found])
 

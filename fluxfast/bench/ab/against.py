@@ -53,7 +53,7 @@ class Sides:
 
     @property
     def left_out(self) -> int:
-        """How many processes are left out because the machine was disturbed."""
+        """The number of processes that are left out because the machine was disturbed."""
         return len(self.theirs) + len(self.ours) - sum(map(len, self.compared))
 
     @property

@@ -17,7 +17,7 @@ REQUEST_SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a measuring process has to do.
+    """The cases and settings of a measuring process.
 
     Attributes:
         cases: the ids of the cases to measure, in order.

@@ -17,7 +17,7 @@ BOOST_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How long a case is warmed up and sampled.
+    """The limits of warming up and sampling a case.
 
     The noise rule is that of nvbench's stdrel criterion (nvbench/detail/stdrel_criterion.cxx):
     sampling ends once the relative standard deviation is below `max_noise` or no longer changes.

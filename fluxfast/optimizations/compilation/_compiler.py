@@ -1,4 +1,4 @@
-"""What the compilers share: dynamic shapes, proofs, comparable compile times."""
+"""Code that the compilers share: dynamic shapes, proofs, comparable compile times."""
 
 from __future__ import annotations
 

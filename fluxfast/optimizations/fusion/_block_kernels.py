@@ -289,7 +289,7 @@ def unscaled_linear(layer: Any, rows: Fp8Rows) -> Tensor:
 
     On Hopper, cuBLASLt has one tile for GEMMs with one scale per row, 128 × 128, and larger tiles
     without scales (docs/notebook, round 2): on long rows these take less energy, and energy
-    decides at the power limit.
+    decides where the GPU is power-limited.
     """
     return _fp8_gemm(layer, rows, layer.fp8_unit, layer.fp8_unit, bias=None)
 

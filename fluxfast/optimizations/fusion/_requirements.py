@@ -1,4 +1,4 @@
-"""What the block fusions share: where they run, what they require, and how they are proved."""
+"""Shared by the block fusions: supported machines, requirements and proofs."""
 
 from __future__ import annotations
 

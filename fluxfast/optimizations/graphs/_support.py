@@ -1,4 +1,4 @@
-"""Where CUDA graphs are supported, and the proof that one was replayed."""
+"""The check that CUDA graphs are supported, and the proof that one was replayed."""
 
 from __future__ import annotations
 

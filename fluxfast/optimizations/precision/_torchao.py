@@ -1,4 +1,4 @@
-"""What the torchao quantizations share: which layers they take, and how that is proved."""
+"""Code that the torchao quantizations share: which layers they take, and how that is proved."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FP8_ARCHITECTURES_AMD = ("gfx942", "gfx950")  # MI300 and MI350
 
 
 def is_quantizable(module: nn.Module, name: str) -> bool:
-    """Whether a layer is quantized: linear layers of the blocks, without the modulation.
+    """Return whether a layer is quantized: linear layers of the blocks, without the modulation.
 
     A modulation layer has one row per step, so it is bound by reading its weights, not by
     arithmetic.
@@ -92,7 +92,7 @@ def fp8_proof(evidence: Evidence, *, per_row: bool) -> Proof:
 
 
 def has_fp8(hardware: Hardware) -> bool:
-    """Whether the GPU has fp8 tensor cores: Ada (8.9) and later, MI300 and later."""
+    """Return whether the GPU has fp8 tensor cores: Ada (8.9) and later, MI300 and later."""
     if hardware.platform is Platform.ROCM:
         return hardware.architecture in FP8_ARCHITECTURES_AMD
     return hardware.compute_capability >= (8, 9)
