@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from fluxfast.kernels.activation import gelu, quantize_into
+from fluxfast.kernels.activation import gelu, gelu_by_tanh, quantize_into
 from fluxfast.kernels.launch import rows_like
 from fluxfast.kernels.tiles import (
     Gemm,
@@ -35,28 +35,6 @@ from fluxfast.kernels.tiles import (
     scaled_and_biased,
     tile_position,
 )
-
-# √(2/π), and its product with GELU's 0.044715.
-LINEAR = tl.constexpr(0.7978845608)
-CUBIC = tl.constexpr(0.7978845608 * 0.044715)
-
-
-@triton.jit
-def gelu_by_tanh(x):
-    """Return GELU by the hardware's tanh: one special-function operation instead of two.
-
-    The error of tanh is at most 2⁻¹¹, so that of the result is at most |x| · 2⁻¹²; near −3, where
-    GELU is nearly zero, this is a fifth of the result.
-    """
-    t = tl.inline_asm_elementwise(
-        "tanh.approx.f32 $0, $1;",
-        "=f,f",
-        [x * (LINEAR + CUBIC * x * x)],
-        dtype=tl.float32,
-        is_pure=True,
-        pack=1,
-    )
-    return 0.5 * x * (1.0 + t)
 
 
 @triton.jit

@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from fluxfast.kernels.gemm_gelu import write_gelu
-from fluxfast.kernels.gemm_qkv_rope import (
+from fluxfast.kernels.heads import (
     Heads,
     Stream,
     check_rope_tables,

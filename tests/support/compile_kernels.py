@@ -20,6 +20,7 @@ from fluxfast.kernels import (
     gemm_gelu,
     gemm_qkv_rope,
     gemm_single_block,
+    heads,
     layernorm,
     rope,
     tiles,
@@ -91,7 +92,7 @@ def gemm_variant(kernel, tile, in_bytes, out_bytes, out_box, constants):
     rows = f"tensordesc<{kind}[{tile.rows}, {inner}]>"
     weight = f"tensordesc<{kind}[{tile.columns}, {inner}]>"
     scales = "*fp32" if in_bytes == 1 else "constexpr"
-    layer = gemm_qkv_rope.Layer(scales, scales, "*bf16", "*bf16", "i32")
+    layer = heads.Layer(scales, scales, "*bf16", "*bf16", "i32")
     types = dict.fromkeys(("rows", "text", "image"), rows)
     types |= dict.fromkeys(("weight", "rows_weight", "text_weight", "image_weight"), weight)
     types |= dict.fromkeys(
@@ -183,10 +184,10 @@ def variants():
         out = {"out": "*fp8e4nv" if is_fp8 else "*bf16", "out_scales": "*fp32", "eps": "fp32"}
         yield from norms(is_fp8, out)
         yield from activations(is_fp8, out)
-        heads = dict.fromkeys(("text", "image"), TOKEN_ROWS) | pointers(("weights",), "bf16") | out
-        heads |= {"tables": rope.RopeTables("*fp32", "*fp32")}
+        rotary = dict.fromkeys(("text", "image"), TOKEN_ROWS) | pointers(("weights",), "bf16") | out
+        rotary |= {"tables": rope.RopeTables("*fp32", "*fp32")}
         constants, options = dict(HEADS=8, HEAD_BLOCK=128), dict(num_warps=1)
-        yield Variant(rope.fluxfast_qkv_rotary, heads, constants, options)
+        yield Variant(rope.fluxfast_qkv_rotary, rotary, constants, options)
     yield from gemms()
     yield from images()
 
