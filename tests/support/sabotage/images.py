@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -206,18 +207,30 @@ class Bench:
         }
 
 
+@cache
+def eager_images(model: str) -> GeneratedImages:
+    """Return the eager pipeline's images of a model, generated one at a time."""
+    hardware = detect("cpu")
+    checkpoint = resolve(model, "mini", hardware)
+    situation = situation_of(checkpoint, hardware, height=SIDE, width=SIDE)
+    with build(checkpoint, planned_case((), checkpoint, situation).plan) as eager:
+        return generate_images(eager, prompts_for(checkpoint, BATCH_SIZE, SIDE, SIDE))
+
+
+@cache
+def clip() -> Clip:
+    """Return mini-clip, loaded once."""
+    return mini_clip(WEIGHTS / "mini-clip")
+
+
 @contextmanager
 def bench(sabotage: Sabotage) -> Iterator[Bench]:
     """Build the pipeline and record its golden before any fault is injected."""
     model, optimizations = sabotage.model, sabotage.optimizations
     hardware = detect("cpu")
     checkpoint = resolve(model, "mini", hardware)
-    size = dict(height=SIDE, width=SIDE)
     prompts = prompts_for(checkpoint, BATCH_SIZE, SIDE, SIDE)
-    alone = planned_case((), checkpoint, situation_of(checkpoint, hardware, **size))
-    with build(checkpoint, alone.plan) as eager:
-        reference = generate_images(eager, prompts)
-    situation = situation_of(checkpoint, hardware, batch_size=BATCH_SIZE, **size)
+    situation = situation_of(checkpoint, hardware, batch_size=BATCH_SIZE, height=SIDE, width=SIDE)
     planned = planned_case(optimizations, checkpoint, situation)
     budgets: Budgets = read_budgets(BUDGETS, "cpu")
     with build(checkpoint, planned.plan) as built, TemporaryDirectory() as folder:
@@ -226,11 +239,11 @@ def bench(sabotage: Sabotage) -> Iterator[Bench]:
         yield Bench(
             built=built,
             prompts=prompts,
-            reference=reference,
+            reference=eager_images(model),
             golden=golden,
             bounds=budgets.of(optimizations, model),
             golden_bound=budgets.golden(optimizations),
-            clip=mini_clip(WEIGHTS / "mini-clip"),
+            clip=clip(),
         )
 
 
