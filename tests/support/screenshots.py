@@ -20,7 +20,7 @@ COLOURS = 128
 # File name, section, theme, and the height in pixels at which the screenshot is cropped.
 SHOTS = [
     ("verdicts", "verdicts", "light", 620),
-    ("staircase", "staircase", "light", 700),
+    ("ablation", "staircase", "light", 700),
     ("effects", "effects", "dark", 680),
     ("history", "history", "light", 560),
 ]
