@@ -125,7 +125,12 @@ def test_it_generates_an_image_and_is_proved_active(example):
 def test_the_report_estimates_a_compiler_by_its_own_fact(added, tmp_path):
     added(compilation, "no_compiler", COMPILER.format(name="no_compiler"))
     measured = [
-        result(seconds, case=case(optimizations=names), hardware=H200)
+        result(
+            seconds,
+            case=case(optimizations=names),
+            hardware=H200,
+            provenance={"process": 0, "dirty": False},
+        )
         for names, seconds in ((("bf16",), 2.0), (("bf16", "no_compiler"), 1.0))
     ]
     found = read_inputs(write(measured, tmp_path / "results"))
