@@ -97,7 +97,7 @@ def test_the_wheel_holds_shared_weights_once(wheel):
         (("baseline", "show", "--gpu", "h200"), "schnell"),
         (("roofline", "--help"), "usage"),
     ],
-    ids=" ".join,
+    ids=["version", "doctor", "matrix", "baseline", "roofline"],
 )
 def test_a_command_works_in_an_empty_folder(fluxfast, command, printed):
     done = fluxfast(*command)
