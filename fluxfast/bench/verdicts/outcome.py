@@ -34,7 +34,10 @@ class Outcome(StrEnum):
 
     @property
     def exit_code(self) -> int:
-        """Exit status of a run in which this is the worst outcome."""
+        """Exit status of a gate in which this is the worst outcome.
+
+        `pytest perf_tests` skips an undecided case, and a skip does not change pytest's status.
+        """
         if self.is_pass:
             return PASSED_STATUS
         return FAILED_STATUS if self.is_judged else NOT_JUDGED_STATUS
