@@ -29,8 +29,8 @@ Attend = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 class Axis(StrEnum):
     """The decision that an optimization makes; a plan holds at most one optimization per axis.
 
-    The order is the order in which people add optimizations: case ids and the cumulative ablation
-    follow it.
+    The members are in the order in which people add optimizations; case ids and the cumulative
+    ablation follow it.
     """
 
     DTYPE = "dtype"
@@ -159,7 +159,8 @@ class Build:
     """A pipeline while optimizations are applied to it.
 
     Attributes:
-        pipeline: the pipeline; its attributes belong to it and go with it.
+        pipeline: the pipeline. Attributes that optimizations set on it or on its modules are
+            discarded with it.
         plan: the plan that is applied.
         artifacts: where exported packages are.
         undo: callbacks that restore every global setting, run when the pipeline is closed.
@@ -183,8 +184,8 @@ class ProfiledStep:
     Attributes:
         counts: how often each operator, runtime call and device kernel ran, by name.
         kernels: how often each device kernel ran; empty on a CPU.
-        own_ms: the total time of each kernel in milliseconds. On a CPU, of each operator without
-            the operators that it called.
+        own_ms: the total time of each device kernel in milliseconds, by name. On a CPU, the total
+            time of each operator, without the operators that it called.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -199,7 +200,7 @@ class ProfiledStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Observations of one profiled image of a built pipeline; proofs are derived from them.
+    """Observations of one image whose first denoising step is profiled; proofs derive from them.
 
     Attributes:
         pipeline: the pipeline, to look at its modules.
@@ -239,7 +240,7 @@ class Proof:
 
 
 def no_reason(_: Any) -> None:
-    """Return None: nothing speaks against it."""
+    """Return None: there is no reason against the optimization."""
 
 
 def no_steps(_: Any) -> int:
@@ -266,7 +267,7 @@ class Optimization:
         packages: distributions that provide it; any one of them is enough.
         requires: other optimizations (or axes) that it needs, each with the reason.
         conflicts: other optimizations that it excludes, each with the reason.
-        slow_to_build: the reason why the default matrices leave it out, or None.
+        slow_to_build: the reason why ablation, alone and pairwise leave it out, or None.
         slow_to_generate: the reason why correctness tests take its shortest model only, or None.
         compiles: it runs a compiler, so its cases are compared with compiled ones.
         number_format: the number format of its GEMMs or attention; None for the model's own.

@@ -50,7 +50,7 @@ class BuiltPipeline:
     undo: ExitStack
 
     def __enter__(self) -> BuiltPipeline:
-        """Return the pipeline itself."""
+        """Return this object."""
         return self
 
     def __exit__(

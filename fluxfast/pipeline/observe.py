@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 
 class Region(StrEnum):
-    """The stages of a pipeline call, by flux-fast's names."""
+    """The stages of a pipeline call, named as in flux-fast's traces."""
 
     PROMPT_ENCODING = "prompt_encoding"
     DENOISING_STEP = "denoising_step"

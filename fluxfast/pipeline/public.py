@@ -24,8 +24,8 @@ def load(name: str, *, weights: str = "auto", device: str = "auto") -> FluxPipel
     """Load an unoptimized diffusers pipeline: bfloat16 on a GPU, float32 on a CPU.
 
     Args:
-        name: `schnell`, `dev`, `kontext`, one of these after `mini-`, a hub id, or a folder in
-            diffusers layout.
+        name: `schnell`, `dev` or `kontext`, the small model of one of them (`mini-schnell`), a
+            Hugging Face hub id, or a folder in diffusers layout.
         weights: `hub`, `synthetic` (seeded random values of the published shape), `mini`, or
             `auto`: what the machine has.
         device: `cuda`, `cpu` or `auto`.
@@ -67,7 +67,7 @@ def plan(
 
     Raises:
         PlanError: the optimizations are incompatible, or not supported here.
-        FluxFastError: the model, the preset, or a value of the request is not possible.
+        FluxFastError: the model or the preset is unknown, or a value of the request is invalid.
     """
     hardware = detect(device)
     checkpoint = model_weights.resolve(name, weights, hardware)

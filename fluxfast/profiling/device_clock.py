@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-# Larger than the last-level cache of any GPU so far. A buffer of this size is written before each
-# run, which also keeps the device busy while the launches of the run are queued behind it.
+# At least as large as the last-level cache of any GPU so far (256 MB on an MI300X). A buffer of
+# this size is written before each run, which also keeps the device busy while the launches of the
+# run are queued behind it.
 FLUSHED_BYTES = 256 * 2**20
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from fluxfast.hardware import Hardware, Platform
 
-# nvbench discards a sample whose clock is below this share of the default.
+# A GPU whose clock is below this share of its maximum clock counts as throttled. nvbench discards a
+# sample below the same share of the default clock.
 MIN_CLOCK = 0.75
-# NVML's reason that is no fault: at its power cap a GPU works as well as it can, whatever clock
-# that leaves (1335 to 1470 of 1980 MHz on an H200 now and then).
+# NVML's throttle reason that is not a fault: at its power cap a GPU runs at the highest clock that
+# the cap allows, which on an H200 was now and then only 1335 to 1470 of 1980 MHz.
 POWER_CAP = 0x04
 # NVML's reasons that invalidate a sample.
 THROTTLING = {

@@ -34,7 +34,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
-    """The settings with which the processes of both revisions measure.
+    """The settings of the measuring processes of both revisions.
 
     Attributes:
         trees: the checkout of side A, the other revision, and of side B, this one.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fluxfast.errors import FluxFastError
 
-KEPT = 20  # folders of results that nobody named
+KEPT = 20  # newest folders of runs without --results
 LOCK = ".lock"
 OWN_NAME = re.compile(r"\d{8}-\d{6}(-\d+)?")  # as `new_folder` names them
 
@@ -34,9 +34,9 @@ def why_not_writable(folder: Path) -> str | None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder of results within.
+    """Lock a folder of results against other runs within this context.
 
-    The lock belongs to the process, so that of a process that died is free.
+    The operating system releases the lock when the process ends, even if it was killed.
 
     Raises:
         FluxFastError: another run writes into the folder.
@@ -64,7 +64,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_old(parent: Path, kept: int = KEPT) -> int:
-    """Remove all but the newest folders of results that nobody named; return how many."""
+    """Remove the folders of runs without --results except the newest; return how many."""
     own = [path for path in parent.glob("*") if path.is_dir() and OWN_NAME.fullmatch(path.name)]
     old = [path for path in sorted(own)[:-kept] if not (path / LOCK).exists()]
     for path in old:

@@ -48,10 +48,10 @@ def plan_session(
 
 
 def reference_ids(cases: Iterable[Case]) -> frozenset[str]:
-    """Return the ids of unoptimized cases that stand next to others of their workload.
+    """Return the ids of the unoptimized cases whose workload has other cases, too.
 
-    With `--against` they are diffusers' own on both sides: this revision alone measures them, for
-    the images and the speedups.
+    With `--against`, an unoptimized case runs diffusers' code alone on both sides. Only this
+    revision measures it, to have the reference for images and speedups.
     """
     cases = list(cases)
     eager = {case: case.eager_among(cases) for case in cases}

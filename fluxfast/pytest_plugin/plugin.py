@@ -76,8 +76,9 @@ def _judges(item: pytest.Item) -> bool:
 def _cases(items: Iterable[pytest.Item]) -> tuple[PlannedCase, ...]:
     """Return the cases of the items, each once."""
     calls = (getattr(item, "callspec", None) for item in items)
+    # Without cases, pytest's parameter is a placeholder, which is not a PlannedCase.
     params = [call.params["planned"] for call in calls if call and "planned" in call.params]
-    chosen = [planned for planned in params if isinstance(planned, PlannedCase)]  # or none at all
+    chosen = [planned for planned in params if isinstance(planned, PlannedCase)]
     return tuple({planned.case.id: planned for planned in chosen}.values())
 
 
@@ -138,7 +139,7 @@ def fail(planned: PlannedCase, verdict: Verdict) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Close the session; a runner that is not the baseline's has an exit status of its own."""
+    """Close the session; set the exit status of a machine that differs from the baseline's."""
     suite = session.config.stash[SUITE]
     suite.close()
     if exitstatus == pytest.ExitCode.OK and Outcome.INVALID_RUNNER in suite.outcomes.values():

@@ -29,13 +29,15 @@ def left_s(begun_s: Sequence[float], now_s: float, after: int) -> float | None:
     return after * mean_s + max(0.0, mean_s - (now_s - begun_s[-1]))
 
 
-def left_text(left_s: float | None) -> str:
+def left_text(seconds: float | None) -> str:
     """Return the time left as text, for example `, about 3 min left`; empty for None."""
-    if left_s is None:
+    if seconds is None:
         return ""
-    if left_s < 10:
+    if seconds < 10:
         return ", a few seconds left"
-    return f", about {left_s:.0f} s left" if left_s < 90 else f", about {left_s / 60:.0f} min left"
+    if seconds < 90:
+        return f", about {seconds:.0f} s left"
+    return f", about {seconds / 60:.0f} min left"
 
 
 @dataclass(kw_only=True)

@@ -57,7 +57,7 @@ class Suite:
         failed: the ids of the cases that could not be measured.
         judged: the ids of the cases that a test has judged.
         compared: the A/B comparison, once it is done.
-        opened: closes the folder of results at the end.
+        opened: at the end, unlocks the folder of results and removes old ones.
         removed: how many old folders of results were removed.
     """
 

@@ -22,7 +22,7 @@ SMALLEST_CHANGE = 0.02  # a smaller change of a coefficient gets no line
 SUPPORTING_SHARE = 0.5  # a case supports a line if it changed by at least this share of it
 SUPPORTED_SHARE = 0.5  # a line that a smaller share of its cases supports is left out
 ATTRIBUTION_CONFIDENCE = 0.99  # several optimizations are tested at once
-# Outcomes that say how the code compares; the others do not.
+# Outcomes of cases whose times can be compared with the reference.
 COMPARABLE = (Outcome.SAME, Outcome.FASTER, Outcome.SLOWER, Outcome.BROKEN)
 
 
@@ -65,6 +65,7 @@ def attributions(rows: Sequence[ReportRow]) -> list[Attribution]:
     compared_rows = [row for row, _ in compared]
     columns = merged(workload_columns(compared_rows) | optimization_columns(compared_rows))
     coefficients = fit(columns, [value for _, value in compared], ATTRIBUTION_CONFIDENCE)
+    # Of an optimization with two effects, the one with a compiler comes last and is kept.
     speed_now = {e.name: e.speed for e in sorted(effects(rows), key=lambda e: e.compiled)}
     found = []
     for term, coefficient in coefficients.items():

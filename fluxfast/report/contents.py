@@ -83,7 +83,7 @@ class Report:
 
     @property
     def status(self) -> str:
-        """`pass`, `fail`, or `not judged` if no failing case was judged."""
+        """`fail` if a judged case fails, else `not judged` if any was not judged, else `pass`."""
         return STATUSES[exit_code(self.outcomes)]
 
     @property
@@ -108,7 +108,7 @@ class Report:
 def report_of(
     paths: Sequence[Path], against: Sequence[Path] = (), database: Path | None = None
 ) -> Report:
-    """Read and judge everything.
+    """Read the results, judge each case, and return the contents of the report.
 
     Args:
         paths: results folders and baseline files to report on.

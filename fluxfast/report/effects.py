@@ -27,7 +27,8 @@ class Effect:
         name: the optimization; several names (joined by " + ") were never measured apart.
         compiled: the speedup is that in cases with a compiler.
         speed: how many times faster a case is with the optimization.
-        low: lower bound of the 95% interval by Student's t; None where nothing was repeated.
+        low: lower bound of the 95% interval by Student's t; None without residual degrees of
+            freedom.
         high: upper bound.
         cases: how many cases have the optimization.
     """

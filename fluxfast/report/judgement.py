@@ -66,7 +66,7 @@ class Reference:
 
 
 def known_baseline(hardware: Hardware) -> Baseline | None:
-    """Return the baseline of a machine; None if no file describes it, as each verdict then says."""
+    """Return the baseline of a machine; None if no file describes the machine."""
     try:
         return baseline_for("auto", hardware)
     except BaselineError:

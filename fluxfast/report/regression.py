@@ -1,8 +1,8 @@
 """Estimate the factor of each optimization and workload by least squares on logarithms. No torch.
 
 The logarithm of the value that a case is judged by is modelled as a sum of one term for its
-workload and one for each of its optimizations. An optimization has separate terms with and without
-a compiler. One observation is the median of one process.
+workload and one for each of its optimizations. Effects have separate terms of an optimization with
+and without a compiler, attributions one pooled term. One observation is the median of one process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Coefficient:
 
     Attributes:
         value: the term, a difference of logarithms.
-        half_width: half of its confidence interval; None where no observation is repeated.
+        half_width: half of its confidence interval; None without residual degrees of freedom.
     """
 
     value: float
@@ -42,7 +42,7 @@ class Term(NamedTuple):
     Attributes:
         name: an optimization, several that were never measured apart (joined by " + "), or a
             workload.
-        is_compiled: the term is about cases with a compiler.
+        is_compiled: the term is about cases with a compiler; not meaningful for pooled terms.
         is_workload: the name is that of a workload.
     """
 
@@ -93,7 +93,7 @@ def optimization_columns_by_compiler(rows: Sequence[ReportRow]) -> Columns:
 
 
 def has_optimizations(row: ReportRow, names: str) -> bool:
-    """Return whether a case has all optimizations of the name of a term."""
+    """Return whether a case has every optimization in the name of a term (`a + b`)."""
     return set(names.split(" + ")) <= set(row.case.optimizations)
 
 
@@ -114,7 +114,7 @@ def merged(columns: Columns) -> Columns:
 
 
 def fit(columns: Columns, values: Sequence[float], confidence: float) -> dict[Term, Coefficient]:
-    """Fit by least squares, with Student's t intervals where observations are repeated.
+    """Fit by least squares, with Student's t intervals if there are residual degrees of freedom.
 
     Args:
         columns: the design matrix.
@@ -131,12 +131,12 @@ def fit(columns: Columns, values: Sequence[float], confidence: float) -> dict[Te
     inverse = np.linalg.pinv(matrix)
     fitted = inverse @ observed
     determined = np.isclose(inverse @ matrix, np.eye(len(columns)), atol=1e-8).all(axis=1)
-    freedom = len(values) - np.linalg.matrix_rank(matrix)
+    dof = len(values) - np.linalg.matrix_rank(matrix)
     half_widths: list[float | None] = [None] * len(columns)
-    if freedom > 0:
-        variance = float(np.sum((observed - matrix @ fitted) ** 2)) / freedom
+    if dof > 0:
+        variance = float(np.sum((observed - matrix @ fitted) ** 2)) / dof
         deviations = np.sqrt(variance * np.diag(inverse @ inverse.T))
-        half_widths = list(student_t.ppf((1 + confidence) / 2, freedom) * deviations)
+        half_widths = list(student_t.ppf((1 + confidence) / 2, dof) * deviations)
     return {
         term: Coefficient(value=float(value), half_width=width)
         for term, value, width, is_determined in zip(

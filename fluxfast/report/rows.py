@@ -41,8 +41,8 @@ class ReportRow:
         summary: the figures, over all processes.
         before: the figures of the reference; None without one.
         judgement: the verdict.
-        low: the lowest process median of `value`, or the lowest image of a single process.
-        high: the highest, likewise.
+        low: the lowest `value` of a process; of a single process, its lowest image.
+        high: the highest `value` of a process; of a single process, its highest image.
         speedup: over the unoptimized pipeline of the same request; None without it.
         command: the command that measures this case alone.
         measured: the results and artifacts.

@@ -1,4 +1,7 @@
-"""Measure one case: warm-up, canaries, sampling, proofs and counters. Light until it measures."""
+"""Measure one case: warm-up, canaries, sampling, proofs and counters.
+
+Importing this package does not import torch; using one of its names does.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Count operators, kernels and graphs of a case: they are compared exactly, next to times."""
+"""Count the operators, kernels and graphs of a case, which are compared exactly, unlike times."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ SYNCING = re.compile(
     r"aten::_local_scalar_dense|aten::nonzero|Memcpy DtoH|(cuda|hip)StreamSynchronize"
 )
 GRAPH_LAUNCH = re.compile(r"(cuda|hip)GraphLaunch")
-# The kernels whose choice decides the time of a step. Generated code keeps only its kind: the rest
-# of such a name is a number in the order of compilation.
+# The kernels whose choice decides the time of a step. Kernels of libraries only; this project's own
+# (fluxfast_*_product) are proved, not compared. Of a generated kernel's name only the kind is kept:
+# the rest is a number in the order of compilation.
 KERNELS = {
     "gemm": re.compile(
         r"gemm|nvjet|cutlass|cublas|Cijk_|triton_tem|::addmm|::mm$|::bmm|_scaled_mm|_int_mm"

@@ -15,17 +15,17 @@ from fluxfast.hardware import Hardware
 from fluxfast.optimizations.base import Plan, no_reason
 from fluxfast.pipeline.observe import Observer, Region
 
-# A square GEMM: 58 GFLOP, some 85 µs on an H200, so that a few make up one per cent of a step.
+# Side of a square GEMM of 58 GFLOP. It takes some 85 µs on an H200, so a few make up 1% of a step.
 SIDE = 3072
-WARM_S = 0.3  # of GEMMs before they are timed: until the power limit has set the clock
+WARM_S = 0.3  # GEMMs run this long before one is timed, until the power limit has set the clock
 
 
 @dataclass(kw_only=True)
 class Delay(Observer):
     """Makes each denoising step longer, on the device's stream or on the host before the step.
 
-    On a GPU the device runs GEMMs: if it idled, its clock would be boosted afterwards, which takes
-    back part of the delay.
+    On a GPU a delay on the device consists of GEMMs: after an idle period the clock would be
+    boosted, which would undo part of the delay.
 
     Attributes:
         ms: the delay of a step in milliseconds.

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-# A CPU shared with neighbors is never as steady as a GPU: image times there scatter by a tenth.
+# The relative difference of two steps that counts as steady. Other processes on a shared CPU make
+# image times scatter by a tenth.
 STEADY_ON_GPU, STEADY_ON_CPU = 0.01, 0.10
-LEAST_IMAGES = 3  # even where one takes ten seconds
+LEAST_IMAGES = 3  # sampled even if each of them takes ten seconds
 # After an idle period the clock of a power-limited GPU is boosted: on an H200 the first two images
 # of schnell, 0.6 s in all, were 1.4% and 0.9% shorter than the later ones (mean of six processes).
 BOOST_S = 1.0
@@ -27,9 +28,9 @@ class Limits:
         sampling_s: sampling ends after this time in seconds, once there are LEAST_IMAGES.
         warmup_s: warm-up ends after this time in seconds, steady or not.
         min_images: the noise rule needs at least this many images.
-        min_sampling_s: the noise rule needs at least this many seconds, because consecutive images
-            at a power limit resemble each other.
-        extension: an undecided case is sampled on, to this multiple of its images.
+        min_sampling_s: the noise rule needs at least this many seconds of sampling, because under a
+            power limit the times of consecutive images are correlated.
+        extension: an undecided case is sampled on until it has this many times its images.
         max_warmup_images: warm-up ends after this many images, steady or not.
         max_discarded: at most this many images are discarded because the GPU was throttled.
         max_noise: relative standard deviation at which sampling ends.
@@ -61,7 +62,8 @@ class Limits:
         return replace(self, rounds=self.extension * images)
 
 
-# On a CPU images scatter by a tenth and processes by little more: the number of images decides.
+# On a CPU image times scatter by a tenth and the medians of processes by little more than those few
+# images explain, so more images make a verdict more certain.
 ON_CPU = Limits(min_images=12, min_sampling_s=0.0, extension=4)
 
 

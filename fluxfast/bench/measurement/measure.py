@@ -44,8 +44,8 @@ class Measurement:
     Attributes:
         result: the raw samples, counters and proofs.
         step: the profiled denoising step.
-        image: the newest image.
-        eager_image: the newest image of the paired eager pipeline; None on a GPU.
+        image: the last image that was generated, the first one of its batch.
+        eager_image: likewise of the paired eager pipeline; None on a GPU.
         proofs: for each optimization of the case, whether it is active.
     """
 
@@ -70,11 +70,11 @@ class Rounds(Protocol):
         """Sample `count` images."""
 
     def add(self, e2e_s: float) -> None:
-        """Take note of one more image, sampled after the first rounds."""
+        """Record the time of one more image in seconds, sampled after the first rounds."""
 
 
 class PlainRounds(Rounds):
-    """Samples images in a loop and takes no notes."""
+    """Samples images in a loop and records nothing else."""
 
     def run(self, sampler: Sampler, count: int) -> None:
         """Sample `count` images."""
@@ -93,7 +93,10 @@ def ignore(stage: str) -> None:
 def built_case(
     planned: PlannedCase, artifacts: Artifacts = DEFAULT_ARTIFACTS
 ) -> Iterator[BuiltPipeline]:
-    """Build the pipeline of a case, with a compile time that compares; close it at the end."""
+    """Build the pipeline of a case, and close it at the end.
+
+    Within, the time that compiling takes can be compared, see `comparable_compile_time`.
+    """
     with ExitStack() as stack:
         stack.enter_context(comparable_compile_time(planned.plan.situation.hardware))
         with without_loading_bars():
@@ -119,9 +122,10 @@ def measure_case(
         limits: how long the case is warmed up and sampled.
         built: the pipeline, if it is built already; otherwise it is built and closed here.
         artifacts: where exported packages are.
-        paired: what is timed next to each image on a CPU; None on a GPU.
-        rounds: what runs the first rounds; a plain loop by default.
-        report: called with each stage, for people who wait.
+        paired: the eager pipeline and the fixed work that are timed around each image on a CPU;
+            None on a GPU.
+        rounds: runs the first rounds; by default a plain loop.
+        report: called with the name of each stage, to show progress.
         provisional: returns the outcome so far; sampling is extended once where it is UNDECIDED
             and `limits` does not fix the number of images.
     """

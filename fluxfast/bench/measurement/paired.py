@@ -1,7 +1,7 @@
 """Paired references: on a CPU, eager images and fixed work timed next to each image. Imports torch.
 
-A CPU has neighbors, so a time alone says little there: the suite judges ratios to what was timed
-next to an image.
+Other processes share a CPU and change its speed, so the suite judges the ratio of an image's time
+to the time of a reference that ran just before it.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ def paired_references() -> Iterator[PairedReferences]:
 
 @contextmanager
 def one_thread_on_a_cpu(hardware: Hardware) -> Iterator[None]:
-    """Run PyTorch on one thread within, unless the hardware is a GPU.
+    """Run PyTorch on one thread within this context, unless the hardware is a GPU.
 
-    Several threads wait for the slowest one: with a neighbor on one of two cores an image took 50
-    times as long on two threads, and twice as long on one.
+    Several threads wait for the slowest one: with another process on one of two cores an image took
+    50 times as long on two threads, and twice as long on one.
     """
     threads = torch.get_num_threads()
     if not hardware.is_gpu:

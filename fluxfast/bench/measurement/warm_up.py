@@ -63,7 +63,7 @@ def first_image(built: BuiltPipeline) -> FirstImage:
 def warm_up(built: BuiltPipeline, first: FirstImage, limits: Limits) -> WarmUp:
     """Generate images until the step time has no trend.
 
-    On a GPU a first image that compiled nothing counts as the first of the warm-up.
+    On a GPU the pipeline's first image counts as a warm-up image if the plan compiles nothing.
     """
     is_gpu = built.plan.situation.hardware.is_gpu
     timings = [first.timing] if is_gpu and not built.plan.compiles else []

@@ -72,8 +72,8 @@ class CaseResult:
         environment: hardware, driver and versions, see `hardware.environment`.
         provenance: commit, date and command, see `provenance.provenance`.
         pace_ms: on a CPU, milliseconds of a fixed workload timed just before and after each image.
-        telemetry: clocks, temperature, power and energy during each image, where the GPU reports
-            them.
+        telemetry: clocks and temperature after each image, and its energy, where the GPU reports
+            them; power is derived (see `power_w`).
         canaries: readings of each canary benchmark before and after the case, in the unit that
             its name ends with.
         kernels: names of the kernels in each category (gemm, attention), compared exactly.

@@ -42,7 +42,7 @@ class Change:
 
     @property
     def relative(self) -> float:
-        """The relative change as judged: corrected for what the canaries explain."""
+        """The relative change that is judged, without the part that the canaries explain."""
         if self.estimate is None:
             return self.measured / self.baseline - 1
         worse = exp(self.estimate.effect)
@@ -60,7 +60,7 @@ class Change:
 
     @property
     def size(self) -> float:
-        """The size of the change, or what is certain of it, in either direction."""
+        """The size of the change in either direction; of an estimate, what both halves show."""
         if self.estimate is None:
             return abs(self.worse)
         return max(self.estimate.worse, self.estimate.better)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from fluxfast.bench.results.result import CaseResult, ImageTiming
 
 # The probability that one analysis misses a change for the worse as large as the tolerance. A run
-# has two analyses, or up to twelve with --against, where 2% are missed in all
-# (docs/explanation/how-the-gate-decides.md).
+# analyses its figures twice, or up to twelve times with --against, where all analyses together miss
+# 2% of such changes (docs/explanation/how-the-gate-decides.md).
 MISS_RISK = 0.02
 
 
@@ -68,7 +68,7 @@ def _on_a_gpu(value: Callable[[ImageTiming], float]) -> Callable[[CaseResult], S
 
 
 def _over_pace(value: Callable[[ImageTiming], float]) -> Callable[[CaseResult], Sequence[float]]:
-    """Return times over that of the paired fixed workload, which a CPU needs."""
+    """Return times relative to the fixed workload timed around each image, as a CPU needs."""
     return lambda result: (
         [value(image) / pace for image, pace in zip(result.images, result.pace_ms, strict=True)]
         if result.pace_ms
@@ -77,7 +77,7 @@ def _over_pace(value: Callable[[ImageTiming], float]) -> Callable[[CaseResult], 
 
 
 def _step_ms(image: ImageTiming) -> float:
-    """Return the mean step; with a cache the steps of an image differ."""
+    """Return the mean step in milliseconds: with a cache the steps of an image differ."""
     return statistics.fmean(image.step_ms)
 
 

@@ -24,19 +24,20 @@ class Outcome(StrEnum):
 
     @property
     def is_pass(self) -> bool:
-        """Whether the case passes. RECORDED passes, because nothing was judged."""
+        """Whether the case passes; RECORDED passes, because it was measured for a baseline only."""
         return self in (Outcome.SAME, Outcome.FASTER, Outcome.RECORDED)
 
     @property
     def is_judged(self) -> bool:
-        """Whether the outcome says something about the code: not UNDECIDED, not INVALID_RUNNER."""
+        """Whether the outcome counts as pass or fail; UNDECIDED and INVALID_RUNNER do neither."""
         return self not in (Outcome.UNDECIDED, Outcome.INVALID_RUNNER)
 
     @property
     def exit_code(self) -> int:
         """Exit status of a gate in which this is the worst outcome.
 
-        `pytest perf_tests` skips an undecided case, and a skip does not change pytest's status.
+        `pytest perf_tests` alone differs: it skips an undecided case, and a skip leaves its status
+        0.
         """
         if self.is_pass:
             return PASSED_STATUS

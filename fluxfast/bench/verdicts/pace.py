@@ -1,8 +1,8 @@
 """The pace of a machine by its canary benchmarks, and how a metric follows it. No torch.
 
 Under its power limit each card settles at its own clock, and figures follow. The part that follows
-the canaries is removed as a control variate. Its slope is fitted on the baseline and is 0 unless
-all processes of the baseline have canaries.
+the canaries is removed as a control variate. Its slope is fitted on the baseline; it is 0 unless
+all processes have canaries and there are PACE_MIN_DOF degrees of freedom.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from fluxfast.bench.results.result import CaseResult
 
 PACE_CANARIES = ("gemm_ms", "attention_ms")
-# Relative standard deviation of one canary reading; a baseline that varies less gives no slope.
+# Relative standard deviation of one canary reading. It is a ridge penalty: the slope of a baseline
+# whose canaries vary less is close to 0.
 PACE_NOISE = 0.002
-PACE_MIN_DOF = 6
+PACE_MIN_DOF = 6  # with fewer degrees of freedom no slope is fitted
 
 
 def pace(result: CaseResult) -> float | None:

@@ -15,7 +15,7 @@ from fluxfast.bench.verdicts.metrics import PerformanceMetric
 
 # The variance of a median of normal samples over that of their mean.
 MEDIAN_VARIANCE = math.pi / 2
-# Fewer images are not halved: of three, one delayed image does not move the median.
+# Fewer images are not halved, because one delayed image would move the median of fewer than three.
 HALVED_FROM = 6
 # The standard deviation of a normal distribution over the median distance of two of its samples.
 SHAMOS = 1 / (math.sqrt(2) * float(ndtri(0.75)))

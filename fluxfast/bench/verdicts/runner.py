@@ -18,7 +18,7 @@ from fluxfast.bench.results.result import CaseResult
 # while the steps of one case stayed within 0.9%.
 DEVICE_BAND = {"gemm_ms": 1.06, "attention_ms": 1.06, "copy_ms": 1.06}
 HOST_BAND = {"launch_us": 2.5, "python_ms": 2.5}
-# On shared CPUs the load of neighbours varies, and each figure is a ratio to paired work.
+# Other processes on a shared CPU vary its load, and each figure is a ratio to paired work.
 CPU_BAND = dict.fromkeys(DEVICE_BAND | HOST_BAND, 3.0)
 
 

@@ -36,7 +36,7 @@ class Verdict:
 
     @property
     def shown(self) -> Change | None:
-        """The change for a table: the one that decided, else that of the whole image."""
+        """The change to show in a table: the one that decided, else that of the whole image."""
         of_image = (c for c in self.changes if c.metric.stage == WHOLE_IMAGE)
         return self.decided_by or next(of_image, None)
 
@@ -47,7 +47,7 @@ class Verdict:
 
     @property
     def is_judged(self) -> bool:
-        """Whether the verdict says something about the code."""
+        """Whether the verdict counts as pass or fail, see `Outcome.is_judged`."""
         return self.outcome.is_judged
 
     @property

@@ -58,7 +58,7 @@ def _module() -> str:
 
 
 def hopper_only(hardware: Hardware) -> str | None:
-    """Return the reason where the hardware is not a Hopper GPU."""
+    """Return why the hardware cannot run FlashAttention-3, or None."""
     if hardware.compute_capability == (9, 0):
         return None
     return "requires a Hopper GPU (sm_90); use cudnn on other NVIDIA GPUs, aiter_fp8 on AMD"

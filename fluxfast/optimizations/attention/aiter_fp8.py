@@ -54,7 +54,7 @@ def aiter_fp8() -> Attend:
 
 
 def why_unsupported(hardware: Hardware) -> str | None:
-    """Return the reason where the hardware is not an AMD MI300 or later."""
+    """Return why the hardware cannot run AITER's fp8 attention, or None."""
     if hardware.platform is Platform.ROCM and hardware.architecture in FP8_ARCHITECTURES_AMD:
         return None
     return "requires an AMD MI300 under ROCm; use fa3_fp8 on Hopper, cudnn on other NVIDIA GPUs"

@@ -33,7 +33,7 @@ def cudnn() -> Attend:
 
 
 def why_unsupported(hardware: Hardware) -> str | None:
-    """Return the reason where the hardware is not an NVIDIA GPU of compute capability 8.0."""
+    """Return why the hardware cannot run cuDNN's attention, or None."""
     if hardware.platform is Platform.CUDA and hardware.compute_capability >= (8, 0):
         return None
     return "requires an NVIDIA GPU of compute capability 8.0; use aiter_fp8 on an AMD MI300"

@@ -22,7 +22,7 @@ from fluxfast.optimizations.base import (
 )
 from fluxfast.optimizations.cache_config import DEFAULT_CACHE_CONFIG, CacheConfig
 
-MIN_POLICY_STEPS = 8  # of cache-dit's predefined masks
+MIN_POLICY_STEPS = 8  # cache-dit's predefined masks are for this many steps or more
 
 
 def why_unsupported_request(situation: Situation) -> str | None:

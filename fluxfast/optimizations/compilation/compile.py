@@ -34,14 +34,14 @@ def apply(build: Build) -> None:
 
 
 def slow_to_build(hardware: Hardware) -> str | None:
-    """Return the reason where a compile takes many minutes."""
+    """Return why compiling the whole graph is slow on this hardware, or None."""
     if hardware.is_gpu:
         return "the whole transformer is one graph: 934 s with flux-fast's flags (one H200)"
     return None
 
 
 def slow_to_generate(hardware: Hardware) -> str | None:
-    """Return the reason where an image takes minutes."""
+    """Return why compiled images are slow to generate on this hardware, or None."""
     return None if hardware.is_gpu else "a whole-graph compile takes minutes on a CPU"
 
 

@@ -91,14 +91,14 @@ def _captured_calls(build: Build, request: ImageRequest) -> dict[str, dict[str, 
 
 
 def slow_to_build(hardware: Hardware) -> str | None:
-    """Return the reason where an export takes minutes."""
+    """Return why an export is slow on this hardware, or None."""
     if hardware.is_gpu:
         return "an export of schnell takes 4 to 6 minutes (one H200)"
     return None
 
 
 def slow_to_generate(hardware: Hardware) -> str | None:
-    """Return the reason where an export takes minutes for a long image."""
+    """Return why images of an exported model are slow to generate here, or None."""
     return None if hardware.is_gpu else "an export takes minutes on a CPU"
 
 

@@ -1,6 +1,7 @@
 """flux-fast's four Inductor flags.
 
-GEMMs for 1×1 convolutions, no fused epilogues, coordinate descent in all directions.
+With them Inductor computes 1×1 convolutions as GEMMs, fuses no epilogues into GEMMs, and tunes its
+kernels by coordinate descent in all directions.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def proof(evidence: Evidence) -> Proof:
 
 
 def slow_to_build(hardware: Hardware) -> str | None:
-    """Return the reason where coordinate descent takes minutes."""
+    """Return why a build with these flags is slow on this hardware, or None."""
     if hardware.is_gpu:
         return "regions compile in 170 s with coordinate descent, in 15 without (one H200)"
     return None

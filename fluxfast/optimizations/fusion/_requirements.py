@@ -27,7 +27,7 @@ CONFLICTS: Mapping[str, str] = {
 
 
 def nvidia_only(hardware: Hardware) -> str | None:
-    """Return the reason where the hardware is not an NVIDIA GPU of compute capability 8.0."""
+    """Return why the hardware cannot run this project's Triton kernels, or None."""
     if hardware.platform is Platform.CUDA and hardware.compute_capability >= (8, 0):
         return None
     return "its Triton kernels are for NVIDIA GPUs of compute capability 8.0 and later"

@@ -1,6 +1,7 @@
-"""GELU and its cast to fp8 in the epilogue of the GEMM before it: its input never goes to memory.
+"""Fuse GELU and its cast to fp8 into the epilogue of the GEMM before them.
 
-In bfloat16, with `rotary_epilogue` and `fa3`, one launch computes a single block's heads and GELU.
+GELU's input then stays in registers instead of going through device memory. In bfloat16, with
+`rotary_epilogue` and `fa3`, one launch computes query, key, value and GELU of a single block.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from fluxfast.optimizations.fusion._requirements import epilogue_fusion, kernel_
 
 
 def apply(build: Build) -> None:
-    """Switch on both steps: the kernel of fused_gelu casts the attention output of a block."""
+    """Enable the epilogue, and fused_gelu's kernel, which casts a block's attention output."""
     from fluxfast.optimizations.fusion._blocks import expose_amax_bounds
 
     use_kernels(gelu=True, gelu_epilogue=True)(build)
@@ -23,7 +24,7 @@ OPTIMIZATION = epilogue_fusion(
     axis=Axis.ACTIVATION,
     summary="GELU and cast in the epilogue of the GEMM before them",
     apply=apply,
-    # The names of this project's kernels, or of cuBLASLt's.
+    # Parts of the names of this project's operators and kernels, and of cuBLASLt's kernel.
     proof=kernel_proof(
         "gelu_product", "fluxfast_gelu_product", "fluxfast_qkv_product_and_gelu", "gelubias"
     ),

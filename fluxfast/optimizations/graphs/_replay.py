@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-MAX_GRAPHS = 8  # argument layouts (sizes, batches) of one function that are kept at a time
+MAX_GRAPHS = 8  # graphs kept per function: one for each layout (size, batch) of its arguments
 
 
 def call_key(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
@@ -97,7 +97,10 @@ class GraphReplay:
         )
 
     def _warm_up(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """Call once outside of a graph: first allocations and library handles do not belong in."""
+        """Call once outside of a graph.
+
+        No first allocation or library handle is then captured.
+        """
         stream = _warm_up_stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -9,7 +9,7 @@ from fluxfast.optimizations.base import Proof
 
 
 def why_no_graphs(hardware: Hardware) -> str | None:
-    """Return the reason where the hardware has no CUDA graphs."""
+    """Return why the hardware has no CUDA graphs, or None."""
     if hardware.platform is Platform.CUDA:
         return None
     return "requires an NVIDIA GPU: CUDA graphs are not supported elsewhere"

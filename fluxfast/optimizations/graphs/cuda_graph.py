@@ -16,7 +16,8 @@ def apply(build: Build) -> None:
 
     transformer = build.pipeline.transformer
     if build.plan.on(Axis.CACHE):
-        # cache-dit's middle blocks: between the first, by which it decides, and the last.
+        # cache-dit always computes the first blocks, which decide, and the last ones. The blocks
+        # between them, which it may skip, are called by `call_Mn_blocks`.
         cached = transformer.cached_blocks
         cached.call_Mn_blocks = transformer.replayed = GraphReplay(cached.call_Mn_blocks)
     else:

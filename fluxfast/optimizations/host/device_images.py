@@ -95,7 +95,7 @@ def proof(evidence: Evidence) -> Proof:
 
 
 def why_unsupported(hardware: Hardware) -> str | None:
-    """Return the reason where there is no device to convert on."""
+    """Return why images cannot be converted on a device of this hardware, or None."""
     return None if hardware.is_gpu else "requires a GPU: on a CPU, images are on the host already"
 
 

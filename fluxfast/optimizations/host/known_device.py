@@ -1,9 +1,9 @@
-"""The pipeline's execution device, pinned.
+"""Pin the pipeline's execution device.
 
-diffusers searches for it several times per image in every module of every model, because any of
-them may be offloaded; here none is. Tensors that `encode_prompt` creates on the host are created on
-the device instead: copying them would make the host wait for the text encoders before it samples
-the noise.
+Several times per image diffusers searches every module of every model for the execution device,
+because any module may be offloaded; here no module is. `encode_prompt` also creates its tensors on
+the device instead of on the host: copying them would make the host wait for the text encoders
+before it samples the noise.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def proof(evidence: Evidence) -> Proof:
 
 
 def why_unsupported(hardware: Hardware) -> str | None:
-    """Return the reason where the saved time does not show."""
+    """Return why a pinned device saves no noticeable time on this hardware, or None."""
     if hardware.is_gpu:
         return None
     return "requires a GPU: it saves milliseconds, which do not show in an image on a CPU"

@@ -99,7 +99,7 @@ def has_fp8(hardware: Hardware) -> bool:
 
 
 def why_no_fp8(hardware: Hardware) -> str | None:
-    """Return the reason where the hardware has no fp8 tensor cores."""
+    """Return why the hardware cannot compute GEMMs in fp8, or None."""
     if has_fp8(hardware):
         return None
     return "requires an NVIDIA GPU of compute capability 8.9 or an AMD MI300; use int8 instead"

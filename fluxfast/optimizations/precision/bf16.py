@@ -21,14 +21,14 @@ def proof(evidence: Evidence) -> Proof:
 
 
 def why_unsupported(hardware: Hardware) -> str | None:
-    """Return the reason where an NVIDIA GPU is older than compute capability 8.0."""
+    """Return why the hardware cannot compute in bfloat16, or None."""
     if hardware.platform is Platform.CUDA and hardware.compute_capability < (8, 0):
         return "requires compute capability 8.0"
     return None
 
 
 def slow_to_generate(hardware: Hardware) -> str | None:
-    """Return the reason where bfloat16 is emulated."""
+    """Return why bfloat16 images are slow to generate on this hardware, or None."""
     return None if hardware.is_gpu else "bfloat16 is slower than float32 on a CPU without AMX"
 
 
