@@ -1,14 +1,18 @@
-"""Puts a table of every error of the source, with its remedy, where errors.md asks for it."""
+"""Fills in the table of errors, and turns links to files outside the documentation into text."""
 
 import ast
+import re
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "fluxfast"
 PLACE = "<!-- every error -->"
 PARTS = ("allowed", "remedy")
+ON_GITHUB = "On GitHub this page is empty; `make site` generates its content.\n"
+OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./\.\./[^)]*\)")  # a link to a file that is not a page
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
+    markdown = OUTSIDE.sub(r"\1", markdown.replace(ON_GITHUB, ""))
     return markdown.replace(PLACE, table()) if PLACE in markdown else markdown
 
 
