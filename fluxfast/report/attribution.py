@@ -59,7 +59,7 @@ def attributions(rows: Sequence[ReportRow]) -> list[Attribution]:
     compared = [
         (row, math.log(value / judged_value(row.before)))
         for row in rows
-        if row.before is not None and row.judgement.outcome in COMPARABLE
+        if row.before is not None and row.verdict.outcome in COMPARABLE
         for value in process_values(row.measured.results)
     ]
     compared_rows = [row for row, _ in compared]

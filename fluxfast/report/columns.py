@@ -129,7 +129,7 @@ def _quality(name: str, row: ReportRow) -> Cell:
 
 
 def _verdict(row: ReportRow) -> Cell:
-    outcome = row.judgement.outcome
+    outcome = row.verdict.outcome
     return Cell(text=f"{SYMBOLS[outcome]} {outcome.value}", sort=outcome.value)
 
 
@@ -138,10 +138,10 @@ def _range(row: ReportRow) -> Cell:
 
 
 def _change(row: ReportRow) -> Cell:
-    change = row.judgement.change
+    change = row.verdict.change
     if change is None:
         return Cell(text=MISSING)
-    css_class = CHANGE_CLASSES.get(row.judgement.outcome, "")
+    css_class = CHANGE_CLASSES.get(row.verdict.outcome, "")
     return Cell(text=percent(change), sort=change, css_class=css_class)
 
 

@@ -79,7 +79,7 @@ class Report:
     @property
     def outcomes(self) -> Counter[Outcome]:
         """The number of cases with each outcome."""
-        return Counter(row.judgement.outcome for row in self.rows)
+        return Counter(row.verdict.outcome for row in self.rows)
 
     @property
     def status(self) -> str:
@@ -102,7 +102,7 @@ class Report:
     @property
     def changed(self) -> list[ReportRow]:
         """The rows that changed or were not judged."""
-        return [row for row in self.rows if row.judgement.outcome not in UNCHANGED]
+        return [row for row in self.rows if row.verdict.outcome not in UNCHANGED]
 
 
 def report_of(
@@ -167,10 +167,10 @@ def _row_json(row: ReportRow) -> dict[str, Any]:
     return {
         "gpu": row.gpu,
         "case": row.case.id,
-        "outcome": row.judgement.outcome.value,
-        "passes": row.judgement.outcome.is_pass,
-        "reason": row.judgement.reason,
-        "change": row.judgement.change,
+        "outcome": row.verdict.outcome.value,
+        "passes": row.verdict.outcome.is_pass,
+        "reason": row.verdict.reason,
+        "change": row.verdict.change,
         "judged_by": row.metric,
         "value": row.value,
         "low": row.low,

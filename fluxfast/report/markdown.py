@@ -52,18 +52,18 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cells(row: ReportRow) -> dict[str, str]:
-    summary, judgement = row.summary, row.judgement
+    summary, verdict = row.summary, row.verdict
     return {
-        "verdict": judgement.outcome.display,
+        "verdict": verdict.outcome.display,
         "machine": row.gpu,
         "case": f"{row.case.model}: {row.label}",
         "image": f"{row.value:.3f} {row.unit} ({row.low:.3f}–{row.high:.3f})",
-        "change": MISSING if judgement.change is None else f"{judgement.change:+.1%}",
+        "change": MISSING if verdict.change is None else f"{verdict.change:+.1%}",
         "ms/step": f"{summary.step_ms:.1f}",
         "compile (s)": _figure(summary.compile_s, 0),
         "memory (GiB)": _figure(summary.peak_memory_gib, 1),
         "PSNR (dB)": psnr_text(row.measured.artifacts.get("quality")),
-        "reason": _short(judgement.reason),
+        "reason": _short(verdict.reason),
     }
 
 

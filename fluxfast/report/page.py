@@ -91,7 +91,7 @@ def _status_words(report: Report) -> str:
 
 def _filters(rows: Sequence[ReportRow]) -> dict[str, list[str]]:
     return {
-        "outcome": list(dict.fromkeys(row.judgement.outcome.value for row in rows)),
+        "outcome": list(dict.fromkeys(row.verdict.outcome.value for row in rows)),
         "model": list(dict.fromkeys(row.case.model for row in rows)),
         "machine": list(dict.fromkeys(row.gpu for row in rows)),
     }

@@ -40,7 +40,7 @@ class ReportRow:
         default: the default optimizations of the workload, inferred from its cases.
         summary: the figures, over all processes.
         before: the figures of the reference; None without one.
-        judgement: the verdict.
+        verdict: the verdict on the case.
         low: the lowest `value` of a process; of a single process, its lowest image.
         high: the highest `value` of a process; of a single process, its highest image.
         speedup: over the unoptimized pipeline of the same request; None without it.
@@ -55,7 +55,7 @@ class ReportRow:
     default: Names
     summary: CaseSummary
     before: CaseSummary | None
-    judgement: ReportedVerdict
+    verdict: ReportedVerdict
     low: float
     high: float
     speedup: float | None
@@ -153,7 +153,7 @@ def _machine_rows(
                 default=default[case.workload],
                 summary=summaries[case.id],
                 before=reference.before(measured),
-                judgement=judge(measured, reference),
+                verdict=judge(measured, reference),
                 low=low,
                 high=high,
                 speedup=speedup.get(case.id),

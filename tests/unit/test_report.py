@@ -209,9 +209,9 @@ def test_the_verdict_of_the_run_itself_is_preferred(tmp_path, baseline_file):
     told = {"outcome": "invalid runner", "reason": "GEMM canary 0.8 of its band"}
     (folder / "verdicts" / next(folder.glob("*.json")).name).write_text(json.dumps(told))
     report = report_of([folder])
-    assert report.rows[0].judgement.outcome == "invalid runner" and report.status == "not judged"
+    assert report.rows[0].verdict.outcome == "invalid runner" and report.status == "not judged"
     # With --against the results are compared with others instead.
-    assert report_of([folder], [baseline_file]).rows[0].judgement.outcome == "same"
+    assert report_of([folder], [baseline_file]).rows[0].verdict.outcome == "same"
 
 
 def test_a_sequential_verdict_is_kept_only_for_the_processes_that_it_judged(tmp_path):
@@ -224,10 +224,10 @@ def test_a_sequential_verdict_is_kept_only_for_the_processes_that_it_judged(tmp_
     (ours[-1] / "verdicts" / next(ours[-1].glob("*.json")).name).write_text(json.dumps(told))
 
     def outcome(*asked):
-        return report_of(*asked).rows[0].judgement.outcome
+        return report_of(*asked).rows[0].verdict.outcome
 
     assert outcome(ours, theirs) == "undecided"
-    assert report_of(ours, theirs).rows[0].judgement.lines == ("denoising step: +1.4%",)
+    assert report_of(ours, theirs).rows[0].verdict.lines == ("denoising step: +1.4%",)
     assert outcome(ours[1:], theirs) == "same"  # one process is missing
     assert outcome(ours, theirs[:2]) == "same"
     other = write([replace_commit(one, "older") for one in ablation()[:3]], tmp_path / "older")
