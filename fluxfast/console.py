@@ -50,6 +50,10 @@ def without_loading_bars() -> Iterator[None]:
             logs.enable_progress_bar()
 
 
+def no_progress(text: str) -> None:
+    """Discard a line of progress."""
+
+
 class Console:
     """Print progress: a line for each stage, with the time left where it is known."""
 

@@ -13,12 +13,13 @@ from fluxfast.bench.measurement.limits import limits_on
 from fluxfast.bench.measurement.measure import (
     PlainRounds,
     built_case,
+    case_facts,
     case_result,
     sample_until_enough,
 )
 from fluxfast.bench.measurement.paired import PairedReferences
 from fluxfast.bench.measurement.sampler import Sampler
-from fluxfast.bench.measurement.stages import peak_memory_gib, reset_peak_memory
+from fluxfast.bench.measurement.stages import reset_peak_memory
 from fluxfast.bench.measurement.warm_up import WarmUp, first_image, warm_up
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import write_result
@@ -112,17 +113,9 @@ def _measure(sampler: Sampler, planned: PlannedCase, fault: InjectedFault) -> Ca
     with block_twice(built.pipeline) if is_twice else nullcontext():
         sampler.discard_boosted_images()
         sample_until_enough(sampler, PlainRounds())
-        peak_gib = peak_memory_gib(built)
-        evidence = gather_evidence(built)
-    return case_result(
-        sampler,
-        planned.case,
-        evidence=evidence,
-        proofs=proofs(evidence),
-        canaries={name: (value,) for name, value in canaries(hardware).items()},
-        peak_memory_gib=peak_gib,
-        package_mib=None,
-    )
+        facts = case_facts(built)
+    readings = {name: (value,) for name, value in canaries(hardware).items()}
+    return case_result(sampler, planned.case, facts, readings)
 
 
 def drop_optimizations(planned: PlannedCase, folder: Path) -> None:

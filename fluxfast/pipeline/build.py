@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fluxfast.console import no_progress
 from fluxfast.models.arguments import call_arguments
 from fluxfast.models.spec import ImageRequest
 from fluxfast.models.weights import Checkpoint, load
@@ -96,7 +97,7 @@ def build(
     plan: Plan,
     *,
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
-    progress: Callable[[str], None] = lambda stage: None,
+    progress: Callable[[str], None] = no_progress,
 ) -> BuiltPipeline:
     """Load the checkpoint and apply the plan; on an error, restore every global setting.
 

@@ -68,7 +68,7 @@ def observed(pipeline: Any, observer: Observer) -> Iterator[None]:
                 _replaced(owner, name, _notifying(getattr(owner, name), region, observer))
             )
         stack.enter_context(
-            _replaced(pipeline, "progress_bar", lambda **_: _StepBar(observer, **_))
+            _replaced(pipeline, "progress_bar", lambda total: _StepBar(observer, total))
         )
         yield
 

@@ -12,7 +12,7 @@ from fluxfast.bench.measurement import sampler as sampler_module
 from fluxfast.bench.measurement import warm_up as warm_up_module
 from fluxfast.bench.measurement.canary import FixedWork, canaries
 from fluxfast.bench.measurement.counters import kernels, step_counters
-from fluxfast.bench.measurement.limits import Limits, why_enough, why_warm
+from fluxfast.bench.measurement.limits import Limits, why_ended, why_warm
 from fluxfast.bench.measurement.measure import PlainRounds, sample_until_enough
 from fluxfast.bench.measurement.paired import PairedReference
 from fluxfast.bench.measurement.sampler import Sampler
@@ -56,14 +56,14 @@ def test_warm_up_ends_when_the_step_time_has_no_trend_or_the_bound_is_reached(
     ],
 )
 def test_sampling_ends_when_the_noise_is_small_or_known_or_time_is_up(samples, elapsed_s, why):
-    assert why_enough(samples, elapsed_s, LIMITS) == why
+    assert why_ended(samples, elapsed_s, LIMITS) == why
 
 
 def test_rounds_and_an_undecided_verdict_fix_the_number_of_images():
-    assert not why_enough([1.0] * 2, 99, Limits(rounds=3))
-    assert why_enough([1.0] * 3, 0, Limits(rounds=3))
+    assert not why_ended([1.0] * 2, 99, Limits(rounds=3))
+    assert why_ended([1.0] * 3, 0, Limits(rounds=3))
     extended = LIMITS.extended(5)
-    assert not why_enough([1.0] * 9, 99, extended) and why_enough([1.0] * 10, 99, extended)
+    assert not why_ended([1.0] * 9, 99, extended) and why_ended([1.0] * 10, 99, extended)
 
 
 def timing(e2e_s=1.0):

@@ -13,6 +13,7 @@ from fluxfast.bench.ab.revision import CHILD, CHILD_FILE
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_path
+from fluxfast.console import no_progress
 from fluxfast.errors import FluxFastError
 
 LINES_QUOTED = 15
@@ -24,11 +25,9 @@ def log_path(results: Path, first_case_id: str) -> Path:
     return results / f"{first_case_id}.log"
 
 
-def ignore(line: str) -> None:
-    """Report nothing."""
-
-
-def measure_in(tree: Path, request: Request, report: Callable[[str], None] = ignore) -> Measured:
+def measure_in(
+    tree: Path, request: Request, report: Callable[[str], None] = no_progress
+) -> Measured:
     """Measure the cases of the request with the code of a tree, in one process.
 
     Args:

@@ -15,7 +15,7 @@ import torch
 
 from fluxfast.hardware import Hardware
 
-SECONDS_ON_GPU, SECONDS_ON_CPU = 0.4, 0.1  # of each device canary; there are three
+SECONDS_ON_GPU, SECONDS_ON_CPU = 0.4, 0.1  # per device canary, of which there are three
 
 
 def canaries(hardware: Hardware) -> dict[str, float]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.base import Plan, no_reason
+from fluxfast.optimizations.base import Plan
 from fluxfast.pipeline.observe import Observer, Region
 
 # Side of a square GEMM of 58 GFLOP. It takes some 85 µs on an H200, so a few make up 1% of a step.
@@ -51,7 +51,7 @@ class Delay(Observer):
         for _ in range(self.gemms):
             self.square @ self.square
         if not self.gemms:
-            _burn(self.ms, with_tensors=self.on_device)
+            _busy_wait(self.ms, with_tensors=self.on_device)
 
     def exit(self, region: Region) -> None:
         """Do nothing: the delay is at the beginning."""
@@ -72,7 +72,7 @@ def _gemm_ms(square: torch.Tensor, count: int = 500) -> float:
     return elapsed_ms / count
 
 
-def _burn(ms: float, with_tensors: bool) -> None:
+def _busy_wait(ms: float, with_tensors: bool) -> None:
     until = time.perf_counter() + ms / 1e3
     square = torch.ones(32, 32)
     while time.perf_counter() < until:
@@ -121,6 +121,6 @@ def _forget_graphs(pipeline: Any) -> None:
 def without_applying(plan: Plan, name: str) -> Plan:
     """Return the plan with the optimization of that name silently not applied."""
     changed = tuple(
-        replace(o, apply=no_reason) if o.name == name else o for o in plan.optimizations
+        replace(o, apply=lambda build: None) if o.name == name else o for o in plan.optimizations
     )
     return replace(plan, optimizations=changed)

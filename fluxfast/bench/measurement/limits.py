@@ -62,8 +62,8 @@ class Limits:
         return replace(self, rounds=self.extension * images)
 
 
-# On a CPU image times scatter by a tenth and the medians of processes by little more than those few
-# images explain, so more images make a verdict more certain.
+# On a CPU image times scatter by a tenth. That explains most of the scatter between processes, so
+# more images make a verdict more certain.
 ON_CPU = Limits(min_images=12, min_sampling_s=0.0, extension=4)
 
 
@@ -99,7 +99,7 @@ def relative_noise(samples: Sequence[float]) -> float:
     return float(np.std(samples, ddof=1) / np.mean(samples))
 
 
-def why_enough(samples: Sequence[float], elapsed_s: float, limits: Limits) -> str:
+def why_ended(samples: Sequence[float], elapsed_s: float, limits: Limits) -> str:
     """Return why sampling ends after these images; empty while it goes on.
 
     Args:

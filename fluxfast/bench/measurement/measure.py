@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.planned import PlannedCase
@@ -23,7 +23,7 @@ from fluxfast.bench.measurement.warm_up import first_image, warm_up
 from fluxfast.bench.results.provenance import provenance
 from fluxfast.bench.results.result import CaseResult, ImageTiming
 from fluxfast.bench.verdicts.outcome import Outcome
-from fluxfast.console import without_loading_bars
+from fluxfast.console import no_progress, without_loading_bars
 from fluxfast.hardware import environment, momentary
 from fluxfast.optimizations.base import Artifacts, Evidence, Plan, ProfiledStep, Proof
 from fluxfast.optimizations.compilation._compiler import comparable_compile_time
@@ -85,17 +85,13 @@ class PlainRounds(Rounds):
         """Do nothing."""
 
 
-def ignore(stage: str) -> None:
-    """Report nothing."""
-
-
 @contextmanager
 def built_case(
     planned: PlannedCase, artifacts: Artifacts = DEFAULT_ARTIFACTS
 ) -> Iterator[BuiltPipeline]:
     """Build the pipeline of a case, and close it at the end.
 
-    Within, the time that compiling takes can be compared, see `comparable_compile_time`.
+    Within this context compile times are comparable, see `comparable_compile_time`.
     """
     with ExitStack() as stack:
         stack.enter_context(comparable_compile_time(planned.plan.situation.hardware))
@@ -112,7 +108,7 @@ def measure_case(
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     paired: PairedReference | None = None,
     rounds: Rounds | None = None,
-    report: Callable[[str], None] = ignore,
+    report: Callable[[str], None] = no_progress,
     provisional: Callable[[CaseResult], Outcome | None] | None = None,
 ) -> Measurement:
     """Build a case's pipeline, warm it up, time images and prove its optimizations.
@@ -134,72 +130,111 @@ def measure_case(
             report("building")
             built = stack.enter_context(built_case(planned, artifacts))
         hardware, rounds = built.plan.situation.hardware, rounds or PlainRounds()
-
-        report("compiling (the first image)" if built.plan.compiles else "first image")
-        first = first_image(built)
-        report("warming up")
-        warm = warm_up(built, first, limits)
+        sampler = _warmed_sampler(built, limits, paired, report)
         before = canaries(hardware)
         reset_peak_memory(built)
 
         report(f"sampling: {limits}")
-        sampler = Sampler(
-            built=built, limits=limits, warm_up=warm, paired=paired, read_gpu=gpu_reader(hardware)
-        )
         sampler.discard_boosted_images()
         rounds.run(sampler, limits.rounds or LEAST_IMAGES)
         sample_until_enough(sampler, rounds)
-        peak_gib = peak_memory_gib(built)
-        evidence = gather_evidence(built)
-        seen = proofs(evidence)
-
-        def result() -> CaseResult:
-            after = canaries(hardware)
-            return case_result(
-                sampler,
-                planned.case,
-                evidence=evidence,
-                proofs=seen,
-                canaries={name: (value, after[name]) for name, value in before.items()},
-                peak_memory_gib=peak_gib,
-                package_mib=package_mib(built.plan, artifacts),
-            )
-
-        found = result()
+        facts = case_facts(built, artifacts)
+        found = case_result(sampler, planned.case, facts, _both(before, canaries(hardware)))
         if provisional and not limits.rounds and provisional(found) is Outcome.UNDECIDED:
-            sampler.limits = limits.extended(len(sampler.timings))
-            report(f"undecided, sampling on: {sampler.limits}")
-            sampler.discard_boosted_images()
-            sample_until_enough(sampler, rounds)
-            found = result()
+            _extend(sampler, rounds, report)
+            found = case_result(sampler, planned.case, facts, _both(before, canaries(hardware)))
     return Measurement(
         result=found,
-        step=evidence.step,
+        step=facts.evidence.step,
         image=sampler.newest[0],
         eager_image=sampler.newest_eager[0] if paired else None,
-        proofs=seen,
+        proofs=facts.proofs,
     )
+
+
+def _warmed_sampler(
+    built: BuiltPipeline,
+    limits: Limits,
+    paired: PairedReference | None,
+    report: Callable[[str], None],
+) -> Sampler:
+    """Generate the first image, warm the pipeline up, and return its sampler."""
+    report("compiling (the first image)" if built.plan.compiles else "first image")
+    first = first_image(built)
+    report("warming up")
+    return Sampler(
+        built=built,
+        limits=limits,
+        warm_up=warm_up(built, first, limits),
+        paired=paired,
+        read_gpu=gpu_reader(built.plan.situation.hardware),
+    )
+
+
+def _extend(sampler: Sampler, rounds: Rounds, report: Callable[[str], None]) -> None:
+    """Sample more images of an undecided case."""
+    sampler.limits = sampler.limits.extended(len(sampler.timings))
+    report(f"undecided, sampling on: {sampler.limits}")
+    sampler.discard_boosted_images()
+    sample_until_enough(sampler, rounds)
+
+
+def _both(before: Mapping[str, float], after: Mapping[str, float]) -> Canaries:
+    """Return the readings of each canary before and after the case."""
+    return {name: (value, after[name]) for name, value in before.items()}
 
 
 def sample_until_enough(sampler: Sampler, rounds: Rounds) -> None:
     """Sample images until the stop rule ends it."""
-    while not sampler.why_enough:
+    while not sampler.why_ended:
         rounds.add(sampler.sample())
 
 
-def case_result(
-    sampler: Sampler,
-    case: Case,
-    *,
-    evidence: Evidence,
-    proofs: Mapping[str, Proof],
-    canaries: Canaries,
-    peak_memory_gib: float | None,
-    package_mib: float | None,
-) -> CaseResult:
-    """Assemble the result of a case from its samples, its profiled step and the environment."""
+@dataclass(frozen=True, kw_only=True)
+class CaseFacts:
+    """The facts about a sampled case that its result holds besides times.
+
+    Attributes:
+        evidence: the profiled image.
+        proofs: for each optimization, whether it is active.
+        peak_memory_gib: peak device memory of the samples in GiB; None on a CPU.
+        package_mib: size of the exported packages in MiB; None without one.
+    """
+
+    evidence: Evidence
+    proofs: Mapping[str, Proof]
+    peak_memory_gib: float | None
+    package_mib: float | None
+
+
+def case_facts(built: BuiltPipeline, artifacts: Artifacts | None = None) -> CaseFacts:
+    """Read the peak memory of the samples, then generate the profiled image.
+
+    Args:
+        built: the pipeline, just after sampling.
+        artifacts: where exported packages are; None to leave their size out.
+    """
+    peak_gib = peak_memory_gib(built)
+    evidence = gather_evidence(built)
+    return CaseFacts(
+        evidence=evidence,
+        proofs=proofs(evidence),
+        peak_memory_gib=peak_gib,
+        package_mib=package_mib(built.plan, artifacts) if artifacts else None,
+    )
+
+
+def case_result(sampler: Sampler, case: Case, facts: CaseFacts, readings: Canaries) -> CaseResult:
+    """Assemble the result of a case.
+
+    Args:
+        sampler: the samples.
+        case: the case.
+        facts: the profiled step, proofs and sizes.
+        readings: the readings of each canary benchmark.
+    """
     built, warm = sampler.built, sampler.warm_up
-    hardware = built.plan.situation.hardware
+    hardware, step = built.plan.situation.hardware, facts.evidence.step
     return CaseResult(
         case=case,
         images=tuple(sampler.timings),
@@ -210,25 +245,30 @@ def case_result(
         apply_s=built.apply_s,
         first_image_s=warm.first.timing.e2e_s,
         compiles=built.plan.compiles,
-        peak_memory_gib=peak_memory_gib,
-        package_mib=package_mib,
-        counters=counters(evidence, dynamo_counters(), warm.compiled_graphs),
-        kernels=kernels(evidence.step),
-        canaries=canaries,
-        device_busy=_device_busy(evidence.step, sampler.timings) if hardware.is_gpu else None,
-        sampling={
-            "warm_up": warm.ended,
-            "ended": sampler.why_enough,
-            "seconds": round(sampler.sampled_s, 1),
-            "after_first_image_s": warm.first.since_s,
-            "discarded": list(sampler.discarded),
-            "held_back": list(sampler.throttled),
-            "telemetry": "read" if sampler.read_gpu else "not read",
-        },
-        proofs={name: proof.detail for name, proof in proofs.items()},
+        peak_memory_gib=facts.peak_memory_gib,
+        package_mib=facts.package_mib,
+        counters=counters(facts.evidence, dynamo_counters(), warm.compiled_graphs),
+        kernels=kernels(step),
+        canaries=readings,
+        device_busy=_device_busy(step, sampler.timings) if hardware.is_gpu else None,
+        sampling=_sampling_facts(sampler),
+        proofs={name: proof.detail for name, proof in facts.proofs.items()},
         environment=environment(hardware),
         provenance=provenance() | momentary(hardware),
     )
+
+
+def _sampling_facts(sampler: Sampler) -> dict[str, Any]:
+    """Return how the case was warmed up and sampled, for `CaseResult.sampling`."""
+    return {
+        "warm_up": sampler.warm_up.ended,
+        "ended": sampler.why_ended,
+        "seconds": round(sampler.sampled_s, 1),
+        "after_first_image_s": sampler.warm_up.first.since_s,
+        "discarded": list(sampler.discarded),
+        "held_back": list(sampler.throttled),
+        "telemetry": "read" if sampler.read_gpu else "not read",
+    }
 
 
 def _device_busy(step: ProfiledStep, timings: Sequence[ImageTiming]) -> float:

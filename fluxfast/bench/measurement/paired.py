@@ -16,7 +16,7 @@ import torch
 
 from fluxfast.bench.cases.planned import PlannedCase, planned_case
 from fluxfast.bench.measurement.canary import FixedWork
-from fluxfast.console import without_loading_bars
+from fluxfast.console import no_progress, without_loading_bars
 from fluxfast.hardware import Hardware
 from fluxfast.pipeline.build import BuiltPipeline, build
 
@@ -43,7 +43,7 @@ class PairedReferences:
         stack: closes the eager pipelines.
     """
 
-    progress: Callable[[str], None] = lambda stage: None
+    progress: Callable[[str], None] = no_progress
     stack: ExitStack
     _eager: dict[tuple[Any, ...], BuiltPipeline] = field(default_factory=dict)
 

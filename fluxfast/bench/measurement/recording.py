@@ -45,5 +45,5 @@ def check_active(measurement: Measurement) -> None:
             f"requested but not active: {'; '.join(measurement.inactive)}",
             got=measurement.result.case.id,
             allowed="a case in which one profiled step shows every optimization at work",
-            remedy="find out why it was not applied; figures of this case would be of another one",
+            remedy="find out why it was not applied: the figures would belong to another case",
         )

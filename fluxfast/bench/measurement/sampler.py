@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fluxfast.bench.measurement.limits import BOOST_S, Limits, why_enough
+from fluxfast.bench.measurement.limits import BOOST_S, Limits, why_ended
 from fluxfast.bench.measurement.paired import PairedReference
 from fluxfast.bench.measurement.stages import time_image
 from fluxfast.bench.measurement.warm_up import WarmUp
@@ -150,8 +150,8 @@ class Sampler:
         return self._timing.e2e_s
 
     @property
-    def why_enough(self) -> str:
+    def why_ended(self) -> str:
         """Why sampling ends here; empty while it goes on."""
         ratios = eager_ratios(self.timings, self.reference_e2e_s)
         figures = ratios or [statistics.fmean(timing.step_ms) for timing in self.timings]
-        return why_enough(figures, self.sampled_s, self.limits)
+        return why_ended(figures, self.sampled_s, self.limits)

@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 from fluxfast.bench.ab.against import PAIRS, is_sure
 from fluxfast.bench.baselines.baseline import INTERIM_ANALYSES, on_the_same_cards
 from fluxfast.bench.baselines.file import read_baseline
-from fluxfast.bench.measurement.limits import why_enough
+from fluxfast.bench.measurement.limits import why_ended
 from fluxfast.bench.verdicts.comparison import Change, Comparison
 from fluxfast.bench.verdicts.estimate import estimate
 from fluxfast.bench.verdicts.metrics import PerformanceMetric, metric_named
@@ -170,7 +170,7 @@ def draw(recorded, case, factor, random_, limits, slow_hosts=0.0):
 def sampled(process, recorded, case, random_, limits):
     """Return the process with images added until the stop rule ends it."""
     scatter, samples = recorded.scatter[case], list(process.samples)
-    while not why_enough(samples, len(samples) * recorded.image_s[case], limits):
+    while not why_ended(samples, len(samples) * recorded.image_s[case], limits):
         host = SLOW_HOST if len(samples) >= process.slow_from else 1.0
         samples.append(process.level * math.exp(random_.choice(scatter)) * host)
     return replace(process, samples=tuple(samples))
