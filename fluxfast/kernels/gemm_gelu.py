@@ -5,9 +5,10 @@ cuBLASLt has such an epilogue; in fp8 with one scale per row it is the kernel of
 single block's GELU in bfloat16 can share a launch with its query, key and value
 (`fluxfast.kernels.gemm_single_block`).
 
-In fp8, the scale of a row has to be known before the row's largest value is. It comes from the amax
-bound of row and weight (`fluxfast.kernels.layernorm`), which is some 15 times as large on random
-values: this costs range, not precision, because the error of e4m3 is relative.
+In fp8 the epilogue needs the scale of a row before the row's largest value is known, so the scale
+comes from the amax bound of row and weight (`fluxfast.kernels.layernorm`). On random values the
+bound is some 15 times the largest value. That costs range, not precision, because the rounding
+error of e4m3 is relative.
 """
 
 from __future__ import annotations
@@ -85,8 +86,9 @@ def write_gelu(
 ):
     """Write the GELU of every `tiling.programs`-th tile of a GEMM, from the `first` tile on.
 
-    `out` is the descriptor of (row_count, columns or more), written from `first_column` on and, in
-    fp8, divided by `out_scales` (row_count,); those are None in bfloat16.
+    `out` is the descriptor of (row_count, columns or more); the result goes into its columns from
+    `first_column` on. In fp8 the result is divided by `out_scales` (row_count,), which are None in
+    bfloat16.
     """
     row_tiles = tl.cdiv(row_count, tiling.rows)
     column_tiles = tl.cdiv(columns, tiling.columns)

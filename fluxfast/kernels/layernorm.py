@@ -41,7 +41,7 @@ ROUNDED_UP = tl.constexpr(1 + 2**-4)
 
 
 class Dequantization(NamedTuple):
-    """Scales and bias that the GEMM of an update has left out, and that the residual pass applies.
+    """Scales and bias of the update's GEMM, which the residual pass applies in the GEMM's place.
 
     Attributes:
         row_scales: float32 (batch, tokens, 1), of the GEMM's rows.
@@ -99,7 +99,7 @@ def fluxfast_residual_norm(
             u = u * row_scale * c + b
             u_rest = u_rest * row_scale * c_rest + b_rest
         g, g_rest = load_row(gate.start + batch * gate.batch_stride, columns, FIRST, REST)
-        # The norm reads the sum as it is stored.
+        # The norm reads the sum rounded to the dtype in which it is stored.
         x = (x + g * u).to(summed.dtype.element_ty).to(tl.float32)
         x_rest = (x_rest + g_rest * u_rest).to(summed.dtype.element_ty).to(tl.float32)
         store_row(summed + row * columns, x, x_rest, columns, FIRST, REST)
@@ -129,7 +129,8 @@ class Normalized(NamedTuple):
 
     Attributes:
         summed: the residual stream plus the gated update, (batch, tokens, channels).
-        rows: its rows normalized and modulated, of that shape, in the input's dtype or fp8.
+        rows: that sum, or the input without an update, normalized and modulated, (batch, tokens,
+            channels), in the input's dtype or fp8.
         scales: float32 (batch, tokens, 1), the scale of each fp8 row.
         inner_scales: float32 (batch, tokens, 1), scales for the GELU of the next GEMM.
     """
@@ -179,7 +180,7 @@ def residual_norm(
     if is_fp8:
         check_fp8(image)
     first, rest = row_blocks(shape[2])
-    # Measured on an H200 at a width of 3072: fp8 alone writes little.
+    # Two warps are faster if only fp8 rows are written (on an H200 at 3072 channels).
     warps = 2 if is_fp8 and gate is None else 4
     if summed.numel() or out.numel():
         fluxfast_residual_norm[(shape[0] * shape[1],)](

@@ -1,6 +1,6 @@
 """Custom operators for LayerNorm with modulation and gated residuals.
 
-Each one is a choice of the steps of `fluxfast.kernels.layernorm.residual_norm`. Tensors are
+Each operator runs some of the steps of `fluxfast.kernels.layernorm.residual_norm`. Tensors are
 (batch, tokens, channels); `gate`, `shift` and `scale` are (batch, channels); scales of fp8 rows are
 float32 (batch, tokens, 1).
 """
@@ -27,7 +27,7 @@ from fluxfast.kernels.layernorm import (
 def norm_modulate(
     text: Tensor | None, image: Tensor, shift: Tensor, scale: Tensor, eps: float
 ) -> Tensor:
-    """Return LayerNorm(x) · (1 + scale) + shift of text and image joined, in the input's dtype."""
+    """Return LayerNorm(x) · (1 + scale) + shift for x = text and image joined, in their dtype."""
     return residual_norm(image, text=text, shift=shift, scale=scale, eps=eps).rows
 
 
@@ -108,7 +108,7 @@ def gate_residual_scaled(
     bias: Tensor,
     gate: Tensor,
 ) -> Tensor:
-    """Return `gate_residual` with the update · row_scales · column_scales + bias."""
+    """Return `gate_residual` for the dequantized update · row_scales · column_scales + bias."""
     dequantization = Dequantization(row_scales, column_scales, bias)
     return residual_norm(
         image, text=text, update=update, dequantization=dequantization, gate=gate

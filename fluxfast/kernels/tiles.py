@@ -1,7 +1,7 @@
-"""Tiles of the GEMMs with an epilogue, and the prologue that their kernels share.
+"""Tile sizes and main loop of the GEMMs with a fused epilogue.
 
 Operands come through the tensor memory accelerator, so these kernels are for Hopper GPUs. Each
-program computes every `programs`-th tile: its stores overlap with the loads of its next tile.
+program computes every `programs`-th tile: its stores overlap with its next tile's loads.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Gemm(NamedTuple):
 
 @triton.jit
 def tile_position(tile, row_tiles, column_tiles, GROUP: tl.constexpr):
-    """Return row and column of a tile: down a group of rows, then on to the next column."""
+    """Return a tile's row and column; tiles are numbered down GROUP rows, column after column."""
     first = tile // (GROUP * column_tiles) * GROUP
     group = min(row_tiles - first, GROUP)
     return first + tile % group, tile % (GROUP * column_tiles) // group
@@ -168,7 +168,7 @@ def load_columns(vector, column, columns):
 
 @triton.jit
 def scaled_and_biased(x, gemm, first_row, row, row_count, column, columns):
-    """Apply the scales of fp8 operands, if there are any, and the bias to an accumulated tile."""
+    """Multiply an accumulated tile by the scales of fp8 operands, if any, and add the bias."""
     if gemm.row_scales is not None:
         row_scale = tl.load(gemm.row_scales + first_row + row, mask=row < row_count, other=0.0)
         column_scale = load_columns(gemm.column_scales, column, columns)

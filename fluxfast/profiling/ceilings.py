@@ -20,7 +20,7 @@ from fluxfast.profiling.roofline import Ceilings, Shape
 COPIED_BYTES = 2**30
 
 
-def _noise(*shape: int, device: str, dtype: torch.dtype) -> Tensor:
+def _random_values(*shape: int, device: str, dtype: torch.dtype) -> Tensor:
     """Return random values: zeros take less power and run faster. fp8 values go up to 448."""
     spread = 100.0 if dtype is torch.float8_e4m3fn else 1.0
     return torch.randn(shape, device=device).mul_(spread).to(dtype)
@@ -39,7 +39,9 @@ def gemm_tflops(shape: Shape, hardware: Hardware, *, fp8: bool) -> float:
     if fp8:
         call = scaled_gemm(tokens, inner, outer, device)
     else:
-        rows, weight = (_noise(n, inner, device=device, dtype=dtype) for n in (tokens, outer))
+        rows, weight = (
+            _random_values(n, inner, device=device, dtype=dtype) for n in (tokens, outer)
+        )
         call = lambda: F.linear(rows, weight)  # noqa: E731
     return 2.0 * tokens * inner * outer / median_ms(call, device) / 1e9
 
@@ -57,7 +59,7 @@ def scaled_gemm(
         per_row: one scale per row; otherwise one per tensor.
     """
     rows, weight = (
-        _noise(n, inner, device=device, dtype=torch.float8_e4m3fn) for n in (tokens, outer)
+        _random_values(n, inner, device=device, dtype=torch.float8_e4m3fn) for n in (tokens, outer)
     )
     scales = torch.rand(tokens if per_row else 1, 1, device=device)
     weight_scales = torch.rand(1, outer if per_row else 1, device=device)
@@ -77,13 +79,10 @@ def attention_tflops(shape: Shape, heads: int, hardware: Hardware, attend: Atten
     """Return TFLOP/s of `attend` on (batch, tokens, heads, head_dim) at the step's shape."""
     tokens = shape.text_tokens + shape.image_tokens
     dtype = torch.bfloat16 if hardware.is_gpu else torch.float32
-    heads_of = (
-        _noise(
-            shape.batch, tokens, heads, shape.hidden // heads, device=hardware.device, dtype=dtype
-        )
-        for _ in range(3)
+    size = (shape.batch, tokens, heads, shape.hidden // heads)
+    query, key, value = (
+        _random_values(*size, device=hardware.device, dtype=dtype) for _ in range(3)
     )
-    query, key, value = heads_of
     operations = 4.0 * shape.batch * tokens**2 * shape.hidden
     return operations / median_ms(lambda: attend(query, key, value), hardware.device) / 1e9
 

@@ -53,10 +53,8 @@ class _FirstStepOperators(Observer):
         activities = [torch.profiler.ProfilerActivity.CPU]
         if is_gpu:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
-        self.is_gpu, self.profiler = (
-            is_gpu,
-            torch.profiler.profile(activities=activities, acc_events=True),
-        )
+        self.is_gpu = is_gpu
+        self.profiler = torch.profiler.profile(activities=activities, acc_events=True)
         self.step: ProfiledStep | None = None
         self.started = False
 

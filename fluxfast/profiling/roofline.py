@@ -216,12 +216,6 @@ def _passes(shape: Shape, fp8: bool) -> list[Work]:
     ]
 
 
-def modulation_bytes(shape: Shape) -> float:
-    """Return the bytes of the modulation layers' bfloat16 weights, read once by their GEMMs."""
-    vectors = 12 * shape.double_blocks + 3 * shape.single_blocks
-    return float(BF16_BYTES * vectors * shape.hidden**2)
-
-
 def floor_ms(work: Iterable[Work], ceilings: Ceilings) -> float:
     """Return the floor of a step in milliseconds."""
     return sum(one.floor_ms(ceilings) for one in work)
