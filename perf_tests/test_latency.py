@@ -17,14 +17,14 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin.benchmark import BenchmarkRounds
 from fluxfast.pytest_plugin.plugin import fail
-from fluxfast.pytest_plugin.printing import figures, verdict_properties
+from fluxfast.pytest_plugin.printing import figure_properties, verdict_properties
 from fluxfast.pytest_plugin.session import Suite
 
 
 def test_latency(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> None:
     """Measure a case; fail where an optimization is requested but not active."""
     result = result_of(planned, suite, request)
-    request.node.user_properties += figures(result)  # junit has them
+    request.node.user_properties += figure_properties(result)  # junit has them
     if suite.is_recording:
         pytest.skip("recorded for a new baseline, not judged")
 

@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--gpu",
         default="auto",
-        help="the machine, by its baseline (%(default)s)",
+        help="name of the machine's baseline (%(default)s)",
     )
     parser.add_argument("--matrix", default="smoke", help="which cases (%(default)s)")
     parser.add_argument(
@@ -54,7 +54,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--runs", type=int, default=2, help="runs of each fault in a process (%(default)s)"
     )
-    parser.add_argument("--images", type=int, help="images of a run (until their noise is known)")
+    parser.add_argument("--images", type=int, help="images of a run (as many as the noise needs)")
     parser.add_argument("--results", type=Path, help="folder of the runs (.fluxfast/selftest/TIME)")
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)

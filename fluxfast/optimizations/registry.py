@@ -93,25 +93,25 @@ def plan(names: Iterable[str], situation: Situation) -> Plan:
         PlanError: with every reason why the combination is not supported.
     """
     requested, hardware = list(names), situation.hardware
-    problems = _all_problems(requested, situation)
+    problems = _problems_of_all(requested, situation)
     if problems:
         raise PlanError(
-            "incompatible optimizations",
+            f"incompatible optimizations: {'; '.join(problems)}",
             got=f"{' + '.join(requested)} on {hardware.name} ({hardware.architecture})",
-            allowed="a combination without\n           " + "\n           ".join(problems),
+            allowed="optimizations that are supported here, with what they require and no conflict",
             remedy="leave out the optimizations that are named, or see `fluxfast doctor`",
         )
     ordered = tuple(optimization_named(name) for name in in_order(requested))
     return Plan(optimizations=ordered, situation=situation)
 
 
-def _all_problems(requested: list[str], situation: Situation) -> list[str]:
+def _problems_of_all(requested: list[str], situation: Situation) -> list[str]:
     wanted = [optimization_named(name) for name in requested]
     repeated = [name for name in sorted(set(requested)) if requested.count(name) > 1]
     problems = [f"{name} is given twice" for name in repeated]
     problems += _axis_clashes(wanted)
     for optimization in wanted:
-        problems += _problems(optimization, wanted, situation)
+        problems += _problems_of(optimization, wanted, situation)
     return problems
 
 
@@ -120,11 +120,13 @@ def _axis_clashes(wanted: list[Optimization]) -> list[str]:
     for axis in Axis:
         names = sorted({o.name for o in wanted if o.axis is axis})
         if len(names) > 1:
-            clashes.append(f"only one of {', '.join(names)}: each decides {axis.value}")
+            clashes.append(
+                f"{' and '.join(names)} exclude each other: a plan has one choice of {axis.value}"
+            )
     return clashes
 
 
-def _problems(
+def _problems_of(
     optimization: Optimization, wanted: list[Optimization], situation: Situation
 ) -> list[str]:
     present = {o.name for o in wanted} | {o.axis for o in wanted}
@@ -157,7 +159,7 @@ def is_valid(names: Iterable[str], situation: Situation) -> bool:
 
 def why_invalid(names: Iterable[str], situation: Situation) -> str | None:
     """Return the reasons of the PlanError that `plan` would raise, or None."""
-    return "; ".join(_all_problems(list(names), situation)) or None
+    return "; ".join(_problems_of_all(list(names), situation)) or None
 
 
 def default_names(
@@ -180,13 +182,13 @@ def default_names(
         refused.add(misfits[-1])
         names.remove(misfits[-1])
         axis = optimization_named(misfits[-1]).axis
-        if next_best := default_choice(axis, situation.hardware, besides=refused):
+        if next_best := default_choice(axis, situation.hardware, excluding=refused):
             names.append(next_best)
     return in_order(names)
 
 
 def default_choice(
-    axis: Axis, hardware: Hardware, *, lossless: bool = False, besides: Collection[str] = ()
+    axis: Axis, hardware: Hardware, *, lossless: bool = False, excluding: Collection[str] = ()
 ) -> str | None:
     """Return the default optimization of an axis on this hardware, or None.
 
@@ -194,10 +196,10 @@ def default_choice(
         axis: the axis to decide.
         hardware: the machine.
         lossless: consider lossless optimizations only.
-        besides: names that are not considered.
+        excluding: names that are not considered.
     """
     able = [o for o in available(axis, hardware) if o.on_by_default(hardware)]
-    able = [o for o in able if o.name not in besides and not (lossless and o.is_lossy)]
+    able = [o for o in able if o.name not in excluding and not (lossless and o.is_lossy)]
     return min(able, key=lambda o: o.preference).name if able else None
 
 
@@ -234,7 +236,7 @@ def decides(names: Iterable[str], axis: Axis) -> bool:
 
 def _misfits(names: list[str], situation: Situation, keep: list[str]) -> list[str]:
     wanted = [optimization_named(name) for name in in_order(names)]
-    return [o.name for o in wanted if o.name not in keep and _problems(o, wanted, situation)]
+    return [o.name for o in wanted if o.name not in keep and _problems_of(o, wanted, situation)]
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

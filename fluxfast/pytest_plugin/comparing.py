@@ -16,7 +16,7 @@ from fluxfast.errors import FluxFastError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class ComparedRevisions:
     """The results of an A/B comparison.
 
     Attributes:
@@ -33,7 +33,7 @@ class Compared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring:
+class ProcessSettings:
     """The settings of the measuring processes of both revisions.
 
     Attributes:
@@ -68,22 +68,24 @@ class Measuring:
 
 
 def compare_all(
-    measuring: Measuring, cases: Sequence[Case], references: frozenset[str]
-) -> Compared:
+    settings: ProcessSettings, cases: Sequence[Case], references: frozenset[str]
+) -> ComparedRevisions:
     """Measure the judged cases on both sides, and the references once on this one."""
     for case in cases:
-        forget(case, measuring.results)
+        forget(case, settings.results)
     began = time.monotonic()
     sides, failed = interleaved(
-        lambda side, number, of: measuring.run(side, number, of, measuring.rounds),
+        lambda side, number, unsure: settings.run(side, number, unsure, settings.rounds),
         [case for case in cases if case.id not in references],
     )
     measured = {case_id: s.compared[1][-1] for case_id, s in sides.items()}
     errors = dict(failed)
     shown = [case for case in cases if case.id in references]
-    for case_id, found in (measuring.run("B", 0, shown, 1) if shown else {}).items():
+    for case_id, found in (settings.run("B", 0, shown, 1) if shown else {}).items():
         if isinstance(found, FluxFastError):
             errors[case_id] = found
         else:
             measured[case_id] = found
-    return Compared(sides=sides, measured=measured, errors=errors, seconds=time.monotonic() - began)
+    return ComparedRevisions(
+        sides=sides, measured=measured, errors=errors, seconds=time.monotonic() - began
+    )

@@ -14,7 +14,7 @@ from fluxfast.bench.verdicts.verdict import Verdict, judge_all
 
 # A CPU's own baseline does not learn from processes that were slower.
 JOINS_BASELINE = (Outcome.NEW, Outcome.SAME, Outcome.FASTER, Outcome.UNDECIDED)
-FIRST_OF_BASELINE = "the first of this CPU's own baseline"
+FIRST_OF_BASELINE = "first result of this case in this CPU's own baseline"
 
 
 @dataclass(frozen=True, kw_only=True)

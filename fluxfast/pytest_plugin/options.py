@@ -19,14 +19,14 @@ class Options:
     """The options of one session, under the names of the command line.
 
     Attributes:
-        gpu: the machine, by its baseline; `auto` follows the machine.
+        gpu: the name of the machine's baseline; `auto` follows the machine.
         matrix: the matrix of cases; None for each test module's own.
         models: the models to measure; all of them where none is named.
         weights: auto, hub, synthetic or mini.
         resolution: height x width in pixels; None for the weights' own.
         batch_size: images of one prompt at a time; None for the test module's own.
         num_inference_steps: denoising steps; None for the model's own.
-        rounds: an exact number of timed images per case; None until the noise is known.
+        rounds: an exact number of timed images per case; None for as many as the noise needs.
         seconds: time limit for a case's images in seconds.
         record: measure for a new baseline and judge nothing.
         results: the folder for results; None for a new one below .fluxfast/results.
@@ -76,11 +76,11 @@ def _mistake(options: Options) -> str | None:
         if getattr(options, name) == "":  # for example a `$(git merge-base …)` that failed
             return f"--{name} is empty: give it a value, or leave it out"
     if options.rounds is not None and options.rounds < 1:
-        return f"--rounds is {options.rounds}: one image or more, or leave it out"
+        return f"--rounds is {options.rounds}: give 1 or more, or leave it out"
     if not 0 < options.seconds < math.inf:
-        return f"--seconds is {options.seconds:g}: more than none, or leave it out"
+        return f"--seconds is {options.seconds:g}: give a positive number, or leave it out"
     if options.against and options.record:
-        return "--against compares two revisions and --record none: choose one"
+        return "--against judges two revisions and --record judges nothing: choose one of them"
     if options.resume and not options.results:
         return "--resume needs the --results DIR of the run that was interrupted"
     return None
@@ -90,7 +90,9 @@ def add_options(parser: pytest.Parser) -> None:
     """Add the options of the suite to pytest's command line."""
     group = parser.getgroup("fluxfast", "FluxFast")
     group.addoption(
-        "--gpu", default="auto", help="the machine, by its baseline: auto, cpu, h100, h200, …"
+        "--gpu",
+        default="auto",
+        help="name of the machine's baseline: auto, cpu, h100, h200, …",
     )
     group.addoption("--matrix", help=f"which cases: {', '.join(MATRICES)} (the tests' own)")
     group.addoption(
@@ -100,7 +102,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--resolution", help="HEIGHTxWIDTH in pixels (the weights' own)")
     group.addoption("--batch-size", type=int, help="images of one prompt at a time (1)")
     group.addoption("--num-inference-steps", type=int, help="denoising steps (the model's own)")
-    group.addoption("--rounds", type=int, help="images to time (until their noise is known)")
+    group.addoption("--rounds", type=int, help="images to time (as many as the noise needs)")
     group.addoption("--seconds", type=float, default=30.0, help="time for a case's images (30)")
     group.addoption(
         "--record", action="store_true", help="measure for a new baseline, judge nothing"

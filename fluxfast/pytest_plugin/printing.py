@@ -41,13 +41,7 @@ def header(suite: Suite, *, judges: bool) -> Iterator[str]:
         yield from _baseline_lines(suite)
     if suite.options.resume and (why := why_not_resumed()):
         yield f"nothing is resumed: {why}"
-    left_out = {
-        e.name for plan in suite.plans.values() for of in plan.left_out.values() for e in of
-    }
-    if left_out:
-        matrix = next(iter(suite.plans))[0]
-        command = f"fluxfast matrix --gpu {suite.options.gpu} --matrix {matrix}"
-        yield f"{len(left_out)} optimizations left out: `{command}` lists them"
+    yield from _left_out(suite)
 
 
 def _left_out(suite: Suite) -> Iterator[str]:
@@ -88,7 +82,7 @@ def summary(suite: Suite) -> Iterator[str]:
         yield f"processes of both revisions: {suite.compared.seconds:.0f} s"
     yield f"results: {suite.results_folder}"
     if suite.removed:
-        yield f"removed {suite.removed} older results: the newest {KEPT} are kept"
+        yield f"removed {suite.removed} older result folders; the newest {KEPT} are kept"
     if suite.is_recording:
         yield f"accept them with: fluxfast baseline accept {suite.results_folder}"
     yield from _recorded_lines(suite)
@@ -134,7 +128,7 @@ def conditions(suite: Suite, planned: PlannedCase) -> Iterator[str]:
     yield from _bottleneck(result)
     sides = suite.sides.get(planned.case.id)
     if sides and sides.left_out:
-        yield f"{sides.left_out} processes left out: their canaries stood out"
+        yield f"{sides.left_out} processes left out: their canaries differ from the others'"
     if discarded := result.sampling.get("discarded"):
         yield f"{len(discarded)} discarded: {discarded[-1]}"
     if result.telemetry:
@@ -169,7 +163,7 @@ def _recorded_lines(suite: Suite) -> Iterator[str]:
     if first:
         yield f"{len(first)} cases recorded in {path}: they gate from the next run on"
     if further := len(suite.joining) - len(first):
-        yield f"cases with another process in {path}, which takes {PROCESSES}: {further}"
+        yield f"{further} cases added to {path} (up to {PROCESSES} processes per case)"
     if first and provenance()["dirty"]:
         yield (
             "WARNING: recorded from sources with changes that are not committed; "
@@ -177,7 +171,7 @@ def _recorded_lines(suite: Suite) -> Iterator[str]:
         )
 
 
-def figures(result: CaseResult) -> list[tuple[str, float]]:
+def figure_properties(result: CaseResult) -> list[tuple[str, float]]:
     """Return the figures of a case for junit's properties."""
     summary = summarize([result])
     names = ("e2e_s", "step_ms", "eager_ratio", "compile_s", "peak_memory_gib")

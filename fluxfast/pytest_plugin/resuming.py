@@ -29,4 +29,6 @@ def why_not_resumed() -> str | None:
     now = provenance()
     if now["commit"] is None:
         return "the commit is unknown (set FLUXFAST_COMMIT where there is no repository)"
-    return "its sources have changes that are not committed" if now["dirty"] else None
+    if now["dirty"]:
+        return "results are not reproducible: the sources have uncommitted changes"
+    return None

@@ -26,7 +26,7 @@ from fluxfast.errors import FluxFastError
 from fluxfast.files import required_checkout
 from fluxfast.hardware import Hardware, detect
 from fluxfast.optimizations.base import Artifacts
-from fluxfast.pytest_plugin.comparing import Compared, Measuring, compare_all
+from fluxfast.pytest_plugin.comparing import ComparedRevisions, ProcessSettings, compare_all
 from fluxfast.pytest_plugin.folders import locked, new_folder, remove_old, why_not_writable
 from fluxfast.pytest_plugin.judging import (
     Judgement,
@@ -69,7 +69,7 @@ class Suite:
     measured: dict[str, CaseResult] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     judged: set[str] = field(default_factory=set)
-    compared: Compared | None = None
+    compared: ComparedRevisions | None = None
     opened: ExitStack = field(default_factory=ExitStack)
     removed: int = 0
     _judged: tuple[frozenset[str], Judgement] = (frozenset(), Judgement())
@@ -221,9 +221,9 @@ class Suite:
         cases = [planned.case for planned in self.selected]
         try:
             trees = {"A": other(), "B": required_checkout("pytest perf_tests --against")}
-            self.compared = compare_all(self._measuring(trees), cases, self.reference_ids)
+            self.compared = compare_all(self._process_settings(trees), cases, self.reference_ids)
         except FluxFastError as error:
-            self.compared = Compared(errors={case.id: error for case in cases})
+            self.compared = ComparedRevisions(errors={case.id: error for case in cases})
         self.measured |= self.compared.measured
         self.failed |= self.compared.errors.keys()
         for planned in self.selected:
@@ -231,8 +231,8 @@ class Suite:
                 measured = [result.case for result in self.measured.values()]
                 write_quality(self._images_folder, planned.case, measured)
 
-    def _measuring(self, trees: dict[str, Path]) -> Measuring:
-        return Measuring(
+    def _process_settings(self, trees: dict[str, Path]) -> ProcessSettings:
+        return ProcessSettings(
             trees=trees,
             results=self.results_folder,
             device="cpu" if self.options.gpu == "cpu" else "auto",

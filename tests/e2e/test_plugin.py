@@ -92,7 +92,7 @@ def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project, monke
     assert second.ret == 0 and "eager: sampling" not in second.stdout.str()
     assert "fluxfast:" not in second.stdout.str()
     second.stdout.re_match_lines(
-        [r"schnell\s+eager.*(same|UNDECIDED)", r"cases with another process in .* takes 3: 1"]
+        [r"schnell\s+eager.*(same|UNDECIDED)", r"1 cases added to .* \(up to 3 processes per"]
     )
     second.stdout.no_fnmatch_line("*they gate from the next run on*")
     path = local_baseline(project)

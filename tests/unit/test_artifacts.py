@@ -29,7 +29,7 @@ from fluxfast.models.weights import resolve
 from fluxfast.optimizations.base import ProfiledStep
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import profiled_step
-from fluxfast.pytest_plugin.comparing import Compared
+from fluxfast.pytest_plugin.comparing import ComparedRevisions
 from fluxfast.pytest_plugin.progress import left_s, left_text
 from fluxfast.pytest_plugin.session import Suite
 from tests.support.results import case, result
@@ -142,7 +142,7 @@ def test_a_gpu_run_compares_with_its_own_eager_image_also_with_against(tmp_path,
     def compare_all(measuring, cases, references):
         for of_case in cases:  # each in a process of its own
             store(tmp_path / "B1", of_case, images[of_case])
-        return Compared(measured={of_case.id: result(case=of_case) for of_case in cases})
+        return ComparedRevisions(measured={of_case.id: result(case=of_case) for of_case in cases})
 
     monkeypatch.setattr("fluxfast.pytest_plugin.session.compare_all", compare_all)
     suite = suite_of(tmp_path, against="main", gpu="auto", rounds=None, seconds=1.0)

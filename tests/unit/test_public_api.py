@@ -52,7 +52,7 @@ def test_a_plan_of_named_optimizations_has_these():
     [
         ({"preset": "fastest"}, "unknown preset"),
         ({"optimizations": ["fp8"]}, "unknown optimization"),
-        ({"optimizations": ["cuda_graph"]}, "incompatible optimizations"),
+        ({"optimizations": ["cuda_graph"]}, "incompatible optimizations: cuda_graph: requires an"),
         ({"weights": "random"}, "unknown kind of weights"),
         ({"height": 100}, "not a whole number of latent tokens"),
     ],

@@ -140,7 +140,7 @@ def test_the_compiler_is_applied_last(hardware):
             "requires one of compile, export_aoti, regional",
         ),
         ("sdpa sdpa", situation(CPU), "sdpa is given twice"),
-        ("sdpa cudnn bf16", situation(H200), "only one of cudnn, sdpa"),
+        ("sdpa cudnn bf16", situation(H200), "cudnn and sdpa exclude each other"),
         (
             "dbcache",
             situation(CPU, cache_config=cache_config_of({"steps_computation_mask": [1, 0, 1]})),
@@ -160,7 +160,11 @@ def test_the_compiler_is_applied_last(hardware):
         ("rotary_epilogue", situation(L20), "use fused_rotary on other NVIDIA GPUs"),
         ("rotary_epilogue fused_norms fa3", situation(H200), "requires bf16: its GEMM computes"),
         ("gelu_epilogue int8", situation(H200), "conflicts with int8: its GEMM computes bfloat16"),
-        ("gelu_epilogue fused_gelu", situation(H200), "only one of fused_gelu, gelu_epilogue"),
+        (
+            "gelu_epilogue fused_gelu",
+            situation(H200),
+            "fused_gelu and gelu_epilogue exclude each other: a plan has one choice of activation",
+        ),
         ("compiled_encoder", situation(CPU), "CUDA graphs are not supported elsewhere"),
     ],
 )

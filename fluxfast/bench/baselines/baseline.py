@@ -12,7 +12,7 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.comparison import Comparison, compare_sides
 from fluxfast.bench.verdicts.noise import Noise, noises
-from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.outcome import HOW_TO_ACCEPT, Outcome
 from fluxfast.bench.verdicts.verdict import Verdict, decide, judge_all
 from fluxfast.errors import BaselineError
 
@@ -85,8 +85,7 @@ class Baseline:
         if case_id not in self.results:
             return Verdict(
                 outcome=Outcome.NEW,
-                reason=f"no baseline for this case in {self.path.name}; measure it with --record "
-                "--results DIR, then `fluxfast baseline accept DIR`",
+                reason=f"no baseline for this case in {self.path.name}; {HOW_TO_ACCEPT}",
             )
         accepted = self.accepted_for(results)
         comparison = compare_sides(results, accepted, self.noise)

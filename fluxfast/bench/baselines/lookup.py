@@ -40,7 +40,7 @@ def find_baseline(gpu: str, folder: Path | None = None) -> Baseline:
             f"no baseline is named {gpu}",
             got=gpu,
             allowed=", ".join(["auto", "cpu", *known]),
-            remedy="name one of these, or add a file for a new GPU: see docs/guides/gpu.md",
+            remedy="name one of these, or add a file for a new GPU: see docs/guides/add-a-gpu.md",
         )
     return read_baseline(known[gpu])
 
@@ -95,7 +95,7 @@ def _detected(hardware: Hardware, folder: Path | None) -> Baseline:
         "no baseline describes this GPU",
         got=f"{hardware.name} ({hardware.architecture})",
         allowed=", ".join(known),
-        remedy="add a file for this GPU: see docs/guides/gpu.md",
+        remedy="add a file for this GPU: see docs/guides/add-a-gpu.md",
     )
 
 

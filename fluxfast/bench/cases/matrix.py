@@ -70,7 +70,8 @@ def excluded(cases: Iterable[Names], situation: Situation) -> list[Excluded]:
         ) or optimization.why_unsupported_request(situation)
         if not reason and optimization.name not in covered:
             slow = optimization.slow_to_build(situation.hardware)
-            reason = f"only in --matrix full: {slow}" if slow else None
+            where = "full or peers" if optimization.used_by else "full"
+            reason = f"only in --matrix {where}: {slow}" if slow else None
         if reason:
             found.append(Excluded(name=optimization.name, reason=reason))
     return found
@@ -136,7 +137,7 @@ def ablation(situation: Situation) -> list[Names]:
 def _one_off(default: Names, axis: Axis, situation: Situation) -> Names:
     """Return the defaults without one axis; where others need that axis, with its next best."""
     names = default_names(situation, {axis: None})
-    next_best = default_choice(axis, situation.hardware, besides=default)
+    next_best = default_choice(axis, situation.hardware, excluding=default)
     if len(names) == len(default) - 1 or not next_best:
         return names
     return default_names(situation, {axis: next_best})

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 # Exit statuses of `pytest perf_tests` and of CI. 6 comes after pytest's own 0 to 5.
 PASSED_STATUS, FAILED_STATUS, NOT_JUDGED_STATUS = 0, 1, 6
+# How to make a result the new baseline, for messages.
+HOW_TO_ACCEPT = "measure with --record --results DIR, then `fluxfast baseline accept DIR`"
 
 
 class Outcome(StrEnum):

@@ -8,7 +8,7 @@ from typing import Any
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.artifacts import Figures, psnr_text
 from fluxfast.bench.results.summary import CaseSummary
-from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.outcome import HOW_TO_ACCEPT, Outcome
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.tables import plain_table, render
 
@@ -17,14 +17,12 @@ from fluxfast.tables import plain_table, render
 Row = tuple[str, CaseSummary, Verdict | str | None]
 NO_VALUE = "–"
 REMEDIES = {
-    Outcome.SLOWER: "find the commit, or accept the slowdown: measure with --record --results DIR, "
-    "then `fluxfast baseline accept DIR`",
+    Outcome.SLOWER: f"find the commit, or accept the slowdown: {HOW_TO_ACCEPT}",
     Outcome.BROKEN: "counters and kernel names are compared exactly: find what changed them, or "
-    "accept the change: measure with --record --results DIR, then `fluxfast baseline accept DIR`",
-    Outcome.FASTER: "accept the speedup, or it hides the next slowdown: measure with --record "
-    "--results DIR, then `fluxfast baseline accept DIR`",
+    f"accept the change: {HOW_TO_ACCEPT}",
+    Outcome.FASTER: f"accept the speedup, or it hides the next slowdown: {HOW_TO_ACCEPT}",
     Outcome.UNDECIDED: "free the machine, raise --seconds, or compare with --against REF",
-    Outcome.INVALID_RUNNER: "free the machine or use another one; this says nothing about the code",
+    Outcome.INVALID_RUNNER: "free the machine or use another one; the code was not judged",
     Outcome.WRONG_STACK: "install the baseline's stack, or record a new baseline with this one",
 }
 
@@ -91,7 +89,7 @@ def verdict_table(
             figure(summary.peak_memory_gib, 1),
             psnr_text(quality.get(summary.case.id)),
             times(speedup.get(summary.case.id)),
-            _broken(change_text(verdict), 16) if isinstance(verdict, Verdict) else NO_VALUE,
+            _wrapped(change_text(verdict), 16) if isinstance(verdict, Verdict) else NO_VALUE,
         )
         for _, summary, verdict in rows
     ]
@@ -102,7 +100,7 @@ def verdict_table(
     table.columns[1].min_width = max(map(len, words))
     for (name, summary, verdict), row in zip(rows, figures, strict=True):
         cells = [row[i] for i in known]
-        table.add_row(summary.case.model, name, *cells, _broken(_word(verdict), 9))
+        table.add_row(summary.case.model, name, *cells, _wrapped(_word(verdict), 9))
     return render(table)
 
 
@@ -112,7 +110,7 @@ def _word(verdict: Verdict | str | None) -> str:
     return verdict or Outcome.RECORDED.display
 
 
-def _broken(text: str, width: int) -> str:
+def _wrapped(text: str, width: int) -> str:
     """Break a longer text at its spaces, to keep the table within its width."""
     return text if len(text) <= width else text.replace(" ", "\n")
 

@@ -143,7 +143,7 @@ def _outcome(
     broken = [*comparison.broken, *(str(c) for c in exact if c.exceeds_tolerance)]
     undetected = [c for c in changes if c.estimate and not c.is_excluded]
     if broken:
-        return Outcome.BROKEN, [*broken, *(f"which goes with {c}" for c in slower)]
+        return Outcome.BROKEN, [*broken, *(f"at the same time slower: {c}" for c in slower)]
     if comparison.invalid_runner:
         return Outcome.INVALID_RUNNER, [comparison.invalid_runner]
     if slower:

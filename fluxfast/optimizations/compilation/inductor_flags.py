@@ -29,9 +29,8 @@ def proof(evidence: Evidence) -> Proof:
     from torch._inductor import config
 
     wrong = [name for name, value in FLAGS.items() if getattr(config, name) != value]
-    return Proof(
-        is_active=not wrong, detail=f"{wrong or 'all four flags'} {'not ' if wrong else ''}set"
-    )
+    detail = f"not set: {', '.join(wrong)}" if wrong else "all four flags are set"
+    return Proof(is_active=not wrong, detail=detail)
 
 
 def slow_to_build(hardware: Hardware) -> str | None:

@@ -30,5 +30,5 @@ OPTIMIZATION = epilogue_fusion(
     ),
     kernels={KernelCategory.GEMM: "gelu_product|qkv_product_and_gelu"},
     alternative="fused_gelu",
-    requires={"fused_norms": "its kernel computes the scales of what this one writes"},
+    requires={"fused_norms": "its kernel computes the fp8 scales of GELU's output"},
 )

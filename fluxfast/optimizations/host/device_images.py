@@ -89,9 +89,8 @@ def proof(evidence: Evidence) -> Proof:
         isinstance(processor.preprocess, DevicePreprocess)
         or not evidence.plan.situation.model.takes_image
     )
-    return Proof(
-        is_active=is_ours, detail=f"bytes are made on the {'device' if is_ours else 'host'}"
-    )
+    where = "device" if is_ours else "host"
+    return Proof(is_active=is_ours, detail=f"bytes are computed on the {where}")
 
 
 def why_unsupported(hardware: Hardware) -> str | None:

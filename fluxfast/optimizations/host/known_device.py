@@ -27,7 +27,7 @@ def apply(build: Build) -> None:
     build.undo.callback(setattr, build.pipeline, "__class__", kind)
     build.pipeline.__class__ = pinned(kind, device)
     # Another optimization may have given the pipeline a class of its own.
-    modules = (sys.modules[of.__module__] for of in kind.__mro__)
+    modules = (sys.modules[base.__module__] for base in kind.__mro__)
     home = next(module for module in modules if hasattr(module, SEARCH))
     search = getattr(home, SEARCH)
     ours = {id(model) for model in build.pipeline.components.values()}
@@ -56,7 +56,7 @@ def proof(evidence: Evidence) -> Proof:
     device = vars(type(evidence.pipeline)).get("_execution_device")
     return Proof(
         is_active=isinstance(device, torch.device),
-        detail=f"pinned to {device}" if device else "the device is searched for",
+        detail=f"pinned to {device}" if device else "not pinned: diffusers searches the modules",
     )
 
 
