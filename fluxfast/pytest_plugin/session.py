@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Suite:
-    """The state of one pytest session; planning, judging and printing are pure and elsewhere.
+    """The state of one pytest session; other modules plan, judge and print without side effects.
 
     Attributes:
         config: the session's configuration.
