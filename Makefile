@@ -4,7 +4,7 @@ BIN := .venv/bin
 GPU ?= auto
 SHARD ?= 1/1
 WORKERS ?= auto
-PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --timeout 300
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --timeout 300
 
 .PHONY: perf quick check test interpreter workflows site pages nightly runner reporting format clean
 

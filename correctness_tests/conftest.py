@@ -34,13 +34,6 @@ MEASURED = pytest.StashKey[dict[str, tuple[str, dict[str, str]]]]()
 NOT_MEASURED = pytest.StashKey[dict[str, str]]()
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the tests of a case in one worker of pytest-xdist: they share its pipeline."""
-    call = getattr(item, "callspec", None)
-    if call and isinstance(planned := call.params.get("planned"), PlannedCase):
-        item.add_marker(pytest.mark.xdist_group(planned.case.id))
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect cases that take minutes on a CPU, unless --model names their model."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fluxfast.optimizations.base import Optimization, Plan
     from fluxfast.optimizations.registry import list_optimizations
     from fluxfast.pipeline.build import BuiltPipeline, build
-    from fluxfast.pipeline.public import load, plan
+    from fluxfast.pipeline.public import load, load_optimized, plan
 
 __version__ = "0.2.0"
 
@@ -26,6 +26,7 @@ __all__ = [
     "build",
     "list_optimizations",
     "load",
+    "load_optimized",
     "plan",
 ]
 
@@ -37,6 +38,7 @@ _MODULES = {
     "build": "fluxfast.pipeline.build",
     "list_optimizations": "fluxfast.optimizations.registry",
     "load": "fluxfast.pipeline.public",
+    "load_optimized": "fluxfast.pipeline.public",
     "plan": "fluxfast.pipeline.public",
 }
 

@@ -1,7 +1,4 @@
-"""The functions that `import fluxfast` exports: a pipeline to optimize, and a plan for a model.
-
-`fluxfast.build(resolve(...), plan(...))` puts both together; the command line does the same.
-"""
+"""The functions that `import fluxfast` exports: load a model, plan for it, load it optimized."""
 
 from __future__ import annotations
 
@@ -16,6 +13,8 @@ from fluxfast.optimizations.base import Axis, Plan, Situation
 
 if TYPE_CHECKING:
     from diffusers import FluxPipeline
+
+    from fluxfast.pipeline.build import BuiltPipeline
 
 PRESETS = ("default", "lossless", "eager")
 
@@ -42,6 +41,32 @@ def load(name: str, *, weights: str = "auto", device: str = "auto") -> FluxPipel
     hardware = checked.situation.hardware
     checkpoint = model_weights.resolve(name, weights, hardware)
     return model_weights.load(checkpoint, dtype=load_dtype(checked), hardware=hardware)
+
+
+def load_optimized(
+    name: str,
+    optimizations: Sequence[str] | None = None,
+    *,
+    preset: str = "default",
+    weights: str = "auto",
+    device: str = "auto",
+    **request: Any,
+) -> BuiltPipeline:
+    """Load a model and apply a plan to it; the arguments are those of `plan`.
+
+    Returns:
+        A context manager: `generate()` returns the images of the request, `pipeline` is the
+        diffusers pipeline, and leaving the context restores every global setting.
+
+    Raises:
+        PlanError: the optimizations are incompatible, or not supported here.
+        FluxFastError: the model is unknown, or its weights cannot be read.
+    """
+    from fluxfast.pipeline.build import build
+
+    checked = plan(name, optimizations, preset=preset, weights=weights, device=device, **request)
+    checkpoint = model_weights.resolve(name, weights, checked.situation.hardware)
+    return build(checkpoint, checked)
 
 
 def plan(

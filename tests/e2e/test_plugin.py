@@ -206,7 +206,7 @@ def test_a_corrupt_baseline_stops_the_run_before_it_begins(project):
     ],
 )
 def test_a_mistake_on_the_command_line_is_reported_at_once(project, argument, problem):
-    result = project.runpytest_subprocess("perf_tests", argument)
+    result = project.runpytest_inprocess("perf_tests", argument)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert any(problem in line for line in result.errlines)
 

@@ -17,7 +17,7 @@ SMALL_IMAGE = ("--num_inference_steps", "2", "--resolution", "64",
                "--compile_export_mode", "disabled")  # fmt: skip
 MIB = 1 << 20
 
-pytestmark = [pytest.mark.slow, pytest.mark.subprocess, pytest.mark.xdist_group("wheel")]
+pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
 
 
 def pip(*arguments: str) -> None:

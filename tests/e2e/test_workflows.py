@@ -263,7 +263,7 @@ def test_every_job_with_a_line_is_run_here():
 def test_a_machine_without_a_gpu_lints_tests_and_times(rehearsal):
     (rehearsal.bin / "make").unlink()  # the real one; what it calls is written down
     rehearsal.program("npm", "import sys; sys.exit(1)")
-    workers = "numprocesses auto --dist loadgroup --timeout 300"
+    workers = "numprocesses auto --timeout 300"
     fast = "not (slow or subprocess or interpreter or compile or browser or gpu)"
     tools, calls = rehearsal.folder / ".venv" / "bin", rehearsal.folder / "calls"
     tools.mkdir(parents=True)
