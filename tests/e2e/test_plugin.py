@@ -206,7 +206,7 @@ def test_a_corrupt_baseline_stops_the_run_before_it_begins(project):
     ],
 )
 def test_a_mistake_on_the_command_line_is_reported_at_once(project, argument, problem):
-    result = project.runpytest_inprocess("perf_tests", argument)
+    result = project.runpytest_subprocess("perf_tests", argument)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert any(problem in line for line in result.errlines)
 
@@ -348,7 +348,7 @@ def test_ctrl_c_keeps_the_results_so_far_and_resume_goes_on_from_them(project):
     )
     command = [
         sys.executable, "-m", "pytest", "perf_tests", "--gpu=cpu", "--resolution=64", "--rounds=1",
-        "-k", "eager", "--results=kept", "-p", "no:cacheprovider",
+        "--num-inference-steps=2", "-k", "eager", "--results=kept", "-p", "no:cacheprovider",
     ]  # fmt: skip
     there = dict(cwd=project.path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, text=True)
     ended = subprocess.run([*command, "-p", "ctrl_c"], **there, capture_output=True)
