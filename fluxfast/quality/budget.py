@@ -11,6 +11,7 @@ import yaml
 
 from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import MODELS
+from fluxfast.optimizations.registry import optimizations
 from fluxfast.quality.metrics import QUALITY_METRICS, Quality
 
 LOSSLESS = "lossless"  # the budget of optimizations without an own one, and of the eager pipeline
@@ -35,7 +36,7 @@ class Budgets:
     def of(self, optimizations: Sequence[str], model: str) -> dict[str, float]:
         """Return a case's bounds: for each metric, the loosest of its optimizations."""
         found = dict(self._of_one(LOSSLESS, model))
-        for name in optimizations:
+        for name in map(budget_key, optimizations):
             for metric, bound in self._of_one(name, model).items():
                 loosest = min if QUALITY_METRICS[metric].at_least else max
                 found[metric] = loosest(bound, found.get(metric, bound))
@@ -43,11 +44,17 @@ class Budgets:
 
     def golden(self, optimizations: Sequence[str]) -> float:
         """Return a case's bound on its golden: the loosest of its optimizations."""
-        return max(self.goldens.get(name, 0.0) for name in (LOSSLESS, *optimizations))
+        return max(self.goldens.get(k, 0.0) for k in (LOSSLESS, *map(budget_key, optimizations)))
 
     def _of_one(self, name: str, model: str) -> Mapping[str, float]:
         entry = self.bounds[name if name in self.bounds else LOSSLESS]
         return {**entry.get(ANY_MODEL, {}), **entry.get(model, {})}
+
+
+def budget_key(name: str) -> str:
+    """Return the key of an optimization's bounds: `Optimization.budget`, or else its name."""
+    known = optimizations().get(name)
+    return (known and known.budget) or name
 
 
 def violations(quality: Quality, bounds: Mapping[str, float]) -> list[str]:

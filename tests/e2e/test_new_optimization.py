@@ -17,12 +17,14 @@ from fluxfast.optimizations import attention, compilation, registry
 from fluxfast.optimizations.base import Axis, KernelCategory, Situation
 from fluxfast.profiling import kernel_profile
 from fluxfast.profiling.evidence import gather_evidence, proofs
+from fluxfast.quality.budget import read_budgets
 from fluxfast.report.effects import effects
 from fluxfast.report.inputs import read_inputs
 from fluxfast.report.rows import rows_of
 from tests.support.machines import CPU, H200
 from tests.support.pipelines import built
 from tests.support.results import case, result
+from tests.support.sabotage.images import BUDGETS
 from tests.support.synthetic_results import write
 
 README = Path(registry.__file__).parent / "README.md"
@@ -112,6 +114,13 @@ def test_the_profile_categorizes_its_kernels(example):
     example.unlink()
     forget_optimizations()
     assert kernel_profile.category_of("fluxfast::e4m3_heads") is KernelCategory.QUANTIZE
+
+
+def test_its_images_are_judged_by_the_budget_that_it_names(example):
+    budgets = read_budgets(BUDGETS, "sm_90")
+    assert budgets.of(["e4m3_heads"], "dev") == budgets.of(["fa3_fp8"], "dev")
+    assert budgets.golden(["e4m3_heads"]) == budgets.golden(["fa3_fp8"])
+    assert budgets.of(["e4m3_heads"], "dev") != budgets.of([], "dev")
 
 
 def test_it_generates_an_image_and_is_proved_active(example):
