@@ -93,6 +93,21 @@ class Package:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoadedPipeline:
+    """The facts of a pipeline that the caller has loaded, as far as a plan depends on them.
+
+    Attributes:
+        pipeline_class: the name of its class.
+        dtype: the dtype of the transformer's weights, without `torch.`; `mixed` for several.
+        absent: components that it lacks, such as `text_encoder`.
+    """
+
+    pipeline_class: str
+    dtype: str
+    absent: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Situation:
     """Everything that a plan depends on.
 
@@ -101,12 +116,18 @@ class Situation:
         hardware: the machine, detected or described.
         request: the images that are asked for.
         cache_config: settings of a cache; None for the default ones.
+        loaded: the pipeline, where the caller has loaded it; None where the plan decides how.
     """
 
     model: ModelSpec
     hardware: Hardware
     request: ImageRequest
     cache_config: CacheConfig | None = None
+    loaded: LoadedPipeline | None = None
+
+    def lacks(self, *components: str) -> bool:
+        """Return whether the loaded pipeline lacks one of the components."""
+        return self.loaded is not None and not self.loaded.absent.isdisjoint(components)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +185,17 @@ class Build:
         plan: the plan that is applied.
         artifacts: where exported packages are.
         undo: callbacks that restore every global setting, run when the pipeline is closed.
+        compiler_options: Inductor options for everything that is compiled for this pipeline.
+        before_call: functions of a call's arguments by name, defaults included, that run before
+            each call of a pipeline that the caller has loaded.
     """
 
     pipeline: FluxPipeline
     plan: Plan
     artifacts: Artifacts
     undo: ExitStack = field(default_factory=ExitStack)
+    compiler_options: dict[str, Any] = field(default_factory=dict)
+    before_call: list[Callable[[Mapping[str, Any]], None]] = field(default_factory=list)
 
     @property
     def situation(self) -> Situation:
