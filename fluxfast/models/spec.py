@@ -1,4 +1,4 @@
-"""The three Flux.1 models, and the request for images that a pipeline is called with."""
+"""The kinds of Flux.1 models, and the request for images that a pipeline is called with."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from fluxfast.mini.world import Scene
 # The VAE halves each side three times and the transformer packs 2×2 latents into a token.
 PIXELS_PER_TOKEN_SIDE = 16
 SEEDS = range(-(2**63), 2**64)  # what torch.Generator.manual_seed takes
+KONTEXT_PIPELINES = ("FluxKontextPipeline", "FluxKontextInpaintPipeline")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """One of the published models, with the settings of its model card.
+    """A kind of Flux.1 model, with the settings of its model card.
 
-    A checkpoint is recognised by `pipeline_class` and `guidance_embeds`.
+    A checkpoint or pipeline is recognised by the structure of its transformer and its schedule, see
+    `recognition`.
 
     Attributes:
         name: the name in options and case ids.
-        hub_id: the repository on the Hugging Face hub.
+        hub_id: the repository on the Hugging Face hub; empty where no published model is meant.
         pipeline_class: the name of the diffusers pipeline.
         guidance_embeds: whether the transformer takes the guidance scale as an input.
+        use_dynamic_shifting: whether the schedule shifts with the resolution.
         num_inference_steps: denoising steps of the model card.
         max_sequence_length: T5 tokens that the text is padded to.
         guidance_scale: guidance of the model card; 0 where the model has none.
@@ -35,6 +38,7 @@ class ModelSpec:
     hub_id: str
     pipeline_class: str
     guidance_embeds: bool
+    use_dynamic_shifting: bool
     num_inference_steps: int
     max_sequence_length: int
     guidance_scale: float
@@ -42,12 +46,15 @@ class ModelSpec:
     @property
     def takes_image(self) -> bool:
         """Whether the model edits an input image (Kontext)."""
-        return self.pipeline_class == "FluxKontextPipeline"
+        return self.pipeline_class in KONTEXT_PIPELINES
 
     @property
     def is_few_step(self) -> bool:
-        """Whether the model is distilled to a few steps (schnell): it has no guidance input."""
-        return not self.guidance_embeds
+        """Whether the model is distilled to a few steps (schnell).
+
+        Such a model has no guidance input, and its schedule does not shift with the resolution.
+        """
+        return not self.guidance_embeds and not self.use_dynamic_shifting
 
 
 SCHNELL = ModelSpec(
@@ -55,6 +62,7 @@ SCHNELL = ModelSpec(
     hub_id="black-forest-labs/FLUX.1-schnell",
     pipeline_class="FluxPipeline",
     guidance_embeds=False,
+    use_dynamic_shifting=False,
     num_inference_steps=4,
     max_sequence_length=256,
     guidance_scale=0.0,
@@ -64,6 +72,7 @@ DEV = ModelSpec(
     hub_id="black-forest-labs/FLUX.1-dev",
     pipeline_class="FluxPipeline",
     guidance_embeds=True,
+    use_dynamic_shifting=True,
     num_inference_steps=28,
     max_sequence_length=512,
     guidance_scale=3.5,
@@ -73,10 +82,23 @@ KONTEXT = ModelSpec(
     hub_id="black-forest-labs/FLUX.1-Kontext-dev",
     pipeline_class="FluxKontextPipeline",
     guidance_embeds=True,
+    use_dynamic_shifting=True,
     num_inference_steps=28,
     max_sequence_length=512,
     guidance_scale=2.5,
 )
+# A model without a guidance input whose steps were not distilled: a fine-tune that removed them.
+DEDISTILLED = ModelSpec(
+    name="dedistilled",
+    hub_id="",
+    pipeline_class="FluxPipeline",
+    guidance_embeds=False,
+    use_dynamic_shifting=True,
+    num_inference_steps=28,
+    max_sequence_length=512,
+    guidance_scale=0.0,
+)
+# The published models, which the matrices contain.
 MODELS = {spec.name: spec for spec in (SCHNELL, DEV, KONTEXT)}
 
 
@@ -94,25 +116,6 @@ def model_named(name: str) -> ModelSpec:
             remedy="choose one of these; `fluxfast generate --ckpt` also takes other checkpoints",
         )
     return MODELS[name]
-
-
-def recognise(pipeline_class: str, guidance_embeds: bool) -> ModelSpec:
-    """Return the model that a checkpoint holds, by its configuration and not by its name.
-
-    Raises:
-        FluxFastError: the checkpoint is none of the three models.
-    """
-    for spec in MODELS.values():
-        if (spec.pipeline_class, spec.guidance_embeds) == (pipeline_class, guidance_embeds):
-            return spec
-    raise FluxFastError(
-        "this checkpoint is not a Flux.1 text-to-image or Kontext model",
-        got=f"{pipeline_class} with guidance_embeds={guidance_embeds}",
-        allowed="; ".join(
-            f"{s.pipeline_class} with guidance_embeds={s.guidance_embeds}" for s in MODELS.values()
-        ),
-        remedy="use a checkpoint of FLUX.1-schnell, FLUX.1-dev or FLUX.1-Kontext-dev",
-    )
 
 
 DEFAULT_PROMPT = "A cat playing with a ball of yarn"

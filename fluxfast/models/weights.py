@@ -14,7 +14,8 @@ from fluxfast.hardware import GIB, Hardware, Platform
 from fluxfast.mini import WEIGHTS
 from fluxfast.mini.world import DEFAULT_EDIT, DEFAULT_SCENE
 from fluxfast.models.architecture import MINI, PUBLISHED, Architecture
-from fluxfast.models.spec import MODELS, ImageRequest, ModelSpec, default_request, recognise
+from fluxfast.models.recognition import recognise, recognise_pipeline
+from fluxfast.models.spec import MODELS, ImageRequest, ModelSpec, default_request
 
 if TYPE_CHECKING:
     import torch
@@ -132,11 +133,12 @@ def _custom(ckpt: str, weights: str) -> Checkpoint:
             allowed=f"--weights hub, or --ckpt {', '.join(MODELS)}",
             remedy="leave --weights out",
         )
-    return Checkpoint(model=_read_model(ckpt), kind=WeightsKind.HUB, location=ckpt, why="named")
+    model, why = _read_model(ckpt)
+    return Checkpoint(model=model, kind=WeightsKind.HUB, location=ckpt, why=why)
 
 
-def _read_model(location: str) -> ModelSpec:
-    """Return the model that a folder or a hub id holds, from its configuration files alone."""
+def _read_model(location: str) -> tuple[ModelSpec, str]:
+    """Return the model that a folder or hub id holds and why, from its configuration files."""
     if not Path(location).is_dir() and (
         location.count("/") != 1 or location.startswith((".", "/", "~"))
     ):
@@ -148,8 +150,13 @@ def _read_model(location: str) -> ModelSpec:
             remedy="check the spelling, or the path of the folder",
         )
     index = _read_json(location, "model_index.json")
-    config = _read_json(location, "transformer/config.json")
-    return recognise(str(index.get("_class_name")), bool(config.get("guidance_embeds")))
+    transformer = _read_json(location, "transformer/config.json")
+    schedule = _read_json(location, "scheduler/scheduler_config.json")
+    return recognise(
+        str(index.get("_class_name")),
+        guidance_embeds=bool(transformer.get("guidance_embeds")),
+        use_dynamic_shifting=bool(schedule.get("use_dynamic_shifting")),
+    )
 
 
 def _read_json(location: str, name: str) -> dict[str, Any]:
@@ -228,7 +235,7 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
 
         _check_memory(dtype, hardware)
         pipeline = assemble(checkpoint.model, dtype, hardware.device)
-    found = recognise(type(pipeline).__name__, bool(pipeline.transformer.config.guidance_embeds))
+    found, _ = recognise_pipeline(pipeline)
     if found != checkpoint.model:
         raise CheckpointError(
             "the checkpoint holds a different model than its configuration states",

@@ -15,7 +15,15 @@ from fluxfast.hardware import detect
 from fluxfast.mini.reader import read, shows
 from fluxfast.mini.world import DEFAULT_EDIT
 from fluxfast.models.arguments import call_arguments, input_image, scene_image
-from fluxfast.models.spec import DEV, KONTEXT, MODELS, SCHNELL, ImageRequest, default_request
+from fluxfast.models.spec import (
+    DEDISTILLED,
+    DEV,
+    KONTEXT,
+    MODELS,
+    SCHNELL,
+    ImageRequest,
+    default_request,
+)
 from fluxfast.models.weights import WeightsKind, load, resolve
 from tests.support.machines import CPU, H200
 
@@ -32,6 +40,10 @@ def folder(here, tmp_path_factory):
     mini = resolve("mini-dev", "auto", here)
     load(mini, dtype=torch.float32, hardware=here).save_pretrained(path)
     return path
+
+
+def change(config, **values):
+    config.write_text(json.dumps(json.loads(config.read_text()) | values))
 
 
 def generate(pipeline):
@@ -83,8 +95,11 @@ def test_a_local_folder_is_recognised_by_its_content(folder, here):
 def test_the_model_is_recognised_by_its_configuration_not_its_name(folder, here, tmp_path):
     misnamed = tmp_path / "FLUX.1-dev"
     shutil.copytree(folder, misnamed)
-    config = misnamed / "transformer" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"guidance_embeds": False}))
+    change(misnamed / "transformer" / "config.json", guidance_embeds=False)
+    found = resolve(str(misnamed), "auto", here)
+    assert found.model == DEDISTILLED and not found.model.is_few_step
+    assert "use_dynamic_shifting" in found.why
+    change(misnamed / "scheduler" / "scheduler_config.json", use_dynamic_shifting=False)
     assert resolve(str(misnamed), "auto", here).model == SCHNELL
 
 
@@ -106,6 +121,8 @@ def test_a_checkpoint_of_another_family_is_refused(here, tmp_path):
     (tmp_path / "transformer").mkdir()
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (tmp_path / "transformer" / "config.json").write_text("{}")
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text("{}")
     with pytest.raises(FluxFastError, match="not a Flux"):
         resolve(str(tmp_path), "auto", here)
 
