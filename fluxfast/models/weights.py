@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -39,12 +40,20 @@ class Checkpoint:
         kind: the kind of weights.
         location: a hub id, or a folder in diffusers layout.
         why: why these weights were chosen, for people.
+        own_blocks: for a checkpoint that is none of the published or mini ones, the number of its
+            transformer blocks, double and single ones together.
     """
 
     model: ModelSpec
     kind: WeightsKind
     location: str
     why: str
+    own_blocks: int | None = None
+
+    @property
+    def blocks(self) -> int:
+        """The number of transformer blocks, double and single ones together."""
+        return self.own_blocks or _blocks(self.architecture.transformer)
 
     @property
     def is_mini(self) -> bool:
@@ -134,7 +143,23 @@ def _custom(ckpt: str, weights: str) -> Checkpoint:
             remedy="leave --weights out",
         )
     model, why = _read_model(ckpt)
-    return Checkpoint(model=model, kind=WeightsKind.HUB, location=ckpt, why=why)
+    shapes = PUBLISHED.transformer | _read_json(ckpt, "transformer/config.json")
+    return Checkpoint(
+        model=model, kind=WeightsKind.HUB, location=ckpt, why=why, own_blocks=_blocks(shapes)
+    )
+
+
+def _blocks(shapes: Mapping[str, Any]) -> int:
+    """Return how many blocks the arguments of a FluxTransformer2DModel describe."""
+    counts = [shapes["num_layers"], shapes["num_single_layers"]]
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise CheckpointError(
+            "transformer/config.json of this checkpoint has no valid number of blocks",
+            got=f"num_layers: {counts[0]!r}, num_single_layers: {counts[1]!r}",
+            allowed="integers, 0 or more",
+            remedy="download the checkpoint again",
+        )
+    return sum(counts)
 
 
 def _read_model(location: str) -> tuple[ModelSpec, str]:

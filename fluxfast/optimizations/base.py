@@ -117,6 +117,7 @@ class Situation:
         request: the images that are asked for.
         cache_config: settings of a cache; None for the default ones.
         loaded: the pipeline, where the caller has loaded it; None where the plan decides how.
+        blocks: number of transformer blocks, double and single ones together; None if unknown.
     """
 
     model: ModelSpec
@@ -124,6 +125,7 @@ class Situation:
     request: ImageRequest
     cache_config: CacheConfig | None = None
     loaded: LoadedPipeline | None = None
+    blocks: int | None = None
 
     def lacks(self, *components: str) -> bool:
         """Return whether the loaded pipeline lacks one of the components."""
