@@ -9,37 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fluxfast.api.load import load, plan
+    from fluxfast.api.optimize import OptimizedPipeline, optimize
+    from fluxfast.api.report import Report
     from fluxfast.errors import FluxFastError
     from fluxfast.optimizations.base import Optimization, Plan
     from fluxfast.optimizations.registry import list_optimizations
-    from fluxfast.pipeline.build import BuiltPipeline, build
-    from fluxfast.pipeline.public import load, load_optimized, plan
 
 __version__ = "0.2.0"
 
 __all__ = [
-    "BuiltPipeline",
     "FluxFastError",
     "Optimization",
+    "OptimizedPipeline",
     "Plan",
+    "Report",
     "__version__",
-    "build",
     "list_optimizations",
     "load",
-    "load_optimized",
+    "optimize",
     "plan",
 ]
 
 _MODULES = {
-    "BuiltPipeline": "fluxfast.pipeline.build",
     "FluxFastError": "fluxfast.errors",
     "Optimization": "fluxfast.optimizations.base",
+    "OptimizedPipeline": "fluxfast.api.optimize",
     "Plan": "fluxfast.optimizations.base",
-    "build": "fluxfast.pipeline.build",
+    "Report": "fluxfast.api.report",
     "list_optimizations": "fluxfast.optimizations.registry",
-    "load": "fluxfast.pipeline.public",
-    "load_optimized": "fluxfast.pipeline.public",
-    "plan": "fluxfast.pipeline.public",
+    "load": "fluxfast.api.load",
+    "optimize": "fluxfast.api.optimize",
+    "plan": "fluxfast.api.load",
 }
 
 

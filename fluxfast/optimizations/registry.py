@@ -111,7 +111,7 @@ def _problems_of_all(requested: list[str], situation: Situation) -> list[str]:
     problems = [f"{name} is given twice" for name in repeated]
     problems += _axis_clashes(wanted)
     for optimization in wanted:
-        problems += _problems_of(optimization, wanted, situation)
+        problems += problems_of(optimization, wanted, situation)
     return problems
 
 
@@ -126,9 +126,10 @@ def _axis_clashes(wanted: list[Optimization]) -> list[str]:
     return clashes
 
 
-def _problems_of(
+def problems_of(
     optimization: Optimization, wanted: list[Optimization], situation: Situation
 ) -> list[str]:
+    """Return why an optimization does not go with those wanted, or with the situation."""
     present = {o.name for o in wanted} | {o.axis for o in wanted}
     reasons = [
         optimization.why_unavailable(situation.hardware),
@@ -163,21 +164,30 @@ def why_invalid(names: Iterable[str], situation: Situation) -> str | None:
 
 
 def default_names(
-    situation: Situation, chosen: Mapping[Axis, str | None] | None = None
+    situation: Situation,
+    chosen: Mapping[Axis, str | None] | None = None,
+    *,
+    excluding: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Return the default optimizations; `chosen` fixes an axis, None leaves it out.
+    """Return the default optimizations.
 
     A default that does not go with a choice is replaced by the next best of its axis, or left out.
     A choice is never changed.
+
+    Args:
+        situation: what is optimized.
+        chosen: fixes the choice of an axis; None leaves the axis out.
+        excluding: names that are not considered.
     """
     chosen = chosen or {}
     fixed = [name for name in chosen.values() if name]
+    refused = set(excluding)
     names = fixed + [
         name
         for axis in Axis
-        if axis not in chosen and (name := default_choice(axis, situation.hardware))
+        if axis not in chosen
+        and (name := default_choice(axis, situation.hardware, excluding=refused))
     ]
-    refused = set[str]()
     while misfits := _misfits(names, situation, keep=fixed):
         refused.add(misfits[-1])
         names.remove(misfits[-1])
@@ -236,7 +246,7 @@ def decides(names: Iterable[str], axis: Axis) -> bool:
 
 def _misfits(names: list[str], situation: Situation, keep: list[str]) -> list[str]:
     wanted = [optimization_named(name) for name in in_order(names)]
-    return [o.name for o in wanted if o.name not in keep and _problems_of(o, wanted, situation)]
+    return [o.name for o in wanted if o.name not in keep and problems_of(o, wanted, situation)]
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

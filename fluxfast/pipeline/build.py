@@ -22,7 +22,14 @@ from fluxfast.console import no_progress
 from fluxfast.models.arguments import call_arguments
 from fluxfast.models.spec import ImageRequest
 from fluxfast.models.weights import Checkpoint, load
-from fluxfast.optimizations.base import Artifacts, Axis, Build, Plan
+from fluxfast.optimizations.base import (
+    Artifacts,
+    Axis,
+    Build,
+    Optimization,
+    Plan,
+    no_reason,
+)
 
 if TYPE_CHECKING:
     from diffusers import FluxPipeline
@@ -115,22 +122,47 @@ def build(
     started = time.perf_counter()
     pipeline = load(checkpoint, dtype=load_dtype(plan), hardware=plan.situation.hardware)
     loaded = time.perf_counter()
-    working = Build(pipeline=pipeline, plan=plan, artifacts=artifacts)
+    applied = apply_plan(pipeline, plan, artifacts=artifacts, progress=progress)
+    return BuiltPipeline(
+        pipeline=pipeline,
+        plan=plan,
+        load_s=loaded - started,
+        apply_s=time.perf_counter() - loaded,
+        undo=applied.undo,
+    )
+
+
+def apply_plan(
+    pipeline: Any,
+    plan: Plan,
+    *,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    progress: Callable[[str], None] = no_progress,
+    after_each: Callable[[Optimization], None] = no_reason,
+) -> Build:
+    """Apply a plan to a pipeline in place; on an error, restore every global setting.
+
+    Args:
+        pipeline: the pipeline.
+        plan: the checked plan.
+        artifacts: the folder of exported packages.
+        progress: called with the name of each stage.
+        after_each: called with each optimization after it was applied.
+
+    Raises:
+        FluxFastError: an optimization cannot be applied.
+    """
+    build = Build(pipeline=pipeline, plan=plan, artifacts=artifacts)
     try:
         with torch.no_grad():
             for optimization in plan.in_order_of_application:
                 progress(f"applying {optimization.name}")
-                optimization.apply(working)
+                optimization.apply(build)
+                after_each(optimization)
     except BaseException:
-        working.undo.close()
+        build.undo.close()
         raise
-    return BuiltPipeline(
-        pipeline=working.pipeline,
-        plan=plan,
-        load_s=loaded - started,
-        apply_s=time.perf_counter() - loaded,
-        undo=working.undo,
-    )
+    return build
 
 
 def load_dtype(plan: Plan) -> torch.dtype:

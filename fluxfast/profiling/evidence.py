@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch._C._autograd import DeviceType
 
-from fluxfast.optimizations.base import Evidence, ProfiledStep, Proof
+from fluxfast.optimizations.base import Evidence, Plan, ProfiledStep, Proof
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.pipeline.observe import Observer, Region, observed
 from fluxfast.profiling.kernel_profile import self_times
@@ -80,24 +81,31 @@ def gather_evidence(built: BuiltPipeline, generate: Callable[[], object] | None 
         built: the pipeline.
         generate: calls the pipeline once; None for the plan's request.
     """
-    observer = _FirstStepOperators(built.plan.situation.hardware.is_gpu)
-    with observed(built.pipeline, observer):
-        if generate is None:
-            built.generate(output_type="latent")
-        else:
-            generate()
+    generate = generate or partial(built.generate, output_type="latent")
+    return evidence_of(built.pipeline, built.plan, generate)
+
+
+def evidence_of(pipeline: Any, plan: Plan, generate: Callable[[], object]) -> Evidence:
+    """Call `generate`, which calls the pipeline once, and return what its first step ran."""
+    observer = _FirstStepOperators(plan.situation.hardware.is_gpu)
+    with observed(pipeline, observer):
+        generate()
     return Evidence(
-        pipeline=built.pipeline,
-        plan=built.plan,
+        pipeline=pipeline,
+        plan=plan,
         step=observer.step or ProfiledStep(),
-        cached_steps=cached_steps(built),
+        cached_steps=_cached_steps(pipeline, plan),
         compiled_graphs=dynamo_counters()["unique_graphs"],
     )
 
 
 def cached_steps(built: BuiltPipeline) -> int:
     """Return how many steps of the last image came from a cache; 0 without one."""
-    return sum(o.cached_steps(built.pipeline) for o in built.plan.optimizations)
+    return _cached_steps(built.pipeline, built.plan)
+
+
+def _cached_steps(pipeline: Any, plan: Plan) -> int:
+    return sum(o.cached_steps(pipeline) for o in plan.optimizations)
 
 
 def dynamo_counters() -> dict[str, int]:

@@ -70,7 +70,7 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     errors = (tmp_path / "reference" / "errors" / "index.html").read_text()
     assert errors.count("<tr>") > 40 and "PyTorch finds no GPU on this machine" in errors
     api = (tmp_path / "reference" / "api" / "index.html").read_text()
-    assert 'id="fluxfast.plan"' in api and 'id="fluxfast.BuiltPipeline.generate"' in api
+    assert 'id="fluxfast.plan"' in api and 'id="fluxfast.OptimizedPipeline.report"' in api
     for page in tmp_path.rglob("*.html"):
         fetched = re.findall(
             r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)', page.read_text()

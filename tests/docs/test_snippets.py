@@ -31,8 +31,9 @@ def test_the_snippet_of_the_readme_generates_an_image(tmp_path, monkeypatch):
     (snippet,) = snippets("README.md")
     assert snippet.count('"dev"') == 1
     small = snippet.replace('"dev"', '"mini-dev"').replace(
-        "prompt=", 'preset="eager", num_inference_steps=2, height=64, width=64, prompt='
+        "optimize(pipeline)", 'optimize(pipeline, preset="eager")'
     )
+    small = small.replace("steps=28", "steps=2, height=64, width=64, max_sequence_length=32")
     exec(compile(small, "README.md", "exec"), {})
     assert (tmp_path / "cat.png").exists()
 
@@ -44,7 +45,7 @@ def test_the_snippets_of_the_python_guide_run_in_their_order(tmp_path, monkeypat
     for number, snippet in enumerate(snippets("docs/guides/python.md")):
         exec(compile(snippet, f"python.md, snippet {number}", "exec"), names)
     output = capsys.readouterr().out
-    assert "sdpa True" in output  # the proof
+    assert "sdpa               active" in output  # the proof
     assert "dbcache" in output and "remedy" in output  # the error
     assert (tmp_path / "image.png").exists()
     assert names["again"].size == names["eager"].size == (256, 256)

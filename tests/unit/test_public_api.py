@@ -11,7 +11,7 @@ import pytest
 
 import fluxfast
 
-LIGHT = ("cli.main", "cli.matrix", "hardware", "pipeline.public", "pytest_plugin.plugin")
+LIGHT = ("cli.main", "cli.matrix", "hardware", "api.load", "pytest_plugin.plugin")
 LIGHT_PACKAGES = ("bench.cases", "bench.results", "bench.baselines", "bench.verdicts", "history",
                   "report")  # fmt: skip
 

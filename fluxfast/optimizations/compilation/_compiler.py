@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimizations.base import Evidence, Proof
@@ -23,6 +23,25 @@ def dynamic_shapes(hardware: Hardware) -> bool | None:
     flux-fast found black images on MI300X with AITER unless shapes are dynamic.
     """
     return True if hardware.platform is Platform.ROCM else None
+
+
+def keep_options(modules: Iterable[nn.Module], options: Mapping[str, Any]) -> None:
+    """Store on compiled modules the Inductor options of their code.
+
+    `torch.compile` itself does not report the options of code that is compiled as one graph.
+    """
+    for module in modules:
+        module.__dict__["compiled_with"] = dict(options)
+
+
+def compiled_with(transformer: Any) -> list[dict[str, Any]]:
+    """Return the Inductor options of the transformer's compiled parts, or of its package."""
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    compiled = [module for module in (transformer, *blocks) if module._compiled_call_impl]
+    package = transformer.__dict__.get("forward")
+    package = getattr(package, "function", package)  # replayed as a CUDA graph
+    found = [package.options] if hasattr(package, "options") else []
+    return found + [vars(module)["compiled_with"] for module in compiled]
 
 
 def compile_proof(evidence: Evidence) -> Proof:

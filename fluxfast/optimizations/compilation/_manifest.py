@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,10 @@ from fluxfast.errors import ArtifactError
 from fluxfast.files import write_atomically
 from fluxfast.optimizations.base import Situation
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "manifest.json"
+# The folders of this package whose code ends up in a package, or calls it.
+COMPILED_SOURCES = ("kernels", "models", "optimizations", "pipeline")
 # Packages that decide the compiled code besides the model: other versions are refused.
 COMPILING_STACK = (
     "torch",
@@ -37,8 +42,19 @@ def described(situation: Situation, names: tuple[str, ...]) -> dict[str, Any]:
         "batch_size": request.batch_size,
         "max_sequence_length": request.max_sequence_length,
         "gpu": f"{hardware.name} ({hardware.architecture})",
+        "fluxfast": {"version": version("fluxfast"), "sources": sources_digest()},
         "stack": {n: v for n, v in hardware.packages.items() if n in COMPILING_STACK},
     }
+
+
+@cache
+def sources_digest() -> str:
+    """Return the first 12 hexadecimal digits of the SHA-256 hash of the sources that matter."""
+    package, digest = Path(__file__).parents[2], hashlib.sha256()
+    for folder in COMPILED_SOURCES:
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def folder_name(description: Mapping[str, Any]) -> str:

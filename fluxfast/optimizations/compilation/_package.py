@@ -60,11 +60,23 @@ def _inner_tensors(tensor: Any) -> list[Tensor]:
     return [inner for name in names for inner in _inner_tensors(getattr(tensor, name))]
 
 
-def export_package(module: nn.Module, keywords: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def export_package(
+    module: nn.Module,
+    keywords: Mapping[str, Any],
+    path: Path,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Export `module(**keywords)` and compile it into `path`.
 
+    Args:
+        module: the module.
+        keywords: the arguments of the call that is exported.
+        path: the file of the package.
+        options: Inductor options in addition to those that a package needs.
+
     Returns:
-        What a later load is checked against: inputs, constants, and the hash of the file.
+        What a later load is checked against: inputs, constants, and the hash of the file; and the
+        options.
 
     Raises:
         ArtifactError: the package cannot be written or crashes the process that loads it.
@@ -76,7 +88,9 @@ def export_package(module: nn.Module, keywords: Mapping[str, Any], path: Path) -
     with torch.no_grad(), config.patch({"aot_inductor.metadata": {}}):
         program = torch.export.export(module, (), dict(keywords), strict=False)
         files = aot_compile(
-            program.module(check_guards=False), *program.example_inputs, options=INDUCTOR_OPTIONS
+            program.module(check_guards=False),
+            *program.example_inputs,
+            options={**(options or {}), **INDUCTOR_OPTIONS},
         )
     constants = _constants_of(files)
     _check_constants(constants, live_constants(module))
@@ -97,6 +111,7 @@ def export_package(module: nn.Module, keywords: Mapping[str, Any], path: Path) -
         temporary.unlink(missing_ok=True)
     return {
         "sha256": sha256(path),
+        "options": dict(options or {}),
         "inputs": [_described(leaf) for leaf in pytree.tree_leaves(((), dict(keywords)))],
         "constants": {name: layout(tensor) for name, tensor in constants.items()},
     }
@@ -162,11 +177,13 @@ class LoadedPackage:
 
     Attributes:
         calls: number of calls so far.
+        options: Inductor options that it was compiled with.
         release: lets go of the bound tensors.
     """
 
-    def __init__(self, runner: Any, inputs: list[Any], bound: list[Tensor]) -> None:
-        self.runner, self.inputs, self.calls = runner, inputs, 0
+    def __init__(self, runner: Any, entry: Mapping[str, Any], bound: list[Tensor]) -> None:
+        self.runner, self.calls = runner, 0
+        self.inputs, self.options = list(entry["inputs"]), dict(entry["options"])
         self.in_spec, self.out_spec = map(pytree.treespec_loads, runner.get_call_spec())
         self.names = list(pytree.tree_unflatten(range(self.in_spec.num_leaves), self.in_spec)[1])
         # The runner never frees its bound tensors: emptying the aliases releases the weights.
@@ -255,7 +272,7 @@ def load_package(path: Path, module: nn.Module, entry: Mapping[str, Any]) -> Loa
         for name in runner.get_constant_fqns()
     }
     runner.load_constants(constants, check_full_update=True, user_managed=True)
-    return LoadedPackage(runner.loader, list(entry["inputs"]), list(constants.values()))
+    return LoadedPackage(runner.loader, entry, list(constants.values()))
 
 
 def _constant(name: str, found: Tensor | None, wanted: list[Any] | None) -> Tensor:

@@ -11,25 +11,31 @@ from typing import Any
 
 from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimizations.base import Axis, Build, Optimization
-from fluxfast.optimizations.compilation._compiler import compile_proof, dynamic_shapes
+from fluxfast.optimizations.compilation._compiler import (
+    compile_proof,
+    dynamic_shapes,
+    keep_options,
+)
 
 
 def apply(build: Build) -> None:
     """Compile transformer and decoder, whole where no cache decides between blocks."""
     import torch
-    from torch._inductor import config
+    from torch._inductor import list_mode_options
 
     is_cached = build.plan.on(Axis.CACHE) is not None
     is_cuda = build.situation.hardware.platform is Platform.CUDA
     if is_cuda and build.plan.on(Axis.QUANTIZATION):
-        build.undo.enter_context(config.patch(max_autotune_gemm_backends="ATEN"))
+        build.compiler_options["max_autotune_gemm_backends"] = "ATEN"
     # A cache decides in Python from step to step: graph breaks are allowed, and no CUDA graph can
     # hold the whole step.
+    mode = "max-autotune-no-cudagraphs" if is_cached else "max-autotune"
     options: dict[str, Any] = dict(
-        mode="max-autotune-no-cudagraphs" if is_cached else "max-autotune",
+        options={**list_mode_options(mode), **build.compiler_options},
         dynamic=dynamic_shapes(build.situation.hardware),
     )
     build.pipeline.transformer.compile(fullgraph=not is_cached, **options)
+    keep_options([build.pipeline.transformer], options["options"])
     build.pipeline.vae.decode = torch.compile(build.pipeline.vae.decode, fullgraph=True, **options)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import Platform
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof, Situation
 from fluxfast.optimizations.compilation._compiler import compiled_blocks_proof
 from fluxfast.optimizations.graphs._support import replay_proof, why_no_graphs
 
@@ -23,7 +23,7 @@ def apply(build: Build) -> None:
     clip, t5 = build.pipeline.text_encoder, build.pipeline.text_encoder_2
     _make_bias_contiguous(t5)
     for block in t5.encoder.block:
-        block.compile(fullgraph=True)
+        block.compile(fullgraph=True, options=build.compiler_options or None)
     clip.forward = GraphReplay(clip.forward)
     t5.forward = GraphReplay(_without_mask(t5))
 
@@ -59,6 +59,13 @@ def _without_mask(t5: Any) -> Any:
     return unmasked
 
 
+def why_unsupported_request(situation: Situation) -> str | None:
+    """Return why there is nothing to compile in a pipeline that takes embeddings, or None."""
+    if situation.lacks("text_encoder", "text_encoder_2"):
+        return "the pipeline has no text encoders"
+    return None
+
+
 def proof(evidence: Evidence) -> Proof:
     """Return a proof: active if T5's blocks are compiled and both encoders were replayed."""
     pipeline = evidence.pipeline
@@ -80,5 +87,6 @@ OPTIMIZATION = Optimization(
     apply=apply,
     proof=proof,
     why_unsupported=why_no_graphs,
+    why_unsupported_request=why_unsupported_request,
     on_by_default=lambda hardware: hardware.platform is Platform.CUDA,
 )

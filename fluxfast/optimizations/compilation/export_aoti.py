@@ -18,6 +18,7 @@ from fluxfast.optimizations.base import (
     Optimization,
     Plan,
     Proof,
+    Situation,
 )
 from fluxfast.optimizations.compilation import _manifest as manifest
 from fluxfast.optimizations.graphs._support import replay_proof
@@ -38,7 +39,9 @@ def apply(build: Build) -> None:
     if not build.artifacts.use_cached:
         calls = _captured_calls(build, situation.request)
         entries = {
-            name: export_package(module, calls[name], folder / f"{name}.pt2")
+            name: export_package(
+                module, calls[name], folder / f"{name}.pt2", build.compiler_options
+            )
             for name, module in modules.items()
         }
         manifest.write(folder, description, entries)
@@ -90,6 +93,16 @@ def _captured_calls(build: Build, request: ImageRequest) -> dict[str, dict[str, 
     return calls
 
 
+def why_unsupported_request(situation: Situation) -> str | None:
+    """Return why the pipeline's calls cannot be captured for an export, or None."""
+    loaded = situation.loaded
+    if loaded is None or loaded.pipeline_class in ("FluxPipeline", "FluxKontextPipeline"):
+        return None
+    return (
+        f"an export calls the pipeline itself, and {loaded.pipeline_class} needs more than a prompt"
+    )
+
+
 def slow_to_build(hardware: Hardware) -> str | None:
     """Return why an export is slow on this hardware, or None."""
     if hardware.is_gpu:
@@ -127,6 +140,7 @@ OPTIMIZATION = Optimization(
     proof=proof,
     compiles=True,
     package_mib=package_mib,
+    why_unsupported_request=why_unsupported_request,
     on_by_default=lambda hardware: False,
     slow_to_build=slow_to_build,
     slow_to_generate=slow_to_generate,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fluxfast.hardware import Hardware
 from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.compilation._compiler import compiled_with
 
 FLAGS = {
     "conv_1x1_as_mm": True,
@@ -18,19 +19,18 @@ FLAGS = {
 
 
 def apply(build: Build) -> None:
-    """Set the flags until the pipeline is closed."""
-    from torch._inductor import config
-
-    build.undo.enter_context(config.patch(FLAGS))
+    """Add the flags to the options of this pipeline's compilers; no global setting changes."""
+    build.compiler_options.update(FLAGS)
 
 
 def proof(evidence: Evidence) -> Proof:
-    """Return a proof: active if all four flags are set."""
-    from torch._inductor import config
-
-    wrong = [name for name, value in FLAGS.items() if getattr(config, name) != value]
+    """Return a proof: active if the transformer was compiled with all four flags."""
+    used = compiled_with(evidence.pipeline.transformer)
+    wrong = sorted({name for options in used for name in FLAGS if options.get(name) != FLAGS[name]})
     detail = f"not set: {', '.join(wrong)}" if wrong else "all four flags are set"
-    return Proof(is_active=not wrong, detail=detail)
+    if not used:
+        detail = "nothing is compiled"
+    return Proof(is_active=bool(used) and not wrong, detail=detail)
 
 
 def slow_to_build(hardware: Hardware) -> str | None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
-from fluxfast.optimizations.compilation._compiler import compiled_blocks_proof, dynamic_shapes
+from fluxfast.optimizations.compilation._compiler import (
+    compiled_blocks_proof,
+    dynamic_shapes,
+    keep_options,
+)
 
 
 def apply(build: Build) -> None:
     """Compile the blocks with diffusers' `compile_repeated_blocks`."""
+    transformer, options = build.pipeline.transformer, build.compiler_options
     dynamic = dynamic_shapes(build.situation.hardware)
-    build.pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=dynamic)
+    transformer.compile_repeated_blocks(fullgraph=True, dynamic=dynamic, options=options or None)
+    keep_options([*transformer.transformer_blocks, *transformer.single_transformer_blocks], options)
 
 
 def proof(evidence: Evidence) -> Proof:

@@ -6,7 +6,9 @@ They depend on timestep, guidance and pooled prompt only. With one row per step,
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +32,29 @@ class StackedLinear:
         return F.linear(x, self.weight, self.bias)
 
 
+MAX_TABLES = 2  # tables kept: true classifier-free guidance has two passes in each step
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """The vectors of all steps of an image, or of one of its two passes.
+
+    Attributes:
+        computed_for: schedule, pooled prompt and guidance; held, so that no other tensor gets
+            their identity.
+        timesteps: (steps,), as the transformer receives them.
+        vectors: (steps, batch, all vectors).
+    """
+
+    computed_for: tuple[Any, ...]
+    timesteps: Tensor
+    vectors: Tensor
+
+    def is_for(self, image: tuple[Any, ...]) -> bool:
+        """Return whether the table was computed for these very tensors."""
+        return all(a is b for a, b in zip(image, self.computed_for, strict=True))
+
+
 class ModulationTable:
     """Fills the blocks' modulation vectors before each call of the transformer.
 
@@ -38,7 +63,7 @@ class ModulationTable:
     rows of another step.
 
     Attributes:
-        tables_computed: number of tables computed so far, one per image.
+        tables_computed: number of tables computed so far, one per image and pass.
     """
 
     def __init__(self, pipeline: Any) -> None:
@@ -55,8 +80,7 @@ class ModulationTable:
         self.layers = [
             StackedLinear([norm.linear for _, norm in kind]) for kind in (doubles, texts, singles)
         ]
-        self.computed_for: tuple[Any, ...] = ()
-        self.timesteps = self.table = torch.empty(0)
+        self.tables: deque[_Table] = deque(maxlen=MAX_TABLES)
         self.tables_computed = 0
         # One for each batch size, kept: a CUDA graph recorded with it may come back.
         self.current: dict[int, Tensor] = {}
@@ -65,34 +89,43 @@ class ModulationTable:
     def __call__(self, module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Fill the vectors of this step; a forward pre-hook with keyword arguments."""
         timestep, pooled = keywords["timestep"], keywords["pooled_projections"]
-        image = (self.scheduler.timesteps, pooled, keywords.get("guidance"))
-        if len(self.computed_for) != 3 or any(
-            a is not b for a, b in zip(image, self.computed_for, strict=True)
-        ):
-            self._compute(*image)
-            self.computed_for = image
-        of_step = self.timesteps == timestep[0]
-        row = self.table.index_select(0, of_step.int().argmax().view(1))[0]
-        self._current(pooled.shape[0]).copy_(torch.where(of_step.any(), row, torch.nan))
+        table = self._table_for((self.scheduler.timesteps, pooled, keywords.get("guidance")))
+        of_step = table.timesteps == timestep[0]
+        row = table.vectors.index_select(0, of_step.int().argmax().view(1))[0]
+        self._current(row).copy_(torch.where(of_step.any(), row, torch.nan))
 
-    def _compute(self, schedule: Tensor, pooled: Tensor, guidance: Tensor | None) -> None:
+    def forget(self) -> None:
+        """Drop the tables, whose weights have changed."""
+        self.tables.clear()
+
+    def _table_for(self, image: tuple[Any, ...]) -> _Table:
+        for table in self.tables:
+            if table.is_for(image):
+                return table
+        self.tables.append(self._computed(image))
+        self.tables_computed += 1
+        return self.tables[-1]
+
+    def _computed(self, image: tuple[Any, ...]) -> _Table:
         """Compute the table of all steps with the arithmetic of pipeline and transformer."""
-        batch, dtype = pooled.shape[0], pooled.dtype
-        self.timesteps = schedule.to(dtype) / 1000
-        steps = len(schedule)
-        inputs = [(self.timesteps * 1000).repeat_interleave(batch)]
+        schedule, pooled, guidance = image
+        batch, dtype, steps = pooled.shape[0], pooled.dtype, len(schedule)
+        timesteps = schedule.to(dtype) / 1000
+        inputs = [(timesteps * 1000).repeat_interleave(batch)]
         if guidance is not None:
             inputs.append((guidance.to(dtype) * 1000).repeat(steps))
         embedded = self.transformer.time_text_embed(*inputs, pooled.repeat(steps, 1))
         activated = F.silu(embedded)  # the same in each norm
-        vectors = [layer(activated) for layer in self.layers]
-        self.table = torch.cat(vectors, dim=1).view(steps, batch, -1)
-        self.tables_computed += 1
+        vectors = torch.cat([layer(activated) for layer in self.layers], dim=1)
+        return _Table(
+            computed_for=image, timesteps=timesteps, vectors=vectors.view(steps, batch, -1)
+        )
 
-    def _current(self, batch: int) -> Tensor:
-        """Return the memory that the blocks read at this batch size: (batch, all vectors)."""
+    def _current(self, row: Tensor) -> Tensor:
+        """Return the memory that the blocks read, of the shape of `row`: (batch, all vectors)."""
+        batch = row.shape[0]
         if batch not in self.current:
-            self.current[batch] = self.table.new_empty(self.table.shape[1:])
+            self.current[batch] = torch.empty_like(row)
         current = self.current[batch]
         if current is not self.read_by_blocks:
             of_each = torch.split(current, [count for _, _, count in self.vectors], dim=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import Decoder
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
@@ -76,6 +77,8 @@ def fuse_vae(vae: Any) -> None:
     Raises:
         FluxFastError: the VAE has other blocks; it is left unchanged.
     """
+    if not isinstance(vae, AutoencoderKL):
+        raise _not_fusible(vae)
     halves = (vae.encoder, vae.decoder)
     resnets = [block for block in vae.modules() if isinstance(block, ResnetBlock2D)]
     upsamplers = [block for block in vae.modules() if isinstance(block, Upsample2D)]
@@ -85,13 +88,7 @@ def fuse_vae(vae: Any) -> None:
     other += [vae.decoder] if type(vae.decoder) is not Decoder else []
     other += [block for block in vae.decoder.up_blocks if type(block) is not UpDecoderBlock2D]
     if other:
-        raise FluxFastError(
-            "fused_vae cannot fuse this VAE",
-            got=repr(other[0])[:200],
-            allowed="the blocks of Flux's VAE: SiLU, one size, no time embedding, no scale, "
-            "no dropout; nearest neighbours before a convolution",
-            remedy="disable fused_vae",
-        )
+        raise _not_fusible(other[0])
     to_channels_last(vae)
     for block in resnets:
         block.__class__ = FusedResnet
@@ -102,6 +99,16 @@ def fuse_vae(vae: Any) -> None:
     for half in halves:
         half.conv_norm_out.__class__ = GroupNormSiLU
         half.conv_act = nn.Identity()
+
+
+def _not_fusible(found: object) -> FluxFastError:
+    return FluxFastError(
+        "fused_vae cannot fuse this VAE",
+        got=repr(found)[:200],
+        allowed="the blocks of Flux's VAE (AutoencoderKL): SiLU, one size, no time embedding, "
+        "no scale, no dropout; nearest neighbours before a convolution",
+        remedy="disable fused_vae",
+    )
 
 
 def _is_fusible_resnet(block: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
 
@@ -15,10 +15,16 @@ SEPARATE_LAYERS = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_pr
 
 def apply(build: Build) -> None:
     """Fuse the projections with diffusers' own method and drop the separate layers."""
-    for network in (build.pipeline.transformer, build.pipeline.vae):
+    for network in _networks(build.pipeline):
         network.fuse_qkv_projections()
         _drop_separate_layers(network)
         network.requires_grad_(False)
+
+
+def _networks(pipeline: Any) -> list[Any]:
+    """Return the networks of the pipeline that can fuse; a decoder without attention cannot."""
+    candidates = (pipeline.transformer, pipeline.vae)
+    return [network for network in candidates if hasattr(network, "fuse_qkv_projections")]
 
 
 def _drop_separate_layers(network: nn.Module) -> None:
@@ -31,7 +37,7 @@ def _drop_separate_layers(network: nn.Module) -> None:
 
 def proof(evidence: Evidence) -> Proof:
     """Return a proof: active if every attention layer has the fused layer only."""
-    networks = (evidence.pipeline.transformer, evidence.pipeline.vae)
+    networks = _networks(evidence.pipeline)
     fused = [m for n in networks for m in n.modules() if hasattr(m, "to_qkv")]
     separate = [m for n in networks for m in n.modules() if hasattr(m, "to_q")]
     detail = f"{len(fused)} attention layers fused, {len(separate)} separate"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
 from fluxfast.optimizations.compilation._compiler import DECODER_CONFLICTS
 from fluxfast.optimizations.fusion._requirements import TRITON, nvidia_only
+from fluxfast.optimizations.memory._memory_format import why_no_vae
 
 
 def apply(build: Build) -> None:
@@ -30,6 +31,7 @@ OPTIMIZATION = Optimization(
     apply=apply,
     proof=proof,
     why_unsupported=nvidia_only,
+    why_unsupported_request=why_no_vae,
     packages=TRITON,
     conflicts=DECODER_CONFLICTS,
     on_by_default=lambda hardware: True,

@@ -20,6 +20,23 @@ if TYPE_CHECKING:
 SEARCH = "get_module_execution_device"  # the name in the modules of diffusers' pipelines
 
 
+class PinnedSearch:
+    """diffusers' search for a module's execution device, which knows the modules of pinned ones.
+
+    One stands in for the search of each module of diffusers as long as a pipeline of that module is
+    pinned, so that pipelines are pinned and released in any order.
+    """
+
+    def __init__(self, search: Any) -> None:
+        self.search = search
+        self.pinned: list[dict[int, torch.device]] = []
+
+    def __call__(self, model: Any) -> Any:
+        """Return the device of a model of a pinned pipeline; search for that of another one."""
+        known = (devices[id(model)] for devices in self.pinned if id(model) in devices)
+        return next(known, None) or self.search(model)
+
+
 def apply(build: Build) -> None:
     """Pin the device in the pipeline's class, and in the search for a module's device."""
     kind, device = type(build.pipeline), build.pipeline.device
@@ -29,10 +46,22 @@ def apply(build: Build) -> None:
     # Another optimization may have given the pipeline a class of its own.
     modules = (sys.modules[base.__module__] for base in kind.__mro__)
     home = next(module for module in modules if hasattr(module, SEARCH))
+    ours = {id(model): device for model in build.pipeline.components.values()}
+    _pin(home, ours)
+    build.undo.callback(_release, home, ours)
+
+
+def _pin(home: Any, ours: dict[int, torch.device]) -> None:
+    if not isinstance(getattr(home, SEARCH), PinnedSearch):
+        setattr(home, SEARCH, PinnedSearch(getattr(home, SEARCH)))
+    getattr(home, SEARCH).pinned.append(ours)
+
+
+def _release(home: Any, ours: dict[int, torch.device]) -> None:
     search = getattr(home, SEARCH)
-    ours = {id(model) for model in build.pipeline.components.values()}
-    build.undo.callback(setattr, home, SEARCH, search)
-    setattr(home, SEARCH, lambda model: device if id(model) in ours else search(model))
+    search.pinned = [devices for devices in search.pinned if devices is not ours]
+    if not search.pinned:
+        setattr(home, SEARCH, search.search)
 
 
 def pinned(kind: Any, device: torch.device) -> Any:

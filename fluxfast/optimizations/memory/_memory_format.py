@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fluxfast.optimizations.base import Proof
+from fluxfast.optimizations.base import Proof, Situation
+
+
+def why_no_vae(situation: Situation) -> str | None:
+    """Return why there are no convolutions to convert, or None."""
+    return "the pipeline has no VAE" if situation.lacks("vae") else None
 
 
 def to_channels_last(network: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fluxfast.hardware import Hardware, Platform
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof, Situation
 
 
 def apply(build: Build) -> None:
@@ -27,6 +27,14 @@ def why_unsupported(hardware: Hardware) -> str | None:
     return None
 
 
+def why_unsupported_request(situation: Situation) -> str | None:
+    """Return why a pipeline that the caller has loaded does not compute in bfloat16, or None."""
+    loaded = situation.loaded
+    if loaded is None or loaded.dtype == "bfloat16":
+        return None
+    return f"the pipeline was loaded in {loaded.dtype}; load it with dtype=torch.bfloat16"
+
+
 def slow_to_generate(hardware: Hardware) -> str | None:
     """Return why bfloat16 images are slow to generate on this hardware, or None."""
     return None if hardware.is_gpu else "bfloat16 is slower than float32 on a CPU without AMX"
@@ -41,6 +49,7 @@ OPTIMIZATION = Optimization(
     load_dtype="bfloat16",
     is_reference=True,
     why_unsupported=why_unsupported,
+    why_unsupported_request=why_unsupported_request,
     slow_to_generate=slow_to_generate,
     # On a CPU float32 is the reference, and bfloat16 is slower without AMX.
     on_by_default=lambda hardware: hardware.is_gpu,

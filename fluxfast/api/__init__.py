@@ -1,0 +1,1 @@
+"""The public API of `import fluxfast`: load, plan, optimize, report."""

@@ -1,0 +1,77 @@
+"""Check that a pipeline that the caller has loaded can be optimized, and describe it for a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from fluxfast.errors import FluxFastError
+from fluxfast.optimizations.base import LoadedPipeline
+from fluxfast.pipeline.snapshot import plain_tensors
+
+OPTIONAL_COMPONENTS = ("vae", "text_encoder", "text_encoder_2")
+PROCESSORS = ("FluxAttnProcessor",)  # those that attention operators and fused blocks replace
+
+
+def check_pipeline(pipeline: Any) -> None:
+    """Check that nothing else has taken hold of the pipeline's transformer.
+
+    Raises:
+        FluxFastError: the pipeline is offloaded, spread over devices, quantized, compiled, cached,
+            has attention processors of its own, or is optimized already.
+    """
+    for found, remedy in _obstacles(pipeline):
+        raise FluxFastError(
+            "this pipeline cannot be optimized as it is",
+            got=found,
+            allowed="a pipeline as from_pretrained returns it, wholly on one device, with LoRAs "
+            "loaded or without",
+            remedy=remedy,
+        )
+
+
+def described(pipeline: Any) -> LoadedPipeline:
+    """Return the facts of the pipeline on which plans depend."""
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in pipeline.transformer.parameters()}
+    return LoadedPipeline(
+        pipeline_class=type(pipeline).__name__,
+        dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
+        absent=frozenset(n for n in OPTIONAL_COMPONENTS if getattr(pipeline, n, None) is None),
+    )
+
+
+def _obstacles(pipeline: Any) -> Iterator[tuple[str, str]]:
+    """Yield what stands against an optimization, with the remedy."""
+    transformer = pipeline.transformer
+    if "_optimized_by" in vars(transformer):
+        yield "its transformer is optimized already", "call undo() of the optimized pipeline first"
+    if type(transformer)._call_impl is not nn.Module._call_impl or transformer._compiled_call_impl:
+        yield "its transformer is compiled", "pass the pipeline before torch.compile"
+    for name, network in _networks(pipeline):
+        if any(_is_hooked(module) for module in network.modules()):
+            yield f"its {name} is offloaded or cached", "load it without offloading or caching"
+    devices = {str(p.device) for _, network in _networks(pipeline) for p in network.parameters()}
+    if len(devices) > 1:
+        yield f"its networks are on {', '.join(sorted(devices))}", "move it with to(device)"
+    processors = {type(p).__name__ for p in transformer.attn_processors.values()}
+    for name in sorted(processors - set(PROCESSORS)):
+        yield (
+            f"its attention processor {name}",
+            "unload the IP-Adapter or processor (unload_ip_adapter, set_default_attn_processor)",
+        )
+    if any(plain_tensors(parameter) != [parameter] for parameter in transformer.parameters()):
+        yield "its transformer is quantized", "load it in bfloat16 and enable fp8 or int8 here"
+    if getattr(transformer, "hf_quantizer", None) is not None:
+        yield "its transformer is quantized", "load it in bfloat16 and enable fp8 or int8 here"
+
+
+def _is_hooked(module: Any) -> bool:
+    """Return whether a module has a hook of accelerate, or of diffusers (caches, offloading)."""
+    registry = vars(module).get("_diffusers_hook")  # a call of the pipeline creates an empty one
+    return "_hf_hook" in vars(module) or bool(registry and registry.hooks)
+
+
+def _networks(pipeline: Any) -> list[tuple[str, nn.Module]]:
+    return [(n, c) for n, c in pipeline.components.items() if isinstance(c, nn.Module)]
