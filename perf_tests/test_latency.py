@@ -20,6 +20,8 @@ from fluxfast.pytest_plugin.plugin import fail
 from fluxfast.pytest_plugin.printing import figure_properties, verdict_properties
 from fluxfast.pytest_plugin.session import Suite
 
+TAKES_OWN_CASES = True  # with --cases
+
 
 def test_latency(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> None:
     """Measure a case; fail where an optimization is requested but not active."""

@@ -14,7 +14,7 @@ from fluxfast.bench.verdicts.verdict import Verdict, judge_all
 
 # A CPU's own baseline does not learn from processes that were slower.
 JOINS_BASELINE = (Outcome.NEW, Outcome.SAME, Outcome.FASTER, Outcome.UNDECIDED)
-FIRST_OF_BASELINE = "first result of this case in this CPU's own baseline"
+FIRST_OF_BASELINE = "first result of this case in a baseline that grows by itself"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Judgement:
 
     Attributes:
         verdicts: the verdict on each case, by case id.
-        joining: the ids of the cases whose results join this CPU's own baseline.
+        joining: the ids of the cases whose results join the baseline.
     """
 
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)

@@ -34,6 +34,7 @@ class Options:
         resume: keep the results that the folder holds already.
         shard: the part I/N of the cases.
         baselines: the folder of baselines.
+        cases: a file of cases of one's own; None for the project's cases.
     """
 
     gpu: str = "auto"
@@ -51,6 +52,7 @@ class Options:
     resume: bool = False
     shard: str = "1/1"
     baselines: Path
+    cases: Path | None = None
 
     @classmethod
     def of(cls, config: pytest.Config) -> Self:
@@ -64,8 +66,9 @@ class Options:
             for name in cls.__annotations__
             if name != "models"
         }
-        options = cls(models=tuple(config.getoption("--model") or MODELS), **given)
-        if mistake := _mistake(options):
+        models = tuple(config.getoption("--model") or ())
+        options = cls(models=models or tuple(MODELS), **given)
+        if mistake := _mistake(options) or (options.cases and _contradiction(options, models)):
             raise pytest.UsageError(mistake)
         return options
 
@@ -86,6 +89,23 @@ def _mistake(options: Options) -> str | None:
     return None
 
 
+def _contradiction(options: Options, models: tuple[str, ...]) -> str | None:
+    """Return which option contradicts --cases, or None; `models` are those that --model names."""
+    stated = {
+        "--model": models,
+        "--weights": options.weights != "auto",
+        "--resolution": options.resolution,
+        "--batch-size": options.batch_size is not None,
+        "--num-inference-steps": options.num_inference_steps is not None,
+    }
+    for name, given in stated.items():
+        if given:
+            return f"{name} has no effect with --cases: state it in {options.cases}, or use -k"
+    if options.against:
+        return "--against compares the project's cases: leave it out, or leave --cases out"
+    return None
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Add the options of the suite to pytest's command line."""
     group = parser.getgroup("fluxfast", "FluxFast")
@@ -93,6 +113,9 @@ def add_options(parser: pytest.Parser) -> None:
         "--gpu",
         default="auto",
         help="name of the machine's baseline: auto, cpu, h100, h200, …",
+    )
+    group.addoption(
+        "--cases", type=Path, metavar="FILE", help="measure cases of your own, from a YAML file"
     )
     group.addoption("--matrix", help=f"which cases: {', '.join(MATRICES)} (the tests' own)")
     group.addoption(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.matrix import Excluded
+from fluxfast.bench.cases.own import planned_own_cases
 from fluxfast.bench.cases.planned import PlannedCase, parse_resolution, planned_cases, shard
+from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS
+from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.pytest_plugin.options import Options
 
@@ -33,6 +38,8 @@ def plan_session(
     Raises:
         FluxFastError: an option names nothing that exists.
     """
+    if options.cases:
+        return _plan_own(options, options.cases, hardware, matrix)
     height, width = parse_resolution(options.resolution) if options.resolution else (None, None)
     cases, left_out = planned_cases(
         matrix,
@@ -45,6 +52,31 @@ def plan_session(
         num_inference_steps=options.num_inference_steps,
     )
     return SessionPlan(cases=tuple(shard(cases, options.shard)), left_out=left_out)
+
+
+def _plan_own(options: Options, file: Path, hardware: Hardware, matrix: str) -> SessionPlan:
+    metrics = [metric.name for metric in PERFORMANCE_METRICS]
+    cases, left_out = planned_own_cases(file, matrix, hardware, metrics)
+    if options.matrix and not left_out:
+        raise FluxFastError(
+            "--matrix has no effect: every case of the file states its optimizations",
+            got=f"--matrix {options.matrix} --cases {file}",
+            allowed="--matrix with a case that has neither optimizations nor a preset",
+            remedy="leave --matrix out",
+        )
+    return SessionPlan(cases=tuple(shard(cases, options.shard)), left_out=left_out)
+
+
+def check_takes_cases(options: Options, module: Any) -> None:
+    """Refuse --cases for a test module whose budgets and goldens are of the project's cases."""
+    if options.cases and not getattr(module, "TAKES_OWN_CASES", False):
+        raise FluxFastError(
+            f"{module.__name__} takes no cases of your own",
+            got=f"--cases {options.cases}",
+            allowed="pytest perf_tests --cases FILE",
+            remedy="leave --cases out: the budgets and goldens of this suite are of the project's "
+            "cases; pytest perf_tests prints the PSNR of yours",
+        )
 
 
 def reference_ids(cases: Iterable[Case]) -> frozenset[str]:

@@ -19,6 +19,7 @@ from fluxfast.files import required_checkout
 from fluxfast.pytest_plugin import benchmark, printing
 from fluxfast.pytest_plugin.folders import why_not_writable
 from fluxfast.pytest_plugin.options import Options, add_options
+from fluxfast.pytest_plugin.planning import check_takes_cases
 from fluxfast.pytest_plugin.session import Suite
 
 SUITE = pytest.StashKey[Suite]()
@@ -52,6 +53,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     suite = metafunc.config.stash[SUITE]
     cases: Iterable[PlannedCase] = ()
     try:
+        check_takes_cases(suite.options, metafunc.module)
         cases = suite.plan(metafunc.module)
         suite.baseline  # noqa: B018 - a wrong machine or a corrupt file stops before a build
     except FluxFastError as error:

@@ -10,6 +10,7 @@ from fluxfast.bench.results.provenance import provenance
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import result_path
 from fluxfast.bench.results.summary import CaseSummary, summarize
+from fluxfast.bench.verdicts.metrics import metric_named
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.tables import failure_text, verdict_table
 from fluxfast.bench.verdicts.verdict import Verdict
@@ -57,7 +58,8 @@ def _baseline_lines(suite: Suite) -> Iterator[str]:
     known = suite.baseline.results
     yield f"baseline {suite.baseline.path} ({len(known)} cases)"
     if suite.grows_baseline and not known and not suite.is_recording:
-        yield "this CPU has no baseline yet: this run records it and passes"
+        what = "these cases have" if suite.options.cases else "this CPU has"
+        yield f"{what} no baseline yet: this run records it and passes"
         if provenance()["dirty"]:
             yield (
                 "WARNING: the sources have changes that are not committed: a slowdown in them "
@@ -76,6 +78,7 @@ def summary(suite: Suite) -> Iterator[str]:
     for planned in shown:
         if text := remark(suite, planned):
             yield text
+        yield from _unused_tolerances(suite, planned)
     for planned in (p for p in suite.selected if p not in shown):
         yield f"{'no verdict' if _is_stored(suite, planned) else 'no figures'}: {_name(planned)}"
     if suite.compared and suite.compared.seconds:
@@ -84,7 +87,8 @@ def summary(suite: Suite) -> Iterator[str]:
     if suite.removed:
         yield f"removed {suite.removed} older result folders; the newest {KEPT} are kept"
     if suite.is_recording:
-        yield f"accept them with: fluxfast baseline accept {suite.results_folder}"
+        whose = f" --cases {suite.options.cases}" if suite.options.cases else ""
+        yield f"accept them with: fluxfast baseline accept {suite.results_folder}{whose}"
     yield from _recorded_lines(suite)
 
 
@@ -155,8 +159,16 @@ def remark(suite: Suite, planned: PlannedCase) -> str | None:
     return failure_text(planned.case, verdict)
 
 
+def _unused_tolerances(suite: Suite, planned: PlannedCase) -> Iterator[str]:
+    """Yield a line with the tolerances of a case for figures that this machine does not have."""
+    result = suite.measured[planned.case.id]
+    unused = [n for n in planned.tolerances if not metric_named(n).samples(result)]
+    if unused:
+        yield f"{_name(planned)}: no such figure here, so no tolerance: {', '.join(unused)}"
+
+
 def _recorded_lines(suite: Suite) -> Iterator[str]:
-    """Yield which results joined this CPU's own baseline, and how to begin it again."""
+    """Yield which results joined the baseline, and how to begin it again."""
     if not suite.joining:
         return
     path, first = suite.baseline.path, suite.joining & suite.judgement.first

@@ -14,7 +14,6 @@ import pytest
 from fluxfast.bench.ab.against import Sides
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import write_baseline
-from fluxfast.bench.baselines.lookup import baseline_for
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.limits import Limits, limits_on
 from fluxfast.bench.measurement.recording import record
@@ -26,14 +25,11 @@ from fluxfast.errors import FluxFastError
 from fluxfast.files import required_checkout
 from fluxfast.hardware import Hardware, detect
 from fluxfast.optimizations.base import Artifacts
+from fluxfast.pytest_plugin import judging
+from fluxfast.pytest_plugin.baselines import grows, session_baseline, why_not_recordable
 from fluxfast.pytest_plugin.comparing import ComparedRevisions, ProcessSettings, compare_all
 from fluxfast.pytest_plugin.folders import locked, new_folder, remove_old, why_not_writable
-from fluxfast.pytest_plugin.judging import (
-    Judgement,
-    judge_against_baseline,
-    judge_sides,
-    verdict_json,
-)
+from fluxfast.pytest_plugin.judging import Judgement, verdict_json
 from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.planning import SessionPlan, plan_session, reference_ids
 from fluxfast.pytest_plugin.progress import Progress
@@ -89,8 +85,9 @@ class Suite:
     @cached_property
     def baseline(self) -> Baseline:
         """The baseline that cases are judged against."""
+        planned = (one for plan in self.plans.values() for one in plan.cases)
         local = self.folder / "baselines"
-        return baseline_for(self.options.gpu, self.hardware, self.options.baselines, local)
+        return session_baseline(self.options, self.hardware, local, planned)
 
     @cached_property
     def results_folder(self) -> Path:
@@ -115,6 +112,8 @@ class Suite:
         """
         if why := why_not_writable(self.results_folder):
             raise pytest.UsageError(f"results would go to {self.results_folder}: {why}")
+        if why := why_not_recordable(self.options, self.baseline):
+            raise pytest.UsageError(why)
         if not self.options.results:
             self.opened.callback(self._remove_old)
         try:
@@ -123,7 +122,7 @@ class Suite:
             raise pytest.UsageError(f"fluxfast: {error}") from None
 
     def close(self) -> None:
-        """Write what joins this CPU's baseline, unlock the results and remove old ones."""
+        """Write what joins the baseline, unlock the results and remove old ones."""
         if self.joining:
             new = [self.measured[case_id] for case_id in sorted(self.joining)]
             write_baseline(self.baseline.extended(new))
@@ -158,8 +157,8 @@ class Suite:
 
     @property
     def grows_baseline(self) -> bool:
-        """Whether results join the baseline: on a CPU that the project has none for."""
-        return not self.hardware.is_gpu and self.baseline.path.parent != self.options.baselines
+        """Whether results join the baseline, see `baselines.grows`."""
+        return grows(self.options, self.hardware, self.baseline)
 
     @property
     def reference_ids(self) -> frozenset[str]:
@@ -272,8 +271,9 @@ class Suite:
 
     def _judge_all(self) -> Judgement:
         if self.options.against:
-            return judge_sides(self.sides)
-        return judge_against_baseline(self.baseline, self.measured, grows=self.grows_baseline)
+            return judging.judge_sides(self.sides)
+        joins = self.grows_baseline
+        return judging.judge_against_baseline(self.baseline, self.measured, grows=joins)
 
     def judge(self, planned: PlannedCase) -> Verdict | None:
         """Return the verdict on a case and write it; None where the case is recorded instead."""
@@ -292,7 +292,7 @@ class Suite:
 
     @property
     def joining(self) -> frozenset[str]:
-        """The ids of the judged cases whose results join this CPU's own baseline."""
+        """The ids of the judged cases whose results join the baseline."""
         return self.judgement.joining & self.judged if self.judged else frozenset()
 
     def report(self, planned: PlannedCase, stage: str) -> None:

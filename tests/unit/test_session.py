@@ -114,6 +114,7 @@ def test_a_cpus_baseline_grows_by_what_is_not_slower(
 def suite_of(tmp_path, baseline, judgement, **options):
     """Return what the printed lines need of a session."""
     return SimpleNamespace(
+        options=SimpleNamespace(cases=None),
         baseline=baseline,
         grows_baseline=True,
         is_recording=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,11 +30,14 @@ class Baseline:
         gpu: the machine.
         results: the accepted processes of each case, by case id, with their raw samples.
         path: the file.
+        tolerances: by case id and metric, a tolerance in place of the metric's own; it is no part
+            of the file.
     """
 
     gpu: Gpu
     results: Mapping[str, tuple[CaseResult, ...]]
     path: Path
+    tolerances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def summaries(self) -> list[CaseSummary]:
         """Return the summary of each case."""
@@ -88,7 +91,8 @@ class Baseline:
                 reason=f"no baseline for this case in {self.path.name}; {HOW_TO_ACCEPT}",
             )
         accepted = self.accepted_for(results)
-        comparison = compare_sides(results, accepted, self.noise)
+        tolerances = self.tolerances.get(case_id, {})
+        comparison = compare_sides(results, accepted, self.noise, tolerances)
         difference = stack_difference(accepted[-1], results[-1])
         if difference:
             return Verdict(

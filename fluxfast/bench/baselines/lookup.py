@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import read_baseline
-from fluxfast.bench.results.machine import cpu_slug, gpu_from_hardware
+from fluxfast.bench.results.machine import cpu_slug, gpu_from_hardware, machine_slug
 from fluxfast.errors import BaselineError
 from fluxfast.files import local_folder, shipped_baselines
 from fluxfast.hardware import Hardware
@@ -97,6 +97,47 @@ def _detected(hardware: Hardware, folder: Path | None) -> Baseline:
         allowed=", ".join(known),
         remedy="add a file for this GPU: see docs/guides/add-a-gpu.md",
     )
+
+
+def own_baseline(cases: Path, gpu: str, hardware: Hardware, folder: Path | None = None) -> Baseline:
+    """Return the baseline of a file of cases of one's own, or an empty one.
+
+    It lies alongside the file, one for each kind of machine: `my-cases.nvidia-h200.json`.
+
+    Args:
+        cases: the file of cases.
+        gpu: the value of `--gpu`; a name must be that of the machine.
+        hardware: the machine.
+        folder: the folder of the project's baselines; by default the shipped ones.
+
+    Raises:
+        BaselineError: the file cannot be read, is of another machine, or would be one of the
+            project's.
+    """
+    if gpu not in ("auto", "cpu"):
+        baseline_for(gpu, hardware, folder)
+    path = cases.with_name(f"{cases.stem}.{machine_slug(hardware)}.json")
+    projects = {shipped_baselines().resolve(), (folder or shipped_baselines()).resolve()}
+    if path.parent.resolve() in projects:
+        raise BaselineError(
+            "cases of one's own have no baseline among the project's",
+            got=path,
+            allowed="a file of cases in any other folder",
+            remedy="move the file of cases out of the folder of baselines",
+        )
+    if not path.exists():
+        machine = gpu_from_hardware(hardware, machine_slug(hardware))
+        return Baseline(gpu=machine, results={}, path=path)
+    baseline = read_baseline(path)
+    if not baseline.gpu.describes(hardware):
+        raise BaselineError(
+            "the baseline of these cases is of another machine",
+            got=f"{path}: {baseline.gpu.device_names[0]} ({baseline.gpu.architecture}), "
+            f"{baseline.gpu.memory_gib:g} GiB",
+            allowed=f"{hardware.name} ({hardware.architecture}), {hardware.memory_gib:g} GiB",
+            remedy="move the file away to record a new one",
+        )
+    return baseline
 
 
 def cpu_baseline(

@@ -22,7 +22,8 @@ class Case:
 
     Attributes:
         model: `dev`, `schnell` or `kontext`.
-        weights: `hub`, `synthetic` or `mini`.
+        weights: `hub`, `synthetic` or `mini`; of a case of one's own, the checkpoint's name with
+            a digest, see `own.py`.
         optimizations: the names of the enabled optimizations, in the order of the registry.
         height: height of the image in pixels.
         width: width of the image in pixels.
@@ -84,13 +85,21 @@ class Case:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Case:
-        """Return the case that JSON describes; raise BaselineError if a key is missing."""
+        """Return the case that JSON describes.
+
+        Raises:
+            BaselineError: a key is missing or unknown, or a value is of the wrong type.
+        """
         try:
-            return cls(**{**data, "optimizations": tuple(data["optimizations"])})
-        except (KeyError, TypeError) as error:
+            found = cls(**{**data, "optimizations": tuple(data["optimizations"])})
+            is_list = not isinstance(data["optimizations"], str)
+            if not is_list or cls.from_id(found.id) != found:  # an id spells every field
+                raise ValueError(f"{found.id} has a value of the wrong type")
+        except (KeyError, TypeError, ValueError, FluxFastError) as error:
             raise BaselineError(
                 "the description of a case is wrong",
-                got=str(error),
+                got=str(error).splitlines()[0],
                 allowed=", ".join(cls.__annotations__),
                 remedy="record it again",
             ) from error
+        return found

@@ -82,14 +82,25 @@ def smoke(situation: Situation) -> list[Names]:
     return [eager_names(situation.hardware), default_names(situation)]
 
 
+def lossless(situation: Situation) -> Names:
+    """Return the default optimizations with lossless ones in place of the lossy ones."""
+    choices = {axis: default_choice(axis, situation.hardware, lossless=True) for axis in Axis}
+    return default_names(situation, choices)
+
+
+# The presets that a case may name, as the Python API has them.
+PRESETS: dict[str, Callable[[Situation], Names]] = {
+    "eager": lambda situation: eager_names(situation.hardware),
+    "lossless": lossless,
+    "default": default_names,
+}
+
+
 def tiers(situation: Situation) -> list[Names]:
     """Return eager, the lossless preset, the default optimizations, and those with a cache."""
-    lossless = {axis: default_choice(axis, situation.hardware, lossless=True) for axis in Axis}
     caches = available(Axis.CACHE, situation.hardware)
     return [
-        *smoke(situation)[:1],
-        default_names(situation, lossless),
-        *smoke(situation)[1:],
+        *(names(situation) for names in PRESETS.values()),
         *(default_names(situation, {Axis.CACHE: cache.name}) for cache in caches[:1]),
     ]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from fluxfast.bench.cases.case import Case
@@ -15,6 +16,8 @@ from fluxfast.models.weights import Checkpoint, resolve
 from fluxfast.optimizations.base import Plan, Situation
 from fluxfast.optimizations.registry import default_names, eager_combinations, plan
 
+RESOLUTION = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCase:
@@ -25,18 +28,22 @@ class PlannedCase:
         plan: the checked optimizations for this machine.
         checkpoint: the weights.
         label: a short name for tables, see `matrix.label`.
+        tolerances: by metric, a tolerance in place of the metric's own.
     """
 
     case: Case
     plan: Plan
     checkpoint: Checkpoint
     label: str
+    tolerances: Mapping[str, float] = field(default_factory=dict)
 
 
 def situation_of(checkpoint: Checkpoint, hardware: Hardware, **changes: Any) -> Situation:
     """Return the checkpoint's default request on this machine, with `changes` to its fields."""
     request = checkpoint.request(**changes)
-    return Situation(model=checkpoint.model, hardware=hardware, request=request)
+    return Situation(
+        model=checkpoint.model, hardware=hardware, request=request, blocks=checkpoint.blocks
+    )
 
 
 def planned_case(names: Sequence[str], checkpoint: Checkpoint, situation: Situation) -> PlannedCase:
@@ -114,12 +121,13 @@ def shard(cases: list[PlannedCase], part: str) -> list[PlannedCase]:
 
 def parse_resolution(text: str) -> tuple[int, int]:
     """Return height and width in pixels from `HEIGHTxWIDTH`, or from one side of a square."""
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and (width or height).isdecimal()):
+    found = RESOLUTION.fullmatch(text)
+    if not found:
         raise FluxFastError(
             "this is no resolution",
             got=text,
             allowed="HEIGHTxWIDTH in pixels",
             remedy="write 1024x1024, or 1024 for a square",
         )
+    height, width = found.groups()
     return int(height), int(width or height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -67,6 +68,13 @@ def gpu_from_hardware(hardware: Hardware, slug: str) -> Gpu:
 def cpu_slug(hardware: Hardware) -> str:
     """Return the kind of a CPU by instruction set and cores, such as `cpu-x86_64-avx2-2cores`."""
     return f"cpu-{hardware.architecture}-{hardware.cores}cores"
+
+
+def machine_slug(hardware: Hardware) -> str:
+    """Return the kind of a machine for names of files: of a GPU its name, as `nvidia-h200`."""
+    if not hardware.is_gpu:
+        return cpu_slug(hardware)
+    return re.sub(r"[^a-z0-9]+", "-", hardware.name.lower()).strip("-")
 
 
 def machine_name(hardware: Hardware) -> str:

@@ -13,6 +13,7 @@ from fluxfast.bench.verdicts.metrics import (
     PERFORMANCE_METRICS,
     PerformanceMetric,
     typical,
+    with_tolerances,
 )
 from fluxfast.bench.verdicts.noise import Noise
 from fluxfast.bench.verdicts.runner import why_invalid_runner
@@ -112,7 +113,10 @@ class Comparison:
 
 
 def compare_sides(
-    measured: Sequence[CaseResult], accepted: Sequence[CaseResult], noise: Mapping[str, Noise]
+    measured: Sequence[CaseResult],
+    accepted: Sequence[CaseResult],
+    noise: Mapping[str, Noise],
+    tolerances: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Compare one case with its accepted results, each side of one process or more.
 
@@ -122,8 +126,10 @@ def compare_sides(
         measured: the processes of the case.
         accepted: the processes to compare them with.
         noise: the noise of each metric by name, see `noises`.
+        tolerances: by name, a tolerance in place of the metric's own.
     """
-    changes = [_change(metric, measured, accepted, noise) for metric in PERFORMANCE_METRICS]
+    metrics = with_tolerances(PERFORMANCE_METRICS, tolerances or {})
+    changes = [_change(metric, measured, accepted, noise) for metric in metrics]
     broken = [line for one in measured for line in changed_counters(one, accepted[-1])]
     return Comparison(
         changes=tuple(found for found in changes if found),

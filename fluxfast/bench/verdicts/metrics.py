@@ -8,8 +8,8 @@ tolerance alone.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from fluxfast.bench.results.result import CaseResult, ImageTiming
 
@@ -187,6 +187,13 @@ PERFORMANCE_METRICS = (
 def metric_named(name: str) -> PerformanceMetric:
     """Return the metric with this name."""
     return next(metric for metric in PERFORMANCE_METRICS if metric.name == name)
+
+
+def with_tolerances(
+    metrics: Sequence[PerformanceMetric], tolerances: Mapping[str, float]
+) -> list[PerformanceMetric]:
+    """Return the metrics with the tolerances that are given for some of them by name."""
+    return [replace(m, tolerance=tolerances.get(m.name, m.tolerance)) for m in metrics]
 
 
 def typical(metric: PerformanceMetric, results: Sequence[CaseResult]) -> float | None:
