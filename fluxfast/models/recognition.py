@@ -72,7 +72,7 @@ def recognise_pipeline(pipeline: Any) -> tuple[ModelSpec, str]:
     Raises:
         CheckpointError: the pipeline has no FluxTransformer2DModel, or is none of PIPELINES.
     """
-    transformer = getattr(pipeline, "transformer", None)
+    transformer: Any = getattr(pipeline, "transformer", None)
     if TRANSFORMER not in _class_names(transformer):
         raise CheckpointError(
             "this pipeline does not contain a FluxTransformer2DModel",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +16,13 @@ from fluxfast.hardware import GIB, Hardware, Platform
 from fluxfast.mini import WEIGHTS
 from fluxfast.mini.world import DEFAULT_EDIT, DEFAULT_SCENE
 from fluxfast.models.architecture import MINI, PUBLISHED, Architecture
-from fluxfast.models.recognition import recognise, recognise_pipeline
+from fluxfast.models.configuration import (
+    count_blocks,
+    first_line,
+    read_configuration,
+    read_json,
+)
+from fluxfast.models.recognition import recognise_pipeline
 from fluxfast.models.spec import MODELS, ImageRequest, ModelSpec, default_request
 
 if TYPE_CHECKING:
@@ -53,7 +60,7 @@ class Checkpoint:
     @property
     def blocks(self) -> int:
         """The number of transformer blocks, double and single ones together."""
-        return self.own_blocks or _blocks(self.architecture.transformer)
+        return self.own_blocks or count_blocks(self.architecture.transformer)
 
     @property
     def is_mini(self) -> bool:
@@ -142,76 +149,14 @@ def _custom(ckpt: str, weights: str) -> Checkpoint:
             allowed=f"--weights hub, or --ckpt {', '.join(MODELS)}",
             remedy="leave --weights out",
         )
-    model, why = _read_model(ckpt)
-    shapes = PUBLISHED.transformer | _read_json(ckpt, "transformer/config.json")
+    found = read_configuration(ckpt)
     return Checkpoint(
-        model=model, kind=WeightsKind.HUB, location=ckpt, why=why, own_blocks=_blocks(shapes)
+        model=found.model,
+        kind=WeightsKind.HUB,
+        location=ckpt,
+        why=found.why,
+        own_blocks=found.blocks,
     )
-
-
-def _blocks(shapes: Mapping[str, Any]) -> int:
-    """Return how many blocks the arguments of a FluxTransformer2DModel describe."""
-    counts = [shapes["num_layers"], shapes["num_single_layers"]]
-    if not all(isinstance(count, int) and count >= 0 for count in counts):
-        raise CheckpointError(
-            "transformer/config.json of this checkpoint has no valid number of blocks",
-            got=f"num_layers: {counts[0]!r}, num_single_layers: {counts[1]!r}",
-            allowed="integers, 0 or more",
-            remedy="download the checkpoint again",
-        )
-    return sum(counts)
-
-
-def _read_model(location: str) -> tuple[ModelSpec, str]:
-    """Return the model that a folder or hub id holds and why, from its configuration files."""
-    if not Path(location).is_dir() and (
-        location.count("/") != 1 or location.startswith((".", "/", "~"))
-    ):
-        raise CheckpointError(
-            "no such model or checkpoint",
-            got=location,
-            allowed=f"{', '.join(MODELS)}, mini-{{{','.join(MODELS)}}}, "
-            "a hub id owner/name, or a folder",
-            remedy="check the spelling, or the path of the folder",
-        )
-    index = _read_json(location, "model_index.json")
-    transformer = _read_json(location, "transformer/config.json")
-    schedule = _read_json(location, "scheduler/scheduler_config.json")
-    return recognise(
-        str(index.get("_class_name")),
-        guidance_embeds=bool(transformer.get("guidance_embeds")),
-        use_dynamic_shifting=bool(schedule.get("use_dynamic_shifting")),
-    )
-
-
-def _read_json(location: str, name: str) -> dict[str, Any]:
-    try:
-        path = Path(location) / name if Path(location).is_dir() else Path(_download(location, name))
-        loaded = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot read {name} of this checkpoint",
-            got=f"{location}: {type(error).__name__}: {str(error).splitlines()[0]}",
-            allowed="a Flux.1 checkpoint in diffusers layout "
-            "(model_index.json, transformer/, vae/, …)",
-            remedy="check the path; "
-            "a single-file checkpoint is converted by diffusers' from_single_file",
-        ) from error
-    if not isinstance(loaded, dict):
-        raise CheckpointError(
-            f"{name} of this checkpoint is not a configuration",
-            got=type(loaded).__name__,
-            allowed="a JSON object",
-            remedy="download the checkpoint again",
-        )
-    return loaded
-
-
-def _download(repo_id: str, name: str) -> str:
-    from huggingface_hub import hf_hub_download
-
-    path: str = hf_hub_download(repo_id, name)
-    return path
 
 
 CACHED_FILES = (
@@ -247,18 +192,18 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
     """Load a new pipeline onto the device; it shares nothing with other loaded pipelines.
 
     Raises:
-        CheckpointError: the weights cannot be loaded, or are of another model.
-        FluxFastError: synthetic weights do not fit in memory.
+        CheckpointError: the weights are incomplete, cannot be loaded, or are of another model.
+        FluxFastError: the weights do not fit in memory.
     """
     if checkpoint.kind is WeightsKind.HUB:
-        pipeline = _load_hub(checkpoint.location, dtype).to(hardware.device)
+        pipeline = _load_checked(checkpoint.location, dtype, hardware).to(hardware.device)
     elif checkpoint.kind is WeightsKind.MINI:
         with without_loading_bars():
             pipeline = _load_mini(checkpoint.model.name, dtype).to(hardware.device)
     else:
         from fluxfast.models.synthetic import assemble
 
-        _check_memory(dtype, hardware)
+        check_weights_fit(PUBLISHED_PARAMETERS, dtype, hardware)
         pipeline = assemble(checkpoint.model, dtype, hardware.device)
     found, _ = recognise_pipeline(pipeline)
     if found != checkpoint.model:
@@ -272,35 +217,68 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
     return pipeline
 
 
+def _load_checked(location: str, dtype: torch.dtype, hardware: Hardware) -> Any:
+    """Load a checkpoint whose configuration was not written by us."""
+    from fluxfast.models.completeness import check_checkpoint, check_vocabularies
+
+    found = read_configuration(location)
+    folder = _local_folder(location)
+    inventory = check_checkpoint(folder, found.model.pipeline_class)
+    check_weights_fit(inventory.elements, dtype, hardware)
+    pipeline = _from_pretrained(str(folder), dtype, variant=inventory.variant)
+    check_vocabularies(pipeline)
+    return pipeline
+
+
+def _local_folder(location: str) -> Path:
+    """Return the folder of a checkpoint; a hub id is downloaded without pickled weights."""
+    if Path(location).is_dir():
+        return Path(location)
+    from diffusers import DiffusionPipeline
+
+    with _loading_errors(location):
+        return Path(DiffusionPipeline.download(location, use_safetensors=True))
+
+
 def _load_mini(name: str, dtype: torch.dtype) -> Any:
     """Load a model of the mini family; components without a folder of their own are mini-dev's.
 
     In a checkout their folders are symbolic links, which a wheel cannot hold.
     """
     folder = WEIGHTS / f"mini-{name}"
-    index = _read_json(str(folder), "model_index.json")
+    index = read_json(str(folder), "model_index.json")
     components = [key for key in index if not key.startswith("_") and index[key] != [None, None]]
     absent = [key for key in components if not (folder / key).is_dir()]
     if not absent:
-        return _load_hub(str(folder), dtype)
+        return _from_pretrained(str(folder), dtype)
     own = {key: None for key in components if key not in absent}
-    shared = _load_hub(str(WEIGHTS / "mini-dev"), dtype, **own)
-    return _load_hub(str(folder), dtype, **{key: getattr(shared, key) for key in absent})
+    shared = _from_pretrained(str(WEIGHTS / "mini-dev"), dtype, **own)
+    return _from_pretrained(str(folder), dtype, **{key: getattr(shared, key) for key in absent})
 
 
-def _load_hub(location: str, dtype: torch.dtype, **components: Any) -> Any:
+def _from_pretrained(location: str, dtype: torch.dtype, **arguments: Any) -> Any:
     from diffusers import DiffusionPipeline
-    from safetensors import SafetensorError
 
+    with _loading_errors(location):
+        return DiffusionPipeline.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, **arguments
+        )
+
+
+@contextmanager
+def _loading_errors(location: str) -> Iterator[None]:
+    """Turn any error of the libraries into a CheckpointError.
+
+    A damaged tokenizer or network connection raises whatever the code that meets it raises.
+    """
     try:
-        return DiffusionPipeline.from_pretrained(location, dtype=dtype, **components)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        yield
+    except Exception as error:
         raise CheckpointError(
-            "the weights of this checkpoint cannot be loaded",
-            got=f"{location}: {type(error).__name__}: {str(error).splitlines()[0]}",
-            allowed="a complete Flux.1 checkpoint in diffusers layout",
-            remedy="a truncated file is the usual cause: delete it and download it again; "
-            "for a gated model run `hf auth login` first",
+            "this checkpoint cannot be loaded",
+            got=f"{location}: {first_line(error)}",
+            allowed="a complete Flux.1 checkpoint in diffusers layout, with safetensors weights",
+            remedy="download the checkpoint again; for a gated model run `hf auth login` first",
         ) from error
 
 
@@ -308,12 +286,22 @@ def _load_hub(location: str, dtype: torch.dtype, **components: Any) -> Any:
 PUBLISHED_PARAMETERS = 16.87e9
 
 
-def _check_memory(dtype: torch.dtype, hardware: Hardware) -> None:
-    needed_gib = PUBLISHED_PARAMETERS * dtype.itemsize / GIB
+def check_weights_fit(parameters: float, dtype: torch.dtype, hardware: Hardware) -> None:
+    """Refuse weights that need more memory than the device has.
+
+    Args:
+        parameters: the number of weights; each takes the bytes of `dtype`.
+        dtype: the dtype that the weights are loaded in.
+        hardware: the machine.
+
+    Raises:
+        FluxFastError: the weights do not fit.
+    """
+    needed_gib = parameters * dtype.itemsize / GIB
     if hardware.memory_gib < needed_gib:
         raise FluxFastError(
-            "synthetic weights of the published shape do not fit in memory",
+            "these weights do not fit in memory",
             got=f"{hardware.memory_gib:.0f} GiB on {hardware.name}",
             allowed=f"{needed_gib:.0f} GiB or more for {str(dtype).removeprefix('torch.')}",
-            remedy="use --weights mini",
+            remedy="use --weights mini, or a device with more memory",
         )

@@ -15,6 +15,7 @@ from fluxfast.hardware import detect
 from fluxfast.mini.reader import read, shows
 from fluxfast.mini.world import DEFAULT_EDIT
 from fluxfast.models.arguments import call_arguments, input_image, scene_image
+from fluxfast.models.configuration import NETWORKS
 from fluxfast.models.spec import (
     DEDISTILLED,
     DEV,
@@ -26,6 +27,12 @@ from fluxfast.models.spec import (
 )
 from fluxfast.models.weights import WeightsKind, load, resolve
 from tests.support.machines import CPU, H200
+
+NEEDED_FILES = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    *(f"{network}/config.json" for network in NETWORKS),
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +125,9 @@ def test_a_folder_that_is_no_checkpoint_is_refused(here, tmp_path):
 
 
 def test_a_checkpoint_of_another_family_is_refused(here, tmp_path):
-    (tmp_path / "transformer").mkdir()
-    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    (tmp_path / "transformer" / "config.json").write_text("{}")
-    (tmp_path / "scheduler").mkdir()
-    (tmp_path / "scheduler" / "scheduler_config.json").write_text("{}")
+    for file in NEEDED_FILES:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(FluxFastError, match="not a Flux"):
         resolve(str(tmp_path), "auto", here)
 
