@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,6 +15,7 @@ from fluxfast.bench.results.store import read_result
 from fluxfast.bench.verdicts.outcome import NOT_JUDGED_STATUS
 from fluxfast.hardware import detect
 from fluxfast.pytest_plugin.folders import locked
+from tests.support.forked import run_pytest
 
 REPOSITORY = Path(__file__).parents[2]
 pytest_plugins = ["pytester"]
@@ -45,11 +44,12 @@ def local_baseline(project) -> Path:
 
 
 def run(project, *arguments):
-    return project.runpytest_subprocess(*EAGER, "--gpu=cpu", *arguments)
+    return run_pytest([*EAGER, "--gpu=cpu", *arguments], project.path)
 
 
 def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project, monkeypatch):
-    first = run(project, "--benchmark-json=benchmark.json", "--junitxml=junit.xml")
+    files = ("--benchmark-json=benchmark.json", "--junitxml=junit.xml")
+    first = project.runpytest_subprocess(*EAGER, "--gpu=cpu", *files)
     first.assert_outcomes(passed=2)
     first.stdout.fnmatch_lines(
         [
@@ -206,7 +206,7 @@ def test_a_corrupt_baseline_stops_the_run_before_it_begins(project):
     ],
 )
 def test_a_mistake_on_the_command_line_is_reported_at_once(project, argument, problem):
-    result = project.runpytest_subprocess("perf_tests", argument)
+    result = run_pytest(["perf_tests", argument], project.path)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert any(problem in line for line in result.errlines)
 
@@ -304,22 +304,18 @@ def test_a_gpu_case_without_a_baseline_fails_and_the_message_shows_how_to_record
         })
         """
     )
-    result = project.runpytest_subprocess(*EAGER, "--gpu=l20", "--weights=mini")
+    result = run_pytest([*EAGER, "--gpu=l20", "--weights=mini"], project.path)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*NEW: no baseline for this case in nvidia-l20.json*--record*"])
 
 
 def test_an_optimization_that_is_not_active_fails(project):
-    result = project.runpytest_subprocess(
-        "-p",
-        "tests.support.sabotage.quantization_dropped",
-        *EAGER[:-1],
+    words = (
+        *("-p", "tests.support.sabotage.quantization_dropped", *EAGER[:-1]),
         "int8 and not regional and not compile and not export_aoti and not dbcache",
-        "--matrix=full",
-        "--gpu=cpu",
-        "--shard=1/1",
-        "-x",
+        *("--matrix=full", "--gpu=cpu", "--shard=1/1", "-x"),
     )
+    result = run_pytest([*words], project.path)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*requested but not active: int8: 0 of 37 block layers*"])
     result.assert_outcomes(failed=1)  # and nothing of the other cases after it
@@ -347,17 +343,16 @@ def test_ctrl_c_keeps_the_results_so_far_and_resume_goes_on_from_them(project):
         """
     )
     command = [
-        sys.executable, "-m", "pytest", "perf_tests", "--gpu=cpu", "--resolution=64", "--rounds=1",
-        "--num-inference-steps=2", "-k", "eager", "--results=kept", "-p", "no:cacheprovider",
+        "perf_tests", "--gpu=cpu", "--resolution=64", "--rounds=1", "--num-inference-steps=2",
+        "-k", "eager", "--results=kept", "-p", "no:cacheprovider",
     ]  # fmt: skip
-    there = dict(cwd=project.path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, text=True)
-    ended = subprocess.run([*command, "-p", "ctrl_c"], **there, capture_output=True)
+    ended = run_pytest([*command, "-p", "ctrl_c"], project.path)
     folder = project.path / "kept"
     kept = list(folder.glob("*.json"))
-    assert ended.returncode == pytest.ExitCode.INTERRUPTED, ended.stdout
+    assert ended.ret == pytest.ExitCode.INTERRUPTED
     assert all(read_result(path) for path in kept) and not list(folder.glob(".*"))
-    assert len(kept) == 1 and "schnell" in ended.stdout and "results: " in ended.stdout
+    assert len(kept) == 1
+    ended.stdout.re_match_lines([".*schnell", "results: "], consecutive=False)
 
-    again = subprocess.run([*command, "--resume"], **there, capture_output=True)
-    assert again.returncode == 0, again.stdout
+    assert run_pytest([*command, "--resume"], project.path).ret == 0
     assert len(list(folder.glob("*.json"))) == 3
