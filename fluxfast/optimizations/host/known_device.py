@@ -82,10 +82,11 @@ def proof(evidence: Evidence) -> Proof:
     """Return a proof: active if the pipeline's class has a pinned device."""
     import torch
 
-    device = vars(type(evidence.pipeline)).get("_execution_device")
+    device = getattr(type(evidence.pipeline), "_execution_device", None)
+    is_pinned = isinstance(device, torch.device)  # in diffusers' own classes it is a property
     return Proof(
-        is_active=isinstance(device, torch.device),
-        detail=f"pinned to {device}" if device else "not pinned: diffusers searches the modules",
+        is_active=is_pinned,
+        detail=f"pinned to {device}" if is_pinned else "not pinned: diffusers searches the modules",
     )
 
 
