@@ -16,7 +16,7 @@ from fluxfast.bench.baselines.accept import (
 )
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
 from fluxfast.bench.baselines.file import write_baseline
-from fluxfast.bench.baselines.lookup import baseline_for, find_baseline
+from fluxfast.bench.baselines.lookup import baseline_for, find_baseline, own_baseline
 from fluxfast.bench.cases.matrix import joined
 from fluxfast.bench.results.machine import hardware_of
 from fluxfast.bench.results.result import CaseResult
@@ -59,6 +59,9 @@ def add_parser(commands: Any) -> None:
         default=PROCESSES,
         help="processes that each case needs (%(default)s)",
     )
+    accepted.add_argument(
+        "--cases", type=Path, metavar="FILE", help="accept into the baseline of this file of cases"
+    )
     accepted.set_defaults(run=accept)
 
 
@@ -83,7 +86,7 @@ def accept(options: argparse.Namespace) -> None:
     paths = result_paths(options.results)
     found = _chosen([(path, read_result(path)) for path in paths], options.case)
     results = [result for _, result in found]
-    baseline = find_baseline(options.gpu) if options.gpu else _baseline_of(results)
+    baseline = _baseline_of(results, options)
     if baseline.path.parent == shipped_baselines():
         required_checkout("accepting results into a stored baseline")
     updated = baseline.accept(results)
@@ -116,6 +119,24 @@ def _chosen(
     return [(path, result) for path, result in found if result.case.id in case_ids]
 
 
-def _baseline_of(results: list[CaseResult]) -> Baseline:
+def _baseline_of(results: list[CaseResult], options: argparse.Namespace) -> Baseline:
     hardware = hardware_of(results[0])
+    _check_whose(results, options.cases)
+    if options.cases:
+        return own_baseline(options.cases, options.gpu or "auto", hardware)
+    if options.gpu:
+        return find_baseline(options.gpu)
     return baseline_for("auto" if hardware.is_gpu else "cpu", hardware)
+
+
+def _check_whose(results: list[CaseResult], cases: Path | None) -> None:
+    """Refuse cases of one's own for the project's baseline, and the project's for another."""
+    other = [result.case.id for result in results if result.case.is_own != bool(cases)]
+    if not other and (cases is None or cases.is_file()):
+        return
+    raise BaselineError(
+        "these results do not belong to the cases of this baseline",
+        got=", ".join(dict.fromkeys(other)) or f"{cases}, which is no file",
+        allowed="--cases FILE with results of pytest perf_tests --cases FILE, and with no others",
+        remedy="name the file of cases that was measured, or leave --cases out",
+    )

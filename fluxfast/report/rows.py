@@ -180,8 +180,13 @@ def _range(results: Sequence[CaseResult]) -> tuple[float, float]:
 
 
 def reproduction_command(case: Case, gpu_option: str) -> str:
-    """Return the command that measures a case alone, with `gpu_option` for `--gpu`."""
+    """Return the command that measures a case alone, with `gpu_option` for `--gpu`.
+
+    FILE stands for the file of cases that a case of one's own comes from.
+    """
     words = ["pytest", f"perf_tests/test_latency.py::test_latency[{case.id}]"]
+    if case.is_own:
+        return shlex.join([*words, "--gpu", gpu_option, "--cases", "FILE"])
     words += ["--gpu", gpu_option, "--matrix", "full", "--model", case.model]
     words += ["--weights", case.weights, "--resolution", f"{case.height}x{case.width}"]
     words += ["--batch-size", str(case.batch_size)]

@@ -1,7 +1,6 @@
 """Cases of one's own: what a file of cases may hold, what is refused, and what they become."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,27 +9,27 @@ from fluxfast.bench.baselines.file import write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for, known_baselines, own_baseline
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.own import planned_own_cases
+from fluxfast.bench.results.store import write_result
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS
 from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
 from fluxfast.files import shipped_baselines
 from fluxfast.mini import WEIGHTS
 from fluxfast.optimizations.registry import default_names, eager_names
+from fluxfast.report.rows import reproduction_command
 from tests.support.machines import CPU, H100, H200
 from tests.support.processes import process, processes
+from tests.support.results import CANARIES
 
 METRICS = [metric.name for metric in PERFORMANCE_METRICS]
-CONFIGURATIONS = ("model_index.json", "transformer/config.json", "scheduler/scheduler_config.json")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Return a folder with the configuration files of two checkpoints; planning reads no others."""
+    """Return a folder with two checkpoints."""
     for model in ("dev", "schnell"):
-        for name in CONFIGURATIONS:
-            target = tmp_path / f"my-{model}" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(WEIGHTS / f"mini-{model}" / name, target)
+        (tmp_path / f"my-{model}").symlink_to(WEIGHTS / f"mini-{model}")
     return tmp_path
 
 
@@ -207,3 +206,22 @@ def test_json_is_no_case_unless_it_has_its_types():
     for change in ({"height": "1024"}, {"model": None}, {"optimizations": "bf16"}, {"more": 1}):
         with pytest.raises(FluxFastError, match="description of a case"):
             Case.from_json(good | change)
+
+
+def test_results_of_own_cases_are_accepted_into_their_own_baseline_only(tmp_path, capsys):
+    cases = tmp_path / "my-cases.yaml"
+    cases.touch()
+    own = replace(process().case, weights="my_dev_0a1b2c")
+    folders = [
+        write_result(tmp_path / str(n), replace(one, case=own, canaries=CANARIES)).parent
+        for n, one in enumerate(processes(count=3))
+    ]
+    words = ["baseline", "accept", *map(str, folders)]
+    assert main([*words, "--gpu", "h200"]) == 2
+    assert "do not belong to the cases of this baseline" in capsys.readouterr().err
+    assert main([*words, "--cases", str(tmp_path / "your-cases.yaml")]) == 2
+    assert main([*words, "--cases", str(cases)]) == 0
+    assert list(own_baseline(cases, "auto", H200).results) == [own.id]
+    write_result(tmp_path / "other", process())
+    assert main(["baseline", "accept", str(tmp_path / "other"), "--cases", str(cases)]) == 2
+    assert "--cases FILE" in reproduction_command(own, "h200")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fluxfast.errors import BaselineError, FluxFastError
+from fluxfast.models.weights import WeightsKind
 from fluxfast.optimizations.registry import eager_combinations
 
 ID = re.compile(
@@ -44,6 +45,11 @@ class Case:
         """The identifier, as `dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8`; height before width."""
         shape = f"{self.height}x{self.width}-b{self.batch_size}-s{self.num_inference_steps}"
         return f"{self.model}-{self.weights}-{shape}-{'+'.join(self.optimizations) or 'eager'}"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the case comes from a file of cases of one's own."""
+        return self.weights not in list(WeightsKind)
 
     @classmethod
     def from_id(cls, text: str) -> Case:
