@@ -12,7 +12,12 @@ from typing import Any
 from fluxfast.bench.measurement.stages import peak_memory_gib, reset_peak_memory, time_image
 from fluxfast.bench.results.result import ImageTiming
 from fluxfast.cli.arguments import add_options
-from fluxfast.cli.pipeline_options import build_from, planned_from, save
+from fluxfast.cli.pipeline_options import (
+    build_from,
+    out_of_memory_as_error,
+    planned_from,
+    save,
+)
 from fluxfast.console import Console, out
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.tables import plain_table, render
@@ -35,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     if options.output_file is None and not options.json:
         options.output_file = Path("output.png")
     planned = planned_from(options)
-    with build_from(options, planned, console) as built:
+    with out_of_memory_as_error(planned), build_from(options, planned, console) as built:
         first_image_s, timings, images = _time(built, console)
         figures = {
             "case": planned.case.id,

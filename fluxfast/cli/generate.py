@@ -7,7 +7,13 @@ import time
 from typing import Any
 
 from fluxfast.cli.arguments import add_options
-from fluxfast.cli.pipeline_options import StepProgress, build_from, planned_from, save
+from fluxfast.cli.pipeline_options import (
+    StepProgress,
+    build_from,
+    out_of_memory_as_error,
+    planned_from,
+    save,
+)
 from fluxfast.console import Console
 from fluxfast.errors import FluxFastError
 from fluxfast.pipeline.observe import observed
@@ -33,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
             allowed="an image file that Pillow opens",
             remedy="add --image photo.png; `fluxfast bench` can do without one",
         )
-    with build_from(options, planned, console) as built:
+    with out_of_memory_as_error(planned), build_from(options, planned, console) as built:
         compiles = " (compiling first)" if built.plan.compiles else ""
         console.stage(f"generating{compiles}")
         started = time.perf_counter()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from fluxfast.bench.cases.planned import PlannedCase, parse_resolution, planned_case, situation_of
 from fluxfast.cli.arguments import chosen_axes
@@ -14,13 +19,16 @@ from fluxfast.console import Console
 from fluxfast.errors import FluxFastError
 from fluxfast.files import check_writable, replacing
 from fluxfast.hardware import Hardware, detect
-from fluxfast.models.arguments import input_image
+from fluxfast.models.architecture import MINI
+from fluxfast.models.arguments import input_image, input_image_changes
+from fluxfast.models.configuration import first_line
+from fluxfast.models.dropped_text import dropped_text
+from fluxfast.models.memory import check_images_fit
+from fluxfast.models.spec import ImageRequest, check_requestable
 from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
 from fluxfast.optimizations.base import Artifacts, Situation
 from fluxfast.optimizations.cache_config import read_cache_config
-from fluxfast.optimizations.registry import (
-    default_names,
-)
+from fluxfast.optimizations.registry import default_names
 from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.pipeline.observe import Observer, Region
 from fluxfast.profiling.trace import write_trace
@@ -32,30 +40,50 @@ def planned_from(options: argparse.Namespace) -> PlannedCase:
     Raises:
         FluxFastError: an option is wrong, has no effect, or a file cannot be read or written.
     """
-    if options.output_file:
-        _check_image_file(options.output_file)
-    if options.trace_file:
-        check_writable(options.trace_file, creates_folder=True)
     hardware = detect(options.device)
     checkpoint = resolve(options.ckpt, options.weights, hardware)
+    check_requestable(checkpoint.model)
     situation = _situation(options, checkpoint, hardware)
+    request = situation.request
+    # A checkpoint of one's own may be as small as the mini family.
+    smallest = MINI if checkpoint.own_blocks else checkpoint.architecture
+    check_images_fit(request, smallest, hardware)
+    if options.output_file:
+        _check_image_file(options.output_file, request)
+    if options.trace_file:
+        _check_trace_file(options)
     _check_options_apply(options, situation)
     return planned_case(default_names(situation, chosen_axes(options)), checkpoint, situation)
 
 
-def _check_image_file(path: Path) -> None:
+def _check_image_file(path: Path, request: ImageRequest) -> None:
     """Refuse an image file that cannot be written before minutes are spent on its content."""
     from PIL import Image
 
-    known = Image.registered_extensions()
-    if known.get(path.suffix.lower()) not in Image.SAVE:
+    known = Image.registered_extensions().get(path.suffix.lower())
+    try:
+        # A format may take no colours, or limit the sides: WebP has 16383 pixels at most.
+        for size in ((request.width, 1), (1, request.height)):
+            Image.new("RGB", size).save(io.BytesIO(), known)
+    except (KeyError, OSError, ValueError, AttributeError) as error:
         raise FluxFastError(
-            "unknown image format",
-            got=path,
+            "unknown image format" if known not in Image.SAVE else "unsuitable image format",
+            got=f"{path}: {error}" if known in Image.SAVE else path,
             allowed="an ending that Pillow can write, as .png, .jpg or .webp",
             remedy="for example: --output-file image.png",
-        )
+        ) from error
     check_writable(path)
+
+
+def _check_trace_file(options: argparse.Namespace) -> None:
+    check_writable(options.trace_file, creates_folder=True)
+    if options.output_file and options.trace_file.absolute() == options.output_file.absolute():
+        raise FluxFastError(
+            "the image and the trace have the same file",
+            got=options.trace_file,
+            allowed="two files",
+            remedy="name another file with --trace-file",
+        )
 
 
 def _check_options_apply(options: argparse.Namespace, situation: Situation) -> None:
@@ -77,7 +105,7 @@ def _check_options_apply(options: argparse.Namespace, situation: Situation) -> N
                 "--use-cached-model with export_aoti",
                 remedy=f"leave {option} out",
             )
-    if model.takes_image:
+    if options.image is not None:
         input_image(options.image, situation.request.width, situation.request.height)
 
 
@@ -114,7 +142,39 @@ def build_from(
         console.print("synthetic weights: the timings are real, the images are noise")
     console.print(f"optimizations: {' + '.join(planned.plan.names) or 'none'}")
     artifacts = Artifacts(folder=options.cache_dir, use_cached=options.use_cached_model)
-    return build(checkpoint, planned.plan, artifacts=artifacts, progress=console.stage)
+    built = build(checkpoint, planned.plan, artifacts=artifacts, progress=console.stage)
+    for change in changed_inputs(built):
+        console.print(change)
+    return built
+
+
+def changed_inputs(built: BuiltPipeline) -> list[str]:
+    """Return what the pipeline does not use of the prompt and the input image, as lines."""
+    request = built.request
+    text = dropped_text(built.pipeline, request.prompt, request.max_sequence_length)
+    lines = [f"prompt: {line}" for line in text]
+    if request.image_path is not None:
+        changes = input_image_changes(request.image_path, request.width, request.height)
+        lines += [f"input image: {change}" for change in changes]
+    return lines
+
+
+@contextmanager
+def out_of_memory_as_error(planned: PlannedCase) -> Iterator[None]:
+    """Turn an allocation that fails into an error that names what to make smaller."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        is_cpu = "DefaultCPUAllocator" in str(error) or isinstance(error, MemoryError)
+        if not is_cpu and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        hardware = planned.plan.situation.hardware
+        raise FluxFastError(
+            "out of memory",
+            got=f"{planned.case.id} on {hardware.name}: {first_line(error)}",
+            allowed=f"what fits into {hardware.memory_gib:.0f} GiB, less what other processes use",
+            remedy="choose a smaller --resolution or --batch_size, or another --quant",
+        ) from error
 
 
 class StepProgress(Observer):

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fluxfast.errors import FluxFastError
 from fluxfast.mini.world import Scene
+from fluxfast.models.image_file import read_image
 from fluxfast.models.spec import ImageRequest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# What Pillow raises for a damaged file, its decompression bomb error apart.
-DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
+ROUNDED_CUT = 0.005  # a cut of less than half a percent is shown as none
 
 
 def call_arguments(request: ImageRequest, takes_image: bool) -> dict[str, Any]:
@@ -56,7 +53,6 @@ def _kontext_image(request: ImageRequest) -> Image:
     return input_image(request.image_path, request.width, request.height)
 
 
-@lru_cache(maxsize=1)
 def input_image(path: Path | None, width: int, height: int) -> Image:
     """Return the image of a file, scaled and cropped to fill `width` × `height` pixels.
 
@@ -68,23 +64,45 @@ def input_image(path: Path | None, width: int, height: int) -> Image:
     Raises:
         FluxFastError: the file cannot be read as an image.
     """
-    from PIL import Image as images
+    return (
+        _test_card(width, height)
+        if path is None
+        else _fitted(path, _modified(path), width, height)[0]
+    )
+
+
+def input_image_changes(path: Path, width: int, height: int) -> tuple[str, ...]:
+    """Return what `input_image` changes in the image of a file, one line for each change.
+
+    Raises:
+        FluxFastError: the file cannot be read as an image.
+    """
+    return _fitted(path, _modified(path), width, height)[1]
+
+
+def _modified(path: Path) -> int | None:
+    """Return when a file was changed last; a changed file is read again."""
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+@lru_cache(maxsize=1)
+def _fitted(
+    path: Path, modified: int | None, width: int, height: int
+) -> tuple[Image, tuple[str, ...]]:
     from PIL import ImageOps
 
-    if path is None:
-        return _test_card(width, height)
-    try:
-        with images.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (*DAMAGED, images.DecompressionBombError) as error:
-        raise FluxFastError(
-            "the input image cannot be read",
-            got=f"{path}: {error}",
-            allowed="an undamaged image file that Pillow opens, of at most "
-            f"{2 * (images.MAX_IMAGE_PIXELS or 0) // 1_000_000} megapixels",
-            remedy="check the path given with --image, or save a smaller copy of the image as PNG",
-        ) from error
-    return ImageOps.fit(upright, (width, height))
+    read = read_image(path)
+    old_width, old_height = read.image.size
+    scale = max(width / old_width, height / old_height)
+    cut_x, cut_y = (1 - width / (old_width * scale), 1 - height / (old_height * scale))
+    changes = list(read.changes)
+    if (old_width, old_height) != (width, height):
+        changes.append(f"scaled from {old_width} × {old_height} to fill {width} × {height} pixels")
+    if cut_x > ROUNDED_CUT:
+        changes.append(f"{cut_x:.0%} of the width is cropped, half on the left and on the right")
+    if cut_y > ROUNDED_CUT:
+        changes.append(f"{cut_y:.0%} of the height is cropped, half at the top and at the bottom")
+    return ImageOps.fit(read.image, (width, height)), tuple(changes)
 
 
 def _test_card(width: int, height: int) -> Image:

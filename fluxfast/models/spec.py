@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,19 @@ from fluxfast.mini.world import Scene
 
 # The VAE halves each side three times and the transformer packs 2×2 latents into a token.
 PIXELS_PER_TOKEN_SIDE = 16
-SEEDS = range(-(2**63), 2**64)  # what torch.Generator.manual_seed takes
+MAX_GUIDANCE = 1000  # far more than any model takes: 3.5 is usual, Fill takes 30
+# The integers of a request. The schedule was trained on 1000 steps; diffusers takes 512 T5 tokens
+# and torch.Generator.manual_seed takes these seeds.
+COUNTS = {
+    "height": range(1, 2**20),
+    "width": range(1, 2**20),
+    "num_inference_steps": range(1, 1001),
+    "batch_size": range(1, 2**20),
+    "max_sequence_length": range(1, 513),
+    "seed": range(-(2**63), 2**64),
+}
+# The pipelines that an ImageRequest describes a call of. The others need masks or other images.
+REQUESTED_PIPELINES = ("FluxPipeline", "FluxKontextPipeline")
 KONTEXT_PIPELINES = ("FluxKontextPipeline", "FluxKontextInpaintPipeline")
 
 
@@ -118,6 +130,21 @@ def model_named(name: str) -> ModelSpec:
     return MODELS[name]
 
 
+def check_requestable(model: ModelSpec) -> None:
+    """Refuse a model whose pipeline needs more than an ImageRequest holds.
+
+    Raises:
+        FluxFastError: the pipeline needs a mask or another image.
+    """
+    if model.pipeline_class not in REQUESTED_PIPELINES:
+        raise FluxFastError(
+            "this pipeline needs more inputs than the options describe",
+            got=model.pipeline_class,
+            allowed=", ".join(REQUESTED_PIPELINES),
+            remedy="call it from Python: fluxfast.optimize(pipeline)",
+        )
+
+
 DEFAULT_PROMPT = "A cat playing with a ball of yarn"
 
 
@@ -126,8 +153,8 @@ class ImageRequest:
     """One call of a pipeline.
 
     Attributes:
-        num_inference_steps: denoising steps, 1 or more.
-        guidance_scale: guidance, a finite number; ignored by a model without a guidance input.
+        num_inference_steps: denoising steps, from 1 to 1000.
+        guidance_scale: guidance, from 0 to 1000; ignored by a model without a guidance input.
         max_sequence_length: T5 tokens that the text is padded to.
         height: pixels, a multiple of 16.
         width: pixels, a multiple of 16.
@@ -154,21 +181,32 @@ class ImageRequest:
         """Check every field.
 
         Raises:
-            FluxFastError: a size, count, seed or guidance scale is not possible.
+            FluxFastError: a value is of a wrong type, or not possible.
         """
+        for name, possible in COUNTS.items():
+            value = getattr(self, name)
+            span = f"an integer from {possible[0]} to {possible[-1]}"
+            _check(name, value, type(value) is int and value in possible, span)
         for side in ("height", "width"):
             _check_side(side, getattr(self, side))
-        for count in ("num_inference_steps", "batch_size"):
-            _check(count, getattr(self, count), getattr(self, count) >= 1, "1 or more")
-        seeds = "an integer from −2⁶³ to 2⁶⁴ − 1"
-        _check("seed", self.seed, self.seed in SEEDS, seeds)
-        finite = math.isfinite(self.guidance_scale)
-        _check("guidance_scale", self.guidance_scale, finite, "a finite number")
+        guidance = self.guidance_scale
+        allowed = f"a number from 0 to {MAX_GUIDANCE}"
+        is_number = isinstance(guidance, int | float)
+        _check("guidance_scale", guidance, is_number and 0 <= guidance <= MAX_GUIDANCE, allowed)
+        is_text = isinstance(self.prompt, str) and not any(map(_is_surrogate, self.prompt))
+        _check("prompt", ascii(self.prompt), is_text, "text in UTF-8")
+        is_path = self.image_path is None or isinstance(self.image_path, Path)
+        _check("image_path", repr(self.image_path), is_path, "a pathlib.Path")
 
     @property
     def image_tokens(self) -> int:
         """Latent tokens of the generated image (Kontext reads as many again as input)."""
         return (self.height // PIXELS_PER_TOKEN_SIDE) * (self.width // PIXELS_PER_TOKEN_SIDE)
+
+
+def _is_surrogate(character: str) -> bool:
+    """Return whether the character stands for a byte that is not UTF-8."""
+    return "\ud800" <= character <= "\udfff"
 
 
 def _check_side(side: str, pixels: int) -> None:
@@ -181,7 +219,7 @@ def _check_side(side: str, pixels: int) -> None:
         )
 
 
-def _check(name: str, value: float, is_possible: bool, allowed: str) -> None:
+def _check(name: str, value: object, is_possible: bool, allowed: str) -> None:
     if not is_possible:
         raise FluxFastError(
             f"this {name} is not possible",
@@ -210,4 +248,22 @@ def default_request(
         height=side,
         width=side,
     )
+    return changed_request(request, changes)
+
+
+def changed_request(request: ImageRequest, changes: Mapping[str, Any]) -> ImageRequest:
+    """Return the request with changes to its fields; None is no change.
+
+    Raises:
+        FluxFastError: a field is unknown, or its value is not possible.
+    """
+    known = [field.name for field in fields(ImageRequest)]
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise FluxFastError(
+            "unknown field of an image request",
+            got=", ".join(unknown),
+            allowed=", ".join(known),
+            remedy="check the spelling",
+        )
     return replace(request, **{k: v for k, v in changes.items() if v is not None})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluxfast.console import without_loading_bars
 from fluxfast.errors import CheckpointError, FluxFastError
-from fluxfast.hardware import GIB, Hardware, Platform
+from fluxfast.hardware import Hardware, Platform
 from fluxfast.mini import WEIGHTS
 from fluxfast.mini.world import DEFAULT_EDIT, DEFAULT_SCENE
 from fluxfast.models.architecture import MINI, PUBLISHED, Architecture
@@ -22,8 +22,15 @@ from fluxfast.models.configuration import (
     read_configuration,
     read_json,
 )
+from fluxfast.models.memory import PUBLISHED_PARAMETERS, check_weights_fit
 from fluxfast.models.recognition import recognise_pipeline
-from fluxfast.models.spec import MODELS, ImageRequest, ModelSpec, default_request
+from fluxfast.models.spec import (
+    MODELS,
+    ImageRequest,
+    ModelSpec,
+    changed_request,
+    default_request,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +97,9 @@ class Checkpoint:
 
         Args:
             **changes: fields of ImageRequest to change; None is no change.
+
+        Raises:
+            FluxFastError: a field is unknown, or its value is not possible.
         """
         defaults = default_request(
             self.model, side=self.default_side, max_text_tokens=self.max_text_tokens
@@ -98,7 +108,7 @@ class Checkpoint:
             defaults = replace(defaults, prompt=DEFAULT_EDIT.instruction, scene=DEFAULT_EDIT.before)
         elif self.is_mini:
             defaults = replace(defaults, prompt=DEFAULT_SCENE.caption)
-        return replace(defaults, **{k: v for k, v in changes.items() if v is not None})
+        return changed_request(defaults, changes)
 
 
 def resolve(ckpt: str, weights: str, hardware: Hardware) -> Checkpoint:
@@ -280,28 +290,3 @@ def _loading_errors(location: str) -> Iterator[None]:
             allowed="a complete Flux.1 checkpoint in diffusers layout, with safetensors weights",
             remedy="download the checkpoint again; for a gated model run `hf auth login` first",
         ) from error
-
-
-# Parameters of transformer, T5 encoder, CLIP and VAE together (11.90 + 4.76 + 0.12 + 0.08 billion).
-PUBLISHED_PARAMETERS = 16.87e9
-
-
-def check_weights_fit(parameters: float, dtype: torch.dtype, hardware: Hardware) -> None:
-    """Refuse weights that need more memory than the device has.
-
-    Args:
-        parameters: the number of weights; each takes the bytes of `dtype`.
-        dtype: the dtype that the weights are loaded in.
-        hardware: the machine.
-
-    Raises:
-        FluxFastError: the weights do not fit.
-    """
-    needed_gib = parameters * dtype.itemsize / GIB
-    if hardware.memory_gib < needed_gib:
-        raise FluxFastError(
-            "these weights do not fit in memory",
-            got=f"{hardware.memory_gib:.0f} GiB on {hardware.name}",
-            allowed=f"{needed_gib:.0f} GiB or more for {str(dtype).removeprefix('torch.')}",
-            remedy="use --weights mini, or a device with more memory",
-        )
