@@ -9,16 +9,18 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
 from fluxfast.mini import WEIGHTS
 from tests.support.collecting import collected
-from tests.support.pages import COMMANDS, JSON, REPOSITORY, WAYS, commands, way_of
+from tests.support.pages import COMMANDS, JSON, REPOSITORY, WAYS, YAML, commands, way_of
 from tests.support.rehearsal import rehearse_commands, run_pytest
 from tests.support.synthetic_results import ablation, write
 
@@ -107,6 +109,19 @@ def test_a_baseline_is_accepted_in_a_copy_of_the_project(tmp_path, monkeypatch, 
         shutil.copyfile(REPOSITORY / "baselines" / baseline.name, baseline)
 
 
+@each_of(commands("accepted into an own baseline"))
+def test_results_of_own_cases_are_accepted(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my-cases.yaml").touch()
+    own = [replace(one, case=replace(one.case, weights="my_flux_dev_0a1b2c")) for one in ablation()]
+    for number, folder in enumerate(write(own, tmp_path / "synthetic"), 1):
+        target = tmp_path / "results" / str(number)
+        target.parent.mkdir(exist_ok=True)
+        target.symlink_to(folder)
+    assert main(shlex.split(line)[1:]) == 0
+    assert len(read_baseline(Path("my-cases.nvidia-h200.json")).results) == len(own) / 3
+
+
 @pytest.mark.slow
 @each_of(commands("on mini weights"))
 def test_a_mini_model_is_generated_and_measured_on_this_cpu(line, tmp_path, monkeypatch):
@@ -138,6 +153,9 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(REPOSITORY / "baselines", folder / "baselines")
     new_gpu(folder / "baselines")
+    (cases,) = YAML.findall((REPOSITORY / "docs/guides/gate-your-own-model.md").read_text())
+    (folder / "my-cases.yaml").write_text(cases)
+    (folder / "my-flux-dev").symlink_to(WEIGHTS / "mini-dev")
     (folder / "conftest.py").write_text((REPOSITORY / "conftest.py").read_text())
     (folder / "perf_tests").mkdir()
     for name in ("conftest.py", "test_latency.py"):
@@ -190,7 +208,7 @@ LAST_CALL = {
     "perf": "pytest perf_tests --gpu cpu --matrix smoke",
     "quick": r"pytest .*tests/unit -m .*not \(slow",
     "check": "lint-imports ",
-    "test": "pytest .*tests correctness_tests",
+    "test": "pytest .*correctness_tests tests ",
     "site": "python -m mkdocs build --strict",
     "nightly": "pytest perf_tests --gpu h200 --matrix ablation --shard 1/2 --record --results "
     "results/4 --junitxml results/4/junit.xml",

@@ -18,11 +18,13 @@ PAGES = [
 ]
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 JSON = re.compile(r"^```json\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LOOP = re.compile(r"^for (\w+) in (\w+)[\w ]*; do (.*); done$")
 
 # How a command is run, by its beginning; the first that matches.
 WAYS = {
+    "accepted into an own baseline": ("fluxfast baseline accept --cases ",),
     "accepted": ("fluxfast baseline accept", "fluxfast matrix --gpu b200"),
     "unchanged": (
         "fluxfast doctor",
