@@ -25,7 +25,7 @@ check: .venv/developing
 
 # Everything that a machine without a GPU can run, with one shape of each interpreted kernel.
 test: check workflows
-	$(PYTEST) tests correctness_tests -m "not interpreter"
+	$(PYTEST) correctness_tests tests -m "not interpreter"
 
 # The other shapes of the interpreted kernels. CI runs them, too.
 interpreter: .venv/developing
@@ -73,10 +73,12 @@ format: .venv/developing
 	$(BIN)/pip install --quiet -c constraints.txt -e .
 	touch $@
 
-# Linters, test tools, and the libraries of reports and documentation.
-.venv/developing: .venv/installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
-	touch $@
+# Linters, test tools, and the libraries of reports and documentation. Python compiles the files
+# that it imports; pip would compile all of PyTorch's.
+.venv/developing: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	touch .venv/installed $@
 
 clean:
 	rm -rf .venv .fluxfast site

@@ -2,9 +2,6 @@
 
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers already use every core
-
 import torch
 
 if not torch.cuda.is_available():

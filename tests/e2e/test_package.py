@@ -19,6 +19,7 @@ from fluxfast.optimizations.graphs._replay import call_key
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import gather_evidence, proofs
 from tests.support.machines import H200
+from tests.support.pipelines import load_one_block_of_each_kind
 
 
 class Scaled(nn.Module):
@@ -151,7 +152,8 @@ def test_the_key_of_a_graph_covers_every_argument():
     assert call_key((x,), {}) == call_key((torch.ones(2, 3),), {})
 
 
-def test_packages_generate_the_same_image_when_exported_and_when_loaded(tmp_path):
+def test_packages_generate_the_same_image_when_exported_and_when_loaded(tmp_path, monkeypatch):
+    load_one_block_of_each_kind(monkeypatch)
     here = detect("cpu")
     checkpoint = resolve("schnell", "mini", here)
     request = dict(height=64, width=32, num_inference_steps=2, prompt="A cat with a ball of yarn")

@@ -15,7 +15,7 @@ from fluxfast.bench.results.store import read_result
 from fluxfast.bench.verdicts.outcome import NOT_JUDGED_STATUS
 from fluxfast.hardware import detect
 from fluxfast.pytest_plugin.folders import locked
-from tests.support.forked import run_pytest
+from tests.support.forked import run_module
 
 REPOSITORY = Path(__file__).parents[2]
 pytest_plugins = ["pytester"]
@@ -43,8 +43,12 @@ def local_baseline(project) -> Path:
     return project.path / ".fluxfast" / "baselines" / f"{cpu_slug(detect('cpu'))}.json"
 
 
+def forked_pytest(project, *arguments):
+    return run_module("pytest", [*arguments], project.path)
+
+
 def run(project, *arguments):
-    return run_pytest([*EAGER, "--gpu=cpu", *arguments], project.path)
+    return forked_pytest(project, *EAGER, "--gpu=cpu", *arguments)
 
 
 def test_a_cpu_records_on_the_first_run_and_gates_from_the_second(project, monkeypatch):
@@ -206,9 +210,16 @@ def test_a_corrupt_baseline_stops_the_run_before_it_begins(project):
     ],
 )
 def test_a_mistake_on_the_command_line_is_reported_at_once(project, argument, problem):
-    result = run_pytest(["perf_tests", argument], project.path)
+    result = forked_pytest(project, "perf_tests", argument)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert any(problem in line for line in result.errlines)
+
+
+def test_cases_are_not_timed_by_workers_of_xdist(project):
+    result = run(project, "--numprocesses=1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "ERROR: fluxfast: cases that run in parallel slow each other down" in result.errlines
+    assert not (project.path / ".fluxfast" / "results").exists()
 
 
 def test_a_case_is_measured_with_benchmark_disable(project):
@@ -304,7 +315,7 @@ def test_a_gpu_case_without_a_baseline_fails_and_the_message_shows_how_to_record
         })
         """
     )
-    result = run_pytest([*EAGER, "--gpu=l20", "--weights=mini"], project.path)
+    result = forked_pytest(project, *EAGER, "--gpu=l20", "--weights=mini")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*NEW: no baseline for this case in nvidia-l20.json*--record*"])
 
@@ -315,7 +326,7 @@ def test_an_optimization_that_is_not_active_fails(project):
         "int8 and not regional and not compile and not export_aoti and not dbcache",
         *("--matrix=full", "--gpu=cpu", "--shard=1/1", "-x"),
     )
-    result = run_pytest([*words], project.path)
+    result = forked_pytest(project, *words)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*requested but not active: int8: 0 of 37 block layers*"])
     result.assert_outcomes(failed=1)  # and nothing of the other cases after it
@@ -346,7 +357,7 @@ def test_ctrl_c_keeps_the_results_so_far_and_resume_goes_on_from_them(project):
         "perf_tests", "--gpu=cpu", "--resolution=64", "--rounds=1", "--num-inference-steps=2",
         "-k", "eager", "--results=kept", "-p", "no:cacheprovider",
     ]  # fmt: skip
-    ended = run_pytest([*command, "-p", "ctrl_c"], project.path)
+    ended = forked_pytest(project, *command, "-p", "ctrl_c")
     folder = project.path / "kept"
     kept = list(folder.glob("*.json"))
     assert ended.ret == pytest.ExitCode.INTERRUPTED
@@ -354,5 +365,5 @@ def test_ctrl_c_keeps_the_results_so_far_and_resume_goes_on_from_them(project):
     assert len(kept) == 1
     ended.stdout.re_match_lines([".*schnell", "results: "], consecutive=False)
 
-    assert run_pytest([*command, "--resume"], project.path).ret == 0
+    assert forked_pytest(project, *command, "--resume").ret == 0
     assert len(list(folder.glob("*.json"))) == 3

@@ -52,5 +52,5 @@ def test_unmodified_runs_raise_no_alarm():
         seen_by=(),
         optimizations=("fused_projections", "sdpa", "channels_last"),
     )
-    with bench(nothing) as right:
-        assert [any(right.seen().values()) for _ in range(UNMODIFIED_RUNS)] == [False] * 10
+    with bench(nothing, side=128) as right:
+        assert not any(problem for _ in range(UNMODIFIED_RUNS) for problem in right.seen().values())

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fluxfast.bench.results.store import write_result
+from tests.support.forked import run_module
 from tests.support.synthetic_results import ablation
 
 REPOSITORY = Path(__file__).parents[2]
@@ -106,13 +107,14 @@ def test_a_command_works_in_an_empty_folder(fluxfast, command, printed):
 
 
 @pytest.mark.parametrize("model", ["mini-dev", "mini-schnell", "mini-kontext"])
-def test_an_image_is_generated_in_an_empty_folder(fluxfast, tmp_path, model):
+def test_an_image_is_generated_in_an_empty_folder(installed, monkeypatch, tmp_path, model):
+    monkeypatch.setenv("PYTHONPATH", str(installed))
     options = SMALL_IMAGE
     if model == "mini-kontext":
         Image.new("RGB", (64, 64), "white").save(tmp_path / "input.png")
         options += ("--image", "input.png")
-    done = fluxfast("generate", "--ckpt", model, *options)
-    assert done.returncode == 0, done.stderr
+    done = run_module("fluxfast", ["generate", "--ckpt", model, *options], tmp_path)
+    assert done.ret == 0, done.errlines
     assert (tmp_path / "output.png").stat().st_size > 0
 
 

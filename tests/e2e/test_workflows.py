@@ -283,7 +283,7 @@ def test_a_machine_without_a_gpu_lints_tests_and_times(rehearsal):
         "mypy ",
         "lint-imports ",
         "zizmor --offline --quiet .github/workflows",
-        f"pytest --{workers} tests correctness_tests -m not interpreter",
+        f"pytest --{workers} correctness_tests tests -m not interpreter",
         f"pytest --{workers} tests -m interpreter",
         "pytest perf_tests --gpu cpu --matrix smoke",
     ]

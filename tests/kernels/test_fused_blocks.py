@@ -8,7 +8,6 @@ from diffusers import FluxTransformer2DModel
 
 from tests.support.interpreter import DEVICE, relative_error
 
-from fluxfast.models import weights  # isort: skip
 from fluxfast.optimizations.fusion import _block_kernels as block_kernels  # isort: skip
 from fluxfast.optimizations.fusion import _blocks as fused_blocks  # isort: skip
 from fluxfast.bench.cases.planned import situation_of
@@ -20,6 +19,7 @@ from fluxfast.optimizations.base import Artifacts, Axis, Build, Plan
 from fluxfast.optimizations.registry import optimizations
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import gather_evidence, proofs
+from tests.support.pipelines import load_one_block_of_each_kind
 
 HERE = detect(DEVICE)
 FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu")
@@ -37,23 +37,10 @@ TINY = dict(height=32, width=16, num_inference_steps=2)
 TEXT_TOKENS = 2
 
 
-def shortened(load_hub):
-    """The trained pipeline with the first block of each kind alone."""
-
-    def load(location, dtype):
-        pipeline = load_hub(location, dtype)
-        transformer = pipeline.transformer
-        transformer.transformer_blocks = transformer.transformer_blocks[:1]
-        transformer.single_transformer_blocks = transformer.single_transformer_blocks[:1]
-        return pipeline
-
-    return load
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_block_of_each_kind():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "_load_hub", shortened(weights._load_hub))
+        load_one_block_of_each_kind(patch)
         yield
 
 

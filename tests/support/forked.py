@@ -1,13 +1,15 @@
-"""Run pytest in processes that are forked from one which has imported the libraries.
+"""Run `python -m MODULE` in processes forked from one that has imported the libraries.
 
-Each process starts without modules of fluxfast and has seen no other run, as a process of
-`pytest` does; it saves the five seconds that Python needs to import PyTorch and diffusers.
+Such a process starts without modules of fluxfast and has seen no other run, but it need not import
+PyTorch and diffusers, which takes five seconds.
 """
 
 import multiprocessing
 import os
+import runpy
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -21,20 +23,20 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(LIBRARIES)
 
 
-def run_pytest(arguments: list[str], folder: Path) -> pytest.RunResult:
-    """Return the result of `pytest ARGUMENTS` in a folder, with this process's environment."""
-    texts = [folder / name for name in ("stdout", "stderr")]
-    process = PROCESSES.Process(target=_run, args=(arguments, folder, dict(os.environ), texts))
-    process.start()
-    process.join()
+def run_module(module: str, arguments: list[str], folder: Path) -> pytest.RunResult:
+    """Return the result of `python -m MODULE ARGUMENTS` in a folder, with this environment."""
+    words = [module, *arguments]
+    with TemporaryDirectory() as outside:
+        texts = [Path(outside) / name for name in ("stdout", "stderr")]
+        process = PROCESSES.Process(target=_run, args=(words, folder, dict(os.environ), texts))
+        process.start()
+        process.join()
+        out, err = (text.read_text(encoding="utf-8").splitlines() for text in texts)
     assert process.exitcode is not None
-    out, err = (text.read_text(encoding="utf-8").splitlines() for text in texts)
     return pytest.RunResult(process.exitcode, out, err, duration=0.0)
 
 
-def _run(
-    arguments: list[str], folder: Path, environment: dict[str, str], texts: list[Path]
-) -> None:
+def _run(words: list[str], folder: Path, environment: dict[str, str], texts: list[Path]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -42,5 +44,5 @@ def _run(
         os.dup2(os.open(text, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [str(folder), *filter(None, paths)]
-    sys.argv = ["pytest", *arguments]
-    sys.exit(int(pytest.main(arguments)))
+    sys.argv = words
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)

@@ -2,6 +2,7 @@
 
 from fluxfast.bench.cases.planned import situation_of
 from fluxfast.hardware import detect
+from fluxfast.models import weights
 from fluxfast.models.weights import resolve
 from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.registry import optimizations
@@ -17,6 +18,20 @@ def built(*names, model="schnell", num_inference_steps=1):
     situation = situation_of(checkpoint, HERE, height=32, width=16, num_inference_steps=steps)
     chosen = tuple(o for o in optimizations().values() if o.name in names)
     return build(checkpoint, Plan(optimizations=chosen, situation=situation))
+
+
+def load_one_block_of_each_kind(monkeypatch):
+    """Let pipelines of the mini family be loaded with the first block of each kind alone."""
+    load_mini = weights._load_mini
+
+    def load(name, dtype):
+        pipeline = load_mini(name, dtype)
+        transformer = pipeline.transformer
+        transformer.transformer_blocks = transformer.transformer_blocks[:1]
+        transformer.single_transformer_blocks = transformer.single_transformer_blocks[:1]
+        return pipeline
+
+    monkeypatch.setattr(weights, "_load_mini", load)
 
 
 class Log:

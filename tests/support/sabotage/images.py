@@ -208,13 +208,13 @@ class Bench:
 
 
 @cache
-def eager_images(model: str) -> GeneratedImages:
+def eager_images(model: str, side: int) -> GeneratedImages:
     """Return the eager pipeline's images of a model, generated one at a time."""
     hardware = detect("cpu")
     checkpoint = resolve(model, "mini", hardware)
-    situation = situation_of(checkpoint, hardware, height=SIDE, width=SIDE)
+    situation = situation_of(checkpoint, hardware, height=side, width=side)
     with build(checkpoint, planned_case((), checkpoint, situation).plan) as eager:
-        return generate_images(eager, prompts_for(checkpoint, BATCH_SIZE, SIDE, SIDE))
+        return generate_images(eager, prompts_for(checkpoint, BATCH_SIZE, side, side))
 
 
 @cache
@@ -224,13 +224,13 @@ def clip() -> Clip:
 
 
 @contextmanager
-def bench(sabotage: Sabotage) -> Iterator[Bench]:
+def bench(sabotage: Sabotage, side: int = SIDE) -> Iterator[Bench]:
     """Build the pipeline and record its golden before any fault is injected."""
     model, optimizations = sabotage.model, sabotage.optimizations
     hardware = detect("cpu")
     checkpoint = resolve(model, "mini", hardware)
-    prompts = prompts_for(checkpoint, BATCH_SIZE, SIDE, SIDE)
-    situation = situation_of(checkpoint, hardware, batch_size=BATCH_SIZE, height=SIDE, width=SIDE)
+    prompts = prompts_for(checkpoint, BATCH_SIZE, side, side)
+    situation = situation_of(checkpoint, hardware, batch_size=BATCH_SIZE, height=side, width=side)
     planned = planned_case(optimizations, checkpoint, situation)
     budgets: Budgets = read_budgets(BUDGETS, "cpu")
     with build(checkpoint, planned.plan) as built, TemporaryDirectory() as folder:
@@ -239,7 +239,7 @@ def bench(sabotage: Sabotage) -> Iterator[Bench]:
         yield Bench(
             built=built,
             prompts=prompts,
-            reference=eager_images(model),
+            reference=eager_images(model, side),
             golden=golden,
             bounds=budgets.of(optimizations, model),
             golden_bound=budgets.golden(optimizations),
