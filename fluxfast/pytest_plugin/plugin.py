@@ -71,6 +71,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(f"fluxfast: {why}")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(ids: Iterable[str]) -> None:
+    """Refuse to time cases in parallel: each would be slower because of the others."""
+    if any("::test_verdict[" in nodeid for nodeid in ids):
+        error = FluxFastError(
+            "cases that run in parallel slow each other down",
+            got="pytest-xdist: --numprocesses (-n) or --dist",
+            allowed="one process that times one case after the other",
+            remedy="leave -n and --dist out",
+        )
+        raise pytest.UsageError(f"fluxfast: {error}")
+
+
 def _judges(item: pytest.Item) -> bool:
     return getattr(item, "originalname", "") == "test_verdict"
 
