@@ -18,7 +18,13 @@ import torch
 
 from fluxfast.console import without_loading_bars
 from fluxfast.errors import CheckpointError
-from fluxfast.models.configuration import CLASSES, NETWORKS, first_line
+from fluxfast.models.configuration import (
+    CLASSES,
+    NETWORKS,
+    OPTIONAL_CLASSES,
+    Configuration,
+    first_line,
+)
 from fluxfast.models.fit import check_fit, check_schedule
 from fluxfast.models.weight_files import WeightFiles, few, weight_files
 
@@ -65,23 +71,25 @@ class Inventory:
     variant: str | None
 
 
-def check_checkpoint(folder: Path, pipeline_class: str) -> Inventory:
+def check_checkpoint(folder: Path, configuration: Configuration) -> Inventory:
     """Check the networks and the schedule of a checkpoint; nothing is loaded.
 
     Args:
-        folder: a folder in diffusers layout whose configuration was read.
-        pipeline_class: the name of the diffusers pipeline.
+        folder: a folder in diffusers layout.
+        configuration: its configuration.
 
     Raises:
         CheckpointError: a file is missing or damaged, tensors are missing, unexpected or of another
             shape or dtype, or components do not fit each other.
     """
     networks, files = {}, []
-    for name in NETWORKS:
+    for name in configuration.networks:
         networks[name], found = _check_network(folder / name, _class_of(name))
         files.append(found)
     with _as_checkpoint_error(folder):
-        check_fit({name: network.config for name, network in networks.items()}, pipeline_class)
+        check_fit(
+            {name: networks[name].config for name in NETWORKS}, configuration.model.pipeline_class
+        )
     with _as_checkpoint_error(folder / "scheduler"):
         check_schedule(_class_of("scheduler").from_pretrained(folder / "scheduler"))
     variants = {found.variant for found in files} - {None}
@@ -114,7 +122,7 @@ def check_vocabularies(pipeline: Any) -> None:
 
 
 def _class_of(component: str) -> Any:
-    library, (name, *_) = CLASSES[component]
+    library, (name, *_) = (CLASSES | OPTIONAL_CLASSES)[component]
     return getattr(import_module(library), name)
 
 
@@ -207,7 +215,7 @@ def _uninitialized(network_class: Any) -> Any:
     The name and the module stay, because transformers chooses the names of old versions by them.
     """
     name, module = network_class.__name__, network_class.__module__
-    changes = {"_init_weights": lambda network, module: None, "__module__": module}
+    changes = {"initialize_weights": lambda network: None, "__module__": module}
     return type(name, (network_class,), changes)
 
 

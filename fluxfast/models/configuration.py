@@ -26,11 +26,12 @@ CLASSES = {
     "tokenizer_2": ("transformers", ("T5Tokenizer", "T5TokenizerFast")),
 }
 OPTIONAL_CLASSES = {
-    "controlnet": ("diffusers", ("FluxControlNetModel", "FluxMultiControlNetModel")),
+    "controlnet": ("diffusers", ("FluxControlNetModel",)),
     "image_encoder": ("transformers", ("CLIPVisionModelWithProjection",)),
     "feature_extractor": ("transformers", ("CLIPImageProcessor", "CLIPImageProcessorFast")),
 }
 NETWORKS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+OPTIONAL_NETWORKS = ("controlnet", "image_encoder")
 ABSENT = [None, None]
 # Keys of a configuration that make a library run the checkpoint's own code, read another file, or
 # load weights in a number format of their own.
@@ -49,11 +50,13 @@ class Configuration:
         model: the model that the structure is taken for.
         why: why it is taken for that model.
         blocks: the number of transformer blocks, double and single ones together.
+        networks: the components that have weights.
     """
 
     model: ModelSpec
     why: str
     blocks: int
+    networks: tuple[str, ...]
 
 
 def read_configuration(location: str) -> Configuration:
@@ -68,17 +71,23 @@ def read_configuration(location: str) -> Configuration:
     if isinstance(pipeline_class, list):
         raise _custom_code(f"_class_name {pipeline_class} of {INDEX}")
     schedule = read_json(location, "scheduler/scheduler_config.json")
-    networks = {name: read_json(location, f"{name}/config.json") for name in NETWORKS}
+    transformer = read_json(location, "transformer/config.json")
     model, why = recognise(
         str(pipeline_class),
-        guidance_embeds=_flag(networks["transformer"], "guidance_embeds"),
+        guidance_embeds=_flag(transformer, "guidance_embeds"),
         use_dynamic_shifting=_flag(schedule, "use_dynamic_shifting"),
     )
     _check_classes(index)
-    for name, config in networks.items():
-        _check_keys(f"{name}/config.json", config)
-    blocks = count_blocks(PUBLISHED.transformer | networks["transformer"])
-    return Configuration(model=model, why=why, blocks=blocks)
+    present = (name for name in OPTIONAL_NETWORKS if index.get(name, ABSENT) != ABSENT)
+    networks = (*NETWORKS, *present)
+    for name in networks:
+        _check_keys(f"{name}/config.json", read_json(location, f"{name}/config.json"))
+    return Configuration(
+        model=model,
+        why=why,
+        blocks=count_blocks(PUBLISHED.transformer | transformer),
+        networks=networks,
+    )
 
 
 def count_blocks(shapes: Mapping[str, Any]) -> int:

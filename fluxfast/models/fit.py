@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fluxfast.errors import CheckpointError
+from fluxfast.models.architecture import ROPE_AXES_DIMS
 
 # Input channels of a transformer, in latent channels per token: Control adds an image to the
 # latents; Fill adds a masked image, and the mask at 8 × 8 pixels per latent.
@@ -65,7 +66,10 @@ def _joints(
     yield "joint_attention_dim of the transformer", width, text_encoder_2.d_model
     width = transformer.pooled_projection_dim
     yield "pooled_projection_dim of the transformer", width, text_encoder.hidden_size
-    yield "sum of axes_dims_rope", sum(transformer.axes_dims_rope), transformer.attention_head_dim
+    axes = tuple(transformer.axes_dims_rope)
+    yield "sum of axes_dims_rope", sum(axes), transformer.attention_head_dim
+    if sum(axes) == sum(ROPE_AXES_DIMS):  # the weights do not show the order
+        yield "axes_dims_rope of the transformer", axes, ROPE_AXES_DIMS
     yield "patch_size of the transformer", transformer.patch_size, 1
     yield "downsampling of the vae", 2 ** (len(vae.block_out_channels) - 1), 8
 

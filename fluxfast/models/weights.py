@@ -233,7 +233,7 @@ def _load_checked(location: str, dtype: torch.dtype, hardware: Hardware) -> Any:
 
     found = read_configuration(location)
     folder = _local_folder(location)
-    inventory = check_checkpoint(folder, found.model.pipeline_class)
+    inventory = check_checkpoint(folder, found)
     check_weights_fit(inventory.elements, dtype, hardware)
     pipeline = _from_pretrained(str(folder), dtype, variant=inventory.variant)
     check_vocabularies(pipeline)

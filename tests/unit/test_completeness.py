@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxControlNetModel, FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
+from transformers import T5PreTrainedModel
 
 from fluxfast.errors import CheckpointError, FluxFastError
 from fluxfast.hardware import detect
 from fluxfast.mini import WEIGHTS
+from fluxfast.models.architecture import MINI
 from fluxfast.models.completeness import check_checkpoint, check_vocabularies
 from fluxfast.models.configuration import NETWORKS, read_configuration
 from fluxfast.models.weights import check_weights_fit, load, resolve
@@ -33,12 +35,17 @@ def rewrite(folder, component, change):
     save_file(tensors, file, metadata={"format": "pt"})
 
 
+def rename_all(tensors, prefix):
+    for name in list(tensors):
+        tensors[prefix + name] = tensors.pop(name)
+
+
 def edit(file, **values):
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 def check(folder):
-    return check_checkpoint(folder, read_configuration(str(folder)).model.pipeline_class)
+    return check_checkpoint(folder, read_configuration(str(folder)))
 
 
 def refusal(folder):
@@ -98,15 +105,34 @@ def test_a_tensor_of_another_shape_is_named(component, folder):
     assert "1 of another shape" in refusal(folder)
 
 
+def test_missing_tensors_are_not_initialized(monkeypatch, folder):
+    """Initializing T5-XXL takes 16 GB and minutes, only to report that it is missing."""
+
+    def initialize(network, module):
+        raise AssertionError(f"initialized {module}")
+
+    monkeypatch.setattr(T5PreTrainedModel, "_init_weights", initialize)
+    rewrite(folder, "text_encoder_2", lambda tensors: rename_all(tensors, "other."))
+    assert "39 unexpected (other." in refusal(folder)
+
+
+def test_a_controlnet_is_checked_with_its_pipeline(folder):
+    edit(
+        folder / "model_index.json",
+        _class_name="FluxControlNetPipeline",
+        controlnet=["diffusers", "FluxControlNetModel"],
+    )
+    network = FluxControlNetModel(**MINI.transformer | {"num_single_layers": 1})
+    network.save_pretrained(folder / "controlnet")
+    check(folder)
+    rewrite(folder, "controlnet", lambda tensors: tensors.pop("x_embedder.bias"))
+    assert "controlnet do not fit" in refusal(folder)
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8], ids=str)
 def test_weights_in_a_quantized_dtype_are_named(dtype, folder):
     rewrite(folder, "transformer", lambda t: t.update({"proj_out.bias": torch.zeros(64).to(dtype)}))
     assert "proj_out.bias" in refusal(folder)
-
-
-def rename_all(tensors, prefix):
-    for name in list(tensors):
-        tensors[prefix + name] = tensors.pop(name)
 
 
 HARMLESS = {
@@ -227,6 +253,7 @@ def test_a_configuration_with_own_code_or_classes_is_refused(file, values, named
         ("vae/config.json", {"act_fn": "nosuch"}, "nosuch"),
         ("transformer/config.json", {"num_layers": 10**9}, "num_layers"),
         ("transformer/config.json", {"axes_dims_rope": [16, 56, 40]}, "axes_dims_rope"),
+        ("transformer/config.json", {"axes_dims_rope": [56, 56, 16]}, "axes_dims_rope"),
         ("transformer/config.json", {"attention_head_dim": "128"}, "transformer"),
         ("text_encoder_2/config.json", {"d_ff": 10**12}, "d_ff"),
         ("scheduler/scheduler_config.json", {"base_shift": "3"}, "scheduler"),
