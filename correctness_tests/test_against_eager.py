@@ -22,6 +22,7 @@ from fluxfast.quality.sheet import write_sheet
 
 MATRIX, BATCH_SIZE = "alone", 2  # this module's cases, unless an option chooses others
 GOLDENS = Path(__file__).parent / "goldens"
+pytestmark = pytest.mark.slow
 
 
 def fail_if(problems: Sequence[str], planned: PlannedCase) -> None:

@@ -38,6 +38,8 @@ def exported(tmp_path_factory):
     return module, path, json.loads(json.dumps(entry))
 
 
+@pytest.mark.slow
+@pytest.mark.compile
 def test_a_package_reads_the_weights_of_the_module_it_is_bound_to(exported):
     _, path, entry = exported
     assert list(path.parent.iterdir()) == [path]
@@ -49,6 +51,8 @@ def test_a_package_reads_the_weights_of_the_module_it_is_bound_to(exported):
         assert torch.allclose(package(x=x, scale=None, flag=False)[0], other(x)[0], atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.compile
 def test_a_package_that_crashes_when_loaded_is_refused_and_not_kept(tmp_path, monkeypatch):
     crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
     monkeypatch.setattr("fluxfast.optimizations.compilation._package.LOADING", crash)
@@ -152,6 +156,8 @@ def test_the_key_of_a_graph_covers_every_argument():
     assert call_key((x,), {}) == call_key((torch.ones(2, 3),), {})
 
 
+@pytest.mark.slow
+@pytest.mark.compile
 def test_packages_generate_the_same_image_when_exported_and_when_loaded(tmp_path, monkeypatch):
     load_one_block_of_each_kind(monkeypatch)
     here = detect("cpu")

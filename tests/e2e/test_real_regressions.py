@@ -596,6 +596,7 @@ def healthy():
         yield cache(lambda into: stack.enter_context(into()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regression", TABLE, ids=lambda regression: regression.had_by)
 def test_a_real_regression_is_caught(regression, healthy):
     right = healthy(regression.into)

@@ -82,6 +82,7 @@ def test_kontext_and_a_batch(fusions):
     assert difference.abs().max() < 1e-3
 
 
+@pytest.mark.compile
 @both
 def test_compiled_blocks_are_fused_and_prove_it(eager, fusions):
     with build(*planned(("sdpa", *fusions, "regional"))) as pipeline:
@@ -100,6 +101,7 @@ def test_a_kernel_that_does_not_run_is_seen(monkeypatch, names):
     assert not any(seen[name].is_active for name in names)
 
 
+@pytest.mark.slow
 @both
 def test_a_cache_goes_on_top(fusions):
     changes = dict(num_inference_steps=8)

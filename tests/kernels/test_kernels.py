@@ -547,6 +547,9 @@ def test_each_operator_matches_its_fake(operator):
     torch.library.opcheck(operator, samples()[operator], test_utils=checks)
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
+@pytest.mark.compile
 def test_every_kernel_compiles_for_a_hopper_gpu():
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.support.compile_kernels"]
