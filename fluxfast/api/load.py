@@ -67,7 +67,10 @@ def plan(
     hardware = detect(device)
     checkpoint = model_weights.resolve(name, weights, hardware)
     situation = Situation(
-        model=checkpoint.model, hardware=hardware, request=checkpoint.request(**request)
+        model=checkpoint.model,
+        hardware=hardware,
+        request=checkpoint.request(**request),
+        blocks=checkpoint.blocks,
     )
     names = preset_names(preset, situation) if optimizations is None else optimizations
     return registry.plan(names, situation)

@@ -1,41 +1,30 @@
-"""The settings of DBCache in cache-dit's YAML, under `cache_config:` or flat as in flux-fast."""
+"""The settings of DBCache: cache-dit's YAML, under `cache_config:` or flat as in flux-fast.
+
+They are checked against `cache_settings` before a model is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fluxfast.errors import FluxFastError
+from fluxfast.optimizations.cache_settings import (
+    DBCACHE_SETTINGS,
+    check_setting,
+    check_together,
+    refused,
+    shown,
+)
 
 # Names of older cache-dit releases, which flux-fast's file still uses.
 RENAMED = {"warmup_steps": "max_warmup_steps", "taylorseer_kwargs": "taylorseer_order"}
-DBCACHE_OPTIONS = {
-    "Fn_compute_blocks": int,
-    "Bn_compute_blocks": int,
-    "residual_diff_threshold": float,
-    "max_accumulated_residual_diff_threshold": float,
-    "max_warmup_steps": int,
-    "warmup_interval": int,
-    "max_cached_steps": int,
-    "max_continuous_cached_steps": int,
-    "steps_computation_policy": str,
-}
-TAYLORSEER_OPTIONS = {
-    "enable_taylorseer": bool,
-    "enable_encoder_taylorseer": bool,
-    "taylorseer_cache_type": str,
-    "taylorseer_order": int,
-}
-OTHER_OPTIONS = {
-    "cache_type": str,
-    "num_inference_steps": int,
-    "steps_computation_mask": (str, list),
-}
-MASK_POLICIES = ("slow", "medium", "fast", "ultra")
+# What PyYAML raises for a value that does not fit its tag, and for deep nesting.
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,46 +66,76 @@ def read_cache_config(path: Path) -> CacheConfig:
         FluxFastError: the file cannot be read, or a key or a value is not allowed.
     """
     try:
-        loaded = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _refuse("the cache configuration cannot be read", f"{path}: {error}") from error
-    if not isinstance(loaded, dict):
-        raise _refuse("the cache configuration holds no settings", f"{path}: {loaded!r}")
-    flat = loaded.get("cache_config", loaded)
-    if not isinstance(flat, dict):
-        raise _refuse("cache_config holds no settings", f"{path}: {flat!r}")
-    return cache_config_of(flat)
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except (OSError, *YAML_ERRORS) as error:
+        raise refused("the cache configuration cannot be read", f"{path}: {error}") from error
+    if not isinstance(loaded, dict) or not loaded:
+        raise refused("the cache configuration holds no settings", f"{path}: {shown(loaded)}")
+    settings = _section(loaded)
+    if not isinstance(settings, dict) or not settings:
+        raise refused("cache_config holds no settings", f"{path}: {shown(settings)}")
+    return cache_config_of(settings)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is given twice; YAML's own loader keeps the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return the mapping of a node."""
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, count in keys.items() if count > 1]:
+            raise yaml.MarkedYAMLError(
+                problem=f"{', '.join(twice)} is given more than once", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep=deep)
+
+
+def _section(loaded: Mapping[Any, Any]) -> Any:
+    """Return the value of `cache_config:`, or all of a flat file."""
+    if "cache_config" not in loaded:
+        return loaded
+    others = [key if isinstance(key, str) else shown(key) for key in loaded]
+    others.remove("cache_config")
+    if others:
+        raise refused(
+            f"unsupported sections beside cache_config: {', '.join(others)}",
+            ", ".join(others),
+            "cache_config",
+            "remove them; --quant and --attention choose quantization and attention",
+        )
+    return loaded["cache_config"]
 
 
 def cache_config_of(settings: Mapping[str, Any]) -> CacheConfig:
     """Return the settings of a flat mapping with current or older names of cache-dit.
 
     Raises:
-        FluxFastError: a key or a value is not allowed.
+        FluxFastError: a key, a value or a combination of them is not allowed.
     """
-    options = {RENAMED.get(name, name): value for name, value in settings.items()}
-    if isinstance(options.get("taylorseer_order"), dict):
-        options["taylorseer_order"] = options["taylorseer_order"].get("n_derivatives", 1)
-    allowed = DBCACHE_OPTIONS | TAYLORSEER_OPTIONS | OTHER_OPTIONS
+    options = _with_current_names(settings)
     for name, value in options.items():
-        _check(name, value, allowed)
-    if options.get("cache_type", "DBCache") != "DBCache":
-        raise _refuse("unsupported cache_type", options["cache_type"], "DBCache")
+        check_setting(name, value)
+    check_together(options)
+    mask = options.get("steps_computation_mask")
     return CacheConfig(
-        dbcache={n: v for n, v in options.items() if n in DBCACHE_OPTIONS},
+        dbcache={name: value for name, value in options.items() if name in DBCACHE_SETTINGS},
         taylorseer=_taylorseer(options),
-        steps_mask=_steps_mask(options.get("steps_computation_mask")),
+        steps_mask=tuple(mask) if isinstance(mask, list) else mask,
         num_inference_steps=options.get("num_inference_steps"),
     )
 
 
-def _check(name: str, value: Any, allowed: Mapping[str, Any]) -> None:
-    if name not in allowed:
-        raise _refuse("unknown setting of the cache", name, ", ".join(allowed))
-    kinds = allowed[name]
-    fits = isinstance(value, (int, float) if kinds is float else kinds)
-    if not fits or (kinds in (int, float) and isinstance(value, bool)):
-        raise _refuse(f"{name} has a wrong value", repr(value), str(kinds))
+def _with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    for older, name in RENAMED.items():
+        if older in settings and name in settings:
+            raise refused("a setting is given twice", f"{older} and {name}", name)
+    options = {RENAMED.get(name, name): value for name, value in settings.items()}
+    if "taylorseer_kwargs" in settings:
+        given = settings["taylorseer_kwargs"]
+        if not isinstance(given, dict) or set(given) != {"n_derivatives"}:
+            raise refused("taylorseer_kwargs has a wrong value", shown(given), "n_derivatives: 1")
+        options["taylorseer_order"] = given["n_derivatives"]
+    return options
 
 
 def _taylorseer(options: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -129,24 +148,9 @@ def _taylorseer(options: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _steps_mask(mask: Any) -> tuple[int, ...] | str | None:
-    if mask is None or (isinstance(mask, str) and mask in MASK_POLICIES):
-        return mask
-    if isinstance(mask, list) and mask and all(step in (0, 1) for step in mask):
-        return tuple(mask)
-    raise _refuse(
-        "steps_computation_mask is neither a mask nor a policy",
-        mask,
-        f"a list of 0 and 1, or one of {', '.join(MASK_POLICIES)}",
-    )
-
-
-def _refuse(
-    problem: str, got: object, allowed: str = "cache-dit's YAML, nested or flat"
-) -> FluxFastError:
-    return FluxFastError(
-        problem,
-        got=got,
-        allowed=allowed,
-        remedy="see docs/reference/files.md for an example, or drop --cache_dit_config",
-    )
+def steps_from_cache(cached: int, steps: int) -> str:
+    """Return how many steps of an image came from the cache, for people."""
+    counted = f"{cached} of {steps} steps came from the cache"
+    if cached:
+        return counted
+    return f"{counted}: no step was near enough to the one before (residual_diff_threshold)"

@@ -21,72 +21,70 @@ from fluxfast.optimizations.base import (
     Situation,
 )
 from fluxfast.optimizations.cache_config import DEFAULT_CACHE_CONFIG, CacheConfig
-
-MIN_POLICY_STEPS = 8  # cache-dit's predefined masks are for this many steps or more
+from fluxfast.optimizations.caching._limits import why_not_with_blocks, why_not_with_steps
 
 
 def why_unsupported_request(situation: Situation) -> str | None:
-    """Return why the cache and the number of steps do not go together, or None."""
+    """Return why the cache does not go with the model, its blocks or the steps, or None."""
     config, steps = _config(situation), situation.request.num_inference_steps
     if situation.model.is_few_step:
         name = situation.model.name
         return f"{name} has {steps} inference steps and no steps to reuse; use dev or kontext"
-    if isinstance(config.steps_mask, str) and steps < MIN_POLICY_STEPS:
-        return (
-            f"its steps mask {config.steps_mask!r} requires {MIN_POLICY_STEPS} steps or more, "
-            f"not {steps}"
-        )
-    for meant_for in (
-        len(config.steps_mask) if isinstance(config.steps_mask, tuple) else None,
-        config.num_inference_steps,
-    ):
-        if meant_for is not None and meant_for != steps:
-            return (
-                f"the cache is configured for {meant_for} steps, the request has {steps}; "
-                "make them equal"
-            )
-    return None
+    if situation.loaded and "ControlNet" in situation.loaded.pipeline_class:
+        return "a ControlNet adds its residuals between blocks that the cache calls as one"
+    if situation.blocks is not None and (reason := why_not_with_blocks(config, situation.blocks)):
+        return reason
+    return why_not_with_steps(config, steps)
 
 
 def _config(situation: Situation) -> CacheConfig:
     return situation.cache_config or DEFAULT_CACHE_CONFIG
 
 
-def steps_mask(situation: Situation) -> list[int] | None:
-    """Return 1 for each computed step and 0 for each cached one; None if the residuals decide."""
-    import cache_dit
-
-    mask, steps = _config(situation).steps_mask, situation.request.num_inference_steps
-    if isinstance(mask, str):
-        return list(cache_dit.steps_mask(total_steps=steps, mask_policy=mask))
-    return list(mask) if mask else None
-
-
 def apply(build: Build) -> None:
-    """Enable the cache, and disable it when the pipeline is closed."""
-    import cache_dit
+    """Replace the blocks by cache-dit's, and select a cache before each call of the transformer."""
+    from fluxfast.optimizations.caching._runs import CachedRuns
 
-    config, pipeline = _config(build.situation), build.pipeline
-    _check_blocks(config, pipeline.transformer)
-    # cache-dit patches the class of the pipeline; this class is discarded with the pipeline.
-    pipeline_class = type(pipeline)
-    pipeline.__class__ = type(pipeline_class.__name__, (pipeline_class,), {})
-    calibrator: Any = (
-        cache_dit.TaylorSeerCalibratorConfig(**config.taylorseer) if config.taylorseer else None
+    config, transformer = _config(build.situation), build.pipeline.transformer
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    if reason := why_not_with_blocks(config, len(blocks)):
+        raise PlanError(
+            f"dbcache: {reason}",
+            got=f"{len(blocks)} blocks",
+            allowed="Fn_compute_blocks + Bn_compute_blocks less than the number of blocks",
+            remedy="lower them in the cache configuration",
+        )
+    own_forward = transformer.__dict__.get("forward")
+    build.undo.callback(_restore, transformer, own_forward)
+    cached = _enable(transformer, blocks, config, build.situation.request.num_inference_steps)
+    runs = CachedRuns(build.pipeline, config, cached)
+    build.undo.callback(transformer.register_forward_pre_hook(runs, with_kwargs=True).remove)
+    # Not a submodule: it holds all blocks, which are submodules of the transformer already.
+    transformer.__dict__.update(cached_blocks=cached, cached_runs=runs)
+
+
+def _enable(transformer: Any, blocks: list[Any], config: CacheConfig, steps: int) -> Any:
+    """Enable cache-dit for all blocks as one list, and return the object that replaces them."""
+    import cache_dit
+    from cache_dit.caching import FakeDiffusionPipeline
+    from torch import nn
+
+    from fluxfast.optimizations.caching._limits import steps_mask
+    from fluxfast.optimizations.caching._runs import cache_settings
+
+    adapter = cache_dit.BlockAdapter(
+        # The class of a real one would be changed, for every pipeline of the process.
+        pipe=FakeDiffusionPipeline(transformer),
+        transformer=transformer,
+        blocks=nn.ModuleList(blocks),
+        blocks_name="transformer_blocks",
+        dummy_blocks_names=["single_transformer_blocks"],
+        forward_pattern=cache_dit.ForwardPattern.Pattern_1,
     )
     with _recorded_blocks() as recorded:
-        cache_dit.enable_cache(
-            pipeline,
-            cache_config=cache_dit.DBCacheConfig(
-                **config.dbcache,
-                num_inference_steps=build.situation.request.num_inference_steps,
-                steps_computation_mask=steps_mask(build.situation),
-            ),
-            calibrator_config=calibrator,
-        )
-    build.undo.callback(cache_dit.disable_cache, pipeline)
-    # Not a submodule: it holds all blocks, which are submodules of the transformer already.
-    (pipeline.transformer.__dict__["cached_blocks"],) = recorded
+        cache_dit.enable_cache(adapter, **cache_settings(config, steps, steps_mask(config, steps)))
+    (cached,) = recorded
+    return cached
 
 
 @contextmanager
@@ -104,33 +102,34 @@ def _recorded_blocks() -> Iterator[list[Any]]:
         yield recorded
 
 
-def _check_blocks(config: CacheConfig, transformer: Any) -> None:
-    blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
-    first = config.dbcache.get("Fn_compute_blocks", 8)
-    if first >= blocks:
-        raise PlanError(
-            "DBCache would compute every block of every step",
-            got=f"Fn_compute_blocks: {first}, and {blocks} blocks",
-            allowed=f"1 to {blocks - 1}",
-            remedy="lower Fn_compute_blocks in the cache configuration",
-        )
+def _restore(transformer: Any, own_forward: Any) -> None:
+    """Take cache-dit off the transformer, and restore what stood in its place."""
+    import cache_dit
+
+    cache_dit.disable_cache(transformer)
+    for name in ("cached_blocks", "cached_runs", "forward"):
+        transformer.__dict__.pop(name, None)
+    if own_forward is not None:
+        transformer.forward = own_forward
 
 
 def proof(evidence: Evidence) -> Proof:
     """Return a proof: active if steps came from the cache, as many as a fixed mask plans."""
-    situation = evidence.plan.situation
-    mask, cached = steps_mask(situation), evidence.cached_steps
-    detail = f"{cached} of {situation.request.num_inference_steps} steps from the cache"
-    if mask and _config(situation).is_static:
-        return Proof(is_active=cached == mask.count(0), detail=f"{detail}, {mask.count(0)} planned")
+    runs = getattr(evidence.pipeline.transformer, "cached_runs", None)
+    if runs is None:
+        return Proof(is_active=False, detail="the transformer has no cache")
+    cached = evidence.cached_steps
+    detail = f"{cached} of {runs.steps} steps from the cache"
+    if runs.mask and _config(evidence.plan.situation).is_static:
+        planned = runs.mask.count(0)
+        return Proof(is_active=cached == planned, detail=f"{detail}, {planned} planned")
     return Proof(is_active=cached > 0, detail=detail)
 
 
 def cached_steps(pipeline: Any) -> int:
     """Return how many steps of the last image cache-dit answered from its cache."""
-    import cache_dit
-
-    return len(cache_dit.summary(pipeline, logging=False)[0].cached_steps)
+    cached: int = pipeline.transformer.cached_runs.cached_steps()
+    return cached
 
 
 OPTIMIZATION = Optimization(

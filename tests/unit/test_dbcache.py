@@ -1,0 +1,87 @@
+"""DBCache on the calls that pipelines make: true CFG, other sizes and step counts, and its undo."""
+
+import pytest
+
+from fluxfast.errors import FluxFastError
+from fluxfast.optimizations.cache_config import cache_config_of
+from fluxfast.optimizations.caching.dbcache import cached_steps
+from tests.support.toy_transformer import cached_pipeline, run, toy_pipeline
+
+MASKED = {"Fn_compute_blocks": 1, "steps_computation_policy": "static"}
+
+
+def calls(pipeline):
+    transformer = pipeline.transformer
+    return [
+        block.calls
+        for blocks in (transformer.transformer_blocks, transformer.single_transformer_blocks)
+        for block in blocks
+    ]
+
+
+def test_both_passes_of_true_cfg_have_a_cache_of_their_own():
+    config = cache_config_of({**MASKED, "steps_computation_mask": [1, 0, 1, 0]})
+    with cached_pipeline(config, steps=4) as pipeline:
+        assert run(pipeline, 4, passes=2) == [[6.0], [6.0]]
+        assert cached_steps(pipeline) == 2
+        assert calls(pipeline) == [8, 4, 4, 4, 4, 4]
+        run(pipeline, 4)  # without true CFG again
+        assert cached_steps(pipeline) == 2
+        assert calls(pipeline) == [12, 6, 6, 6, 6, 6]
+
+
+def test_each_run_begins_with_an_empty_cache_of_its_own_size_and_steps():
+    with cached_pipeline() as pipeline:
+        run(pipeline, 8)
+        assert cached_steps(pipeline) == 3
+        assert run(pipeline, 28, tokens=16) == [[6.0]]
+        assert cached_steps(pipeline) == 17
+        run(pipeline, 12, tokens=2, begin_index=4)  # image to image: the last 8 of 12 steps
+        assert cached_steps(pipeline) == 3
+
+
+def test_another_scheduler_computes_each_step():
+    with cached_pipeline() as pipeline:
+        run(pipeline, 8)
+        other = toy_pipeline()
+        other.transformer = pipeline.transformer
+        assert run(other, 8) == [[6.0]]
+        assert cached_steps(pipeline) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "reason"),
+    [
+        ({}, 8, "its warm-up computes all of 8 steps"),
+        ({**MASKED, "steps_computation_mask": "fast"}, 7, "requires 8 steps or more, not 7"),
+        (
+            {**MASKED, "steps_computation_mask": [1, 0, 1]},
+            4,
+            "configured for 3 steps, the request has 4",
+        ),
+    ],
+)
+def test_a_call_with_steps_that_the_cache_is_not_for_is_refused(settings, steps, reason):
+    config = cache_config_of({"Fn_compute_blocks": 1, **settings})
+    for_steps = len(config.steps_mask) if isinstance(config.steps_mask, tuple) else 28
+    with cached_pipeline(config, steps=for_steps) as pipeline:
+        with pytest.raises(FluxFastError, match=reason):
+            run(pipeline, steps)
+        run(pipeline, for_steps)
+        assert cached_steps(pipeline) > 0
+
+
+def test_a_controlnet_is_refused():
+    with cached_pipeline() as pipeline, pytest.raises(FluxFastError, match="ControlNet"):
+        run(pipeline, 8, controlnet_block_samples=[])
+
+
+def test_undo_leaves_nothing_behind():
+    before = set(vars(toy_pipeline().transformer))
+    with cached_pipeline() as pipeline:
+        run(pipeline, 8)
+        cached = calls(pipeline)
+    assert set(vars(pipeline.transformer)) == before
+    assert not pipeline.transformer._forward_pre_hooks
+    run(pipeline, 8)
+    assert calls(pipeline) == [count + 8 for count in cached]
