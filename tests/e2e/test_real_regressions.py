@@ -297,15 +297,19 @@ def first_image_of_the_batch(right):
     )
 
 
+@contextmanager
 def rows_of_zeros(right):
-    """Zero the last row, as padding of a text may: torchao alone would divide by a scale of 0."""
+    """Zero the last row, as padding of a text may, and take the lower limit of its scale away."""
+    layer = right.blocks[0].ff_context.net[2]
 
     def zeroed(layer, given):
         tokens = given[0].clone()
         tokens[:, -1] = 0
         return (tokens,)
 
-    return right.blocks[0].ff_context.net[2].register_forward_pre_hook(zeroed)
+    unlimited = patch.object(layer.weight.act_quant_kwargs, "hp_value_lb", None)
+    with unlimited, layer.register_forward_pre_hook(zeroed):
+        yield
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import Hardware, Platform
@@ -9,13 +11,16 @@ from fluxfast.optimizations.base import Build, Evidence, Package, Proof
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 TORCHAO = Package(name="torchao", install='pip install "torchao>=0.18"')
 # Part of the name of the operator, of Inductor's kernel for it, or of cuBLAS's inside a CUDA graph.
 FP8_GEMMS = ("_scaled_mm", "nvjet_sm90_qq")
 INT8_GEMMS = ("_int_mm",)
 FP8_ARCHITECTURES_AMD = ("gfx942", "gfx950")  # MI300 and MI350
+# Lower limit for the largest magnitude of an fp8 row or tensor, that of our own kernels. torchao
+# divides zeros by a scale of zero, which gives NaN.
+LEAST_AMAX = 1e-12
 
 
 def is_quantizable(module: nn.Module, name: str) -> bool:
@@ -35,11 +40,61 @@ def is_quantizable(module: nn.Module, name: str) -> bool:
     )
 
 
-def quantize_blocks(build: Build, config: Any) -> None:
-    """Quantize the block layers in place; `config` must not set Inductor's global flags."""
+def quantize_blocks(build: Build, config: Any, mend: Callable[[Any], None] | None = None) -> None:
+    """Quantize the block layers in place.
+
+    Args:
+        build: the pipeline.
+        config: torchao's configuration; it must not set Inductor's global flags.
+        mend: changes a quantized weight in place.
+    """
     from torchao.quantization import quantize_
 
-    quantize_(build.pipeline.transformer, config, filter_fn=is_quantizable)
+    transformer = build.pipeline.transformer
+    quantize_(transformer, config, filter_fn=is_quantizable)
+    if mend:
+        for name, module in transformer.named_modules():
+            if is_quantizable(module, name):
+                mend(module.weight)
+    build.quantize = partial(_quantized, config=config, mend=mend)
+
+
+def _quantized(weight: Tensor, config: Any, mend: Callable[[Any], None] | None) -> Tensor:
+    """Return a weight (out_features, in_features) as `quantize_blocks` stores it."""
+    from torch import nn
+    from torchao.quantization import quantize_
+
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, bias=False, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    quantize_(layer, config)
+    if mend:
+        mend(layer.weight)
+    return layer.weight
+
+
+def quantize_blocks_fp8(build: Build, granularity: Any) -> None:
+    """Quantize the block layers to fp8 in place, with finite results for rows of zeros.
+
+    Args:
+        build: the pipeline.
+        granularity: torchao's `PerRow()` or `PerTensor()`.
+    """
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig
+
+    config = Float8DynamicActivationFloat8WeightConfig(
+        granularity=granularity, activation_value_lb=LEAST_AMAX, set_inductor_config=False
+    )
+    quantize_blocks(build, config, _fill_zero_rows)
+
+
+def _fill_zero_rows(weight: Any) -> None:
+    """Make rows of zeros finite: torchao's lower limit is for activations only."""
+    import torch
+
+    is_zero = weight.scale == 0
+    weight.qdata.view(torch.uint8).masked_fill_(is_zero, 0)
+    weight.scale.masked_fill_(is_zero, 1.0)
 
 
 def quantization_proof(
@@ -96,6 +151,15 @@ def has_fp8(hardware: Hardware) -> bool:
     if hardware.platform is Platform.ROCM:
         return hardware.architecture in FP8_ARCHITECTURES_AMD
     return hardware.compute_capability >= (8, 9)
+
+
+def has_fp8_rows(hardware: Hardware) -> bool:
+    """Return whether `torch._scaled_mm` is taken to support one scale per row on this hardware.
+
+    On compute capability 12.0 (RTX 50, RTX PRO Blackwell) with torch 2.10 it raises
+    CUBLAS_STATUS_NOT_SUPPORTED, while one scale per tensor works (pytorch/pytorch#192707).
+    """
+    return has_fp8(hardware) and hardware.compute_capability < (12, 0)
 
 
 def why_no_fp8(hardware: Hardware) -> str | None:

@@ -6,20 +6,17 @@ from fluxfast.optimizations.base import Axis, Build, NumberFormat, Optimization
 from fluxfast.optimizations.precision._torchao import (
     TORCHAO,
     fp8_proof,
-    has_fp8,
-    quantize_blocks,
+    has_fp8_rows,
+    quantize_blocks_fp8,
     why_no_fp8,
 )
 
 
 def apply(build: Build) -> None:
     """Quantize the linear layers of the blocks."""
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
+    from torchao.quantization import PerRow
 
-    quantize_blocks(
-        build,
-        Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False),
-    )
+    quantize_blocks_fp8(build, PerRow())
 
 
 OPTIMIZATION = Optimization(
@@ -33,5 +30,5 @@ OPTIMIZATION = Optimization(
     packages=(TORCHAO,),
     requires={"bf16": "torchao's scale per row takes bfloat16 only"},
     is_lossy=True,
-    on_by_default=has_fp8,
+    on_by_default=has_fp8_rows,
 )

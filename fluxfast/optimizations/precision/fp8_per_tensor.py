@@ -6,27 +6,25 @@ from fluxfast.optimizations.base import Axis, Build, NumberFormat, Optimization
 from fluxfast.optimizations.precision._torchao import (
     TORCHAO,
     fp8_proof,
-    quantize_blocks,
+    has_fp8,
+    has_fp8_rows,
+    quantize_blocks_fp8,
     why_no_fp8,
 )
 
 
 def apply(build: Build) -> None:
     """Quantize the linear layers of the blocks."""
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor
+    from torchao.quantization import PerTensor
 
-    quantize_blocks(
-        build,
-        Float8DynamicActivationFloat8WeightConfig(
-            granularity=PerTensor(), set_inductor_config=False
-        ),
-    )
+    quantize_blocks_fp8(build, PerTensor())
 
 
 OPTIMIZATION = Optimization(
     name="fp8_per_tensor",
     axis=Axis.QUANTIZATION,
-    summary="fp8 linear layers, one scale per tensor",
+    summary="fp8 linear layers, one scale per tensor; the default on RTX 50 (sm_120), whose "
+    "cuBLAS refuses one scale per row",
     apply=apply,
     proof=lambda evidence: fp8_proof(evidence, per_row=False),
     number_format=NumberFormat.FP8_PER_TENSOR,
@@ -34,6 +32,6 @@ OPTIMIZATION = Optimization(
     packages=(TORCHAO,),
     is_lossy=True,
     # fp8_per_row is faster on an H200.
-    on_by_default=lambda hardware: False,
+    on_by_default=lambda hardware: has_fp8(hardware) and not has_fp8_rows(hardware),
     used_by=("flux-fast",),
 )
