@@ -12,6 +12,7 @@ from typing import Any
 from fluxfast.bench.measurement.stages import peak_memory_gib, reset_peak_memory, time_image
 from fluxfast.bench.results.result import ImageTiming
 from fluxfast.cli.arguments import add_options
+from fluxfast.cli.finish import finish
 from fluxfast.cli.pipeline_options import (
     build_from,
     out_of_memory_as_error,
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
         }
         out(json.dumps(figures, indent=1) if options.json else _table(figures))
         save(images, built, options, console)
+        finish(images, built, console)
 
 
 def _time(built: BuiltPipeline, console: Console) -> tuple[float, list[ImageTiming], list[Any]]:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from fluxfast.cli.arguments import add_options
+from fluxfast.cli.finish import finish
 from fluxfast.cli.pipeline_options import (
     StepProgress,
     build_from,
@@ -47,3 +48,4 @@ def run(options: argparse.Namespace) -> None:
             images = built.generate()
         console.stage(f"generated in {time.perf_counter() - started:.2f} s")
         save(images, built, options, console)
+        finish(images, built, console)
