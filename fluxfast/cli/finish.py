@@ -1,4 +1,4 @@
-"""What `fluxfast generate` and `fluxfast bench` report about the images that they wrote."""
+"""The report of `fluxfast generate` and `fluxfast bench` about the images that they wrote."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ TAYLORSEER_STEP = 3  # the step, counted from 0, from which TaylorSeer has a der
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What one setting may be.
+    """The allowed values of a setting.
 
     Attributes:
         fits: whether a value is allowed.

@@ -1,10 +1,13 @@
 """DBCache on the calls that pipelines make: true CFG, other sizes and step counts, and its undo."""
 
+from types import SimpleNamespace
+
 import pytest
+from PIL import Image
 
 from fluxfast.errors import FluxFastError
 from fluxfast.optimizations.cache_config import cache_config_of
-from fluxfast.optimizations.caching.dbcache import cached_steps
+from fluxfast.optimizations.caching.dbcache import OPTIMIZATION, cached_steps
 from tests.support.toy_transformer import cached_pipeline, run, toy_pipeline
 
 MASKED = {"Fn_compute_blocks": 1, "steps_computation_policy": "static"}
@@ -85,3 +88,18 @@ def test_undo_leaves_nothing_behind():
     assert not pipeline.transformer._forward_pre_hooks
     run(pipeline, 8)
     assert calls(pipeline) == [count + 8 for count in cached]
+
+
+def test_the_command_line_reports_the_cached_steps_and_refuses_a_blank_image():
+    from fluxfast.cli.finish import finish
+
+    lines = list[str]()
+    console = SimpleNamespace(print=lines.append)
+    with cached_pipeline() as pipeline:
+        run(pipeline, 8)
+        plan = SimpleNamespace(on=lambda axis: OPTIMIZATION, optimizations=(OPTIMIZATION,))
+        request = SimpleNamespace(num_inference_steps=8)
+        built = SimpleNamespace(pipeline=pipeline, plan=plan, request=request)
+        with pytest.raises(FluxFastError, match="blank image"):
+            finish([Image.new("RGB", (8, 8))], built, console)
+    assert lines == ["3 of 8 steps came from the cache"]
