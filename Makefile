@@ -4,6 +4,8 @@ BIN := .venv/bin
 GPU ?= auto
 SHARD ?= 1/1
 WORKERS ?= auto
+# Python keeps what it has compiled: dozens of processes import the same files.
+export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --timeout 300
 
 .PHONY: perf quick check test interpreter workflows site pages nightly runner reporting format clean
