@@ -51,9 +51,12 @@ def planned_from(options: argparse.Namespace) -> PlannedCase:
     if options.output_file:
         _check_image_file(options.output_file, request)
     if options.trace_file:
-        _check_trace_file(options)
+        _check_trace_file(options.trace_file)
     _check_options_apply(options, situation)
-    return planned_case(default_names(situation, chosen_axes(options)), checkpoint, situation)
+    planned = planned_case(default_names(situation, chosen_axes(options)), checkpoint, situation)
+    if "export_aoti" in planned.plan.names and not options.use_cached_model:
+        check_writable(options.cache_dir / "package", creates_folder=True)
+    return planned
 
 
 def _check_image_file(path: Path, request: ImageRequest) -> None:
@@ -75,14 +78,14 @@ def _check_image_file(path: Path, request: ImageRequest) -> None:
     check_writable(path)
 
 
-def _check_trace_file(options: argparse.Namespace) -> None:
-    check_writable(options.trace_file, creates_folder=True)
-    if options.output_file and options.trace_file.absolute() == options.output_file.absolute():
+def _check_trace_file(path: Path) -> None:
+    check_writable(path, creates_folder=True)
+    if not path.name.endswith((".json", ".json.gz")):
         raise FluxFastError(
-            "the image and the trace have the same file",
-            got=options.trace_file,
-            allowed="two files",
-            remedy="name another file with --trace-file",
+            "unknown trace format",
+            got=path,
+            allowed="an ending .json or .json.gz",
+            remedy="for example: --trace-file trace.json.gz",
         )
 
 

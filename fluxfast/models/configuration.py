@@ -196,7 +196,8 @@ def _check_location(location: str) -> None:
             got=location,
             allowed=f"{', '.join(MODELS)}, mini-{{{','.join(MODELS)}}}, "
             "a hub id owner/name, or a folder",
-            remedy="check the spelling, or the path of the folder",
+            remedy="check the spelling, or the path of the folder; "
+            "a single-file checkpoint is converted by diffusers' from_single_file",
         )
 
 
