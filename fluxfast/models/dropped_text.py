@@ -2,32 +2,72 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 LONGEST_QUOTE = 120  # characters of a prompt in a line
+PROMPTS = (("prompt", "prompt_2"), ("negative_prompt", "negative_prompt_2"))  # for CLIP, for T5
 
 
-def dropped_text(pipeline: Any, prompt: str, max_sequence_length: int) -> tuple[str, ...]:
+class DroppedTextWarning(UserWarning):
+    """A part of a prompt is not read by a text encoder."""
+
+
+def dropped_text(
+    pipeline: Any, prompt: str, max_sequence_length: int, prompt_2: str | None = None
+) -> tuple[str, ...]:
     """Return what the text encoders do not read of a prompt, one line for each kind of loss.
 
     T5 reads the prompt into the tokens of the text. CLIP reads it into one pooled vector.
 
     Args:
-        pipeline: a Flux.1 pipeline with its tokenizers.
+        pipeline: a Flux.1 pipeline; an encoder whose tokenizer it lacks is passed over.
         prompt: the prompt.
         max_sequence_length: T5 tokens that the pipeline is called with.
+        prompt_2: the prompt of T5; None for the same one.
     """
     lines = []
-    if cut := _cut(pipeline.tokenizer_2, prompt, max_sequence_length):
-        lines.append(f"the prompt is longer than {max_sequence_length} tokens, not read: {cut}")
-    if unknown := _unknown(pipeline.tokenizer_2, prompt):
-        lines.append(f"not in the vocabulary of the text encoder, not read: {unknown}")
-    longest = pipeline.tokenizer.model_max_length
-    if cut := _cut(pipeline.tokenizer, prompt, longest):
-        lines.append(
-            f"the prompt is longer than CLIP's {longest} tokens; its pooled vector lacks: {cut}"
-        )
+    if t5 := pipeline.tokenizer_2:
+        text = prompt_2 or prompt
+        if cut := _cut(t5, text, max_sequence_length):
+            lines.append(f"the prompt is longer than {max_sequence_length} tokens, not read: {cut}")
+        if unknown := _unknown(t5, text):
+            lines.append(f"not in the vocabulary of the text encoder, not read: {unknown}")
+    if clip := pipeline.tokenizer:
+        longest = clip.model_max_length
+        if cut := _cut(clip, prompt, longest):
+            lines.append(
+                f"the prompt is longer than CLIP's {longest} tokens; its pooled vector lacks: {cut}"
+            )
     return tuple(lines)
+
+
+def warn_of_dropped_text(
+    pipeline: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
+) -> None:
+    """Warn of what the text encoders will not read of the prompts of a pipeline call.
+
+    Args:
+        pipeline: a Flux.1 pipeline.
+        arguments: the positional arguments of the call.
+        keywords: the keyword arguments of the call.
+    """
+    call = inspect.signature(type(pipeline).__call__).bind_partial(pipeline, *arguments, **keywords)
+    call.apply_defaults()
+    for for_clip, for_t5 in PROMPTS:
+        prompts = _texts(call.arguments.get(for_clip))
+        prompts_2 = _texts(call.arguments.get(for_t5)) or prompts
+        for prompt, prompt_2 in zip(prompts, prompts_2, strict=False):
+            longest = call.arguments["max_sequence_length"]
+            for line in dropped_text(pipeline, prompt, longest, prompt_2):
+                warnings.warn(line, DroppedTextWarning, stacklevel=3)
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the prompts of an argument: none, one, or a list of them."""
+    return [value] if isinstance(value, str) else list(value or [])
 
 
 def _cut(tokenizer: Any, prompt: str, longest: int) -> str | None:

@@ -1,10 +1,13 @@
 """Inputs as people have them: what is not read of a prompt or an image is said, or refused."""
 
 import os
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from diffusers import FluxPipeline
 from PIL import Image, ImageCms
 from transformers import CLIPTokenizer, T5Tokenizer
 
@@ -13,7 +16,11 @@ from fluxfast.errors import FluxFastError
 from fluxfast.mini import WEIGHTS
 from fluxfast.models.architecture import MINI, PUBLISHED
 from fluxfast.models.arguments import input_image, input_image_changes
-from fluxfast.models.dropped_text import dropped_text
+from fluxfast.models.dropped_text import (
+    DroppedTextWarning,
+    dropped_text,
+    warn_of_dropped_text,
+)
 from fluxfast.models.memory import check_images_fit
 from fluxfast.models.spec import DEV, default_request
 from fluxfast.models.synthetic import byte_tokenizer
@@ -52,6 +59,25 @@ def test_words_outside_the_vocabulary_are_named_once(tokenizers):
     (line,) = dropped_text(tokenizers, "a 猫 and a 猫 here", 512)
     assert line.startswith("not in the vocabulary") and line.count("猫") == 1
     assert "here" not in line
+
+
+def test_a_call_warns_of_each_prompt_that_is_cut(tokenizers):
+    class Pipeline(FluxPipeline):
+        def __init__(self):
+            self.__dict__.update(vars(tokenizers))
+
+    long = "red " * 40 + "green"
+    with pytest.warns(DroppedTextWarning) as found:
+        call = dict(negative_prompt=[long, "red"], max_sequence_length=32)
+        warn_of_dropped_text(Pipeline(), [["red", "blue"]], call)
+    assert [str(w.message).count("green") for w in found] == [1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_dropped_text(Pipeline(), [], dict(prompt=long))  # 512 tokens by default
+        warn_of_dropped_text(Pipeline(), [], dict(prompt_embeds=torch.zeros(1, 4, 8)))
+        both = dict(prompt="red", prompt_2=long, max_sequence_length=32)
+    with pytest.warns(DroppedTextWarning, match="green"):
+        warn_of_dropped_text(Pipeline(), [], both)
 
 
 def test_a_long_rest_of_a_prompt_is_shortened_and_byte_tokenizers_work():
