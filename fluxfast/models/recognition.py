@@ -85,7 +85,9 @@ def recognise_pipeline(pipeline: Any) -> tuple[ModelSpec, str]:
     return recognise(
         next(known, names[0]),
         guidance_embeds=_is_set(transformer.config, "guidance_embeds"),
-        use_dynamic_shifting=_is_set(pipeline.scheduler.config, "use_dynamic_shifting"),
+        use_dynamic_shifting=_is_set(
+            getattr(pipeline.scheduler, "config", {}), "use_dynamic_shifting"
+        ),
     )
 
 

@@ -66,13 +66,29 @@ def weight_files(folder: Path, stem: str) -> WeightFiles:
     """
     first, variant = _first_file(folder, stem)
     if first.suffix == ".json":
-        listed = _weight_map(first)
+        listed = weight_map(first)
         headers = _headers(folder / shard for shard in sorted(set(listed.values())))
         _check_shards(listed, headers, first)
     else:
         headers = _headers([first])
     _check_dtypes(headers, folder)
     return WeightFiles(folder=folder, variant=variant, headers=headers)
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Return by tensor the shard that an index of shards names.
+
+    Raises:
+        CheckpointError: the index cannot be read.
+    """
+    try:
+        listed = json.loads(index.read_text())["weight_map"]
+        shards = {name: Path(shard).name for name, shard in listed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(index, first_line(error)) from error
+    if not shards or shards != listed:
+        raise _unreadable(index, "weight_map does not name a file of this folder for each tensor")
+    return shards
 
 
 def few(names: Iterable[str]) -> str:
@@ -101,18 +117,6 @@ def _first_file(folder: Path, stem: str) -> tuple[Path, str | None]:
             "with save_pretrained(safe_serialization=True)",
         )
     return folder / chosen[0], variants[chosen[0]]
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """Return by tensor the shard that the index names."""
-    try:
-        listed = json.loads(index.read_text())["weight_map"]
-        shards = {name: Path(shard).name for name, shard in listed.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _unreadable(index, first_line(error)) from error
-    if not shards or shards != listed:
-        raise _unreadable(index, "weight_map does not name a file of this folder for each tensor")
-    return shards
 
 
 def _headers(files: Iterable[Path]) -> dict[str, Header]:

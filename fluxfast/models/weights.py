@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from fluxfast.models.spec import (
     changed_request,
     default_request,
 )
+from fluxfast.models.weight_files import weight_map
 
 if TYPE_CHECKING:
     import torch
@@ -181,7 +181,11 @@ CACHED_INDEXES = (
 
 
 def is_cached(hub_id: str) -> bool:
-    """Return whether all weights of a published checkpoint are in the local Hugging Face cache."""
+    """Return whether all weights of a published checkpoint are in the local Hugging Face cache.
+
+    Raises:
+        CheckpointError: an index of shards in the cache is damaged.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     def local(name: str) -> str | None:
@@ -193,8 +197,8 @@ def is_cached(hub_id: str) -> bool:
         index = local(name)
         if index is None:
             return False
-        shards = json.loads(Path(index).read_text())["weight_map"].values()
-        needed += [f"{name.partition('/')[0]}/{shard}" for shard in set(shards)]
+        shards = set(weight_map(Path(index)).values())
+        needed += [f"{name.partition('/')[0]}/{shard}" for shard in shards]
     return all(local(name) for name in needed)
 
 

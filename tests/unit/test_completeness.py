@@ -15,7 +15,7 @@ from fluxfast.mini import WEIGHTS
 from fluxfast.models.architecture import MINI
 from fluxfast.models.completeness import check_checkpoint, check_vocabularies
 from fluxfast.models.configuration import NETWORKS, read_configuration
-from fluxfast.models.weights import check_weights_fit, load, resolve
+from fluxfast.models.weights import check_weights_fit, is_cached, load, resolve
 from tests.support.machines import CPU
 
 TRANSFORMER_FILE = "transformer/diffusion_pytorch_model.safetensors"
@@ -299,3 +299,31 @@ def test_weights_that_do_not_fit_in_memory_are_refused():
     check_weights_fit(4e9, torch.bfloat16, CPU)
     with pytest.raises(FluxFastError, match="do not fit in memory"):
         check_weights_fit(1e12, torch.bfloat16, CPU)
+
+
+def test_a_hub_checkpoint_in_the_local_cache_is_checked_like_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    repository, commit = tmp_path / "models--some--fine-tune", "0" * 40
+    snapshot = shutil.copytree(WEIGHTS / "mini-dev", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    here = detect("cpu")
+    checkpoint = resolve("some/fine-tune", "auto", here)
+    load(checkpoint, dtype=torch.float32, hardware=here)
+    (snapshot / "vae/diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"vae: config\.json"):
+        load(checkpoint, dtype=torch.float32, hardware=here)
+
+
+def test_a_damaged_index_in_the_local_cache_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--black-forest-labs--FLUX.1-dev"
+    transformer = repository / "snapshots" / "0" / "transformer"
+    transformer.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0")
+    index = transformer / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text("{")
+    with pytest.raises(CheckpointError, match=index.name):
+        is_cached("black-forest-labs/FLUX.1-dev")
