@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fluxfast.api.load import load, plan
-    from fluxfast.api.optimize import OptimizedPipeline, optimize
+    from fluxfast.api.optimize import optimize
+    from fluxfast.api.optimized import OptimizedPipeline
     from fluxfast.api.report import Report
     from fluxfast.errors import FluxFastError
     from fluxfast.optimizations.base import Optimization, Plan
@@ -34,7 +35,7 @@ __all__ = [
 _MODULES = {
     "FluxFastError": "fluxfast.errors",
     "Optimization": "fluxfast.optimizations.base",
-    "OptimizedPipeline": "fluxfast.api.optimize",
+    "OptimizedPipeline": "fluxfast.api.optimized",
     "Plan": "fluxfast.optimizations.base",
     "Report": "fluxfast.api.report",
     "list_optimizations": "fluxfast.optimizations.registry",

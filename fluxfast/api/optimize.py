@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fluxfast.api.report import Report, report_of
+from fluxfast.api.optimized import OptimizedPipeline, on_device
 from fluxfast.console import no_progress
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
+from fluxfast.models.lora.fold import fold
 from fluxfast.models.recognition import recognise_pipeline
 from fluxfast.models.spec import default_request
 from fluxfast.optimizations import registry
-from fluxfast.optimizations.base import Axis, Build, Plan, Situation
+from fluxfast.optimizations.base import Axis, Plan, Situation
 from fluxfast.optimizations.cache_config import CacheConfig, cache_config_of, read_cache_config
 from fluxfast.optimizations.presets import preset_names, why_left_out
-from fluxfast.pipeline.build import apply_plan, free_memory
-from fluxfast.pipeline.guard import changed_after_optimizing, guard, recorded_weights
+from fluxfast.pipeline.build import apply_plan
+from fluxfast.pipeline.live_weights import LiveWeights, recorded_layers
 from fluxfast.pipeline.preconditions import check_pipeline, described
 from fluxfast.pipeline.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from fluxfast.pipeline.guard import Weights
+    pass
 
 DEFAULT_SIDE = 1024
-# Several optimized pipelines share the compiled code of a block, of which PyTorch keeps 8 versions.
-RECOMPILE_LIMIT = 64
 FREE_MEMORY_SHARE = 0.25  # below this share of free GPU memory, original weights go to the host
 
 Cache = CacheConfig | Mapping[str, Any] | str | Path
@@ -78,20 +75,18 @@ def optimize(
         FluxFastError: the pipeline is not a Flux pipeline, or cannot be optimized as it is; it is
             left as it was.
     """
-    model, why = recognise_pipeline(pipeline)
+    recognise_pipeline(pipeline)
     check_pipeline(pipeline)
     _check_gpus(gpus)
-    situation = Situation(
-        model=model,
-        hardware=detect(pipeline.device.type),
-        request=default_request(model, side=DEFAULT_SIDE, **request),
-        cache_config=_cache_config(cache),
-        loaded=described(pipeline),
-    )
     caches = [o.name for o in registry.choices(Axis.CACHE)] if cache is not None else []
-    enable = tuple(dict.fromkeys((*enable, *caches)))
-    choice = _Choice(preset=preset, enable=enable, disable=tuple(disable))
-    return _optimized(pipeline, situation, choice, why, progress)
+    choice = _Choice(
+        preset=preset,
+        enable=tuple(dict.fromkeys((*enable, *caches))),
+        disable=tuple(disable),
+        cache_config=_cache_config(cache),
+        request=request,
+    )
+    return _optimized(pipeline, choice, progress)
 
 
 def _check_gpus(gpus: int) -> None:
@@ -117,15 +112,21 @@ class _Choice:
     preset: str
     enable: tuple[str, ...]
     disable: tuple[str, ...]
+    cache_config: CacheConfig | None
+    request: Mapping[str, Any]
     not_applicable: Mapping[str, str] = field(default_factory=dict)
 
-    def plan(self, situation: Situation) -> Plan:
-        names = preset_names(
-            self.preset,
-            situation,
-            enable=self.enable,
-            disable=(*self.disable, *self.not_applicable),
+    def plan(self, pipeline: Any) -> Plan:
+        model, _ = recognise_pipeline(pipeline)
+        situation = Situation(
+            model=model,
+            hardware=detect(pipeline.device.type),
+            request=default_request(model, side=DEFAULT_SIDE, **self.request),
+            cache_config=self.cache_config,
+            loaded=described(pipeline),
         )
+        excluded = (*self.disable, *self.not_applicable)
+        names = preset_names(self.preset, situation, enable=self.enable, disable=excluded)
         return registry.plan(names, situation)
 
     def left_out(self, plan: Plan) -> dict[str, str]:
@@ -136,35 +137,36 @@ class _Choice:
 
 
 def _optimized(
-    pipeline: Any,
-    situation: Situation,
-    choice: _Choice,
-    why: str,
-    progress: Callable[[str], None],
+    pipeline: Any, choice: _Choice, progress: Callable[[str], None]
 ) -> OptimizedPipeline:
     """Apply the plan of the choice, without the defaults that this pipeline turns out to refuse."""
-    plan = choice.plan(situation)
     snapshot = Snapshot(pipeline)
-    applied = list[str]()
+    waiting = list[str]()  # for their turn, in the order of application
 
     def after_each(optimization: Any) -> None:
-        applied.append(optimization.name)
+        waiting.remove(optimization.name)
         _make_room(snapshot)
 
     try:
-        with _on_device(pipeline):
+        with on_device(pipeline):
+            loras = fold(pipeline.transformer)
+            originals = recorded_layers(pipeline.transformer, snapshot)
+            plan = choice.plan(pipeline)
+            waiting += [o.name for o in plan.in_order_of_application]
             build = apply_plan(pipeline, plan, progress=progress, after_each=after_each)
     except BaseException as error:
         snapshot.restore()
-        refused = plan.in_order_of_application[len(applied)].name
-        if not isinstance(error, FluxFastError) or refused in choice.enable:
+        if not isinstance(error, FluxFastError) or not waiting or waiting[0] in choice.enable:
             raise
-        reasons = {**choice.not_applicable, refused: error.problem}
-        return _optimized(
-            pipeline, situation, replace(choice, not_applicable=reasons), why, progress
-        )
+        reasons = {**choice.not_applicable, waiting[0]: error.problem}
+        return _optimized(pipeline, replace(choice, not_applicable=reasons), progress)
     return OptimizedPipeline(
-        pipeline=pipeline, build=build, snapshot=snapshot, why=why, left_out=choice.left_out(plan)
+        pipeline=pipeline,
+        build=build,
+        snapshot=snapshot,
+        weights=LiveWeights(build, originals),
+        loras=loras,
+        left_out=choice.left_out(plan),
     )
 
 
@@ -176,153 +178,3 @@ def _make_room(snapshot: Snapshot) -> None:
             return
         original.move_to_host()
         torch.cuda.empty_cache()
-
-
-def _on_device(pipeline: Any) -> Any:
-    """Return a context in which the pipeline's GPU is the current one."""
-    device = pipeline.device
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-class OptimizedPipeline:
-    """A pipeline with optimizations applied, called like the pipeline itself.
-
-    Every other attribute is the pipeline's. Leaving its context undoes the optimizations.
-
-    Attributes:
-        pipeline: the caller's pipeline, optimized in place until `undo()`.
-        plan: the optimizations.
-        left_out: default optimizations that are not applied, each with the reason.
-    """
-
-    def __init__(
-        self,
-        *,
-        pipeline: Any,
-        build: Build,
-        snapshot: Snapshot,
-        why: str,
-        left_out: Mapping[str, str],
-    ) -> None:
-        """Guard the pipeline, to which the build was applied."""
-        own = vars(self)
-        own.update(pipeline=pipeline, plan=build.plan, left_out=left_out)
-        own.update(_build=build, _snapshot=snapshot, _why=why, _last_call=None)
-        pipeline.transformer.__dict__["_optimized_by"] = self
-        guard(pipeline, self._before_call)
-        own["_weights"] = recorded_weights(pipeline)
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Call the pipeline: the same arguments, the same result.
-
-        Raises:
-            FluxFastError: the optimizations were undone, the weights were changed, or an argument
-                has no effect on an optimized pipeline.
-        """
-        self._check_is_active()
-        limit = torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT)
-        with ExitStack() as stack:
-            stack.enter_context(_on_device(self.pipeline))
-            if self.plan.compiles:
-                stack.enter_context(limit)
-            return self.pipeline(*arguments, **keywords)
-
-    def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the pipeline."""
-        return getattr(vars(self)["pipeline"], name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute of the pipeline."""
-        setattr(self.pipeline, name, value)
-
-    def __enter__(self) -> OptimizedPipeline:
-        """Return this object."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Undo the optimizations."""
-        self.undo()
-
-    def __repr__(self) -> str:
-        """Name the pipeline and the optimizations."""
-        names = " + ".join(self.plan.names) or "none"
-        return f"OptimizedPipeline({type(self.pipeline).__name__}, optimizations: {names})"
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the optimizations are applied: True until `undo()`."""
-        return "_build" in vars(self)
-
-    def report(self) -> Report:
-        """Repeat the last call with its first denoising step profiled, and report each proof.
-
-        Returns:
-            Which optimizations are active, what shows it, and what was left out and why. It prints
-            as a table.
-
-        Raises:
-            FluxFastError: the pipeline was not called yet.
-        """
-        self._check_is_active()
-        if self._last_call is None:
-            raise FluxFastError(
-                "nothing to report yet: the proofs come from a call",
-                got="report() before the first call",
-                allowed="report() after a call with the arguments that matter to you",
-                remedy="call the optimized pipeline once",
-            )
-        return report_of(
-            self.pipeline, self.plan, self._last_call, why=self._why, left_out=self.left_out
-        )
-
-    def undo(self) -> Any:
-        """Restore the pipeline, its weights and every global setting, and return the pipeline.
-
-        The pipeline then computes the same values as before, bit for bit. Calling it again does
-        nothing.
-        """
-        if self.is_active:
-            own = vars(self)
-            own.pop("_build").undo.close()
-            own.pop("_snapshot").restore()
-            del own["_weights"]
-            own["_last_call"] = None
-            free_memory()
-        return self.pipeline
-
-    def _check_is_active(self) -> None:
-        if not self.is_active:
-            raise FluxFastError(
-                "the optimizations of this pipeline were undone",
-                got="a call after undo()",
-                allowed="calls before undo(), or of the pipeline itself",
-                remedy="call the pipeline, or fluxfast.optimize() again",
-            )
-
-    def _before_call(self, arguments: Mapping[str, Any]) -> None:
-        """Check that a call sees the weights and arguments that it should, before it begins."""
-        weights: Weights = self._weights
-        change = weights.change(self.pipeline)
-        if change:
-            raise changed_after_optimizing(change)
-        _check_arguments(arguments, self.plan)
-        for react in self._build.before_call:
-            react(arguments)
-        vars(self)["_last_call"] = {n: v for n, v in arguments.items() if n != "self"}
-
-
-def _check_arguments(arguments: Mapping[str, Any], plan: Plan) -> None:
-    """Refuse arguments that optimized attention would not see."""
-    attention = arguments.get("joint_attention_kwargs")
-    if attention:
-        raise FluxFastError(
-            "joint_attention_kwargs have no effect on an optimized pipeline",
-            got=", ".join(attention),
-            allowed="none: LoRAs are part of the weights",
-            remedy="set a LoRA's strength with set_adapters() before optimize()",
-        )

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from fluxfast.optimizations.base import Plan, Proof
-from fluxfast.profiling.evidence import evidence_of, proofs
+from fluxfast.models.lora.adapter import AppliedLora, describe
+from fluxfast.optimizations.base import Evidence, Plan, Proof
+from fluxfast.profiling.evidence import evidence_of
 
 # Left out when a call is repeated: they would act on the caller's objects a second time.
 NOT_REPEATED = ("callback_on_step_end", "generator")
@@ -23,11 +24,13 @@ class Report:
         taken_for: the model that the pipeline was taken for, and why.
         proofs: the proof of each requested optimization.
         left_out: default optimizations that are not applied, each with the reason.
+        loras: the LoRAs that are part of the weights.
     """
 
     taken_for: str
     proofs: Mapping[str, Proof]
     left_out: Mapping[str, str]
+    loras: tuple[AppliedLora, ...]
 
     @property
     def is_as_requested(self) -> bool:
@@ -41,32 +44,18 @@ class Report:
         rows += [(name, "left out", reason) for name, reason in self.left_out.items()]
         names, kinds = (max((len(row[i]) for row in rows), default=0) for i in (0, 1))
         lines = [f"{name:{names}}  {kind:{kinds}}  {detail}" for name, kind, detail in rows]
-        return "\n".join([f"taken for {self.taken_for}", *lines])
+        return "\n".join([f"taken for {self.taken_for}, {describe(self.loras)}", *lines])
 
 
-def report_of(
-    pipeline: Any,
-    plan: Plan,
-    call: Mapping[str, Any],
-    *,
-    why: str,
-    left_out: Mapping[str, str],
-) -> Report:
-    """Repeat a call of the pipeline with its first step profiled, and return the proofs.
+def repeated_call(pipeline: Any, plan: Plan, call: Mapping[str, Any]) -> Evidence:
+    """Repeat a call of an optimized pipeline with its first step profiled.
 
     Args:
         pipeline: the optimized pipeline.
         plan: the optimizations.
         call: the arguments of the call by name.
-        why: why the pipeline was taken for the plan's model.
-        left_out: default optimizations that are not applied, each with the reason.
     """
     repeated = {name: value for name, value in call.items() if name not in NOT_REPEATED}
     repeated["generator"] = torch.Generator().manual_seed(0)  # not the caller's random state
     repeated["output_type"] = "latent"
-    evidence = evidence_of(pipeline, plan, lambda: pipeline(**repeated))
-    return Report(
-        taken_for=f"{plan.situation.model.name} ({why})",
-        proofs=proofs(evidence),
-        left_out=left_out,
-    )
+    return evidence_of(pipeline, plan, lambda: pipeline(**repeated))

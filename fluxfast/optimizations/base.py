@@ -190,6 +190,9 @@ class Build:
         compiler_options: Inductor options for everything that is compiled for this pipeline.
         before_call: functions of a call's arguments by name, defaults included, that run before
             each call of a pipeline that the caller has loaded.
+        quantize: returns a weight quantized as those of the block layers are; None if they are not.
+        on_new_weights: functions that derive anew what was derived from the weights, in the same
+            memory, after the weights were rewritten.
     """
 
     pipeline: FluxPipeline
@@ -198,6 +201,8 @@ class Build:
     undo: ExitStack = field(default_factory=ExitStack)
     compiler_options: dict[str, Any] = field(default_factory=dict)
     before_call: list[Callable[[Mapping[str, Any]], None]] = field(default_factory=list)
+    quantize: Callable[[Tensor], Tensor] | None = None
+    on_new_weights: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def situation(self) -> Situation:

@@ -194,7 +194,10 @@ def halve_rope_tables(transformer: Any) -> None:
 
 
 def expose_amax_bounds(transformer: Any) -> None:
-    """Store the amax bound of each fp8 layer before a GELU (see `fluxfast.kernels.layernorm`)."""
+    """Store the amax bound of each fp8 layer before a GELU (see `fluxfast.kernels.layernorm`).
+
+    A bound that is stored already is overwritten in its memory.
+    """
     for block in fused_blocks(transformer):
         if isinstance(block, FusedSingleBlock):
             layers = [block.proj_mlp]
@@ -203,7 +206,10 @@ def expose_amax_bounds(transformer: Any) -> None:
         for layer in layers:
             lengths = layer.fp8_weight.float().norm(dim=0) * layer.fp8_scale[0].float()
             amax_bound = torch.stack([lengths.max(), layer.bias.float().abs().max()])
-            layer.register_buffer("fp8_amax_bound", amax_bound, persistent=False)
+            if "fp8_amax_bound" in layer._buffers:  # a CUDA graph may read its memory
+                layer.fp8_amax_bound.copy_(amax_bound)
+            else:
+                layer.register_buffer("fp8_amax_bound", amax_bound, persistent=False)
 
 
 def _expose_fp8(layer: Any) -> None:

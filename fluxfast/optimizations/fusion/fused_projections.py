@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 # diffusers keeps these layers alongside the fused one, where quantization would convert them too.
-SEPARATE_LAYERS = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
+FUSED_LAYERS = {
+    "to_qkv": ("to_q", "to_k", "to_v"),
+    "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+}
+SEPARATE_LAYERS = tuple(name for names in FUSED_LAYERS.values() for name in names)
 
 
 def apply(build: Build) -> None:

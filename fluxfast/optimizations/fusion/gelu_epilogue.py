@@ -6,6 +6,8 @@ GELU's input then stays in registers instead of going through device memory. In 
 
 from __future__ import annotations
 
+from functools import partial
+
 from fluxfast.optimizations.base import Axis, Build, KernelCategory, NumberFormat
 from fluxfast.optimizations.fusion._requirements import epilogue_fusion, kernel_proof, use_kernels
 
@@ -16,7 +18,9 @@ def apply(build: Build) -> None:
 
     use_kernels(gelu=True, gelu_epilogue=True)(build)
     if build.plan.number_format(Axis.QUANTIZATION) is NumberFormat.FP8_PER_ROW:
-        expose_amax_bounds(build.pipeline.transformer)
+        expose = partial(expose_amax_bounds, build.pipeline.transformer)
+        expose()
+        build.on_new_weights.append(expose)
 
 
 OPTIMIZATION = epilogue_fusion(

@@ -13,6 +13,7 @@ def apply(build: Build) -> None:
 
     table = ModulationTable(build.pipeline)
     build.pipeline.transformer.register_forward_pre_hook(table, with_kwargs=True)
+    build.on_new_weights.append(table.forget)
 
 
 def proof(evidence: Evidence) -> Proof:

@@ -1,0 +1,234 @@
+"""The object that `fluxfast.optimize()` returns: called like the pipeline, reported, undone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fluxfast.api.report import Report, repeated_call
+from fluxfast.errors import FluxFastError
+from fluxfast.models.lora.adapter import AppliedLora, Lora
+from fluxfast.models.lora.read import Source, read_lora
+from fluxfast.models.recognition import recognise_pipeline
+from fluxfast.optimizations.base import Build
+from fluxfast.pipeline.build import free_memory
+from fluxfast.pipeline.guard import changed_after_optimizing, guard, recorded_weights
+from fluxfast.pipeline.snapshot import Snapshot
+from fluxfast.profiling.evidence import proofs
+
+if TYPE_CHECKING:
+    from fluxfast.pipeline.guard import Weights
+    from fluxfast.pipeline.live_weights import LiveWeights
+
+# Several optimized pipelines share the compiled code of a block, of which PyTorch keeps 8 versions.
+RECOMPILE_LIMIT = 64
+
+
+def on_device(pipeline: Any) -> Any:
+    """Return a context in which the pipeline's GPU is the current one."""
+    device = pipeline.device
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+class OptimizedPipeline:
+    """A pipeline with optimizations applied, called like the pipeline itself.
+
+    Every other attribute is the pipeline's. Leaving its context undoes the optimizations.
+
+    Attributes:
+        pipeline: the caller's pipeline, optimized in place until `undo()`.
+        plan: the optimizations.
+        left_out: default optimizations that are not applied, each with the reason.
+        loras: the LoRAs that are part of the weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: Any,
+        build: Build,
+        snapshot: Snapshot,
+        weights: LiveWeights,
+        loras: tuple[AppliedLora, ...],
+        left_out: Mapping[str, str],
+    ) -> None:
+        """Guard the pipeline, to which the build was applied."""
+        own = vars(self)
+        own.update(pipeline=pipeline, plan=build.plan, left_out=left_out, loras=loras)
+        own.update(_build=build, _snapshot=snapshot, _live=weights, _folded=loras, _last_call=None)
+        pipeline.transformer.__dict__["_optimized_by"] = self
+        guard(pipeline, self._before_call)
+        own["_weights"] = recorded_weights(pipeline)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call the pipeline: the same arguments, the same result.
+
+        Raises:
+            FluxFastError: the optimizations were undone, the weights were changed, or an argument
+                has no effect on an optimized pipeline.
+        """
+        self._check_is_active()
+        limit = torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT)
+        with ExitStack() as stack:
+            stack.enter_context(on_device(self.pipeline))
+            if self.plan.compiles:
+                stack.enter_context(limit)
+            return self.pipeline(*arguments, **keywords)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the pipeline."""
+        return getattr(vars(self)["pipeline"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute of the pipeline."""
+        setattr(self.pipeline, name, value)
+
+    def __enter__(self) -> OptimizedPipeline:
+        """Return this object."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Undo the optimizations."""
+        self.undo()
+
+    def __repr__(self) -> str:
+        """Name the pipeline and the optimizations."""
+        names = " + ".join(self.plan.names) or "none"
+        return f"OptimizedPipeline({type(self.pipeline).__name__}, optimizations: {names})"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the optimizations are applied: True until `undo()`."""
+        return "_build" in vars(self)
+
+    def set_lora(
+        self,
+        source: Source | Sequence[Source] | None,
+        scale: float | Sequence[float] = 1.0,
+    ) -> None:
+        """Write LoRAs into the optimized weights, without compiling or recording anything again.
+
+        They take the place of those of the last `set_lora`, and are added to those that were loaded
+        before `optimize()`. The first time that a weight is changed which no optimization replaced,
+        a copy of it is kept.
+
+        Args:
+            source: a .safetensors file, a folder with one, a hub id, or a state dict, in the format
+                of diffusers, kohya, ComfyUI, Black Forest Labs or XLabs; or several of them. None
+                restores the weights, bit for bit.
+            scale: strength, 1 for the LoRA as trained; one for all, or one for each.
+
+        Raises:
+            FluxFastError: a source cannot be read, holds more than low-rank changes of linear
+                layers, or does not fit this transformer. Nothing is changed then.
+        """
+        self._check_is_active()
+        with on_device(self.pipeline):
+            loras = _read(source, scale, self.pipeline.device)
+            self._live.set_loras(loras)
+        own = vars(self)
+        own["loras"] = (*self._folded, *(lora.applied for lora in loras))
+        own["_weights"] = recorded_weights(self.pipeline)
+
+    def report(self) -> Report:
+        """Repeat the last call with its first denoising step profiled, and report each proof.
+
+        Returns:
+            Which optimizations are active, what shows it, and what was left out and why. It prints
+            as a table.
+
+        Raises:
+            FluxFastError: the pipeline was not called yet.
+        """
+        self._check_is_active()
+        if self._last_call is None:
+            raise FluxFastError(
+                "nothing to report yet: the proofs come from a call",
+                got="report() before the first call",
+                allowed="report() after a call with the arguments that matter to you",
+                remedy="call the optimized pipeline once",
+            )
+        evidence = repeated_call(self.pipeline, self.plan, self._last_call)
+        model, why = recognise_pipeline(self.pipeline)
+        return Report(
+            taken_for=f"{model.name} ({why})",
+            proofs=proofs(evidence),
+            left_out=self.left_out,
+            loras=self.loras,
+        )
+
+    def undo(self) -> Any:
+        """Restore the pipeline, its weights and every global setting, and return the pipeline.
+
+        The pipeline then computes the same values as before, bit for bit. Calling it again does
+        nothing.
+        """
+        if self.is_active:
+            own = vars(self)
+            own.pop("_build").undo.close()
+            del own["_live"]
+            own.pop("_snapshot").restore()
+            del own["_weights"]
+            own["_last_call"] = None
+            free_memory()
+        return self.pipeline
+
+    def _check_is_active(self) -> None:
+        if not self.is_active:
+            raise FluxFastError(
+                "the optimizations of this pipeline were undone",
+                got="a call after undo()",
+                allowed="calls before undo(), or of the pipeline itself",
+                remedy="call the pipeline, or fluxfast.optimize() again",
+            )
+
+    def _before_call(self, arguments: Mapping[str, Any]) -> None:
+        """Check that a call sees the weights and arguments that it should, before it begins."""
+        weights: Weights = self._weights
+        change = weights.change(self.pipeline)
+        if change:
+            raise changed_after_optimizing(change)
+        _check_arguments(arguments)
+        for react in self._build.before_call:
+            react(arguments)
+        vars(self)["_last_call"] = {n: v for n, v in arguments.items() if n != "self"}
+
+
+def _read(
+    source: Source | Sequence[Source] | None, scale: float | Sequence[float], device: torch.device
+) -> list[Lora]:
+    """Return the LoRAs of `set_lora`'s arguments."""
+    if source is None:
+        return []
+    sources = [source] if isinstance(source, str | Path | Mapping) else list(source)
+    scales = [scale] * len(sources) if isinstance(scale, int | float) else list(scale)
+    if len(scales) != len(sources):
+        raise FluxFastError(
+            "not as many scales as LoRAs",
+            got=f"{len(sources)} LoRAs and {len(scales)} scales",
+            allowed="one scale for all, or one for each",
+            remedy="pass as many scales as LoRAs",
+        )
+    return [read_lora(s, x, device=device) for s, x in zip(sources, scales, strict=True)]
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that optimized attention would not see."""
+    attention = arguments.get("joint_attention_kwargs")
+    if attention:
+        raise FluxFastError(
+            "joint_attention_kwargs have no effect on an optimized pipeline",
+            got=", ".join(attention),
+            allowed="none: LoRAs are part of the weights",
+            remedy="set a LoRA's strength with set_adapters() before optimize()",
+        )
