@@ -75,6 +75,8 @@ def optimize(
         FluxFastError: the pipeline is not a Flux pipeline, or cannot be optimized as it is; it is
             left as it was.
     """
+    if type(pipeline) is OptimizedPipeline:
+        pipeline = pipeline.pipeline
     recognise_pipeline(pipeline)
     check_pipeline(pipeline)
     _check_gpus(gpus)
@@ -148,7 +150,7 @@ def _optimized(
         _make_room(snapshot)
 
     try:
-        with on_device(pipeline):
+        with on_device(pipeline), _random_state_kept(pipeline):
             loras = fold(pipeline.transformer)
             originals = recorded_layers(pipeline.transformer, snapshot)
             plan = choice.plan(pipeline)
@@ -168,6 +170,12 @@ def _optimized(
         loras=loras,
         left_out=choice.left_out(plan),
     )
+
+
+def _random_state_kept(pipeline: Any) -> Any:
+    """Return a context that leaves the random generators as they were: new layers draw weights."""
+    is_gpu = pipeline.device.type == "cuda"
+    return torch.random.fork_rng(devices=[pipeline.device] if is_gpu else [])
 
 
 def _make_room(snapshot: Snapshot) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial, wraps
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -61,6 +63,9 @@ class OptimizedPipeline:
         own = vars(self)
         own.update(pipeline=pipeline, plan=build.plan, left_out=left_out, loras=loras)
         own.update(_build=build, _snapshot=snapshot, _live=weights, _folded=loras, _last_call=None)
+        # Tools look for the pipeline's parameters in the signature of the object and of its call.
+        own["__signature__"] = inspect.signature(pipeline.__call__)
+        own["__call__"] = wraps(pipeline.__call__)(partial(OptimizedPipeline.__call__, self))
         pipeline.transformer.__dict__["_optimized_by"] = self
         guard(pipeline, self._before_call)
         own["_weights"] = recorded_weights(pipeline)
@@ -80,9 +85,14 @@ class OptimizedPipeline:
                 stack.enter_context(limit)
             return self.pipeline(*arguments, **keywords)
 
+    @property
+    def __class__(self) -> type:  # type: ignore[override, misc]
+        """The pipeline's class: `isinstance` and diffusers' `from_pipe` accept the object."""
+        return type(self.pipeline)
+
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the pipeline."""
-        return getattr(vars(self)["pipeline"], name)
+        return getattr(self.pipeline, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute of the pipeline."""
@@ -105,6 +115,28 @@ class OptimizedPipeline:
         """Name the pipeline and the optimizations."""
         names = " + ".join(self.plan.names) or "none"
         return f"OptimizedPipeline({type(self.pipeline).__name__}, optimizations: {names})"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be copied or pickled: the copy would share weights and graphs.
+
+        Raises:
+            FluxFastError: always.
+        """
+        raise FluxFastError(
+            "an optimized pipeline cannot be copied or pickled",
+            got=repr(self),
+            allowed="a copy of the pipeline before optimize(), or after undo()",
+            remedy="copy the pipeline first, and optimize both",
+        )
+
+    def to(self, *arguments: Any, **keywords: Any) -> OptimizedPipeline:
+        """Return this object if the pipeline is there already.
+
+        Raises:
+            FluxFastError: the pipeline would have to move, or to change its dtype.
+        """
+        self.pipeline.to(*arguments, **keywords)
+        return self
 
     @property
     def is_active(self) -> bool:

@@ -71,7 +71,7 @@ class Weights:
     def change(self, pipeline: Any) -> str | None:
         """Return what has changed since, or None. It takes about a microsecond per parameter."""
         for component, network in self.components:
-            if getattr(pipeline, component) is not network:
+            if getattr(pipeline, component) not in (network, None):  # removing one is harmless
                 return f"another {component}"
         for parent, name, child in self.children:
             if parent._modules.get(name) is not child:

@@ -1,8 +1,12 @@
 """`fluxfast.optimize()` on every Flux pipeline of diffusers: the same images, a report, an undo."""
 
+import copy
+import inspect
+import pickle
+
 import pytest
 import torch
-from diffusers import AutoencoderTiny, FluxImg2ImgPipeline, FluxPipeline
+from diffusers import AutoencoderTiny, AutoPipelineForImage2Image, FluxImg2ImgPipeline, FluxPipeline
 from diffusers.models.transformers import transformer_flux
 from torch import nn
 
@@ -127,7 +131,7 @@ def test_a_method_that_changes_weights_raises(what, pipeline):
         with pytest.raises(fluxfast.FluxFastError, match="cannot be changed") as error:
             CHANGES[what](fast)
         assert str(error.value.got).startswith(what)
-        assert fast.to("cpu") is fast.pipeline and fast.to(torch.float32) is fast.pipeline
+        assert fast.to("cpu") is fast and fast.to(torch.float32) is fast
 
 
 def write(transformer):
@@ -164,6 +168,8 @@ def test_another_component_raises_and_other_attributes_are_the_pipelines(pipelin
     with optimized(pipeline) as fast:
         fast.note = "mine"
         assert pipeline.note == "mine" and fast.vae is pipeline.vae
+        fast.text_encoder_2 = None  # as people do to make room once the prompt is encoded
+        assert fast._weights.change(pipeline) is None
         fast.vae = AutoencoderTiny(latent_channels=16)
         with pytest.raises(fluxfast.FluxFastError, match="cannot be changed"):
             generate(fast, TEXT)
@@ -175,6 +181,21 @@ def test_attention_arguments_without_effect_are_refused(pipeline):
         pytest.raises(fluxfast.FluxFastError, match="joint_attention_kwargs"),
     ):
         generate(fast, TEXT, joint_attention_kwargs={"scale": 0.5})
+
+
+def test_an_optimized_pipeline_passes_for_its_pipeline(pipeline):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    with optimized(pipeline) as fast:
+        assert torch.equal(torch.get_rng_state(), state)
+        assert isinstance(fast, FluxPipeline) and fast.to("cpu") is fast
+        assert "prompt" in inspect.signature(fast).parameters
+        assert "prompt" in inspect.signature(fast.__call__).parameters
+        images = AutoPipelineForImage2Image.from_pipe(fast)
+        assert images.transformer is pipeline.transformer
+        for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(fluxfast.FluxFastError, match="copied or pickled"):
+                duplicate(fast)
 
 
 class OwnProcessor(transformer_flux.FluxAttnProcessor):
@@ -194,8 +215,11 @@ def test_what_has_hold_of_the_transformer_is_refused_by_name(pipeline):
         with pytest.raises(fluxfast.FluxFastError, match="cannot be optimized as it is") as error:
             fluxfast.optimize(own)
         assert named in str(error.value.got)
-    with optimized(pipeline), pytest.raises(fluxfast.FluxFastError, match="optimized already"):
-        fluxfast.optimize(FluxImg2ImgPipeline.from_pipe(pipeline))
+    with optimized(pipeline) as fast:
+        for taken in (fast, FluxImg2ImgPipeline.from_pipe(fast)):
+            with pytest.raises(fluxfast.FluxFastError) as error:
+                fluxfast.optimize(taken)
+            assert "optimized already" in str(error.value.got)
     with pytest.raises(fluxfast.FluxFastError, match="FluxTransformer2DModel"):
         fluxfast.optimize(object())
 
