@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import pytest
 
+from fluxfast.bench.baselines.lookup import known_baselines
 from fluxfast.bench.cases.matrix import MATRICES
 from fluxfast.files import shipped_baselines
 from fluxfast.models.spec import MODELS
@@ -78,6 +79,10 @@ def _mistake(options: Options) -> str | None:
     for name in ("against", "matrix", "resolution"):
         if getattr(options, name) == "":  # for example a `$(git merge-base …)` that failed
             return f"--{name} is empty: give it a value, or leave it out"
+    if not options.baselines.is_dir():
+        return f"--baselines is {options.baselines}: there is no such folder"
+    if options.gpu not in (known := ["auto", "cpu", *known_baselines(options.baselines)]):
+        return f"no baseline is named {options.gpu}: --gpu takes {', '.join(known)}"
     if options.rounds is not None and options.rounds < 1:
         return f"--rounds is {options.rounds}: give 1 or more, or leave it out"
     if not 0 < options.seconds < math.inf:

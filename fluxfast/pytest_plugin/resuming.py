@@ -18,7 +18,7 @@ def kept_result(folder: Path, case: Case, hardware: Hardware) -> CaseResult | No
     if why_not_resumed() or not path.exists():
         return None
     result = read_result(path)
-    same_commit = result.provenance["commit"] == provenance()["commit"]
+    same_commit = result.provenance.get("commit") == provenance()["commit"]
     same_machine = result.environment["hardware"] == hardware.to_json()
     return result if same_commit and same_machine else None
 

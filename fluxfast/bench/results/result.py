@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -176,7 +176,7 @@ class CaseResult:
         check_schema(data, where)
         try:
             found = cls(**_values(data))
-            _check_hardware(data["environment"]["hardware"])
+            _check_environment(data["environment"])
             _check_figures(found)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BaselineError(
@@ -197,7 +197,7 @@ def _values(data: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("no images")
     for name in ("reference_e2e_s", "pace_ms", "telemetry"):
         values[name] = tuple(values[name])
-    for name in ("proofs", "provenance", "sampling"):
+    for name in ("counters", "proofs", "provenance", "sampling"):
         values[name] = dict(values[name])
     for name in ("canaries", "kernels"):
         values[name] = {k: tuple(v) for k, v in values[name].items()}
@@ -207,8 +207,11 @@ def _values(data: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _check_hardware(data: Mapping[str, Any]) -> None:
+def _check_environment(environment: Mapping[str, Any]) -> None:
     """Raise unless the data describes a machine."""
+    data = environment["hardware"]
+    if not isinstance(environment.get("gpu") or {}, dict):
+        raise ValueError("gpu of the environment is no mapping")
     changes = {"platform": Platform(data["platform"]), "packages": dict(data["packages"])}
     Hardware(**{**data, **changes})
     check_positive(memory_gib=data["memory_gib"])
@@ -221,6 +224,11 @@ def _check_figures(result: CaseResult) -> None:
     check_positive(**result.canaries)
     for image in result.images:
         check_positive(**vars(image))
+    if not isinstance(result.compiles, bool):
+        raise ValueError(f"compiles is {result.compiles!r}")
+    for name, count in result.counters.items():
+        if type(count) is not int:
+            raise ValueError(f"the counter {name} is {count!r}, which is no integer")
     for name in ("peak_memory_gib", "package_mib", "device_busy"):
         if figure := getattr(result, name):  # 0 and None: not measured
             check_positive(**{name: figure})
@@ -230,7 +238,7 @@ def check_positive(**figures: Any) -> None:
     """Raise ValueError unless each figure is a finite number above 0, or a tuple of them."""
     for name, figure in figures.items():
         for number in figure if isinstance(figure, tuple) else (figure,):
-            if type(number) not in (int, float) or not 0 < number < math.inf:
+            if type(number) not in (int, float) or not 0 < number <= sys.float_info.max:
                 raise ValueError(f"{name} is {number!r}, which is no finite number above 0")
 
 

@@ -1,0 +1,76 @@
+"""`pytest perf_tests --cases FILE`: the first run records, the second compares."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fluxfast.mini import WEIGHTS
+
+REPOSITORY = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
+
+CASES = """
+cases:
+  - checkpoint: my-flux-dev
+    prompt: a large red circle on a white background
+    resolution: 64
+    num_inference_steps: 2
+    optimizations: [fused_projections]
+    tolerances: {eager_ratio: 0.4, step_ms: 0.1}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return a folder with a checkpoint and a file of cases."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    shutil.copytree(WEIGHTS / "mini-dev", tmp_path / "my-flux-dev")
+    (tmp_path / "my-cases.yaml").write_text(CASES)
+    return tmp_path
+
+
+def run(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the suite from another directory than its own."""
+    words = [str(REPOSITORY / "perf_tests"), f"--rootdir={folder}", "--gpu=cpu", "--rounds=2"]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "--cases=my-cases.yaml", "--results=results"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_first_run_records_the_second_compares_and_a_mistake_loads_nothing(folder):
+    first = run(folder)
+    assert first.returncode == 0, first.stdout
+    assert "these cases have no baseline yet: this run records it and passes" in first.stdout
+    assert "no such figure here, so no tolerance: step_ms" in first.stdout
+    (path,) = folder.glob("my-cases.cpu-*.json")
+    (case,) = json.loads(path.read_text())["cases"]
+    assert case["case"]["weights"].startswith("my_flux_dev_")
+    assert [len(image["step_ms"]) for image in case["processes"][0]["images"]] == [2, 2]
+    assert not (REPOSITORY / "baselines" / path.name).exists()
+
+    # Three hundred times slower than its baseline, on a machine whose canaries are not compared.
+    process = case["processes"][0]
+    process |= {"reference_e2e_s": [s * 300 for s in process["reference_e2e_s"]], "canaries": {}}
+    data = json.loads(path.read_text()) | {"cases": [case]}
+    path.write_text(json.dumps(data))
+    slower = run(folder)
+    assert slower.returncode == 1, slower.stdout
+    assert "SLOWER: whole image: eager_ratio" in slower.stdout
+    assert "(tolerance ±40%)" in slower.stdout
+    assert len(json.loads(path.read_text())["cases"][0]["processes"]) == 1
+
+    (folder / "my-cases.yaml").write_text(CASES.replace("fused_projections", "fused_projektions"))
+    mistake = run(folder)
+    assert mistake.returncode == pytest.ExitCode.USAGE_ERROR
+    for part in ("unknown optimization", "got:     fused_projektions", "allowed:", "remedy:"):
+        assert part in mistake.stderr
+    assert "building" not in mistake.stdout and "Traceback" not in mistake.stderr

@@ -1,0 +1,184 @@
+"""Mutated files of cases, results and baselines: a clear error, or content that is what it says."""
+
+import copy
+import json
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluxfast.bench.baselines.baseline import Baseline
+from fluxfast.bench.baselines.file import read_baseline, write_baseline
+from fluxfast.bench.baselines.lookup import own_baseline
+from fluxfast.bench.cases.own import planned_own_cases
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.store import read_result
+from fluxfast.bench.results.summary import summarize
+from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS
+from fluxfast.bench.verdicts.tables import verdict_table
+from fluxfast.errors import FluxFastError
+from fluxfast.mini import WEIGHTS
+from tests.support.machines import CPU, H200
+from tests.support.results import CANARIES, result
+
+METRICS = [metric.name for metric in PERFORMANCE_METRICS]
+mutated = settings(max_examples=120, derandomize=True, deadline=None, database=None)
+
+NUMBERS = (-1, 0, 1, 3, 10**400, 2**70, 0.05, 1.5, float("nan"), float("inf"), -0.0)
+WORDS = ("", " ", "a", "1", "bf16", "eager", "my-dev", "64x64", "9" * 400, "\x00", "\ud800")
+NESTED = ([], [1], ["a", "a"], [[]], {}, {"path": "a"}, {"a": 1}, {1: 2}, {"step_ms": 0.1})
+VALUES = st.sampled_from((None, True, *NUMBERS, *WORDS, *NESTED))
+DAMAGE = [
+    "",
+    "\n",
+    ": ",
+    "[",
+    "]",
+    "'",
+    '"',
+    "\0",
+    "&a *a",
+    "{",
+    "}",
+    "!!int ",
+    "!!python/name:os.x ",
+]
+
+
+def places(document, path=()):
+    """Yield the path of each value in a nested document."""
+    children = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in children:
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*path, key))
+
+
+@st.composite
+def mutation(draw, document, keys):
+    """Return the document with one to three values replaced, removed or added."""
+    changed = copy.deepcopy(document)
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from(list(places(changed))))
+        parent = changed
+        for key in path[:-1]:
+            parent = parent[key]
+        action = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
+        if action == "remove" and len(parent) > 1:
+            del parent[path[-1]]
+        elif action == "add" and isinstance(parent, dict):
+            parent[draw(st.sampled_from(keys))] = copy.deepcopy(draw(VALUES))
+        else:
+            parent[path[-1]] = copy.deepcopy(draw(VALUES))
+    return changed
+
+
+@st.composite
+def damaged(draw, text):
+    """Return a text as it is, or with one place overwritten or cut off."""
+    if draw(st.integers(0, 3)):
+        return text
+    place = draw(st.integers(0, len(text)))
+    return text[:place] + draw(st.sampled_from(DAMAGE)) + text[place + draw(st.integers(0, 9)) :]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mutated")
+    (folder / "my-dev").symlink_to(WEIGHTS / "mini-dev")
+    return folder
+
+
+CASES = {
+    "cases": [
+        {
+            "checkpoint": "my-dev",
+            "prompt": ["a red circle", "two blue stars"],
+            "resolution": [64, "64x96"],
+            "batch_size": 2,
+            "num_inference_steps": 3,
+            "guidance_scale": 2.5,
+            "optimizations": ["fused_projections", "sdpa"],
+            "tolerances": {"eager_ratio": 0.3, "step_ms": 0.05},
+        },
+        {"checkpoint": "mini-schnell", "preset": "lossless"},
+    ]
+}
+KEYS_OF_A_CASE = (*CASES["cases"][0], "preset", "lora", "size", 1)
+
+
+@st.composite
+def files_of_cases(draw):
+    changed = draw(mutation(CASES, KEYS_OF_A_CASE))
+    return draw(damaged(yaml.safe_dump(changed, sort_keys=False)))
+
+
+@mutated
+@given(text=files_of_cases())
+def test_a_file_of_cases_is_refused_or_planned_as_written(folder, text):
+    path = folder / "cases.yaml"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    try:
+        planned, _ = planned_own_cases(path, "smoke", CPU, METRICS)
+    except FluxFastError as error:
+        assert str(error).isprintable() or str(error).encode()
+        return
+    entries = yaml.safe_load(text)["cases"]
+    assert len({p.case.id for p in planned}) == len(planned) >= len(entries)
+    asked = [p.plan.situation.request for p in planned]
+    for entry in entries:
+        assert set(entry) <= set(KEYS_OF_A_CASE) - {"size", 1}
+        assert any(
+            entry.get("num_inference_steps") in (None, request.num_inference_steps)
+            and entry.get("batch_size") in (None, request.batch_size)
+            and entry.get("guidance_scale") in (None, request.guidance_scale)
+            for request in asked
+        )
+
+
+RESULT = result(canaries=CANARIES, kernels={"gemm": ("a", "b")})
+WRITTEN = json.loads(json.dumps(RESULT.to_json()))
+ACCEPTED = {RESULT.case.id: tuple(result(2 + n / 100, canaries=CANARIES) for n in range(3))}
+
+
+@mutated
+@given(data=mutation(WRITTEN, tuple(WRITTEN)), cut=st.data())
+def test_a_result_is_refused_or_judged(folder, data, cut):
+    path = folder / "result.json"
+    text = cut.draw(damaged(json.dumps(data)))
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    try:
+        found = read_result(path)
+    except FluxFastError:
+        return
+    verdict = baseline_of(folder).judge([found])
+    assert verdict.outcome and verdict_table([("label", summarize([found]), verdict)])
+    assert CaseResult.from_json(json.loads(json.dumps(found.to_json())), "again") == found
+    assert found.to_json().items() >= {k: json.loads(text)[k] for k in ("counters", "case")}.items()
+
+
+def baseline_of(folder) -> Baseline:
+    empty = own_baseline(folder / "cases.yaml", "auto", H200)
+    return type(empty)(gpu=empty.gpu, results=ACCEPTED, path=folder / "baseline.json")
+
+
+@pytest.fixture(scope="module")
+def written(folder):
+    write_baseline(baseline_of(folder))
+    return json.loads((folder / "baseline.json").read_text())
+
+
+@mutated
+@given(draw=st.data())
+def test_a_baseline_is_refused_or_judges(folder, written, draw):
+    path = folder / "baseline.json"
+    data = draw.draw(mutation(written, (*written, *written["cases"][0]["processes"][0])))
+    path.write_text(draw.draw(damaged(json.dumps(data))), encoding="utf-8", errors="surrogatepass")
+    try:
+        baseline = read_baseline(path)
+    except FluxFastError:
+        return
+    assert baseline.judge([RESULT]).outcome and baseline.gpu.describes(H200) in (True, False)
+    write_baseline(baseline)
+    assert read_baseline(path).results.keys() == baseline.results.keys()

@@ -1,0 +1,121 @@
+"""Options of the suite, of pytest and of pytest-benchmark: what is selected, what is refused."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fluxfast.mini import WEIGHTS
+from fluxfast.pytest_plugin import benchmark
+from tests.support.collecting import QUIET
+from tests.support.pages import REPOSITORY
+
+SUITE = str(REPOSITORY / "perf_tests")
+ON_A_CPU = [SUITE, "--gpu", "cpu"]
+
+
+class Selected:
+    """A pytest plugin that keeps the names of the selected tests."""
+
+    def __init__(self):
+        self.names = []
+
+    def pytest_collection_finish(self, session):
+        self.names = [item.name for item in session.items]
+
+
+@pytest.fixture
+def collect(monkeypatch, tmp_path, capsys):
+    """Collect the tests of a command from another directory; return status, names and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(
+        "PYTEST_XDIST_WORKER", raising=False
+    )  # pytest-benchmark would disable itself
+
+    def run(*words):
+        plugin = Selected()
+        status = pytest.main([*words, *QUIET], plugins=[plugin])
+        return status, plugin.names, capsys.readouterr().err
+
+    return run
+
+
+def test_the_suite_runs_from_any_directory(collect):
+    status, names, _ = collect(*ON_A_CPU)
+    assert status == 0 and len(names) == 12
+    assert not any(Path.cwd().iterdir())
+
+
+SELECTIONS = {
+    ("-k", "schnell and eager"): 2,
+    ("--deselect", "perf_tests/test_latency.py::test_verdict", "-k", "eager"): 3,
+    ("-x", "--maxfail=1"): 12,
+}
+
+
+@pytest.mark.parametrize("words", SELECTIONS, ids=" ".join)
+def test_pytest_selects_cases(collect, words):
+    status, names, _ = collect(*ON_A_CPU, *words)
+    assert (status, len(names)) == (0, SELECTIONS[words])
+
+
+def test_options_come_from_the_environment_too(collect, monkeypatch):
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--gpu cpu --model schnell -k eager")
+    assert len(collect(SUITE)[1]) == 2
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--gpu")  # takes the folder for the name
+    status, _, errors = collect(SUITE)
+    assert status == pytest.ExitCode.USAGE_ERROR and "no baseline is named /" in errors
+
+
+CASES = "cases: [{checkpoint: my-dev, resolution: 64, optimizations: [sdpa]}]"
+MISTAKES = {
+    ("--benchmark-json=nowhere/b.json",): "there is no folder",
+    ("--benchmark-compare-fail=mean:5%",): "--benchmark-compare-fail judges times without",
+    ("--baselines=nowhere",): "there is no such folder",
+    ("--cases=nothing.yaml",): "No such file",
+    ("--cases=my.yaml", "--model=dev"): "--model has no effect with --cases",
+    ("--cases=my.yaml", "--resolution=64"): "--resolution has no effect with --cases",
+    ("--cases=my.yaml", "--against=HEAD"): "--against compares the project's cases",
+    ("--cases=my.yaml", "--matrix=tiers"): "--matrix has no effect: every case",
+    ("--cases=my.yaml", "--gpu=h200"): "not the GPU that --gpu names",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
+def test_a_mistake_is_a_usage_error_before_anything_is_measured(collect, words):
+    Path("my.yaml").write_text(CASES)
+    Path("my-dev").symlink_to(WEIGHTS / "mini-dev")
+    status, _, errors = collect(*ON_A_CPU, *words)
+    assert status == pytest.ExitCode.USAGE_ERROR and MISTAKES[words] in errors
+    assert "Traceback" not in errors
+
+
+def test_cases_of_ones_own_are_selected_in_place_of_the_projects(collect):
+    Path("my.yaml").write_text(CASES)
+    Path("my-dev").symlink_to(WEIGHTS / "mini-dev")
+    status, names, _ = collect(*ON_A_CPU, "--cases", "my.yaml")
+    assert status == 0 and [name.partition("[")[0] for name in names] == [
+        "test_latency",
+        "test_verdict",
+    ]
+    assert "dev-my_dev_" in names[0] and names[0].endswith("-64x64-b1-s28-sdpa]")
+    status, _, errors = collect(str(REPOSITORY / "correctness_tests"), "--cases", "my.yaml")
+    assert status == pytest.ExitCode.USAGE_ERROR and "takes no cases of your own" in errors
+
+
+def test_a_mistake_in_the_file_has_got_allowed_and_remedy(collect):
+    Path("my.yaml").write_text("cases: [{checkpoint: mini-dev, optimizations: [fast]}]")
+    status, _, errors = collect(*ON_A_CPU, "--cases=my.yaml")
+    assert status == pytest.ExitCode.USAGE_ERROR
+    for part in ("case 1 of my.yaml: unknown optimization", "got:     fast", "allowed:", "remedy:"):
+        assert part in errors
+
+
+@pytest.mark.parametrize(
+    ("option", "is_quiet"), [("benchmark_compare", False), ("benchmark_json", True)]
+)
+def test_pytest_benchmark_prints_what_its_options_ask_for(option, is_quiet, tmp_path):
+    given = SimpleNamespace(benchmark_quiet=True, **{option: True})
+    config = SimpleNamespace(option=given, getoption=lambda name, default: vars(given).get(name))
+    benchmark.configure(config, tmp_path)
+    assert given.benchmark_quiet is is_quiet
