@@ -30,8 +30,8 @@ def check_not_blank(images: Sequence[Image]) -> None:
 
 def _only_color(image: Image) -> str | None:
     """Return the color of a blank image, or None."""
-    ranges = image.convert("RGB").getextrema()
-    if any(low != high for low, high in ranges):
+    colors = image.convert("RGB").getcolors(maxcolors=1)
+    if not colors:  # more than one
         return None
-    color = tuple(low for low, _ in ranges)
-    return f"{color}, black" if not any(color) else str(color)
+    _, color = colors[0]
+    return f"{color}, black" if color == (0, 0, 0) else str(color)

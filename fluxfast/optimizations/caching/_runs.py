@@ -48,7 +48,7 @@ class CachedRuns:
         self.steps = 0
         self.mask: list[int] | None = None
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(
         self, module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
     ) -> None:
