@@ -62,7 +62,8 @@ class LiveWeights:
             for name, change in lora.layers.items():
                 changes[name].append(change)
         wanted = {self._live_name(name) for name in changes}
-        for live_name in sorted(wanted | self._changed):
+        self._changed |= wanted  # so that the next call restores what an error here leaves
+        for live_name in sorted(self._changed):
             self._write(live_name, changes)
         self._changed = wanted
         for derive in self._build.on_new_weights:

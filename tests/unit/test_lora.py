@@ -1,17 +1,28 @@
 """LoRAs: every format is read as diffusers reads it, the rest is refused, and peft's are folded."""
 
 import math
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from peft import LoraConfig
 from safetensors.torch import save_file
+from torch import nn
 
 from fluxfast.errors import FluxFastError
-from fluxfast.models.lora.adapter import LowRank, check_fits, describe, merged
+from fluxfast.models.lora.adapter import Lora, LowRank, check_fits, describe, merged
 from fluxfast.models.lora.fold import fold
 from fluxfast.models.lora.read import read_lora
+from fluxfast.models.lora.transfer import chunks
+from fluxfast.optimizations.fusion._modulation import StackedLinear
+from fluxfast.optimizations.fusion.fused_projections import SEPARATE_LAYERS
+from fluxfast.optimizations.precision._torchao import quantize_blocks
+from fluxfast.pipeline.live_weights import LiveWeights, recorded_layers
+from fluxfast.pipeline.snapshot import Snapshot, plain_tensors
+
+pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # two adapters
 
 WIDTH = 3072  # diffusers' translation of kohya's names has the published width built in
 
@@ -316,3 +327,92 @@ def test_the_strength_of_a_file_that_diffusers_saved(transformer, tmp_path):
     assert lora.layers.keys() == layers.keys()
     for name, layer in layers.items():
         assert lora.layers[name].scale == pytest.approx(0.25 * layer.scaling["one"])
+
+
+def test_tensors_are_moved_in_chunks_of_bounded_size():
+    parts = [torch.arange(count) + count for count in (3, 4, 10, 1, 1)]
+    groups = list(chunks(parts, 4))
+    assert max(sum(map(len, pieces)) for pieces in groups) == 4 < len(groups)
+    assert torch.equal(torch.cat([p for pieces in groups for p in pieces]), torch.cat(parts))
+
+
+def optimized(transformer, dtype, is_quantized):
+    """Return LiveWeights of a transformer with fused projections and stacked modulation."""
+    transformer.to(dtype).requires_grad_(False)
+    pipeline = SimpleNamespace(transformer=transformer, components={"transformer": transformer})
+    build = SimpleNamespace(pipeline=pipeline, quantize=None, on_new_weights=[])
+    originals = recorded_layers(transformer, Snapshot(pipeline))
+    transformer.fuse_qkv_projections()
+    for module in transformer.modules():
+        for name in SEPARATE_LAYERS if hasattr(module, "to_qkv") else ():
+            if hasattr(module, name):
+                delattr(module, name)
+    block = transformer.transformer_blocks[0]
+    StackedLinear([block.norm1.linear, block.norm1_context.linear])
+    if is_quantized:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+
+        quantize_blocks(build, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
+    return LiveWeights(build, originals)
+
+
+def random_lora(shapes, rank):
+    torch.manual_seed(rank)
+    return Lora(
+        name="random",
+        scale=1.0,
+        layers={
+            name: LowRank(down=torch.randn(rank, columns), up=torch.randn(rows, rank), scale=0.1)
+            for name, (rows, columns) in shapes.items()
+        },
+    )
+
+
+def stored(transformer):
+    """Return copies of the bytes of every linear layer, by layer."""
+    layers = {n: m for n, m in transformer.named_modules() if isinstance(m, nn.Linear)}
+    return {
+        name: [t.clone() for t in plain_tensors(layer.weight.data)]
+        for name, layer in layers.items()
+    }
+
+
+def equal(one, other):
+    return {n for n in one if all(map(torch.equal, one[n], other[n]))}
+
+
+KINDS = {
+    "float32": (torch.float32, False),
+    "bfloat16": (torch.bfloat16, False),
+    "int8": (torch.bfloat16, True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_live_weights_return_to_the_same_bytes(kind, transformer):
+    live = optimized(transformer, *KINDS[kind])
+    before = stored(transformer)
+    first, second = random_lora(live.shapes, 4), random_lora(live.shapes, 2)
+    live.set_loras([first, second])
+    both = stored(transformer)
+    assert not equal(before, both)
+    live.set_loras([second])
+    assert not equal(both, stored(transformer))
+    live.set_loras([first, second])
+    assert equal(both, stored(transformer)) == both.keys()
+    live.set_loras([])
+    assert equal(before, stored(transformer)) == before.keys()
+
+
+def test_an_interrupted_swap_is_restored_by_the_next(transformer, monkeypatch):
+    live = optimized(transformer, torch.float32, False)
+    before, lora = stored(transformer), random_lora(live.shapes, 4)
+    write = partial(LiveWeights._write, live)
+    fails_after = iter([write, write, write])
+    monkeypatch.setattr(live, "_write", lambda *arguments: next(fails_after)(*arguments))
+    with pytest.raises(StopIteration):
+        live.set_loras([lora])
+    assert equal(before, stored(transformer)) != before.keys()
+    monkeypatch.setattr(live, "_write", write)
+    live.set_loras([])
+    assert equal(before, stored(transformer)) == before.keys()
