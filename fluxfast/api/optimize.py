@@ -120,12 +120,14 @@ class _Choice:
 
     def plan(self, pipeline: Any) -> Plan:
         model, _ = recognise_pipeline(pipeline)
+        transformer = pipeline.transformer
         situation = Situation(
             model=model,
             hardware=detect(pipeline.device.type),
             request=default_request(model, side=DEFAULT_SIDE, **self.request),
             cache_config=self.cache_config,
             loaded=described(pipeline),
+            blocks=len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks),
         )
         excluded = (*self.disable, *self.not_applicable)
         names = preset_names(self.preset, situation, enable=self.enable, disable=excluded)

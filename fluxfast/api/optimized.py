@@ -85,8 +85,8 @@ class OptimizedPipeline:
                 stack.enter_context(limit)
             return self.pipeline(*arguments, **keywords)
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override, misc]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         """The pipeline's class: `isinstance` and diffusers' `from_pipe` accept the object."""
         return type(self.pipeline)
 

@@ -112,12 +112,12 @@ def _data(bias: Tensor | None) -> Tensor | None:
 def _active(layer: Any) -> list[str]:
     """Return the adapters that the next call of this layer uses."""
     own = layer._get_available_adapters()
-    return [a for a in layer.active_adapters if a in own and _scaling(layer).get(a) != 0]
+    return [a for a in layer.active_adapters if a in own and _scaling(layer, a) != 0]
 
 
-def _scaling(layer: Any) -> Mapping[str, float]:
-    scaling: Mapping[str, float] = getattr(layer, "scaling", {})
-    return scaling
+def _scaling(layer: Any, adapter: str) -> float:
+    """Return peft's factor of a change; `enable_lora_hotswap` makes it a tensor."""
+    return float(getattr(layer, "scaling", {}).get(adapter, 1.0))
 
 
 def _low_rank(layer: Any, adapter: str) -> LowRank | None:
@@ -130,7 +130,7 @@ def _low_rank(layer: Any, adapter: str) -> LowRank | None:
         return None
     factors: Any = (layer.lora_A, layer.lora_B)
     down, up = (factor[adapter].weight.data for factor in factors)
-    return LowRank(down=down, up=up, scale=layer.scaling[adapter])
+    return LowRank(down=down, up=up, scale=_scaling(layer, adapter))
 
 
 def _merged_by_peft(
@@ -179,8 +179,9 @@ def _applied(layers: Mapping[str, Any]) -> tuple[AppliedLora, ...]:
 
 def _strength(layer: Any, adapter: str) -> float:
     """Return the weight that `set_adapters` gave: peft's scaling without alpha / rank."""
+    scaling = _scaling(layer, adapter)
     if not hasattr(layer, "lora_alpha"):
-        return _scaling(layer).get(adapter, 1.0)
+        return scaling
     rank = layer.r[adapter]
     of_rank = layer.lora_alpha[adapter] / (math.sqrt(rank) if layer.use_rslora[adapter] else rank)
-    return round(layer.scaling[adapter] / of_rank, 6) if of_rank else 0.0
+    return round(scaling / of_rank, 6) if of_rank else 0.0

@@ -65,7 +65,7 @@ def _load(source: Source) -> tuple[str, Mapping[str, Tensor], Mapping[str, Any]]
         return "state dict", source, {}
     from safetensors import SafetensorError, safe_open
 
-    path = _file(str(source))
+    path = lora_file(str(source))
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -98,8 +98,12 @@ def _check_state_dict(source: Mapping[str, Tensor]) -> None:
         )
 
 
-def _file(source: str) -> Path:
-    """Return the path of the file that a path or hub id names; files of the hub are downloaded."""
+def lora_file(source: str) -> Path:
+    """Return the path of the file that a path or hub id names; files of the hub are downloaded.
+
+    Raises:
+        FluxFastError: there is no such file, or it cannot be downloaded.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         return _file_of_folder(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import Hardware, Platform
@@ -56,21 +55,27 @@ def quantize_blocks(build: Build, config: Any, mend: Callable[[Any], None] | Non
         for name, module in transformer.named_modules():
             if is_quantizable(module, name):
                 mend(module.weight)
-    build.quantize = partial(_quantized, config=config, mend=mend)
+    build.quantize = _quantizer(config, mend)
 
 
-def _quantized(weight: Tensor, config: Any, mend: Callable[[Any], None] | None) -> Tensor:
-    """Return a weight (out_features, in_features) as `quantize_blocks` stores it."""
+def _quantizer(config: Any, mend: Callable[[Any], None] | None) -> Callable[[Tensor], Tensor]:
+    """Return a function that quantizes a weight (out_features, in_features) as a block layer's."""
     from torch import nn
     from torchao.quantization import quantize_
 
-    rows, columns = weight.shape
-    layer = nn.Linear(columns, rows, bias=False, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    quantize_(layer, config)
-    if mend:
-        mend(layer.weight)
-    return layer.weight
+    # One layer for all weights: creating one takes as long as quantizing its weight.
+    layer = nn.Linear(1, 1, bias=False, device="meta")
+
+    def quantize(weight: Tensor) -> Tensor:
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        quantize_(layer, config)
+        quantized: Tensor = layer.weight
+        layer.weight = None  # type: ignore[assignment]
+        if mend:
+            mend(quantized)
+        return quantized
+
+    return quantize
 
 
 def quantize_blocks_fp8(build: Build, granularity: Any) -> None:
