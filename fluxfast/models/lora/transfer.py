@@ -8,9 +8,6 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-# Pinning 1.3 GiB, a LoRA of rank 128, takes 0.8 s; a small buffer is soon free again and reused.
-PINNED_BYTES = 2**26
-
 CHUNK_BYTES = 64 * 2**20
 
 
@@ -32,29 +29,43 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> tuple[list[Ten
     return [moved[id(tensor)] for tensor in tensors], is_finite
 
 
-def _flat(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Return the values of tensors of one dtype, one after the other, on the device."""
-    parts = [tensor.detach().reshape(-1) for tensor in tensors]
-    if device.type == "cpu" or any(part.device.type != "cpu" for part in parts):
+def _flat(parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Return one-dimensional tensors of one dtype, one after the other, on the device."""
+    if device.type != "cuda" or any(part.device.type != "cpu" for part in parts):
         return torch.cat([part.to(device) for part in parts])
     flat = torch.empty(sum(map(len, parts)), dtype=parts[0].dtype, device=device)
-    start = 0
-    for chunk in _chunks(parts):
-        pinned = torch.empty(sum(map(len, chunk)), dtype=flat.dtype, pin_memory=True)
-        torch.cat(chunk, out=pinned)
-        flat[start : start + len(pinned)].copy_(pinned, non_blocking=True)
-        start += len(pinned)
+    _copy_through_pinned_memory(parts, flat)
     return flat
 
 
-def _chunks(parts: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield the tensors in groups of about PINNED_BYTES."""
-    group, size = list[Tensor](), 0
-    for part in parts:
-        group.append(part)
-        size += part.nbytes
-        if size >= PINNED_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+def _copy_through_pinned_memory(parts: Sequence[Tensor], flat: Tensor) -> None:
+    """Copy host tensors to a GPU in chunks: it copies one while the host gathers the next.
+
+    Two small buffers are pinned, because pinning as much memory as a large LoRA has takes longer
+    than copying the LoRA.
+    """
+    length = min(CHUNK_BYTES // flat.itemsize, len(flat))
+    buffers = [
+        (torch.empty(length, dtype=flat.dtype, pin_memory=True), torch.cuda.Event())
+        for _ in range(2)
+    ]
+    begin = 0
+    for (host, is_copied), pieces in zip(cycle(buffers), chunks(parts, length), strict=False):
+        is_copied.synchronize()
+        end = begin + sum(map(len, pieces))
+        torch.cat(pieces, out=host[: end - begin])
+        flat[begin:end].copy_(host[: end - begin], non_blocking=True)
+        is_copied.record()
+        begin = end
+
+
+def chunks(parts: Sequence[Tensor], length: int) -> Iterator[list[Tensor]]:
+    """Yield the parts in their order, in groups of at most `length` elements."""
+    pieces, count = list[Tensor](), 0
+    for piece in (piece for part in parts for piece in torch.split(part, length)):
+        if count + len(piece) > length:
+            yield pieces
+            pieces, count = [], 0
+        pieces.append(piece)
+        count += len(piece)
+    yield pieces
