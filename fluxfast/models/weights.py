@@ -21,6 +21,7 @@ from fluxfast.models.configuration import (
     read_configuration,
     read_json,
 )
+from fluxfast.models.lora.source import LoraSource
 from fluxfast.models.memory import PUBLISHED_PARAMETERS, check_weights_fit
 from fluxfast.models.recognition import recognise_pipeline
 from fluxfast.models.spec import (
@@ -56,6 +57,7 @@ class Checkpoint:
         why: why these weights were chosen, for people.
         own_blocks: for a checkpoint that is none of the published or mini ones, the number of its
             transformer blocks, double and single ones together.
+        lora: the LoRA that is merged into the transformer, or None.
     """
 
     model: ModelSpec
@@ -63,6 +65,7 @@ class Checkpoint:
     location: str
     why: str
     own_blocks: int | None = None
+    lora: LoraSource | None = None
 
     @property
     def blocks(self) -> int:
@@ -207,7 +210,7 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
 
     Raises:
         CheckpointError: the weights are incomplete, cannot be loaded, or are of another model.
-        FluxFastError: the weights do not fit in memory.
+        FluxFastError: the weights do not fit in memory, or the LoRA does not fit the weights.
     """
     if checkpoint.kind is WeightsKind.HUB:
         pipeline = _load_checked(checkpoint.location, dtype, hardware).to(hardware.device)
@@ -228,6 +231,10 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
             remedy="download the checkpoint again",
         )
     pipeline.set_progress_bar_config(disable=True)
+    if checkpoint.lora:
+        from fluxfast.models.lora.merge import merge_lora
+
+        merge_lora(pipeline.transformer, checkpoint.lora)
     return pipeline
 
 

@@ -4,6 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from fluxfast.bench.baselines.file import write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for, known_baselines, own_baseline
@@ -16,6 +19,8 @@ from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
 from fluxfast.files import shipped_baselines
 from fluxfast.mini import WEIGHTS
+from fluxfast.models.lora.merge import merge_lora
+from fluxfast.models.lora.source import LoraSource
 from fluxfast.optimizations.registry import default_names, eager_names
 from fluxfast.report.rows import reproduction_command
 from tests.support.machines import CPU, H100, H200
@@ -100,6 +105,37 @@ def test_the_id_follows_from_what_is_generated(folder, change, is_another):
     assert (one.case.id != other.case.id) is is_another
 
 
+def write_lora(path, layer, rows=8, columns=4):
+    """Write a LoRA that adds 2 to the first weight of a layer, at a scale of 1."""
+    down, up = torch.zeros(1, columns), torch.zeros(rows, 1)
+    down[0, 0] = up[0, 0] = 2**0.5
+    names = (f"transformer.{layer}.lora_A.weight", f"transformer.{layer}.lora_B.weight")
+    save_file(dict(zip(names, (down, up), strict=True)), path)
+
+
+def test_a_lora_is_part_of_the_checkpoint_and_of_the_id(folder):
+    layer = "transformer_blocks.0.attn.to_q"
+    write_lora(folder / "style.safetensors", layer)
+    entry = "{checkpoint: my-dev, preset: eager, lora: {path: style.safetensors, scale: %s}}"
+    (half,) = planned(folder, f"cases: [{entry % 0.5}]")
+    (whole,) = planned(folder, f"cases: [{entry % 1}]")
+    assert half.case.id != whole.case.id
+    assert half.checkpoint.lora.location == str(folder / "style.safetensors")
+    assert "with style.safetensors × 0.5" in half.checkpoint.why
+
+    linear = nn.Linear(4, 8, bias=False)
+    before = linear.weight.detach().clone()
+    transformer = nn.ModuleDict()
+    transformer.transformer_blocks = nn.ModuleList([nn.ModuleDict({"attn": nn.ModuleDict()})])
+    transformer.transformer_blocks[0]["attn"]["to_q"] = linear
+    merge_lora(transformer, half.checkpoint.lora)
+    change = linear.weight.detach() - before
+    assert change[0, 0].item() == pytest.approx(1) and change.count_nonzero() == 1
+    write_lora(folder / "wide.safetensors", layer, columns=5)
+    with pytest.raises(FluxFastError, match="another shape"):
+        merge_lora(transformer, LoraSource(location=str(folder / "wide.safetensors")))
+
+
 REFUSED = {
     "no such file": (None, "cannot be read"),
     "no mapping": ("- checkpoint: my-dev", "is no mapping"),
@@ -150,8 +186,8 @@ REFUSED = {
         "case 2 of .* is there already: case 1",
     ),
     "a LoRA that is not there": (
-        "cases: [{checkpoint: my-dev, lora: {path: style.safetensors}}]",
-        "case 1 of .*LoRA",
+        "cases: [{checkpoint: my-dev, lora: {path: ./style.safetensors}}]",
+        "case 1 of .*: no such LoRA",
     ),
     "scale of a LoRA": (
         "cases: [{checkpoint: my-dev, lora: {path: a, scale: high}}]",

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from os.path import normpath
 from pathlib import Path
@@ -22,6 +22,7 @@ from fluxfast.bench.cases.own_file import CHECKPOINT, OwnCase, read_own_cases
 from fluxfast.bench.cases.planned import PlannedCase, planned_case, situation_of
 from fluxfast.errors import CheckpointError, FluxFastError
 from fluxfast.hardware import Hardware
+from fluxfast.models.lora.source import LoraSource
 from fluxfast.models.spec import MODELS
 from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
 from fluxfast.optimizations.base import Situation
@@ -81,7 +82,6 @@ def _located(where: str) -> Iterator[None]:
 def _workloads(entry: OwnCase, hardware: Hardware) -> Iterator[tuple[Checkpoint, Situation]]:
     """Yield the checkpoint and the situation of each resolution and prompt of an entry."""
     checkpoint = _checkpoint(entry, hardware)
-    _check_lora(entry)
     if entry.guidance_scale is not None and not checkpoint.model.guidance_embeds:
         raise FluxFastError(
             "guidance_scale has no effect on this model",
@@ -109,7 +109,7 @@ def _checkpoint(entry: OwnCase, hardware: Hardware) -> Checkpoint:
     """Return the checkpoint of an entry, not loaded; its configuration files are read."""
     written = entry.checkpoint
     folder = entry.folder / Path(written)
-    if _is_folder(folder):
+    if _exists(folder) and folder.is_dir():
         location, kind = str(folder), "auto"
     elif written.removeprefix(MINI) in MODELS and written.startswith(MINI):
         location, kind = written, "auto"
@@ -123,24 +123,25 @@ def _checkpoint(entry: OwnCase, hardware: Hardware) -> Checkpoint:
             remedy="check the spelling; a relative path starts at the folder of the file of cases",
         )
     resolved = resolve(location, kind, hardware)
-    return replace(resolved, why=f"{written}; {resolved.why}")
+    lora = _lora(entry)
+    with_lora = f" with {entry.lora.location} × {entry.lora.scale:g}" if entry.lora else ""
+    return replace(resolved, why=f"{written}{with_lora}; {resolved.why}", lora=lora)
 
 
-def _check_lora(entry: OwnCase) -> None:
+def _lora(entry: OwnCase) -> LoraSource | None:
+    """Return the LoRA of an entry with its file, not read yet; a hub id is downloaded."""
     if entry.lora is None:
-        return
-    raise FluxFastError(
-        "a LoRA cannot be measured yet",
-        got=entry.lora.path,
-        allowed="a checkpoint without a LoRA",
-        remedy="fuse the LoRA into a copy of the checkpoint with diffusers' fuse_lora and "
-        "save_pretrained, and name the copy",
-    )
+        return None
+    from fluxfast.models.lora.read import lora_file
+
+    local = entry.folder / entry.lora.location
+    found = lora_file(str(local) if _exists(local) else entry.lora.location)
+    return replace(entry.lora, location=str(found))
 
 
-def _is_folder(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
-        return path.is_dir()
+        return path.exists()
     except (OSError, ValueError):  # a name that is too long, or that no file can have
         return False
 
@@ -163,10 +164,10 @@ def _planned(
 
 def _weights(entry: OwnCase, situation: Situation) -> str:
     """Return the checkpoint's name, and a digest of what its case id does not show."""
-    request, checkpoint = situation.request, normpath(entry.checkpoint)
+    request, checkpoint, lora = situation.request, normpath(entry.checkpoint), entry.lora
     identity = {
         "checkpoint": checkpoint,
-        "lora": asdict(entry.lora) if entry.lora else None,
+        "lora": (normpath(lora.location), lora.scale) if lora else None,
         "prompt": request.prompt,
         "guidance_scale": request.guidance_scale,
     }

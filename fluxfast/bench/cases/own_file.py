@@ -16,24 +16,12 @@ from fluxfast.bench.cases.matrix import PRESETS
 from fluxfast.bench.cases.planned import RESOLUTION, parse_resolution
 from fluxfast.bench.cases.strict_yaml import read_yaml
 from fluxfast.errors import FluxFastError
+from fluxfast.models.lora.source import LoraSource
 
 CHECKPOINT = "a folder in diffusers layout, a hub id owner/name, or mini-schnell, mini-dev, …"
 # Larger values are slips of the keyboard.
 LARGEST_COUNT, LARGEST_SIDE, LARGEST = 10_000, 99_999, 1e6
 GUIDE = "docs/guides/gate-your-own-model.md"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnLora:
-    """A LoRA of a case of one's own.
-
-    Attributes:
-        path: the file, as the YAML has it; a relative path starts at the folder of the YAML.
-        scale: the strength.
-    """
-
-    path: str
-    scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +38,7 @@ class OwnCase:
         batch_size: images of the prompt at a time; None for 1.
         num_inference_steps: denoising steps; None for the model's own.
         guidance_scale: guidance; None for the model's own.
-        lora: the LoRA, or None.
+        lora: the LoRA as the file has it, or None.
         optimizations: names of optimizations; None for the preset or the matrix of the run.
         preset: one of PRESETS; None for the optimizations or the matrix of the run.
         tolerances: by metric, the relative change for the worse that must be detected.
@@ -64,7 +52,7 @@ class OwnCase:
     batch_size: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
-    lora: OwnLora | None = None
+    lora: LoraSource | None = None
     optimizations: tuple[str, ...] | None = None
     preset: str | None = None
     tolerances: Mapping[str, float] = field(default_factory=dict)
@@ -163,10 +151,10 @@ def _number(value: Any, what: str) -> float:
     return float(value)
 
 
-def _lora(value: Any, what: str) -> OwnLora:
+def _lora(value: Any, what: str) -> LoraSource:
     _check_mapping(value, ("path", "scale"), ("path",), what)
     path = _text(value["path"], f"path of {what}", "the path of a file with a LoRA")
-    return OwnLora(path=path, scale=_number(value.get("scale", 1.0), f"scale of {what}"))
+    return LoraSource(location=path, scale=_number(value.get("scale", 1.0), f"scale of {what}"))
 
 
 def _names(value: Any, what: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Where a LoRA is, and at which strength it is part of a checkpoint. No torch."""
+"""The source of a LoRA and its strength, as a part of a checkpoint. No torch."""
 
 from __future__ import annotations
 
