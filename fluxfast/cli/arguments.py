@@ -64,7 +64,7 @@ def _add_image_options(image: argparse._ArgumentGroup) -> None:
     image.add_argument(
         "--num_inference_steps",
         type=int,
-        help="denoising steps, 1 or more (default: the model's, 4 or 28)",
+        help="denoising steps, 1 to 1000 (default: the model's, 4 or 28)",
     )
     image.add_argument(
         "--guidance_scale",

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 
 import numpy as np
@@ -181,3 +182,23 @@ def test_generate_refuses_before_it_loads(arguments, problem, tmp_path, monkeypa
     assert main(["generate", "--ckpt", "mini-dev", "--device", "cpu", *arguments]) == 2
     assert problem in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_generate_prints_what_it_does_not_use(tokenizers, tmp_path, monkeypatch, capsys):
+    class Built(AbstractContextManager):
+        def __init__(self, checkpoint, plan, **_):
+            self.pipeline, self.request = tokenizers, plan.situation.request
+
+        def __exit__(self, *_):
+            raise FluxFastError("stop here", got="", allowed="", remedy="")
+
+    monkeypatch.setattr("fluxfast.cli.pipeline_options.build", Built)
+    monkeypatch.chdir(tmp_path)
+    path = saved(tmp_path, Image.new("RGB", (512, 128)))
+    prompt = "red " * 40 + "green"
+    arguments = ["--ckpt", "mini-kontext", "--image", str(path), "--prompt", prompt]
+    assert main(["generate", "--device", "cpu", *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("prompt: ") and line.endswith("green”") for line in lines)
+    assert "input image: scaled from 512 × 128 to fill 256 × 256 pixels" in lines
+    assert any(line.startswith("input image: 75% of the width is cropped") for line in lines)
