@@ -165,8 +165,8 @@ def of_layer(name):
         (with_up(torch.ones(16, 3)), "do not go together"),
         (with_up(torch.ones(16, 2, dtype=torch.int8)), "do not go together"),
         (with_up(2.0), "does not map names to tensors"),
-        (FACTORS | {f"{LAYER}.alpha": math.inf}, "alpha that is not finite"),
-        (FACTORS | {f"{LAYER}.alpha": torch.ones(2)}, "alpha that is not a number"),
+        (FACTORS | {f"{LAYER}.alpha": math.inf}, "alpha that is not a finite number"),
+        (FACTORS | {f"{LAYER}.alpha": torch.ones(2)}, "alpha that is not a finite number"),
         (FACTORS | of_layer("transformer_blocks.0.attn.to_q"), "given twice"),
         (of_layer("unet.down_blocks.0.attn.to_q"), "of no Flux model"),
         ({}, "is incomplete"),
@@ -194,6 +194,37 @@ def test_files_and_folders(tmp_path):
         read_lora(broken)
     with pytest.raises(FluxFastError, match="scale"):
         read_lora(folder, math.nan)
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        "{",
+        "[]",
+        '{"lora_alpha": "x"}',
+        '{"alpha_pattern": {"(": 1}}',
+        '{"transformer.lora_alpha": NaN}',
+    ],
+)
+def test_a_configuration_that_cannot_be_understood_is_refused(configuration, tmp_path):
+    save_file(FACTORS, tmp_path / "a.safetensors", {"lora_adapter_metadata": configuration})
+    with pytest.raises(FluxFastError, match="configuration that cannot be understood"):
+        read_lora(tmp_path)
+
+
+def test_a_hub_id_names_a_file_of_a_repository(tmp_path, monkeypatch):
+    def download(repository, name):
+        if repository == "owner/gone":
+            raise FileNotFoundError("not in the cache, and no network")
+        save_file(FACTORS, tmp_path / name)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert read_lora("owner/cartoon").name == "owner/cartoon"
+    assert read_lora("owner/cartoon/style.safetensors").name == "owner/cartoon/style"
+    assert {file.stem for file in tmp_path.iterdir()} == {"pytorch_lora_weights", "style"}
+    with pytest.raises(FluxFastError, match="cannot be downloaded"):
+        read_lora("owner/gone")
 
 
 def test_a_lora_of_another_model_does_not_fit():
@@ -312,11 +343,26 @@ def test_an_adapter_that_trained_whole_modules_is_refused(transformer):
     assert hasattr(transformer, "peft_config")
 
 
-def test_the_strength_of_a_file_that_diffusers_saved(transformer, tmp_path):
+def test_an_adapter_of_a_layer_that_is_not_plain_is_refused(transformer):
+    class QuantizedLinear(nn.Linear):
+        pass
+
+    adapt(transformer, "one")
+    transformer.x_embedder.base_layer.__class__ = QuantizedLinear
+    with pytest.raises(FluxFastError, match=r"x_embedder: QuantizedLinear(.|\n)*without quantiz"):
+        fold(transformer)
+    assert hasattr(transformer.x_embedder, "base_layer")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(rank_pattern={"to_q": 2}, alpha_pattern={"proj_mlp": 3}), dict(use_rslora=True)],
+)
+def test_the_strength_of_a_file_that_diffusers_saved(options, transformer, tmp_path):
     """peft's configuration in the header has alphas; the tensors have none."""
     from peft.utils import get_peft_model_state_dict
 
-    adapt(transformer, "one", rank_pattern={"to_q": 2}, alpha_pattern={"proj_mlp": 3})
+    adapt(transformer, "one", **options)
     FluxPipeline.save_lora_weights(
         tmp_path,
         transformer_lora_layers=get_peft_model_state_dict(transformer, adapter_name="one"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -112,10 +113,14 @@ def _alpha(layer: str, alpha: Tensor | float | None, name: str) -> float | None:
     if alpha is None:
         return None
     if isinstance(alpha, Tensor) and alpha.numel() != 1:
-        raise FluxFastError(
-            f"LoRA {name} has an alpha that is not a number",
-            got=f"{layer}: a tensor of shape {tuple(alpha.shape)}",
-            allowed="one number for each layer",
-            remedy="export the file again from the trainer",
-        )
-    return float(alpha)
+        got = f"a tensor of shape {tuple(alpha.shape)}"
+    elif math.isfinite(alpha):
+        return float(alpha)
+    else:
+        got = str(float(alpha))
+    raise FluxFastError(
+        f"LoRA {name} has an alpha that is not a finite number",
+        got=f"{layer}: {got}",
+        allowed="one number for each layer",
+        remedy="export the file again from the trainer",
+    )

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fluxfast.errors import FluxFastError
 from fluxfast.models.lora.adapter import Lora, LowRank, listed
+from fluxfast.models.lora.alphas import Alphas, read_alphas
 from fluxfast.models.lora.keys import Factors, parse
 from fluxfast.models.lora.layer_names import diffusers_layers, has_halves_swapped
 from fluxfast.models.lora.transfer import to_device
 
 Source = str | Path | Mapping[str, Tensor]
 FILE_NAME = "pytorch_lora_weights.safetensors"
-METADATA = "lora_adapter_metadata"  # diffusers' key of peft's configuration in the file's header
 
 
 def read_lora(source: Source, scale: float = 1.0, *, device: str | torch.device = "cpu") -> Lora:
@@ -47,30 +45,30 @@ def read_lora(source: Source, scale: float = 1.0, *, device: str | torch.device 
             allowed="a number, such as 1.0 for the LoRA as trained",
             remedy="choose a finite scale",
         )
-    name, state_dict, metadata = _load(source)
+    name, state_dict, alphas = _load(source)
     factors = parse(state_dict, name)
     _check_factors(factors, name)
     factors = _moved(factors, torch.device(device), name)
     changes = {
-        layer: LowRank(down=f.down, up=f.up, scale=scale * _scale_of_rank(layer, f, metadata, name))
+        layer: LowRank(down=f.down, up=f.up, scale=scale * _scale_of_rank(layer, f, alphas))
         for layer, f in factors.items()
     }
     return Lora(name=name, scale=scale, layers=_in_diffusers_layers(changes, name))
 
 
-def _load(source: Source) -> tuple[str, Mapping[str, Tensor], Mapping[str, Any]]:
-    """Return name, tensors and peft's configuration of a source."""
+def _load(source: Source) -> tuple[str, Mapping[str, Tensor], Alphas]:
+    """Return name and tensors of a source, and the alphas of its header."""
     if isinstance(source, Mapping):
         _check_state_dict(source)
-        return "state dict", source, {}
+        return "state dict", source, Alphas()
     from safetensors import SafetensorError, safe_open
 
     path = lora_file(str(source))
+    name = _name(str(source), path)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        configuration = json.loads(header.get(METADATA, "{}"))
     except (OSError, ValueError, SafetensorError) as error:
         raise FluxFastError(
             "the LoRA file cannot be read",
@@ -78,8 +76,14 @@ def _load(source: Source) -> tuple[str, Mapping[str, Tensor], Mapping[str, Any]]
             allowed="a complete .safetensors file",
             remedy="a truncated file is the usual cause: download it again",
         ) from error
-    own = {key.removeprefix("transformer."): value for key, value in configuration.items()}
-    return path.stem if path.name != FILE_NAME else path.parent.name, tensors, own
+    return name, tensors, read_alphas(header, name)
+
+
+def _name(source: str, path: Path) -> str:
+    """Return the name of the file, of the folder that holds diffusers' file, or the hub id."""
+    if not Path(source).expanduser().exists():
+        return source.removesuffix(".safetensors")
+    return path.stem if path.name != FILE_NAME else path.absolute().parent.name
 
 
 def _check_state_dict(source: Mapping[str, Tensor]) -> None:
@@ -190,24 +194,10 @@ def _moved(factors: Mapping[str, Factors], device: torch.device, name: str) -> d
     }
 
 
-def _scale_of_rank(layer: str, factors: Factors, peft: Mapping[str, Any], name: str) -> float:
-    """Return alpha / rank, from the file's alpha or from peft's configuration in its header."""
-    rank, alpha = factors.down.shape[0], factors.alpha
-    if alpha is None and "lora_alpha" in peft:
-        layers = diffusers_layers(layer) or (layer,)
-        patterns = (peft.get("alpha_pattern") or {}).items()
-        alphas = [a for p, a in patterns if re.match(rf"(.*\.)?({p})$", layers[0])]
-        alpha = float([*alphas, peft["lora_alpha"]][0])
-    if alpha is None:
-        return 1.0
-    if not math.isfinite(alpha):
-        raise FluxFastError(
-            f"LoRA {name} has an alpha that is not finite",
-            got=f"{layer}: {alpha}",
-            allowed="a finite number for each layer",
-            remedy="export the file again from the trainer",
-        )
-    return alpha / (math.sqrt(rank) if peft.get("use_rslora") else rank)
+def _scale_of_rank(layer: str, factors: Factors, alphas: Alphas) -> float:
+    """Return alpha / rank of a layer of the file."""
+    own = diffusers_layers(layer) or (layer,)
+    return alphas.scale(own[0], factors.down.shape[0], factors.alpha)
 
 
 def _in_diffusers_layers(changes: Mapping[str, LowRank], name: str) -> dict[str, LowRank]:
