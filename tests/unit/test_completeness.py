@@ -135,7 +135,17 @@ def test_weights_in_a_quantized_dtype_are_named(dtype, folder):
     assert "proj_out.bias" in refusal(folder)
 
 
+OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def rename_attention(tensors):
+    for new, old in OLD_ATTENTION.items():
+        for name in [name for name in tensors if f".{new}." in name]:
+            tensors[name.replace(f".{new}.", f".{old}.")] = tensors.pop(name)
+
+
 HARMLESS = {
+    "attention of an old VAE": ("vae", rename_attention),
     "names of the published CLIP": (
         "text_encoder",
         lambda t: rename_all(t, "text_model."),
@@ -169,7 +179,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("layout", HARMLESS)
-def test_other_layouts_of_a_text_encoder_are_complete(layout, folder):
+def test_other_layouts_of_a_network_are_complete(layout, folder):
     component, change = HARMLESS[layout]
     rewrite(folder, component, change)
     check(folder)
