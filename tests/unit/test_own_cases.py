@@ -21,9 +21,10 @@ from fluxfast.files import shipped_baselines
 from fluxfast.mini import WEIGHTS
 from fluxfast.models.lora.merge import merge_lora
 from fluxfast.models.lora.source import LoraSource
+from fluxfast.optimizations.presets import PRESETS
 from fluxfast.optimizations.registry import default_names, eager_names
 from fluxfast.report.rows import reproduction_command
-from tests.support.machines import CPU, H100, H200
+from tests.support.machines import CPU, H100, H200, MI300X
 from tests.support.processes import process, processes
 from tests.support.results import CANARIES
 
@@ -76,6 +77,13 @@ def test_an_entry_without_optimizations_takes_the_matrix(folder, hardware):
     assert [p.case.optimizations for p in found] == [eager_names(hardware), default]
     assert found[1].case.eager_among([p.case for p in found]) == found[0].case
     assert len(planned(folder, "cases: [{checkpoint: my-dev}]", hardware, "ablation")) > 4
+
+
+@pytest.mark.parametrize("hardware", [CPU, H200, MI300X], ids=lambda machine: machine.name)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_supported_on_every_machine(folder, hardware, preset):
+    (found,) = planned(folder, f"cases: [{{checkpoint: my-schnell, preset: {preset}}}]", hardware)
+    assert (found.case.optimizations == eager_names(hardware)) is (preset == "eager")
 
 
 def test_lists_of_prompts_and_resolutions_give_a_case_each(folder):
@@ -168,7 +176,7 @@ REFUSED = {
         "cases: [{checkpoint: my-dev, optimizations: [fp8_per_row]}]",
         "incompatible optimizations: fp8_per_row",
     ),
-    "unknown preset": ("cases: [{checkpoint: my-dev, preset: fast}]", "eager, lossless, default"),
+    "unknown preset": ("cases: [{checkpoint: my-dev, preset: fast}]", "default, lossless, eager"),
     "both": (
         "cases: [{checkpoint: my-dev, preset: eager, optimizations: []}]",
         "both optimizations and a preset",

@@ -9,6 +9,7 @@ from itertools import combinations, product
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.optimizations.base import Axis, Optimization, Situation
+from fluxfast.optimizations.presets import preset_names
 from fluxfast.optimizations.registry import (
     available,
     default_choice,
@@ -82,25 +83,11 @@ def smoke(situation: Situation) -> list[Names]:
     return [eager_names(situation.hardware), default_names(situation)]
 
 
-def lossless(situation: Situation) -> Names:
-    """Return the default optimizations with lossless ones in place of the lossy ones."""
-    choices = {axis: default_choice(axis, situation.hardware, lossless=True) for axis in Axis}
-    return default_names(situation, choices)
-
-
-# The presets that a case may name, as the Python API has them.
-PRESETS: dict[str, Callable[[Situation], Names]] = {
-    "eager": lambda situation: eager_names(situation.hardware),
-    "lossless": lossless,
-    "default": default_names,
-}
-
-
 def tiers(situation: Situation) -> list[Names]:
     """Return eager, the lossless preset, the default optimizations, and those with a cache."""
     caches = available(Axis.CACHE, situation.hardware)
     return [
-        *(names(situation) for names in PRESETS.values()),
+        *(preset_names(preset, situation) for preset in ("eager", "lossless", "default")),
         *(default_names(situation, {Axis.CACHE: cache.name}) for cache in caches[:1]),
     ]
 

@@ -17,7 +17,7 @@ from os.path import normpath
 from pathlib import Path
 
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.cases.matrix import PRESETS, Excluded, Names, excluded, matrix
+from fluxfast.bench.cases.matrix import Excluded, Names, excluded, matrix
 from fluxfast.bench.cases.own_file import CHECKPOINT, OwnCase, read_own_cases
 from fluxfast.bench.cases.planned import PlannedCase, planned_case, situation_of
 from fluxfast.errors import CheckpointError, FluxFastError
@@ -26,6 +26,7 @@ from fluxfast.models.lora.source import LoraSource
 from fluxfast.models.spec import MODELS
 from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
 from fluxfast.optimizations.base import Situation
+from fluxfast.optimizations.presets import preset_names
 
 NAME_LENGTH, DIGEST_LENGTH = 16, 6  # ids are names of files, which have at most 255 bytes
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
@@ -150,7 +151,7 @@ def _combinations(entry: OwnCase, kind: str | None, situation: Situation) -> Seq
     if entry.optimizations is not None:
         return [entry.optimizations]
     if entry.preset is not None:
-        return [PRESETS[entry.preset](situation)]
+        return [preset_names(entry.preset, situation)]
     return matrix(kind or "smoke", situation)
 
 

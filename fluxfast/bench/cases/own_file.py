@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.cases.matrix import PRESETS
 from fluxfast.bench.cases.planned import RESOLUTION, parse_resolution
 from fluxfast.bench.cases.strict_yaml import read_yaml
 from fluxfast.errors import FluxFastError
 from fluxfast.models.lora.source import LoraSource
+from fluxfast.optimizations.presets import PRESETS
 
 CHECKPOINT = "a folder in diffusers layout, a hub id owner/name, or mini-schnell, mini-dev, …"
 # Larger values are slips of the keyboard.
