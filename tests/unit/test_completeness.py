@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from fluxfast.mini import WEIGHTS
 from fluxfast.models.architecture import MINI
 from fluxfast.models.completeness import check_checkpoint, check_vocabularies
 from fluxfast.models.configuration import NETWORKS, read_configuration
+from fluxfast.models.weight_files import weight_map
 from fluxfast.models.weights import check_weights_fit, is_cached, load, resolve
 from tests.support.machines import CPU
 
@@ -185,20 +187,13 @@ def test_other_layouts_of_a_network_are_complete(layout, folder):
     check(folder)
 
 
-@pytest.fixture
-def sharded(folder):
-    """Return a copy of mini-dev whose transformer is in shards, and its index."""
+def test_shards_hold_what_their_index_lists(folder):
     transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer")
     (folder / TRANSFORMER_FILE).unlink()
     transformer.save_pretrained(folder / "transformer", max_shard_size="12MB")
-    return folder, folder / f"{TRANSFORMER_FILE}.index.json"
-
-
-def test_shards_hold_what_their_index_lists(sharded):
-    folder, index = sharded
+    index = folder / f"{TRANSFORMER_FILE}.index.json"
     check(folder)
-    weight_map = json.loads(index.read_text())["weight_map"]
-    shard = folder / "transformer" / weight_map["proj_out.weight"]
+    shard = folder / "transformer" / weight_map(index)["proj_out.weight"]
     tensors = load_file(shard)
     save_file({n: t for n, t in tensors.items() if n != "proj_out.weight"}, shard)
     assert "1 tensors differ (proj_out.weight)" in refusal(folder)
@@ -206,11 +201,17 @@ def test_shards_hold_what_their_index_lists(sharded):
     assert shard.name in refusal(folder)
 
 
-@pytest.mark.parametrize("weight_map", [{}, {"a": "../other.safetensors"}, {"a": 1}, []], ids=str)
-def test_an_index_that_names_no_shards_is_refused(weight_map, sharded):
-    folder, index = sharded
-    edit(index, weight_map=weight_map)
-    assert index.name in refusal(folder)
+WEIGHT_MAPS = ("[]", "{}", '{"a": 1}', '{"a": "../other.safetensors"}')
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", *(f'{{"weight_map": {listed}}}' for listed in WEIGHT_MAPS)]
+)
+def test_an_index_that_names_no_shards_is_refused(text, tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(CheckpointError, match=index.name):
+        weight_map(index)
 
 
 def test_a_variant_is_loaded_and_two_are_refused(folder):
@@ -297,12 +298,18 @@ def test_components_of_two_checkpoints_are_refused(folder):
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused():
-    here = detect("cpu")
-    pipeline = load(resolve("mini-dev", "auto", here), dtype=torch.float32, hardware=here)
-    check_vocabularies(pipeline)
-    pipeline.tokenizer_2 = pipeline.tokenizer
+    def pipeline(clip_tokens, t5_tokens):
+        """Return what a pipeline of mini-dev has of vocabularies: 613 and 131 tokens."""
+        return SimpleNamespace(
+            tokenizer=range(clip_tokens),
+            tokenizer_2=range(t5_tokens),
+            text_encoder=SimpleNamespace(config=SimpleNamespace(vocab_size=613)),
+            text_encoder_2=SimpleNamespace(config=SimpleNamespace(vocab_size=131)),
+        )
+
+    check_vocabularies(pipeline(613, 100))
     with pytest.raises(CheckpointError, match="tokenizer_2"):
-        check_vocabularies(pipeline)
+        check_vocabularies(pipeline(613, 613))
 
 
 def test_weights_that_do_not_fit_in_memory_are_refused():
