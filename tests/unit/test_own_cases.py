@@ -154,6 +154,8 @@ REFUSED = {
     "no checkpoint": ("cases: [{prompt: a}]", "case 1 of .* lacks checkpoint"),
     "no such folder": ("cases: [{checkpoint: ./nothing}]", "there is no such checkpoint"),
     "a name of the project": ("cases: [{checkpoint: dev}]", "there is no such checkpoint"),
+    "control character": ('cases: [{checkpoint: "my-dev\\0"}]', r"got:     'my-dev\\x00'"),
+    "half a pair": ('cases: [{checkpoint: my-dev, prompt: "\\ud800"}]', r"prompt of case 1.*ud800"),
     "empty prompt": ("cases: [{checkpoint: my-dev, prompt: ''}]", "prompt of case 1"),
     "resolution": ("cases: [{checkpoint: my-dev, resolution: large}]", "HEIGHTxWIDTH"),
     "odd resolution": ("cases: [{checkpoint: my-dev, resolution: 100}]", "case 1 of .*latent"),

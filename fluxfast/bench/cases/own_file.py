@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from fluxfast.bench.cases.planned import RESOLUTION, parse_resolution
 from fluxfast.bench.cases.strict_yaml import read_yaml
@@ -98,14 +99,14 @@ def _own_case(entry: Any, where: str, folder: Path, metrics: Collection[str]) ->
 
 
 def _text(value: Any, what: str, allowed: str = "a text that is not empty") -> str:
-    if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
+    if not isinstance(value, str) or not value.strip() or not _is_clean(value):
         raise _wrong(f"{what} is wrong", value, allowed)
     return value
 
 
-def _is_unicode(text: str) -> bool:
-    """Return whether a text can be encoded; YAML's escapes can spell half a surrogate pair."""
-    return text.isascii() or text.encode(errors="ignore").decode() == text
+def _is_clean(text: str) -> bool:
+    """Return whether a text has no control character, and no half of a surrogate pair."""
+    return not any(category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text)
 
 
 def _checkpoint(value: Any, what: str) -> str:
