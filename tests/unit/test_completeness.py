@@ -256,6 +256,13 @@ def test_a_configuration_with_own_code_or_classes_is_refused(file, values, named
         read_configuration(str(folder))
 
 
+def test_code_beside_a_component_is_not_run(folder):
+    (folder / "transformer" / "diffusers.py").write_text("raise SystemExit('was run')")
+    here = detect("cpu")
+    with pytest.raises(CheckpointError, match=r"custom code in diffusers\.py"):
+        load(resolve(str(folder), "auto", here), dtype=torch.float32, hardware=here)
+
+
 @pytest.mark.parametrize(
     ("file", "values", "named"),
     [

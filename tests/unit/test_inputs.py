@@ -1,5 +1,6 @@
 """Inputs as people have them: what is not read of a prompt or an image is said, or refused."""
 
+import dataclasses
 import os
 import warnings
 from contextlib import AbstractContextManager
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from transformers import CLIPTokenizer, T5Tokenizer
 
@@ -16,14 +19,14 @@ from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
 from fluxfast.mini import WEIGHTS
 from fluxfast.models.architecture import MINI, PUBLISHED
-from fluxfast.models.arguments import input_image, input_image_changes
+from fluxfast.models.arguments import call_arguments, input_image, input_image_changes
 from fluxfast.models.dropped_text import (
     DroppedTextWarning,
     dropped_text,
     warn_of_dropped_text,
 )
 from fluxfast.models.memory import check_images_fit
-from fluxfast.models.spec import DEV, default_request
+from fluxfast.models.spec import DEV, ImageRequest, default_request
 from fluxfast.models.synthetic import byte_tokenizer
 from tests.support.machines import CPU, H200
 
@@ -158,6 +161,26 @@ def test_images_that_cannot_be_decoded_in_memory_are_refused():
         check_images_fit(default_request(DEV, side=16384), PUBLISHED, H200)
     with pytest.raises(FluxFastError, match="need more than"):
         check_images_fit(default_request(DEV, side=1024, batch_size=1000), PUBLISHED, H200)
+
+
+NUMBERS = st.one_of(
+    st.integers(-(2**66), 2**66), st.integers(-20, 2000), st.floats(), st.booleans(), st.text()
+)
+FIELDS = [field.name for field in dataclasses.fields(ImageRequest) if field.name != "scene"]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(st.dictionaries(st.sampled_from([*FIELDS, "heigth"]), NUMBERS, max_size=3))
+def test_any_value_of_a_request_is_refused_or_can_be_called_with(changes):
+    try:
+        request = default_request(DEV, side=64, **changes)
+    except FluxFastError:
+        return
+    arguments = call_arguments(request, takes_image=False)
+    assert arguments["height"] % 16 == arguments["width"] % 16 == 0
+    assert 1 <= arguments["num_inference_steps"] <= 1000 and arguments["num_images_per_prompt"] >= 1
+    assert torch.tensor(arguments["guidance_scale"] * 1000).isfinite()
+    assert arguments["prompt"].encode() is not None
 
 
 @pytest.mark.parametrize(
