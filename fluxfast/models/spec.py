@@ -191,7 +191,7 @@ class ImageRequest:
             _check_side(side, getattr(self, side))
         guidance = self.guidance_scale
         allowed = f"a number from 0 to {MAX_GUIDANCE}"
-        is_number = type(guidance) in (int, float)
+        is_number = isinstance(guidance, int | float) and not isinstance(guidance, bool)
         _check("guidance_scale", guidance, is_number and 0 <= guidance <= MAX_GUIDANCE, allowed)
         is_text = isinstance(self.prompt, str) and not any(map(_is_surrogate, self.prompt))
         _check("prompt", ascii(self.prompt), is_text, "text in UTF-8")
