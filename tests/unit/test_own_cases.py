@@ -12,6 +12,7 @@ from fluxfast.bench.baselines.file import write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for, known_baselines, own_baseline
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.own import planned_own_cases
+from fluxfast.bench.cases.planned import planned_from_id
 from fluxfast.bench.results.store import write_result
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS
 from fluxfast.bench.verdicts.outcome import Outcome
@@ -68,6 +69,8 @@ def test_a_case_of_ones_own_is_a_case_like_the_others(folder):
     assert found.checkpoint.location == str(folder / "my-dev")
     assert found.tolerances == {"step_ms": 0.05}
     assert Case.from_id(found.case.id) == found.case == Case.from_json(found.case.to_json())
+    with pytest.raises(FluxFastError, match="comes from a file of cases"):
+        planned_from_id(found.case.id, CPU)
 
 
 @pytest.mark.parametrize("hardware", [CPU, H200], ids=lambda machine: machine.name)

@@ -12,7 +12,7 @@ from fluxfast.bench.cases.matrix import Excluded, excluded, joined, label, lossl
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.models.spec import model_named
-from fluxfast.models.weights import Checkpoint, resolve
+from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
 from fluxfast.optimizations.base import Plan, Situation
 from fluxfast.optimizations.registry import default_names, eager_combinations, plan
 
@@ -67,8 +67,20 @@ def planned_case(names: Sequence[str], checkpoint: Checkpoint, situation: Situat
 
 
 def planned_from_id(text: str, hardware: Hardware) -> PlannedCase:
-    """Return the case with this id, planned for this machine."""
+    """Return the case with this id, planned for this machine.
+
+    Raises:
+        FluxFastError: it is no id, the machine does not support the case, or the case comes from a
+            file of one's own, which alone knows its checkpoint and prompt.
+    """
     case = Case.from_id(text)
+    if case.is_own:
+        raise FluxFastError(
+            "this case comes from a file of cases",
+            got=text,
+            allowed=f"the id of one of the project's cases, with {', '.join(WeightsKind)} weights",
+            remedy="run it with pytest perf_tests --cases FILE -k ID",
+        )
     checkpoint = resolve(model_named(case.model).name, case.weights, hardware)
     situation = situation_of(
         checkpoint,
