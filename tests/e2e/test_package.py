@@ -31,10 +31,13 @@ class Scaled(nn.Module):
         return (self.linear(x),)
 
 
+CALL = {"x": torch.randn(4, 8), "scale": None, "flag": False}
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     module, path = Scaled().requires_grad_(False), tmp_path_factory.mktemp("package") / "scaled.pt2"
-    entry = export_package(module, {"x": torch.randn(4, 8), "scale": None, "flag": False}, path)
+    entry = export_package(module, CALL, path)
     return module, path, json.loads(json.dumps(entry))
 
 
@@ -57,7 +60,7 @@ def test_a_package_that_crashes_when_loaded_is_refused_and_not_kept(tmp_path, mo
     crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
     monkeypatch.setattr("fluxfast.optimizations.compilation._package.LOADING", crash)
     with pytest.raises(ArtifactError, match="signal 11, compiled with CXX"):
-        export_package(nn.Linear(2, 2), {"input": torch.randn(1, 2)}, tmp_path / "linear.pt2")
+        export_package(Scaled().requires_grad_(False), CALL, tmp_path / "scaled.pt2")
     assert not list(tmp_path.iterdir())
 
 
