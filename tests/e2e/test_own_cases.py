@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fluxfast.mini import WEIGHTS
 
@@ -20,6 +22,7 @@ cases:
     prompt: a large red circle on a white background
     resolution: 64
     num_inference_steps: 2
+    lora: {path: style.safetensors, scale: 0.8}
     optimizations: [fused_projections]
     tolerances: {eager_ratio: 0.4, step_ms: 0.1}
 """
@@ -27,10 +30,15 @@ cases:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Return a folder with a checkpoint and a file of cases."""
+    """Return a folder with a checkpoint, a LoRA and a file of cases."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     shutil.copytree(WEIGHTS / "mini-dev", tmp_path / "my-flux-dev")
     (tmp_path / "my-cases.yaml").write_text(CASES)
+    config = json.loads((tmp_path / "my-flux-dev" / "transformer" / "config.json").read_text())
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    names = [f"transformer.transformer_blocks.0.attn.to_q.lora_{f}.weight" for f in "AB"]
+    factors = (torch.randn(2, width), torch.randn(width, 2))
+    save_file(dict(zip(names, factors, strict=True)), tmp_path / "style.safetensors")
     return tmp_path
 
 
@@ -50,6 +58,7 @@ def test_the_first_run_records_the_second_compares_and_a_mistake_loads_nothing(f
     first = run(folder)
     assert first.returncode == 0, first.stdout
     assert "these cases have no baseline yet: this run records it and passes" in first.stdout
+    assert "my-flux-dev with style.safetensors × 0.8" in first.stdout
     assert "no such figure here, so no tolerance: step_ms" in first.stdout
     (path,) = folder.glob("my-cases.cpu-*.json")
     (case,) = json.loads(path.read_text())["cases"]
