@@ -256,11 +256,12 @@ def _read(
 
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that optimized attention would not see."""
-    attention = arguments.get("joint_attention_kwargs")
-    if attention:
+    attention = arguments.get("joint_attention_kwargs") or {}
+    if attention and attention != {"scale": 1.0}:
         raise FluxFastError(
             "joint_attention_kwargs have no effect on an optimized pipeline",
-            got=", ".join(attention),
-            allowed="none: LoRAs are part of the weights",
-            remedy="set a LoRA's strength with set_adapters() before optimize()",
+            got=", ".join(f"{name}={value!r}"[:40] for name, value in attention.items()),
+            allowed="none, or a scale of 1: LoRAs are part of the weights",
+            remedy="set a LoRA's strength with set_lora(source, scale), or with set_adapters() "
+            "before optimize()",
         )

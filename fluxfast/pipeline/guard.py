@@ -26,7 +26,7 @@ PIPELINE_METHODS = (
     "load_lora_into_transformer", "load_lora_into_text_encoder", "load_textual_inversion",
     "unload_textual_inversion", "load_ip_adapter", "unload_ip_adapter", "set_ip_adapter_scale",
     "enable_model_cpu_offload", "enable_sequential_cpu_offload", "enable_group_offload",
-    "enable_attention_slicing", "disable_attention_slicing", "save_pretrained", "push_to_hub",
+    "save_pretrained", "push_to_hub",
     "enable_xformers_memory_efficient_attention", "set_use_memory_efficient_attention_xformers",
     "fuse_qkv_projections", "unfuse_qkv_projections",
 )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fluxfast.models.lora.adapter import Lora, LowRank, Shape, check_fits, merged
 from fluxfast.optimizations.base import Build
@@ -90,19 +91,16 @@ class LiveWeights:
             for name in self._parts(live_name)
         ]
         new = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if _is_quantized(live):
+        if is_traceable_wrapper_subclass(live):
             assert self._build.quantize is not None
             new = self._build.quantize(new)
-        for held, fresh in zip(plain_tensors(live.data), plain_tensors(new), strict=True):
+        for held, fresh in zip(plain_tensors(live), plain_tensors(new), strict=True):
             held.copy_(fresh)
 
     def _original(self, name: str, live: Tensor) -> Tensor:
         """Return an original weight on the device; a copy is kept before its memory is written."""
         original = self.originals[name]
-        if not _is_quantized(live) and memory(original.data) == memory(live):
+        is_plain = not is_traceable_wrapper_subclass(live)
+        if is_plain and memory(original.data) == memory(live):
             original.data = original.data.clone()
         return original.data.to(original.device, non_blocking=True)
-
-
-def _is_quantized(weight: Tensor) -> bool:
-    return type(weight.data) is not Tensor

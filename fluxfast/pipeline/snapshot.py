@@ -31,7 +31,8 @@ class _Object:
     contents: dict[str, Any]
 
     def restore(self) -> None:
-        self.thing.__class__ = self.kind
+        if type(self.thing) is not self.kind:
+            self.thing.__class__ = self.kind
         self.thing.__dict__.clear()
         self.thing.__dict__.update(self.attributes)
         for name, content in self.contents.items():
@@ -79,7 +80,10 @@ class Snapshot:
         """Record the pipeline, its image processors and its modules."""
         self.roots = [m for m in pipeline.components.values() if isinstance(m, nn.Module)]
         processors = [p for name, p in vars(pipeline).items() if name.endswith("_processor")]
-        self.objects = [_recorded(thing) for thing in (pipeline, *processors, *self._modules())]
+        # A network's configuration is frozen for its items, not for its attributes.
+        configs = [root.config for root in self.roots if hasattr(root, "config")]
+        things = (pipeline, *processors, *configs, *self._modules())
+        self.objects = [_recorded(thing) for thing in things]
         self.originals: dict[int, Original] = {}
         for tensor in self._tensors():
             self.original_of(tensor)

@@ -3,27 +3,13 @@
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 import fluxfast
-from tests.support.variants import VARIANTS, generate, loaded
+from benchmarks.variants import VARIANTS, generate, loaded, random_lora
 
 TEXT = VARIANTS[0]
 EAGER = ("regional", "inductor_flags")
 CLOSE = dict(rtol=0, atol=1e-3)  # of latents of about 1; a LoRA of these tests changes them by 0.1
-
-
-def random_lora(transformer, rank, seed):
-    """Return a LoRA of every linear layer, in diffusers' format."""
-    generator = torch.Generator().manual_seed(seed)
-    layers = {n: m for n, m in transformer.named_modules() if isinstance(m, nn.Linear)}
-    state = {}
-    for name, layer in layers.items():
-        down = torch.randn(rank, layer.in_features, generator=generator) * 0.05
-        up = torch.randn(layer.out_features, rank, generator=generator) * 0.05
-        state[f"transformer.{name}.lora_A.weight"] = down
-        state[f"transformer.{name}.lora_B.weight"] = up
-    return state
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +24,7 @@ def plain(pipeline):
 
 @pytest.fixture(scope="module")
 def loras(pipeline):
-    return [random_lora(pipeline.transformer, rank, rank) for rank in (4, 8)]
+    return [random_lora(pipeline.transformer, rank, seed=rank) for rank in (4, 8)]
 
 
 @pytest.fixture(scope="module")
