@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +64,23 @@ def configure(config: pytest.Config, folder: Path) -> None:
         config.option.benchmark_quiet = False
 
 
+# Options of pytest-benchmark that its `pedantic` mode ignores.
+IGNORED = (
+    "--benchmark-min-rounds",
+    "--benchmark-min-time",
+    "--benchmark-max-time",
+    "--benchmark-warmup",
+    "--benchmark-warmup-iterations",
+    "--benchmark-calibration-precision",
+)
+
+
 def why_unusable(config: pytest.Config) -> str | None:
-    """Return which option of pytest-benchmark would mislead or fail at the end, or None."""
+    """Return which option of pytest-benchmark misleads, has no effect or fails late, or None."""
+    return _why_misleading(config) or _why_ignored(config) or _why_not_written(config)
+
+
+def _why_misleading(config: pytest.Config) -> str | None:
     for name in ("--benchmark-only", "--benchmark-skip"):
         if config.getoption(name, False):
             return f"{name} would skip cases or their verdicts, and pass: leave it out"
@@ -72,9 +89,29 @@ def why_unusable(config: pytest.Config) -> str | None:
             "--benchmark-compare-fail judges times without their noise: leave it out, and let "
             "the verdicts judge"
         )
-    path = config.getoption("--benchmark-json", None)
+    return None
+
+
+def _why_ignored(config: pytest.Config) -> str | None:
+    words = [
+        *map(str, config.invocation_params.args),
+        *os.environ.get("PYTEST_ADDOPTS", "").split(),
+    ]
+    given = {word.partition("=")[0] for word in words}
+    if ignored := next((option for option in IGNORED if option in given), None):
+        return (
+            f"{ignored} has no effect: the suite warms each case up and samples it until its "
+            "noise is known; limit it with --rounds or --seconds"
+        )
+    return None
+
+
+def _why_not_written(config: pytest.Config) -> str | None:
+    """Return which file could not be written at the end of the session, or None."""
+    if config.getoption("--benchmark-histogram", None) and not find_spec("pygal"):
+        return "--benchmark-histogram needs pygal: pip install 'pytest-benchmark[histogram]'"
     try:
-        if path:
+        if path := config.getoption("--benchmark-json", None):
             check_writable(path)
     except FluxFastError as error:
         return f"--benchmark-json: {error}"

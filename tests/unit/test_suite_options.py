@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from fluxfast.mini import WEIGHTS
-from fluxfast.pytest_plugin import benchmark
+from fluxfast.pytest_plugin import benchmark, plugin
 from tests.support.collecting import QUIET
 from tests.support.pages import REPOSITORY
 
@@ -67,9 +67,32 @@ def test_options_come_from_the_environment_too(collect, monkeypatch):
     assert status == pytest.ExitCode.USAGE_ERROR and "no baseline is named /" in errors
 
 
+def test_lora_swaps_are_timed_where_their_file_is_named(collect):
+    """`test_the_suite_runs_from_any_directory` counts what the folder selects without them."""
+    status, names, _ = collect(f"{SUITE}/test_lora_swap.py", "--gpu", "cpu")
+    assert status == 0 and len(names) == 6  # two ranks of three models
+    assert all(name.startswith("test_lora_swap[") for name in names)
+
+
+def test_loras_are_compared_on_schnell_alone_on_a_cpu(collect):
+    file = str(REPOSITORY / "correctness_tests" / "test_lora.py")
+    for words, model in (((), "[schnell-"), (("--model", "dev"), "[dev-")):
+        status, names, _ = collect(file, "--gpu", "cpu", *words)
+        assert status == 0 and len(names) == 3 and all(model in name for name in names)
+
+
+@pytest.mark.parametrize(
+    "name", ["test_latency.py::test_verdict", "test_lora_swap.py::test_lora_swap"]
+)
+def test_workers_of_xdist_may_not_time_anything(name):
+    with pytest.raises(pytest.UsageError, match="run in parallel"):
+        plugin.pytest_xdist_node_collection_finished([f"perf_tests/{name}[dev]"])
+
+
 CASES = "cases: [{checkpoint: my-dev, resolution: 64, optimizations: [sdpa]}]"
 MISTAKES = {
     ("--benchmark-json=nowhere/b.json",): "there is no folder",
+    ("--benchmark-min-rounds=5",): "--benchmark-min-rounds has no effect",
     ("--benchmark-compare-fail=mean:5%",): "--benchmark-compare-fail judges times without",
     ("--baselines=nowhere",): "there is no such folder",
     ("--cases=nothing.yaml",): "No such file",
