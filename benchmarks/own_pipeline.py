@@ -44,9 +44,10 @@ def main() -> int:
     parser.add_argument("--rehearse", action="store_true", help="the mini family, on a CPU")
     options = parser.parse_args()
     quiet_libraries()
-    study = Study(is_gpu=not options.rehearse)
+    hardware = detect("cpu" if options.rehearse else "cuda")
+    study = Study(is_gpu=hardware.is_gpu)
     record = Record(options.out, budget_s=1500)
-    record.part("environment", lambda: environment(detect(study.device)))
+    record.part("environment", lambda: environment(hardware))
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "optimize and undo": study.optimize_and_undo,
         "LoRA": study.lora,

@@ -14,6 +14,7 @@ import torch
 
 from fluxfast.api.report import Report, repeated_call
 from fluxfast.errors import FluxFastError
+from fluxfast.models.dropped_text import warn_of_dropped_text
 from fluxfast.models.lora.adapter import AppliedLora, Lora
 from fluxfast.models.lora.read import Source, read_lora
 from fluxfast.models.recognition import recognise_pipeline
@@ -233,7 +234,9 @@ class OptimizedPipeline:
         _check_arguments(arguments)
         for react in self._build.before_call:
             react(arguments)
-        vars(self)["_last_call"] = {n: v for n, v in arguments.items() if n != "self"}
+        call = {name: value for name, value in arguments.items() if name != "self"}
+        warn_of_dropped_text(self.pipeline, (), call)
+        vars(self)["_last_call"] = call
 
 
 def _read(

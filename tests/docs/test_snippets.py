@@ -10,8 +10,11 @@ import sys
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import save_file
 
+import fluxfast
 import fluxfast.optimizations.attention as attention
+from benchmarks.variants import random_lora
 from fluxfast.hardware import detect
 from fluxfast.models.weights import resolve
 from fluxfast.optimizations.base import Situation
@@ -41,6 +44,9 @@ def test_the_snippet_of_the_readme_generates_an_image(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_snippets_of_the_python_guide_run_in_their_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    transformer = fluxfast.load("mini-dev").transformer
+    for seed, name in enumerate(("cartoon", "ink")):
+        save_file(random_lora(transformer, rank=4, seed=seed), f"{name}.safetensors")
     names = {}
     for number, snippet in enumerate(snippets("docs/guides/python.md")):
         exec(compile(snippet, f"python.md, snippet {number}", "exec"), names)

@@ -50,7 +50,8 @@ WAYS = {
     "collected with a fault": ("python -m pytest -p tests.support.sabotage.",),
     "make": ("make ",),
     "refused without a GPU": tuple(
-        f"python -m benchmarks.{name}" for name in ("epilogues", "fusions", "start", "vae")
+        f"python -m benchmarks.{name}"
+        for name in ("epilogues", "fusions", "own_pipeline", "start", "vae")
     ),
     "read": ("pip install ", "pytest tests"),
 }

@@ -8,6 +8,7 @@ import itertools
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -105,10 +106,11 @@ def run_pytest(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[i
 
 
 class StandIn:
-    """Stand in for a built pipeline; it generates a grey image."""
+    """Stand in for a built pipeline; it generates a gradient."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.request, self.pipeline = plan, plan.situation.request, None
+        self.plan, self.request = plan, plan.situation.request
+        self.pipeline = SimpleNamespace(tokenizer=None, tokenizer_2=None)
 
     def __enter__(self):
         return self
@@ -117,7 +119,7 @@ class StandIn:
         return None
 
     def generate(self):
-        return [Image.new("RGB", (self.request.width, self.request.height), "grey")]
+        return [Image.linear_gradient("L").convert("RGB")]
 
 
 def rehearse_commands(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
