@@ -12,8 +12,8 @@ from fluxfast.bench.baselines.lookup import baseline_for
 from fluxfast.console import out
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect, environment
+from fluxfast.models.hub_cache import is_cached
 from fluxfast.models.spec import DEV, default_request
-from fluxfast.models.weights import is_cached
 from fluxfast.optimizations.base import Axis, Optimization, Situation
 from fluxfast.optimizations.registry import (
     default_names,

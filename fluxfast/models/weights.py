@@ -21,6 +21,7 @@ from fluxfast.models.configuration import (
     read_configuration,
     read_json,
 )
+from fluxfast.models.hub_cache import is_cached
 from fluxfast.models.lora.source import LoraSource
 from fluxfast.models.memory import PUBLISHED_PARAMETERS, check_weights_fit
 from fluxfast.models.recognition import recognise_pipeline
@@ -31,7 +32,6 @@ from fluxfast.models.spec import (
     changed_request,
     default_request,
 )
-from fluxfast.models.weight_files import weight_map
 
 if TYPE_CHECKING:
     import torch
@@ -170,39 +170,6 @@ def _custom(ckpt: str, weights: str) -> Checkpoint:
         why=found.why,
         own_blocks=found.blocks,
     )
-
-
-CACHED_FILES = (
-    "model_index.json",
-    "vae/diffusion_pytorch_model.safetensors",
-    "text_encoder/model.safetensors",
-)
-CACHED_INDEXES = (
-    "transformer/diffusion_pytorch_model.safetensors.index.json",
-    "text_encoder_2/model.safetensors.index.json",
-)
-
-
-def is_cached(hub_id: str) -> bool:
-    """Return whether all weights of a published checkpoint are in the local Hugging Face cache.
-
-    Raises:
-        CheckpointError: an index of shards in the cache is damaged.
-    """
-    from huggingface_hub import try_to_load_from_cache
-
-    def local(name: str) -> str | None:
-        found = try_to_load_from_cache(hub_id, name)
-        return found if isinstance(found, str) else None
-
-    needed = list(CACHED_FILES)
-    for name in CACHED_INDEXES:
-        index = local(name)
-        if index is None:
-            return False
-        shards = set(weight_map(Path(index)).values())
-        needed += [f"{name.partition('/')[0]}/{shard}" for shard in shards]
-    return all(local(name) for name in needed)
 
 
 def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> FluxPipeline:

@@ -16,8 +16,10 @@ from fluxfast.mini import WEIGHTS
 from fluxfast.models.architecture import MINI
 from fluxfast.models.completeness import check_checkpoint, check_vocabularies
 from fluxfast.models.configuration import NETWORKS, read_configuration
+from fluxfast.models.hub_cache import is_cached
+from fluxfast.models.memory import check_weights_fit
 from fluxfast.models.weight_files import weight_map
-from fluxfast.models.weights import check_weights_fit, is_cached, load, resolve
+from fluxfast.models.weights import load, resolve
 from tests.support.machines import CPU
 
 TRANSFORMER_FILE = "transformer/diffusion_pytorch_model.safetensors"
