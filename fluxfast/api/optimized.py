@@ -232,8 +232,6 @@ class OptimizedPipeline:
         if change:
             raise changed_after_optimizing(change)
         _check_arguments(arguments)
-        for react in self._build.before_call:
-            react(arguments)
         call = {name: value for name, value in arguments.items() if name != "self"}
         warn_of_dropped_text(self.pipeline, (), call)
         vars(self)["_last_call"] = call

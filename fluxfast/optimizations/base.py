@@ -188,8 +188,6 @@ class Build:
         artifacts: where exported packages are.
         undo: callbacks that restore every global setting, run when the pipeline is closed.
         compiler_options: Inductor options for everything that is compiled for this pipeline.
-        before_call: functions of a call's arguments by name, defaults included, that run before
-            each call of a pipeline that the caller has loaded.
         quantize: returns a weight quantized as those of the block layers are; None if they are not.
         on_new_weights: functions that derive anew what was derived from the weights, in the same
             memory, after the weights were rewritten.
@@ -200,7 +198,6 @@ class Build:
     artifacts: Artifacts
     undo: ExitStack = field(default_factory=ExitStack)
     compiler_options: dict[str, Any] = field(default_factory=dict)
-    before_call: list[Callable[[Mapping[str, Any]], None]] = field(default_factory=list)
     quantize: Callable[[Tensor], Tensor] | None = None
     on_new_weights: list[Callable[[], None]] = field(default_factory=list)
 
