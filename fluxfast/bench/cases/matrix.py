@@ -83,6 +83,11 @@ def smoke(situation: Situation) -> list[Names]:
     return [eager_names(situation.hardware), default_names(situation)]
 
 
+def default(situation: Situation) -> list[Names]:
+    """Return the default optimizations alone."""
+    return [default_names(situation)]
+
+
 def tiers(situation: Situation) -> list[Names]:
     """Return eager, the lossless preset, the default optimizations, and those with a cache."""
     caches = available(Axis.CACHE, situation.hardware)
@@ -187,6 +192,7 @@ def pairwise(situation: Situation) -> list[Names]:
 
 MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
     "smoke": smoke,
+    "default": default,
     "tiers": tiers,
     "peers": peers,
     "ablation": ablation,
