@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import isinf, isnan
 from pathlib import Path
@@ -36,7 +36,7 @@ NOT_MEASURED = pytest.StashKey[dict[str, str]]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect cases that take minutes on a CPU, unless --model names their model."""
+    """Deselect what takes minutes on a CPU, unless --model names its model."""
     if config.stash[SUITE].hardware.is_gpu or config.getoption("--model"):
         return
     slow = [item for item in items if _is_slow(item)]
@@ -55,6 +55,8 @@ def _is_slow(item: pytest.Item) -> bool:
     if not isinstance(planned, PlannedCase) or planned.checkpoint.model.is_few_step:
         return False
     hardware = planned.plan.situation.hardware
+    if getattr(getattr(item, "module", None), "SHORTEST_MODEL_ON_A_CPU", False):
+        return True
     return any(o.slow_to_generate(hardware) for o in planned.plan.optimizations)
 
 
@@ -169,6 +171,18 @@ def repeated(
 
 
 @pytest.fixture(scope="session")
+def show(planned: PlannedCase, suite: Suite) -> Callable[[str, Quality], None]:
+    """Return a function that adds a row with this label to the final table."""
+
+    def add(label: str, quality: Quality) -> None:
+        table = suite.config.stash.setdefault(MEASURED, {})
+        shown = {name: quality.formatted(name) for name in QUALITY_METRICS if quality.has(name)}
+        table[f"{planned.case.id} {label}"] = (f"{planned.case.model}, {label}", shown)
+
+    return add
+
+
+@pytest.fixture(scope="session")
 def quality(
     planned: PlannedCase,
     suite: Suite,
@@ -176,12 +190,11 @@ def quality(
     reference: GeneratedImages,
     prompts: list[Prompt],
     clip: Clip | None,
+    show: Callable[[str, Quality], None],
 ) -> Quality:
     """Return the quality of the case's images against the eager ones, and store its figures."""
     measured = compare_images(generated, reference, prompts, clip)
-    table = suite.config.stash.setdefault(MEASURED, {})
-    shown = {name: measured.formatted(name) for name in QUALITY_METRICS if measured.has(name)}
-    table[planned.case.id] = (f"{planned.case.model}, {planned.label}", shown)
+    show(planned.label, measured)
     # JSON has no infinity, which is the PSNR of equal images.
     known = {name: x for name, x in measured.figures.items() if not isnan(x)}
     figures = {name: None if isinf(x) else x for name, x in known.items()}

@@ -1,16 +1,22 @@
-"""Fixtures of the performance tests: paired references, and the tree of another revision."""
+"""Fixtures of the performance tests: paired references, the tree of another revision, swaps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fluxfast.bench.ab import revision
+from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.paired import PairedReferences, paired_references
 from fluxfast.files import required_checkout
 from fluxfast.pytest_plugin.session import Suite
+from fluxfast.tables import plain_table, render
+
+collect_ignore = ["test_lora_swap.py"]  # runs where it is named: its times have no baseline
+SWAPS = pytest.StashKey[list[tuple[str, ...]]]()
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +33,29 @@ def other_tree(suite: Suite) -> Iterator[Path]:
     ref, folder = suite.options.against or "", suite.folder / "against"
     with revision.worktree(ref, checkout, folder) as tree:
         yield tree
+
+
+@pytest.fixture(scope="session")
+def show(suite: Suite) -> Callable[..., None]:
+    """Return a function that adds the times of swaps to the table at the end."""
+
+    def add(planned: PlannedCase, rank: int, stats: Any, limit: float | None) -> None:
+        times = [f"{seconds:.3f}" for seconds in (stats.median, stats.min, stats.max)]
+        judged = "not judged" if limit is None else f"{limit:g}"
+        row = (f"{planned.case.model}, {planned.label}", str(rank), *times, judged)
+        suite.config.stash.setdefault(SWAPS, []).append(row)
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the times of LoRA swaps, if there are any."""
+    rows = config.stash.get(SWAPS, [])
+    if not rows:
+        return
+    titles = ("rank", "median s", "least s", "most s", "limit s")
+    table = plain_table("case", *titles, numbers=titles)
+    for row in rows:
+        table.add_row(*row)
+    terminalreporter.section("LoRA swaps")
+    terminalreporter.write_line(render(table))

@@ -23,6 +23,7 @@ from fluxfast.pytest_plugin.planning import check_takes_cases
 from fluxfast.pytest_plugin.session import Suite
 
 SUITE = pytest.StashKey[Suite]()
+TIMING = ("::test_verdict[", "::test_lora_swap[")  # tests that depend on times
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(ids: Iterable[str]) -> None:
     """Refuse to time cases in parallel: each would be slower because of the others."""
-    if any("::test_verdict[" in nodeid for nodeid in ids):
+    if any(name in nodeid for nodeid in ids for name in TIMING):
         error = FluxFastError(
             "cases that run in parallel slow each other down",
             got="pytest-xdist: --numprocesses (-n) or --dist",
