@@ -28,7 +28,7 @@ PIPELINE_METHODS = (
     "enable_model_cpu_offload", "enable_sequential_cpu_offload", "enable_group_offload",
     "save_pretrained", "push_to_hub",
     "enable_xformers_memory_efficient_attention", "set_use_memory_efficient_attention_xformers",
-    "fuse_qkv_projections", "unfuse_qkv_projections",
+    "fuse_qkv_projections", "unfuse_qkv_projections", "enable_lora_hotswap", "reset_device_map",
 )  # fmt: skip
 # The same for the pipeline's networks.
 MODULE_METHODS = (
@@ -39,7 +39,8 @@ MODULE_METHODS = (
     "set_default_attn_processor", "set_attention_backend", "reset_attention_backend",
     "enable_group_offload", "enable_layerwise_casting", "enable_parallelism", "enable_cache",
     nn.Module.compile.__name__, "compile_repeated_blocks", "half", "float", "double", "bfloat16",
-    "type",
+    "type", "enable_lora_hotswap", "dequantize", "disable_cache", "to_empty",
+    "enable_gradient_checkpointing", "load_adapter", "delete_adapter",
 )  # fmt: skip
 
 

@@ -52,6 +52,8 @@ def _obstacles(pipeline: Any) -> Iterator[tuple[str, str]]:
     for name, network in _networks(pipeline):
         if any(_is_hooked(module) for module in network.modules()):
             yield f"its {name} is offloaded or cached", "load it without offloading or caching"
+        if any(parameter.is_meta for parameter in network.parameters()):
+            yield f"its {name} has tensors without values (meta)", "load every weight first"
     devices = {str(p.device) for _, network in _networks(pipeline) for p in network.parameters()}
     if len(devices) > 1:
         yield f"its networks are on {', '.join(sorted(devices))}", "move it with to(device)"

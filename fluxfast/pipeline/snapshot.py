@@ -78,11 +78,13 @@ class Snapshot:
 
     def __init__(self, pipeline: Any) -> None:
         """Record the pipeline, its image processors and its modules."""
+        self.pipeline, self.kind = pipeline, type(pipeline)
+        self.components = dict(pipeline.components)
         self.roots = [m for m in pipeline.components.values() if isinstance(m, nn.Module)]
         processors = [p for name, p in vars(pipeline).items() if name.endswith("_processor")]
         # A network's configuration is frozen for its items, not for its attributes.
         configs = [root.config for root in self.roots if hasattr(root, "config")]
-        things = (pipeline, *processors, *configs, *self._modules())
+        things = (*processors, *configs, *self._modules())
         self.objects = [_recorded(thing) for thing in things]
         self.originals: dict[int, Original] = {}
         for tensor in self._tensors():
@@ -100,7 +102,12 @@ class Snapshot:
         return self.originals[id(tensor)]
 
     def restore(self) -> None:
-        """Restore everything that was recorded."""
+        """Restore everything that was recorded.
+
+        Of the pipeline these are its class and components: other attributes are set by its calls.
+        """
+        self.pipeline.__class__ = self.kind
+        vars(self.pipeline).update(self.components)
         for thing in self.objects:
             thing.restore()
         for original in self.originals.values():

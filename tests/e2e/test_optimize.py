@@ -57,6 +57,7 @@ def test_undo_restores_classes_attributes_and_tensors(pipeline, plain):
     assert not torch.allclose(generate(fast, TEXT), plain, **CLOSE)  # int8 rounds
     pipeline.transformer.config.in_channels = 8  # as diffusers does when it loads a control LoRA
     assert fast.undo() is pipeline and fast.undo() is pipeline
+    assert pipeline.guidance_scale == 3.5  # as the last call set it
     assert type(pipeline) is FluxPipeline and "to" not in vars(pipeline.transformer)
     assert pipeline.transformer.config.in_channels == 64
     assert list(pipeline.transformer.state_dict()) == list(state)
@@ -208,6 +209,7 @@ def test_what_has_hold_of_the_transformer_is_refused_by_name(pipeline):
         "OwnProcessor": lambda p: p.transformer.set_attn_processor(OwnProcessor()),
         "quantized": lambda p: vars(p.transformer).update(hf_quantizer=object()),
         "compiled": lambda p: p.transformer.compile(),
+        "without values": lambda p: p.vae.to("meta"),
         "offloaded or cached": lambda p: vars(p.vae).update(_hf_hook=object()),
     }
     for named, spoil in cases.items():
