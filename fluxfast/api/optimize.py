@@ -175,7 +175,7 @@ def _optimized(
 
 
 def _random_state_kept(pipeline: Any) -> Any:
-    """Return a context that leaves the random generators as they were: new layers draw weights."""
+    """Return a context that restores the random generators, which new layers advance."""
     is_gpu = pipeline.device.type == "cuda"
     return torch.random.fork_rng(devices=[pipeline.device] if is_gpu else [])
 

@@ -198,9 +198,10 @@ def test_verdicts_are_computed_once_for_a_session(session, monkeypatch):
     monkeypatch.setattr(
         comparing, "measure_in", lambda tree, request, report: {i: process() for i in request.cases}
     )
-    judge_sides = session_module.judge_sides
+    judging = session_module.judging
+    judge_sides = judging.judge_sides
     monkeypatch.setattr(
-        session_module, "judge_sides", lambda sides: count.append(1) or judge_sides(sides)
+        judging, "judge_sides", lambda sides: count.append(1) or judge_sides(sides)
     )
     session.compare(lambda: Path("other"))
     for _ in range(3):

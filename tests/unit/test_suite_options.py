@@ -1,5 +1,6 @@
 """Options of the suite, of pytest and of pytest-benchmark: what is selected, what is refused."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from tests.support.collecting import QUIET
 from tests.support.pages import REPOSITORY
 
 SUITE = str(REPOSITORY / "perf_tests")
+OF_THE_SUITE = {path.stem for path in Path(SUITE).glob("*.py")} - {"conftest"}
 ON_A_CPU = [SUITE, "--gpu", "cpu"]
 
 
@@ -33,6 +35,9 @@ def collect(monkeypatch, tmp_path, capsys):
     )  # pytest-benchmark would disable itself
 
     def run(*words):
+        # Another test of this process may have imported the modules of a copy of the suite.
+        for name in [name for name in sys.modules if name.rpartition(".")[2] in OF_THE_SUITE]:
+            monkeypatch.delitem(sys.modules, name)
         plugin = Selected()
         status = pytest.main([*words, *QUIET], plugins=[plugin])
         return status, plugin.names, capsys.readouterr().err
