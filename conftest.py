@@ -16,6 +16,10 @@ IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if IS_WORKER:  # the workers already use every core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    # Inductor compiles a probe for the CPU's vector instructions in each process, and the wrapper
+    # of a package with optimizations that a package called twice does not repay.
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+    os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 
 
 @pytest.hookimpl(trylast=True)

@@ -200,9 +200,7 @@ def test_verdicts_are_computed_once_for_a_session(session, monkeypatch):
     )
     judging = session_module.judging
     judge_sides = judging.judge_sides
-    monkeypatch.setattr(
-        judging, "judge_sides", lambda sides: count.append(1) or judge_sides(sides)
-    )
+    monkeypatch.setattr(judging, "judge_sides", lambda sides: count.append(1) or judge_sides(sides))
     session.compare(lambda: Path("other"))
     for _ in range(3):
         session.judge(session.selected[1])

@@ -550,9 +550,12 @@ def test_each_operator_matches_its_fake(operator):
 @pytest.mark.slow
 @pytest.mark.subprocess
 @pytest.mark.compile
-def test_every_kernel_compiles_for_a_hopper_gpu():
+@pytest.mark.parametrize(
+    "words", [[], pytest.param(["--every"], marks=pytest.mark.interpreter)], ids=["some", "every"]
+)
+def test_every_kernel_compiles_for_a_hopper_gpu(words):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.support.compile_kernels"]
+    command = [sys.executable, "-m", "tests.support.compile_kernels", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     rows = json.loads(done.stdout)
     products = {

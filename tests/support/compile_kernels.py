@@ -1,7 +1,8 @@
-"""Compile every kernel for a Hopper GPU, without one, and print what each one became as JSON.
+"""Compile the kernels for a Hopper GPU, without one, and print what each one became as JSON.
 
 Run it in a process of its own, without TRITON_INTERPRET: `python -m tests.support.compile_kernels`.
-With a folder as argument it also writes the PTX of every variant there, to compare two commits.
+`--every` adds the GEMMs' other tiles and number formats. With a folder as argument it also writes
+the PTX of every variant there, to compare two commits.
 """
 
 import json
@@ -109,13 +110,15 @@ def gemm_variant(kernel, tile, in_bytes, out_bytes, out_box, constants):
     return Variant(kernel, types, flags, options)
 
 
-def gemms():
-    both_tiles = (tiles.LARGE, tiles.SMALL)
+def gemms(every):
+    """Yield the GEMMs with the large tile and one number format, or with all of both."""
+    both_tiles = (tiles.LARGE, tiles.SMALL) if every else (tiles.LARGE,)
+    formats = list(product(KINDS, KINDS, (False, True))) if every else [(1, 1, True), (2, 2, False)]
     for tile in both_tiles:
         box = [tile.rows, tile.columns]
         kernel = gemm_gelu.fluxfast_gelu_product
         yield gemm_variant(kernel, tile, 1, 1, box, dict(HAS_TANH=True))
-    for tile, in_bytes, out_bytes, has_text in product(both_tiles, KINDS, KINDS, (False, True)):
+    for tile, (in_bytes, out_bytes, has_text) in product(both_tiles, formats):
         stores = tile.stores(out_bytes)
         box = [1, tile.rows, tile.columns // stores]
         flags = dict(HEAD_DIM=128, STORES=stores, HAS_TEXT=has_text)
@@ -178,8 +181,8 @@ def images():
     yield Variant(vae.fluxfast_bias_residual, types | pointers(("bias",), "fp32"), tile, options)
 
 
-def variants():
-    """Yield each branch of each kernel at the widths of Flux."""
+def variants(every):
+    """Yield each branch of each kernel at the widths of Flux, with some or all kinds of GEMMs."""
     for is_fp8 in (False, True):
         out = {"out": "*fp8e4nv" if is_fp8 else "*bf16", "out_scales": "*fp32", "eps": "fp32"}
         yield from norms(is_fp8, out)
@@ -188,14 +191,15 @@ def variants():
         rotary |= {"tables": rope.RopeTables("*fp32", "*fp32")}
         constants, options = dict(HEADS=8, HEAD_BLOCK=128), dict(num_warps=1)
         yield Variant(rope.fluxfast_qkv_rotary, rotary, constants, options)
-    yield from gemms()
+    yield from gemms(every)
     yield from images()
 
 
 def main():
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    every, words = "--every" in sys.argv, [word for word in sys.argv[1:] if word != "--every"]
+    folder = Path(words[0]) if words else None
     rows = []
-    for number, (kernel, types, constants, options) in enumerate(variants()):
+    for number, (kernel, types, constants, options) in enumerate(variants(every)):
         done = compiled(kernel, types, constants, options)
         if folder:
             (folder / f"{number:02d}_{kernel.__name__}.ptx").write_text(done.asm["ptx"])
