@@ -79,8 +79,9 @@ class Snapshot:
     def __init__(self, pipeline: Any) -> None:
         """Record the pipeline, its image processors and its modules."""
         self.pipeline, self.kind = pipeline, type(pipeline)
-        self.components = dict(pipeline.components)
-        self.roots = [m for m in pipeline.components.values() if isinstance(m, nn.Module)]
+        components = pipeline.components.items()
+        self.networks = {n: c for n, c in components if isinstance(c, nn.Module)}
+        self.roots = list(self.networks.values())
         processors = [p for name, p in vars(pipeline).items() if name.endswith("_processor")]
         # A network's configuration is frozen for its items, not for its attributes.
         configs = [root.config for root in self.roots if hasattr(root, "config")]
@@ -104,10 +105,13 @@ class Snapshot:
     def restore(self) -> None:
         """Restore everything that was recorded.
 
-        Of the pipeline these are its class and components: other attributes are set by its calls.
+        Of the pipeline these are its class and its networks, unless one was removed: its other
+        attributes are set by the caller and by calls.
         """
         self.pipeline.__class__ = self.kind
-        vars(self.pipeline).update(self.components)
+        for name, network in self.networks.items():
+            if getattr(self.pipeline, name) is not None:
+                setattr(self.pipeline, name, network)
         for thing in self.objects:
             thing.restore()
         for original in self.originals.values():

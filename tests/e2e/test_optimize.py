@@ -171,11 +171,15 @@ def test_another_component_raises_and_other_attributes_are_the_pipelines(pipelin
     with optimized(pipeline) as fast:
         fast.note = "mine"
         assert pipeline.note == "mine" and fast.vae is pipeline.vae
-        fast.text_encoder_2 = None  # as people do to make room once the prompt is encoded
+        encoder, fast.text_encoder_2 = fast.text_encoder_2, None  # its work may be done
         assert fast._weights.change(pipeline) is None
-        fast.vae = AutoencoderTiny(latent_channels=16)
+        vae, fast.vae = fast.vae, AutoencoderTiny(latent_channels=16)
         with pytest.raises(fluxfast.FluxFastError, match="cannot be changed"):
             generate(fast, TEXT)
+        scheduler, fast.scheduler = fast.scheduler, copy.deepcopy(fast.scheduler)
+    assert pipeline.vae is vae and pipeline.scheduler is not scheduler
+    assert pipeline.text_encoder_2 is None and pipeline.note == "mine"
+    pipeline.text_encoder_2 = encoder
 
 
 def test_attention_arguments_without_effect_are_refused(pipeline):

@@ -69,6 +69,8 @@ def why_unsupported_request(situation: Situation) -> str | None:
 def proof(evidence: Evidence) -> Proof:
     """Return a proof: active if T5's blocks are compiled and both encoders were replayed."""
     pipeline = evidence.pipeline
+    if pipeline.text_encoder is None or pipeline.text_encoder_2 is None:
+        return Proof(is_active=False, detail="a text encoder was removed from the pipeline")
     proofs = [
         compiled_blocks_proof(evidence, list(pipeline.text_encoder_2.encoder.block)),
         replay_proof(pipeline.text_encoder.forward),

@@ -67,7 +67,7 @@ class ModulationTable:
     """
 
     def __init__(self, pipeline: Any) -> None:
-        self.transformer, self.scheduler = pipeline.transformer, pipeline.scheduler
+        self.pipeline, self.transformer = pipeline, pipeline.transformer
         doubles = [(block, block.norm1) for block in self.transformer.transformer_blocks]
         texts = [(block, block.norm1_context) for block, _ in doubles]
         singles = [(block, block.norm) for block in self.transformer.single_transformer_blocks]
@@ -89,7 +89,8 @@ class ModulationTable:
     def __call__(self, module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Fill the vectors of this step; a forward pre-hook with keyword arguments."""
         timestep, pooled = keywords["timestep"], keywords["pooled_projections"]
-        table = self._table_for((self.scheduler.timesteps, pooled, keywords.get("guidance")))
+        schedule = self.pipeline.scheduler.timesteps  # the scheduler may have been replaced
+        table = self._table_for((schedule, pooled, keywords.get("guidance")))
         of_step = table.timesteps == timestep[0]
         row = table.vectors.index_select(0, of_step.int().argmax().view(1))[0]
         self._current(row).copy_(torch.where(of_step.any(), row, torch.nan))
