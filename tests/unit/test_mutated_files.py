@@ -17,8 +17,9 @@ from fluxfast.bench.results.store import read_result
 from fluxfast.bench.results.summary import summarize
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS
 from fluxfast.bench.verdicts.tables import verdict_table
-from fluxfast.errors import FluxFastError
+from fluxfast.errors import ArtifactError, FluxFastError
 from fluxfast.mini import WEIGHTS
+from fluxfast.optimizations.compilation import _manifest
 from tests.support.machines import CPU, H200
 from tests.support.results import CANARIES, result
 
@@ -202,3 +203,39 @@ def test_a_baseline_is_refused_or_judges(folder, written, draw):
     assert baseline.judge([RESULT]).outcome and baseline.gpu.describes(H200) in (True, False)
     write_baseline(baseline)
     assert read_baseline(path).results.keys() == baseline.results.keys()
+
+
+DESCRIPTION = {"schema": _manifest.SCHEMA, "model": "dev", "height": 64, "width": 64,
+               "batch_size": 1, "max_sequence_length": 32, "optimizations": ["export_aoti"],
+               "gpu": "a GPU", "stack": {"torch": "2.13.0"}}  # fmt: skip
+PACKAGES = {
+    name: {"sha256": "0" * 64, "options": {"epilogue_fusion": False},
+           "inputs": [{"tensor": [[1, 2], [2, 1], "torch.float32", "cpu"]}, {"value": None}],
+           "constants": {"x.weight": [[2], [1], "torch.float32", "cpu"]}}
+    for name in ("transformer", "decoder")
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packages")
+    _manifest.write(folder, DESCRIPTION, PACKAGES)
+    return folder / _manifest.FILE
+
+
+@mutated
+@given(data=st.data())
+def test_a_mutated_manifest_is_refused_or_the_same(data, manifest):
+    content = json.loads(manifest.read_text())
+    changed = data.draw(mutation(content, keys=("schema", "packages", "other")))
+    text = json.dumps(changed)
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, len(text)))
+        text = text[:place] + data.draw(st.sampled_from(DAMAGE)) + text[place + 1 :]
+    other = manifest.parent / "other"
+    other.mkdir(exist_ok=True)
+    (other / _manifest.FILE).write_text(text, encoding="utf-8", errors="replace")
+    try:
+        assert _manifest.read(other, DESCRIPTION) == PACKAGES and json.loads(text) == content
+    except ArtifactError as error:
+        assert error.got and error.allowed and error.remedy

@@ -68,25 +68,32 @@ def folder_name(description: Mapping[str, Any]) -> str:
 
 def write(folder: Path, description: Mapping[str, Any], packages: Mapping[str, Any]) -> None:
     """Write the manifest of the packages in `folder`."""
-    write_atomically(
-        folder / FILE, json.dumps({**description, "packages": packages}, indent=1) + "\n"
-    )
+    manifest = {**description, "packages": packages}
+    manifest["checksum"] = _checksum(manifest)
+    write_atomically(folder / FILE, json.dumps(manifest, indent=1) + "\n")
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of the packages in `folder`.
 
     Raises:
-        ArtifactError: there is no manifest, or it differs; the error lists every difference.
+        ArtifactError: there is no manifest, it was edited, or it differs; the error lists every
+            difference.
     """
     path = folder / FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if found.pop("checksum") != _checksum(found):
+            raise ValueError("its checksum is of another content")
         packages: dict[str, Any] = found.pop("packages")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(
             "there is no usable exported package",
-            got=f"{path}: {type(error).__name__}",
+            got=f"{path}: {type(error).__name__}: {error}",
             allowed="a folder written by --compile_export_mode export_aoti for "
             f"{folder_name(description)}",
             remedy="run once with --compile_export_mode export_aoti, without --use-cached-model",
