@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxfast.errors import FluxFastError
-from fluxfast.pipeline.snapshot import plain_tensors
+from fluxfast.optimizations.precision._plain_tensors import plain_tensors
 
 # Methods of a pipeline that change weights, modules or where they are; those it has are refused.
 PIPELINE_METHODS = (

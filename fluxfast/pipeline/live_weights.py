@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from fluxfast.models.lora.adapter import Lora, LowRank, Shape, check_fits, merged
 from fluxfast.optimizations.base import Build
 from fluxfast.optimizations.fusion.fused_projections import FUSED_LAYERS
-from fluxfast.pipeline.snapshot import Original, Snapshot, memory, plain_tensors
+from fluxfast.optimizations.precision._plain_tensors import plain_tensors
+from fluxfast.pipeline.snapshot import Original, Snapshot, memory
 
 
 def recorded_layers(transformer: nn.Module, snapshot: Snapshot) -> dict[str, Original]:

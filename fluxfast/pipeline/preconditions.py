@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fluxfast.errors import FluxFastError
 from fluxfast.optimizations.base import LoadedPipeline
-from fluxfast.pipeline.snapshot import plain_tensors
 
 OPTIONAL_COMPONENTS = ("vae", "text_encoder", "text_encoder_2")
 PROCESSORS = ("FluxAttnProcessor",)  # those that attention operators and fused blocks replace
@@ -63,9 +63,8 @@ def _obstacles(pipeline: Any) -> Iterator[tuple[str, str]]:
             f"its attention processor {name}",
             "unload the IP-Adapter or processor (unload_ip_adapter, set_default_attn_processor)",
         )
-    if any(plain_tensors(parameter) != [parameter] for parameter in transformer.parameters()):
-        yield "its transformer is quantized", "load it in bfloat16 and enable fp8 or int8 here"
-    if getattr(transformer, "hf_quantizer", None) is not None:
+    has_quantizer = getattr(transformer, "hf_quantizer", None) is not None
+    if has_quantizer or any(map(is_traceable_wrapper_subclass, transformer.parameters())):
         yield "its transformer is quantized", "load it in bfloat16 and enable fp8 or int8 here"
 
 

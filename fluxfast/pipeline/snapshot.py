@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from fluxfast.optimizations.precision._plain_tensors import plain_tensors
 
 # Attributes of these types are restored in place, because others may hold the container itself
 # (the handle of a hook holds the dictionary of hooks).
@@ -138,14 +139,6 @@ class Snapshot:
 def memory(tensor: Tensor) -> int:
     """Return the address of the memory that holds the tensor's values."""
     return tensor.untyped_storage().data_ptr()
-
-
-def plain_tensors(tensor: Any) -> list[Tensor]:
-    """Return the tensor itself, or those that a quantized one consists of."""
-    if not is_traceable_wrapper_subclass(tensor):
-        return [tensor]
-    names = tensor.__tensor_flatten__()[0]
-    return [leaf for name in names for leaf in plain_tensors(getattr(tensor, name))]
 
 
 def _recorded(thing: Any) -> _Object:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fluxfast.errors import ArtifactError
+from fluxfast.optimizations.precision._plain_tensors import plain_tensors
 
 INDUCTOR_OPTIONS = {
     "aot_inductor.package": True,
@@ -49,15 +50,8 @@ def live_constants(module: nn.Module) -> dict[str, Tensor]:
                 continue
             owner, _, leaf = name.rpartition(".")
             stem = f"{owner}.parametrizations.{leaf}.original".removeprefix(".")
-            named |= {f"{stem}{i}": part for i, part in enumerate(_inner_tensors(tensor))}
+            named |= {f"{stem}{i}": part for i, part in enumerate(plain_tensors(tensor))}
     return named
-
-
-def _inner_tensors(tensor: Any) -> list[Tensor]:
-    if not is_traceable_wrapper_subclass(tensor):
-        return [tensor]
-    names = tensor.__tensor_flatten__()[0]
-    return [inner for name in names for inner in _inner_tensors(getattr(tensor, name))]
 
 
 def export_package(
