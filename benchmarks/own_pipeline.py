@@ -21,12 +21,12 @@ from torch import Tensor
 
 import fluxfast
 from benchmarks.record import Record
-from benchmarks.variants import VARIANTS, Variant, generate, loaded, random_lora
+from benchmarks.variants import VARIANTS, Variant, generate, loaded
 from fluxfast.console import quiet_libraries
 from fluxfast.hardware import detect, environment
+from fluxfast.models.lora.synthetic import synthetic_lora
 
 RANKS = (16, 128)
-LORA_STD = 0.03  # rank 16 then changes the synthetic dev's latents to 25 dB of those without
 SWAPS = 6
 CALLS: dict[str, dict[str, Any]] = {
     "28 steps": {},
@@ -101,9 +101,7 @@ class Study:
     def lora(self) -> dict[str, Any]:
         """Time swaps, and compare with eager weights that hold the LoRA."""
         pipeline = self._dev()
-        loras = {
-            r: random_lora(pipeline.transformer, r, r, LORA_STD * (16 / r) ** 0.25) for r in RANKS
-        }
+        loras = {rank: synthetic_lora(pipeline.transformer, rank) for rank in RANKS}
         plain, eager = self._image(pipeline, num_inference_steps=4), dict[int, Tensor]()
         with fluxfast.optimize(pipeline, preset="eager") as slow:
             for rank, lora in loras.items():

@@ -96,21 +96,6 @@ def generate(pipeline: Any, variant: Variant, seed: int = 0, **changes: Any) -> 
     return pipeline(**arguments, generator=generator).images
 
 
-def random_lora(
-    transformer: Any, rank: int, seed: int, std: float = 0.05
-) -> dict[str, torch.Tensor]:
-    """Return a LoRA of every linear layer in diffusers' format, with factors from N(0, std²)."""
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for name, layer in transformer.named_modules():
-        if isinstance(layer, torch.nn.Linear):
-            down = torch.randn(rank, layer.in_features, generator=generator) * std
-            up = torch.randn(layer.out_features, rank, generator=generator) * std
-            state[f"transformer.{name}.lora_A.weight"] = down.to(layer.weight.dtype)
-            state[f"transformer.{name}.lora_B.weight"] = up.to(layer.weight.dtype)
-    return state
-
-
 def _widened(transformer: Any, in_channels: int) -> Any:
     """Return the transformer with more input channels, whose weights are small and not zero."""
     if in_channels == transformer.config.in_channels:

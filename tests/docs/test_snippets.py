@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 import fluxfast
 import fluxfast.optimizations.attention as attention
-from benchmarks.variants import random_lora
 from fluxfast.hardware import detect
+from fluxfast.models.lora.synthetic import synthetic_lora
 from fluxfast.models.weights import resolve
 from fluxfast.optimizations.base import Situation
 from fluxfast.optimizations.registry import list_optimizations, optimizations, plan
@@ -46,7 +46,7 @@ def test_the_snippets_of_the_python_guide_run_in_their_order(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     transformer = fluxfast.load("mini-dev").transformer
     for seed, name in enumerate(("cartoon", "ink")):
-        save_file(random_lora(transformer, rank=4, seed=seed), f"{name}.safetensors")
+        save_file(synthetic_lora(transformer, 4, seed=seed), f"{name}.safetensors")
     names = {}
     for number, snippet in enumerate(snippets("docs/guides/python.md")):
         exec(compile(snippet, f"python.md, snippet {number}", "exec"), names)

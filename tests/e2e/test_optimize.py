@@ -11,7 +11,8 @@ from diffusers.models.transformers import transformer_flux
 from torch import nn
 
 import fluxfast
-from benchmarks.variants import PROMPT, VARIANTS, Variant, generate, loaded, random_lora
+from benchmarks.variants import PROMPT, VARIANTS, Variant, generate, loaded
+from fluxfast.models.lora.synthetic import synthetic_lora
 
 TEXT = VARIANTS[0]
 EAGER = ("regional", "inductor_flags")  # what compiles takes seconds, and is tested apart
@@ -286,7 +287,7 @@ def test_a_report_needs_a_call_and_does_not_touch_its_generator(pipeline):
 def test_original_weights_that_were_moved_to_the_host_come_back(monkeypatch):
     monkeypatch.setattr("fluxfast.api.optimize.FREE_MEMORY_SHARE", 2.0)  # never enough
     pipeline = loaded(TEXT, "cuda")
-    before, lora = generate(pipeline, TEXT), random_lora(pipeline.transformer, 4, 1)
+    before, lora = generate(pipeline, TEXT), synthetic_lora(pipeline.transformer, 4)
     with fluxfast.optimize(pipeline) as fast:
         originals = fast._snapshot.originals.values()
         assert any(original.data.device.type == "cpu" for original in originals)

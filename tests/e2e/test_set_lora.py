@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 import fluxfast
-from benchmarks.variants import VARIANTS, generate, loaded, random_lora
+from benchmarks.variants import VARIANTS, generate, loaded
+from fluxfast.models.lora.synthetic import synthetic_lora
 
 TEXT = VARIANTS[0]
 EAGER = ("regional", "inductor_flags")
@@ -24,7 +25,7 @@ def plain(pipeline):
 
 @pytest.fixture(scope="module")
 def loras(pipeline):
-    return [random_lora(pipeline.transformer, rank, seed=rank) for rank in (4, 8)]
+    return [synthetic_lora(pipeline.transformer, rank, seed=rank) for rank in (4, 8)]
 
 
 @pytest.fixture(scope="module")
