@@ -115,19 +115,25 @@ def references() -> dict[Any, GeneratedImages]:
 
 
 @pytest.fixture(scope="session")
+def eager_case(planned: PlannedCase) -> PlannedCase:
+    """Return the eager case of the same model, for images one at a time."""
+    situation = planned.plan.situation
+    one_by_one = replace(situation, request=replace(situation.request, batch_size=1))
+    return planned_case(eager_names(one_by_one.hardware), planned.checkpoint, one_by_one)
+
+
+@pytest.fixture(scope="session")
 def reference(
     planned: PlannedCase,
+    eager_case: PlannedCase,
     suite: Suite,
     prompts: list[Prompt],
     references: dict[Any, GeneratedImages],
 ) -> GeneratedImages:
     """Return the eager pipeline's images, generated one at a time: a batch must match them."""
     if planned.case.workload not in references:
-        situation = planned.plan.situation
-        one_by_one = replace(situation, request=replace(situation.request, batch_size=1))
-        eager = planned_case(eager_names(one_by_one.hardware), planned.checkpoint, one_by_one)
         suite.report(planned, "generating with the eager pipeline")
-        with build(eager.checkpoint, eager.plan) as pipeline:
+        with build(eager_case.checkpoint, eager_case.plan) as pipeline:
             references[planned.case.workload] = generate_images(pipeline, prompts)
     return references[planned.case.workload]
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
-from fluxfast.bench.cases.planned import PlannedCase, planned_case
+from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.lora_swap import swappable_case
 from fluxfast.errors import FluxFastError
-from fluxfast.optimizations.registry import eager_names
 from fluxfast.pytest_plugin.plugin import Suite
 from fluxfast.quality.budget import Budgets, violations
 from fluxfast.quality.clip import Clip
@@ -51,17 +50,15 @@ def eager_with_lora() -> dict[Any, GeneratedImages]:
 @pytest.fixture(scope="session")
 def wanted(
     planned: PlannedCase,
+    eager_case: PlannedCase,
     suite: Suite,
     few: list[Prompt],
     eager_with_lora: dict[Any, GeneratedImages],
 ) -> GeneratedImages:
     """The eager pipeline's images with the LoRA, generated one at a time."""
     if planned.case.workload not in eager_with_lora:
-        situation = planned.plan.situation
-        one_by_one = replace(situation, request=replace(situation.request, batch_size=1))
-        eager = planned_case(eager_names(one_by_one.hardware), planned.checkpoint, one_by_one)
         suite.report(planned, "generating with a LoRA on the eager pipeline")
-        with swappable_case(eager, [RANK]) as swappable:
+        with swappable_case(eager_case, [RANK]) as swappable:
             swappable.set_lora(RANK)
             eager_with_lora[planned.case.workload] = generate_images(swappable.built, few)
     return eager_with_lora[planned.case.workload]
