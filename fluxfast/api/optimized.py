@@ -141,7 +141,7 @@ class OptimizedPipeline:
 
     @property
     def is_active(self) -> bool:
-        """Whether the optimizations are applied: True until `undo()`."""
+        """Return whether the optimizations are applied: True until `undo()`."""
         return "_build" in vars(self)
 
     def set_lora(
@@ -233,7 +233,7 @@ class OptimizedPipeline:
             raise changed_after_optimizing(change)
         _check_arguments(arguments)
         call = {name: value for name, value in arguments.items() if name != "self"}
-        warn_of_dropped_text(self.pipeline, (), call)
+        warn_of_dropped_text(self.pipeline, call)
         vars(self)["_last_call"] = call
 
 

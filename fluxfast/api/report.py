@@ -34,7 +34,7 @@ class Report:
 
     @property
     def is_as_requested(self) -> bool:
-        """Whether every requested optimization is active."""
+        """Return whether every requested optimization is active."""
         return all(proof.is_active for proof in self.proofs.values())
 
     def __str__(self) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 LONGEST_QUOTE = 120  # characters of a prompt in a line
@@ -44,23 +43,18 @@ def dropped_text(
     return tuple(lines)
 
 
-def warn_of_dropped_text(
-    pipeline: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
-) -> None:
+def warn_of_dropped_text(pipeline: Any, call: Mapping[str, Any]) -> None:
     """Warn of what the text encoders will not read of the prompts of a pipeline call.
 
     Args:
         pipeline: a Flux.1 pipeline.
-        arguments: the positional arguments of the call.
-        keywords: the keyword arguments of the call.
+        call: the arguments of the call by name, defaults included.
     """
-    call = inspect.signature(type(pipeline).__call__).bind_partial(pipeline, *arguments, **keywords)
-    call.apply_defaults()
     for for_clip, for_t5 in PROMPTS:
-        prompts = _texts(call.arguments.get(for_clip))
-        prompts_2 = _texts(call.arguments.get(for_t5)) or prompts
+        prompts = _texts(call.get(for_clip))
+        prompts_2 = _texts(call.get(for_t5)) or prompts
         for prompt, prompt_2 in zip(prompts, prompts_2, strict=False):
-            longest = call.arguments["max_sequence_length"]
+            longest = call["max_sequence_length"]
             for line in dropped_text(pipeline, prompt, longest, prompt_2):
                 warnings.warn(line, DroppedTextWarning, stacklevel=3)
 

@@ -74,13 +74,11 @@ def _enabled(enable: Collection[str], disable: Collection[str]) -> dict[Axis, st
 def _eager_names(
     situation: Situation, enabled: dict[Axis, str], disable: Collection[str]
 ) -> tuple[str, ...]:
-    names = {optimization_named(name).axis: name for name in eager_names(situation.hardware)}
+    eager = map(optimization_named, eager_names(situation.hardware))
     wanted = [
-        name
-        for name in names.values()
-        if name not in disable and not optimization_named(name).why_unsupported_request(situation)
+        o for o in eager if o.name not in disable and not o.why_unsupported_request(situation)
     ]
-    return in_order({**{optimization_named(n).axis: n for n in wanted}, **enabled}.values())
+    return in_order({**{o.axis: o.name for o in wanted}, **enabled}.values())
 
 
 def _could_run(optimization: Optimization, situation: Situation) -> bool:

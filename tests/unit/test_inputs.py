@@ -1,6 +1,7 @@
 """Inputs as people have them: what is not read of a prompt or an image is said, or refused."""
 
 import dataclasses
+import inspect
 import os
 import warnings
 from contextlib import AbstractContextManager
@@ -70,18 +71,24 @@ def test_a_call_warns_of_each_prompt_that_is_cut(tokenizers):
         def __init__(self):
             self.__dict__.update(vars(tokenizers))
 
+    def warn(*arguments, **keywords):
+        pipeline = Pipeline()
+        call = inspect.signature(pipeline.__call__).bind(*arguments, **keywords)
+        call.apply_defaults()
+        warn_of_dropped_text(pipeline, call.arguments)
+
     long = "red " * 40 + "green"
     with pytest.warns(DroppedTextWarning) as found:
         call = dict(negative_prompt=[long, "red"], max_sequence_length=32)
-        warn_of_dropped_text(Pipeline(), [["red", "blue"]], call)
+        warn(["red", "blue"], **call)
     assert [str(w.message).count("green") for w in found] == [1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_dropped_text(Pipeline(), [], dict(prompt=long))  # 512 tokens by default
-        warn_of_dropped_text(Pipeline(), [], dict(prompt_embeds=torch.zeros(1, 4, 8)))
+        warn(prompt=long)  # 512 tokens by default
+        warn(prompt_embeds=torch.zeros(1, 4, 8))
         both = dict(prompt="red", prompt_2=long, max_sequence_length=32)
     with pytest.warns(DroppedTextWarning, match="green"):
-        warn_of_dropped_text(Pipeline(), [], both)
+        warn(**both)
 
 
 def test_a_long_rest_of_a_prompt_is_shortened_and_byte_tokenizers_work():
