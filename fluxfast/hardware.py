@@ -73,7 +73,7 @@ class Hardware:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether the device is a GPU."""
+        """Return whether the device is a GPU."""
         return self.platform is not Platform.CPU
 
     @property

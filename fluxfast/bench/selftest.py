@@ -68,7 +68,7 @@ class CaseReport:
 
     @property
     def may_gate(self) -> bool:
-        """Whether the minimum detectable change is within the tolerance."""
+        """Return whether the minimum detectable change is within the tolerance."""
         return self.visible <= self.tolerance
 
 

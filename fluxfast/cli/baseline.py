@@ -136,7 +136,7 @@ def _check_whose(results: list[CaseResult], cases: Path | None) -> None:
         return
     raise BaselineError(
         "these results do not belong to the cases of this baseline",
-        got=", ".join(dict.fromkeys(other)) or f"{cases}, which is no file",
+        got=", ".join(dict.fromkeys(other)) or f"{cases}, which is not a file",
         allowed="--cases FILE with results of pytest perf_tests --cases FILE, and with no others",
         remedy="name the file of cases that was measured, or leave --cases out",
     )

@@ -57,12 +57,12 @@ class ModelSpec:
 
     @property
     def takes_image(self) -> bool:
-        """Whether the model edits an input image (Kontext)."""
+        """Return whether the model edits an input image (Kontext)."""
         return self.pipeline_class in KONTEXT_PIPELINES
 
     @property
     def is_few_step(self) -> bool:
-        """Whether the model is distilled to a few steps (schnell).
+        """Return whether the model is distilled to a few steps (schnell).
 
         Such a model has no guidance input, and its schedule does not shift with the resolution.
         """

@@ -74,7 +74,7 @@ class Checkpoint:
 
     @property
     def is_mini(self) -> bool:
-        """Whether the weights are of the mini family."""
+        """Return whether the weights are of the mini family."""
         return self.kind is WeightsKind.MINI
 
     @property

@@ -75,7 +75,7 @@ class NumberFormat(StrEnum):
 
     @property
     def is_fp8(self) -> bool:
-        """Whether the roofline takes the fp8 ceiling."""
+        """Return whether the roofline takes the fp8 ceiling."""
         return self is not NumberFormat.INT8_PER_ROW
 
 
@@ -164,7 +164,7 @@ class Plan:
 
     @property
     def compiles(self) -> bool:
-        """Whether the plan compiles the transformer."""
+        """Return whether the plan compiles the transformer."""
         return self.on(Axis.COMPILE) is not None
 
     def on(self, axis: Axis) -> Optimization | None:

@@ -46,7 +46,7 @@ class CacheConfig:
 
     @property
     def is_static(self) -> bool:
-        """Whether the mask alone decides which steps are cached, whatever the data."""
+        """Return whether the mask alone decides which steps are cached, whatever the data."""
         return (
             self.steps_mask is not None and self.dbcache.get("steps_computation_policy") == "static"
         )

@@ -152,12 +152,12 @@ class Suite:
 
     @property
     def is_recording(self) -> bool:
-        """Whether the session measures for a new baseline and judges nothing."""
+        """Return whether the session measures for a new baseline and judges nothing."""
         return self.options.record
 
     @property
     def grows_baseline(self) -> bool:
-        """Whether results join the baseline, see `baselines.grows`."""
+        """Return whether results join the baseline, see `baselines.grows`."""
         return grows(self.options, self.hardware, self.baseline)
 
     @property

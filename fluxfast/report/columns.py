@@ -57,7 +57,7 @@ class Column:
 
     @property
     def sorts(self) -> bool:
-        """Whether a click on the heading sorts the table."""
+        """Return whether a click on the heading sorts the table."""
         return self.kind != "command"
 
 

@@ -88,7 +88,7 @@ class Report:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether nothing was judged: the report shows baselines alone."""
+        """Return whether nothing was judged: the report shows baselines alone."""
         return set(self.outcomes) == {Outcome.RECORDED}
 
     @property

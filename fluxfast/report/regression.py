@@ -32,7 +32,7 @@ class Coefficient:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the confidence interval excludes 0, or there is none."""
+        """Return whether the confidence interval excludes 0, or there is none."""
         return self.half_width is None or abs(self.value) > self.half_width
 
 

@@ -48,7 +48,7 @@ class Case:
 
     @property
     def is_own(self) -> bool:
-        """Whether the case comes from a file of cases of one's own."""
+        """Return whether the case comes from a file of cases of one's own."""
         return self.weights not in list(WeightsKind)
 
     @classmethod

@@ -60,7 +60,7 @@ class OwnCase:
 
     @property
     def takes_matrix(self) -> bool:
-        """Whether the entry states no optimizations, so that the matrix of the run applies."""
+        """Return whether the entry states no optimizations: the matrix of the run applies."""
         return self.optimizations is None and self.preset is None
 
 

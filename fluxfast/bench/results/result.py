@@ -107,7 +107,7 @@ class CaseResult:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the case was measured on a GPU."""
+        """Return whether the case was measured on a GPU."""
         return bool(self.environment["hardware"]["platform"] != "cpu")
 
     @property

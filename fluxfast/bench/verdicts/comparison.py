@@ -68,12 +68,12 @@ class Change:
 
     @property
     def is_slack(self) -> bool:
-        """Whether the absolute difference is too small to count."""
+        """Return whether the absolute difference is too small to count."""
         return abs(self.measured - self.baseline) <= self.metric.slack
 
     @property
     def exceeds_tolerance(self) -> bool:
-        """Whether the change is for the worse and larger than tolerance and slack."""
+        """Return whether the change is for the worse and larger than tolerance and slack."""
         return self.worse > self.tolerance and not self.is_slack
 
     @property

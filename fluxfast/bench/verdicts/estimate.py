@@ -55,7 +55,7 @@ class Estimate:
 
     @property
     def drifts(self) -> bool:
-        """Whether one half of the images disagrees with the whole."""
+        """Return whether one half of the images disagrees with the whole."""
         return self.lowest_effect < self.effect or self.highest_effect > self.effect
 
     @property

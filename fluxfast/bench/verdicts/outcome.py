@@ -26,12 +26,12 @@ class Outcome(StrEnum):
 
     @property
     def is_pass(self) -> bool:
-        """Whether the case passes; RECORDED passes, because it was measured for a baseline only."""
+        """Return whether the case passes; RECORDED does, because it was measured for a baseline."""
         return self in (Outcome.SAME, Outcome.FASTER, Outcome.RECORDED)
 
     @property
     def is_judged(self) -> bool:
-        """Whether the outcome counts as pass or fail; UNDECIDED and INVALID_RUNNER do neither."""
+        """Return whether the outcome is pass or fail; UNDECIDED and INVALID_RUNNER are neither."""
         return self not in (Outcome.UNDECIDED, Outcome.INVALID_RUNNER)
 
     @property

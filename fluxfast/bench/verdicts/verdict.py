@@ -42,12 +42,12 @@ class Verdict:
 
     @property
     def passes(self) -> bool:
-        """Whether the case passes."""
+        """Return whether the case passes."""
         return self.outcome.is_pass
 
     @property
     def is_judged(self) -> bool:
-        """Whether the verdict counts as pass or fail, see `Outcome.is_judged`."""
+        """Return whether the verdict counts as pass or fail, see `Outcome.is_judged`."""
         return self.outcome.is_judged
 
     @property

@@ -201,7 +201,7 @@ class BlockKernels:
 
     @property
     def shares_one_launch(self) -> bool:
-        """Whether one launch computes a single block's heads and GELU.
+        """Return whether one launch computes a single block's heads and GELU.
 
         It does in bfloat16, where attention writes into the columns next to GELU, not in fp8.
         """
