@@ -115,7 +115,7 @@ def _measure(sampler: Sampler, planned: PlannedCase, fault: InjectedFault) -> Ca
         sample_until_enough(sampler, PlainRounds())
         facts = case_facts(built)
     readings = {name: (value,) for name, value in canaries(hardware).items()}
-    return case_result(sampler, planned.case, facts, readings)
+    return case_result(sampler, planned, facts, readings)
 
 
 def drop_optimizations(planned: PlannedCase, folder: Path) -> None:

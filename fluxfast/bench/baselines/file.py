@@ -69,7 +69,7 @@ def _read_case(
     case = Case.from_json(entry["case"])
     if not entry["processes"]:
         raise ValueError(f"{case.id} has no processes")
-    whole = {"schema": file["schema"], "case": entry["case"]}
+    whole = {"schema": file["schema"], "case": entry["case"], "role": entry.get("role")}
     results = [
         CaseResult.from_json(
             process | whole | {"environment": file["environments"][process["environment"]]},
@@ -108,8 +108,9 @@ def _render(baseline: Baseline) -> str:
 
 def _render_case(results: tuple[CaseResult, ...], environments: dict[str, Any]) -> str:
     case = _compact(results[0].case.to_json())
+    role = f'   "role": {_compact(results[-1].role)},\n' if results[-1].role else ""
     lines = ",\n    ".join(_compact(_process(result, environments)) for result in results)
-    return f'  {{\n   "case": {case},\n   "processes": [\n    {lines}\n   ]\n  }}'
+    return f'  {{\n   "case": {case},\n{role}   "processes": [\n    {lines}\n   ]\n  }}'
 
 
 def _process(result: CaseResult, environments: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def _process(result: CaseResult, environments: dict[str, Any]) -> dict[str, Any]
     environment = data.pop("environment")
     key = hashlib.sha256(_compact(environment).encode()).hexdigest()[:8]
     environments[key] = environment
-    del data["schema"], data["case"]
+    del data["schema"], data["case"], data["role"]
     return data | {"environment": key}
 
 

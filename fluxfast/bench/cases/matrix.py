@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
+from fluxfast.bench.cases.role import Role, names_by_role
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.optimizations.base import Axis, Optimization, Situation
-from fluxfast.optimizations.presets import preset_names
 from fluxfast.optimizations.registry import (
     available,
     default_choice,
@@ -90,11 +90,9 @@ def default(situation: Situation) -> list[Names]:
 
 def tiers(situation: Situation) -> list[Names]:
     """Return eager, the lossless preset, the default optimizations, and those with a cache."""
-    caches = available(Axis.CACHE, situation.hardware)
-    return [
-        *(preset_names(preset, situation) for preset in ("eager", "lossless", "default")),
-        *(default_names(situation, {Axis.CACHE: cache.name}) for cache in caches[:1]),
-    ]
+    known = names_by_role(situation)
+    order = (Role.EAGER, Role.LOSSLESS, Role.DEFAULT, Role.CACHE)
+    return [known[role] for role in order if role in known]
 
 
 def peers(situation: Situation) -> list[Names]:

@@ -160,7 +160,9 @@ def _planned(
 ) -> PlannedCase:
     planned = planned_case(names, checkpoint, situation)
     case = replace(planned.case, weights=_weights(entry, situation))
-    return replace(planned, case=case, tolerances=entry.tolerances)
+    # An entry that lists its optimizations means these, whatever the default is.
+    role = planned.role if entry.optimizations is None else None
+    return replace(planned, case=case, role=role, tolerances=entry.tolerances)
 
 
 def _weights(entry: OwnCase, situation: Situation) -> str:

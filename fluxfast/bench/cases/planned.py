@@ -8,13 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.cases.matrix import Excluded, excluded, joined, label, lossless_variant, matrix
+from fluxfast.bench.cases.matrix import (
+    Excluded,
+    Names,
+    excluded,
+    joined,
+    label,
+    lossless_variant,
+    matrix,
+)
+from fluxfast.bench.cases.role import Role, names_by_role, role_of
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.models.spec import model_named
 from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
 from fluxfast.optimizations.base import Plan, Situation
-from fluxfast.optimizations.registry import default_names, eager_combinations, plan
+from fluxfast.optimizations.registry import eager_combinations, plan
 
 RESOLUTION = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
 
@@ -28,6 +37,7 @@ class PlannedCase:
         plan: the checked optimizations for this machine.
         checkpoint: the weights.
         label: a short name for tables, see `matrix.label`.
+        role: what the optimizations stand for; None for any other combination.
         tolerances: by metric, a tolerance in place of the metric's own.
     """
 
@@ -35,6 +45,7 @@ class PlannedCase:
     plan: Plan
     checkpoint: Checkpoint
     label: str
+    role: Role | None = None
     tolerances: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -46,8 +57,23 @@ def situation_of(checkpoint: Checkpoint, hardware: Hardware, **changes: Any) -> 
     )
 
 
-def planned_case(names: Sequence[str], checkpoint: Checkpoint, situation: Situation) -> PlannedCase:
-    """Return the case of these optimizations; raise PlanError if they are not supported."""
+def planned_case(
+    names: Sequence[str],
+    checkpoint: Checkpoint,
+    situation: Situation,
+    roles: Mapping[Role, Names] | None = None,
+) -> PlannedCase:
+    """Return the case of these optimizations.
+
+    Args:
+        names: the optimizations.
+        checkpoint: the weights.
+        situation: what is optimized.
+        roles: the optimizations of each role in this situation, if they are known.
+
+    Raises:
+        PlanError: the optimizations are not supported.
+    """
     checked, request = plan(names, situation), situation.request
     case = Case(
         model=situation.model.name,
@@ -59,11 +85,13 @@ def planned_case(names: Sequence[str], checkpoint: Checkpoint, situation: Situat
         num_inference_steps=request.num_inference_steps,
     )
     is_eager = checked.names and checked.names in eager_combinations()
-    default = default_names(situation)
+    roles = roles or names_by_role(situation)
+    default = roles[Role.DEFAULT]
     shown = label(checked.names, default, lossless_variant(default, situation.hardware))
     if is_eager:
         shown = f"eager {joined(checked.names)}"
-    return PlannedCase(case=case, plan=checked, checkpoint=checkpoint, label=shown)
+    role = role_of(checked.names, roles)
+    return PlannedCase(case=case, plan=checked, checkpoint=checkpoint, label=shown, role=role)
 
 
 def planned_from_id(text: str, hardware: Hardware) -> PlannedCase:
@@ -112,8 +140,8 @@ def planned_cases(
     for model in dict.fromkeys(models):
         checkpoint = resolve(model_named(model).name, weights, hardware)
         situation = situation_of(checkpoint, hardware, **changes)
-        combinations = matrix(kind, situation)
-        cases += [planned_case(names, checkpoint, situation) for names in combinations]
+        combinations, roles = matrix(kind, situation), names_by_role(situation)
+        cases += [planned_case(names, checkpoint, situation, roles) for names in combinations]
         left_out[model] = excluded(combinations, situation)
     return cases, left_out
 

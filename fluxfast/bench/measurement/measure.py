@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.canary import canaries
 from fluxfast.bench.measurement.counters import counters, kernels
@@ -139,10 +138,10 @@ def measure_case(
         rounds.run(sampler, limits.rounds or LEAST_IMAGES)
         sample_until_enough(sampler, rounds)
         facts = case_facts(built, artifacts)
-        found = case_result(sampler, planned.case, facts, _both(before, canaries(hardware)))
+        found = case_result(sampler, planned, facts, _both(before, canaries(hardware)))
         if provisional and not limits.rounds and provisional(found) is Outcome.UNDECIDED:
             _extend(sampler, rounds, report)
-            found = case_result(sampler, planned.case, facts, _both(before, canaries(hardware)))
+            found = case_result(sampler, planned, facts, _both(before, canaries(hardware)))
     return Measurement(
         result=found,
         step=facts.evidence.step,
@@ -224,19 +223,22 @@ def case_facts(built: BuiltPipeline, artifacts: Artifacts | None = None) -> Case
     )
 
 
-def case_result(sampler: Sampler, case: Case, facts: CaseFacts, readings: Canaries) -> CaseResult:
+def case_result(
+    sampler: Sampler, planned: PlannedCase, facts: CaseFacts, readings: Canaries
+) -> CaseResult:
     """Assemble the result of a case.
 
     Args:
         sampler: the samples.
-        case: the case.
+        planned: the case.
         facts: the profiled step, proofs and sizes.
         readings: the readings of each canary benchmark.
     """
     built, warm = sampler.built, sampler.warm_up
     hardware, step = built.plan.situation.hardware, facts.evidence.step
     return CaseResult(
-        case=case,
+        case=planned.case,
+        role=planned.role,
         images=tuple(sampler.timings),
         reference_e2e_s=tuple(sampler.reference_e2e_s),
         pace_ms=tuple(sampler.fixed_work_ms),

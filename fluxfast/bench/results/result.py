@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.role import Role
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Hardware, Platform
 
@@ -83,6 +84,8 @@ class CaseResult:
         sampling: images of warm-up, discarded images, images that were kept although the GPU was
             throttled (`held_back`), why sampling ended, and the seconds from the first image to
             the last canary.
+        role: what the optimizations stood for when they were measured, see `role.Role`; None for
+            any other combination, and in results from before roles.
     """
 
     case: Case
@@ -104,6 +107,7 @@ class CaseResult:
     package_mib: float | None = None
     device_busy: float | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    role: Role | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -190,7 +194,8 @@ class CaseResult:
 
 def _values(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a result with the types that the class declares."""
-    values = {field.name: data[field.name] for field in fields(CaseResult)}
+    values = {field.name: data[field.name] for field in fields(CaseResult) if field.name != "role"}
+    values["role"] = Role(data["role"]) if data.get("role") is not None else None
     values["case"] = Case.from_json(data["case"])
     values["images"] = tuple(map(ImageTiming.from_json, data["images"]))
     if not values["images"]:
