@@ -83,7 +83,7 @@ def issues(options: argparse.Namespace) -> int:
     for new in actions.to_open:
         gh("issue", "create", "--title", new.title, "--body", new.body, "--label", ISSUE_LABEL)
     for number in actions.to_close:
-        comment = "The slowdown has recovered or was accepted."
+        comment = "The slowdown has recovered, was accepted, or went with the card."
         gh("issue", "close", str(number), "--comment", comment)
     for number, slowdown in actions.to_edit.items():
         gh("issue", "edit", str(number), "--title", slowdown.title, "--body", slowdown.body)

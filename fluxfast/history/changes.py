@@ -2,22 +2,32 @@
 
 Candidates come from ruptures' exact segmentation (PELT with a least-squares cost; Killick et al.
 2012) of the logarithms. A candidate counts if the level changed by the floor or more, and by more
-than the scatter of the nights, so that autocorrelated noise alone gives no change points.
+than the scatter of the nights, so that autocorrelated noise alone gives no change points. Nights
+are compared without the offsets of their cards, see `cards.py`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from fluxfast.extras import extra
+from fluxfast.history.cards import (
+    card_offsets,
+    cards_text,
+    is_only_move,
+    last_on_a_card_of,
+    lasting_moves,
+    offset_of,
+    without_offsets,
+)
 from fluxfast.history.database import Acceptance
 from fluxfast.history.origin import COMMIT_CHARACTERS
 from fluxfast.history.series import Night, Series
@@ -38,6 +48,7 @@ class Cause(StrEnum):
     STACK = "stack"
     CODE = "code"
     MACHINE = "machine"
+    CARD = "another card"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +58,9 @@ class ChangePoint:
     Attributes:
         series: the series.
         night: index of the first night at the new level.
-        before: the level (median) before, in the unit of the metric.
+        last_good: the last night before; of several cards, the last one on a card of `night`.
+        before: the level (median) before, in the unit of the metric. If the cause is not the card,
+            both levels are those of the cards of `night`.
         after: the level after.
         cause: what differs between the nights.
         detail: the difference, for people.
@@ -57,6 +70,7 @@ class ChangePoint:
 
     series: Series
     night: int
+    last_good: Night
     before: float
     after: float
     cause: Cause
@@ -67,11 +81,6 @@ class ChangePoint:
     def relative(self) -> float:
         """The relative change of level; positive is slower."""
         return self.after / self.before - 1
-
-    @property
-    def last_good(self) -> Night:
-        """The last night at the old level."""
-        return self.series.nights[self.night - 1]
 
     @property
     def first_changed(self) -> Night:
@@ -89,24 +98,53 @@ def change_points(
         accepted: acceptances to assign to change points.
         floor: the smallest relative change of level that counts.
     """
-    logs = np.log([night.value for night in series.nights])
+    nights, offsets = series.nights, card_offsets(series.nights)
+    logs = np.array(without_offsets(nights, offsets))
     bounds = _levels(logs, math.log1p(floor))
-    held_by = _nearest(accepted, series.nights, bounds[1:-1])
-    found = []
-    for begin, at, end in zip(bounds, bounds[1:], bounds[2:], strict=False):
-        cause, detail = _cause(series.nights[at - 1], series.nights[at])
-        found.append(
-            ChangePoint(
-                series=series,
-                night=at,
-                before=math.exp(np.median(logs[begin:at])),
-                after=math.exp(np.median(logs[at:end])),
-                cause=cause,
-                detail=detail,
-                accepted=tuple(held_by.get(at, ())),
-            )
-        )
-    return found
+    levels = [float(np.median(logs[begin:end])) for begin, end in pairwise(bounds)]
+    found = {
+        at: _change(series, at, before, after, offset_of(nights[at], offsets))
+        for at, (before, after) in zip(bounds[1:-1], pairwise(levels), strict=True)
+    }
+    for at in lasting_moves(nights):
+        here = [offset_of(night, offsets) for night in nights[at - 1 : at + 1]]
+        if at not in found and abs(here[1] - here[0]) >= math.log1p(floor):
+            level = levels[bisect_right(bounds, at) - 1]
+            found[at] = _move(series, at, level + here[0], level + here[1])
+    held_by = _nearest(accepted, nights, sorted(found))
+    return [replace(found[at], accepted=tuple(held_by.get(at, ()))) for at in sorted(found)]
+
+
+def _change(series: Series, at: int, before: float, after: float, offset: float) -> ChangePoint:
+    """Return a change between two log levels, at the offset of the cards of its night."""
+    last_good = last_on_a_card_of(series.nights[at], series.nights[:at])
+    cause, detail = _cause(last_good, series.nights[at])
+    return ChangePoint(
+        series=series,
+        night=at,
+        last_good=last_good,
+        before=math.exp(before + offset),
+        after=math.exp(after + offset),
+        cause=cause,
+        detail=detail,
+    )
+
+
+def _move(series: Series, at: int, before: float, after: float) -> ChangePoint:
+    """Return the change of the log level by a move to another card."""
+    last_good, night = series.nights[at - 1 : at + 1]
+    detail = _cards(last_good, night)
+    if night.commit_id != last_good.commit_id and is_only_move(series.nights, at):
+        detail += f", and {_commits(last_good, night)}; nights of both cards would show which"
+    return ChangePoint(
+        series=series,
+        night=at,
+        last_good=last_good,
+        before=math.exp(before),
+        after=math.exp(after),
+        cause=Cause.CARD,
+        detail=detail,
+    )
 
 
 def _nearest(
@@ -123,12 +161,16 @@ def _nearest(
 
 
 def still_slower(points: Sequence[ChangePoint], floor: float = FLOOR) -> list[ChangePoint]:
-    """Return the slowdowns of one series that are not accepted and not undone by a later level."""
+    """Return the slowdowns of one series that are not accepted and not undone by a later level.
+
+    A change by another card is no slowdown.
+    """
+    ours = [point for point in points if point.cause is not Cause.CARD]
     return [
         p
-        for i, p in enumerate(points)
+        for i, p in enumerate(ours)
         if p.relative > 0 and not p.accepted
-        if min(later.after for later in points[i:]) > p.before * (1 + floor)
+        if min(accumulate(math.log1p(later.relative) for later in ours[i:])) > math.log1p(floor)
     ]
 
 
@@ -204,15 +246,26 @@ def _sharpened(logs: np.ndarray, bounds: list[int]) -> list[int]:
 
 
 def _cause(before: Night, after: Night) -> tuple[Cause, str]:
-    old, new = (night.commit_id[:COMMIT_CHARACTERS] for night in (before, after))
-    commits = f"{old} → {new}"
-    moved = before.commit_id != after.commit_id
+    commits, moved = _commits(before, after), before.commit_id != after.commit_id
+    cards = after.by_card.keys()
+    too = "" if not cards or cards & before.by_card.keys() else f"; {_cards(before, after)}"
     if before.stack != after.stack:
         code = f"; the commit changed, too: {commits}" if moved else ""
-        return Cause.STACK, _stack_change(json.loads(before.stack), json.loads(after.stack)) + code
+        stack = _stack_change(json.loads(before.stack), json.loads(after.stack))
+        return Cause.STACK, stack + code + too
     if moved:
-        return Cause.CODE, commits
-    return Cause.MACHINE, f"same commit {new} and stack: check the runner"
+        return Cause.CODE, commits + too
+    same = after.commit_id[:COMMIT_CHARACTERS]
+    return Cause.MACHINE, f"same commit {same} and stack: check the runner{too}"
+
+
+def _cards(before: Night, after: Night) -> str:
+    return f"card {cards_text(before)} → {cards_text(after)}"
+
+
+def _commits(before: Night, after: Night) -> str:
+    old, new = (night.commit_id[:COMMIT_CHARACTERS] for night in (before, after))
+    return f"{old} → {new}"
 
 
 def _stack_change(before: dict[str, str], after: dict[str, str]) -> str:

@@ -23,7 +23,8 @@ from fluxfast.files import local_folder
 from fluxfast.history.origin import stack_versions
 
 DATABASE = local_folder() / "history.sqlite3"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+WITHOUT_CARDS = 2  # the schema before results kept their card; it is migrated
 WAIT_FOR_WRITERS_S = 60.0
 METRICS = ("e2e_s", "step_ms", "decode_ms", "compile_s", "peak_memory_gib", "eager_ratio")
 
@@ -32,7 +33,7 @@ CREATE TABLE IF NOT EXISTS stack (id INTEGER PRIMARY KEY, versions TEXT NOT NULL
 CREATE TABLE IF NOT EXISTS result (
   gpu TEXT NOT NULL, case_id TEXT NOT NULL, measured_at TEXT NOT NULL,
   commit_id TEXT NOT NULL, stack INTEGER NOT NULL REFERENCES stack (id), process TEXT NOT NULL,
-  {", ".join(f"{name} REAL" for name in METRICS)},
+  {", ".join(f"{name} REAL" for name in METRICS)}, card TEXT,
   PRIMARY KEY (gpu, case_id, measured_at, commit_id, stack, process)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS accepted (
@@ -56,6 +57,7 @@ class StoredFigures:
         stack: versions by package.
         process: what distinguishes the processes of one run.
         figures: values by metric (`METRICS`).
+        card: the UUID of the GPU; "" on a CPU, or where it is not known.
     """
 
     gpu: str
@@ -65,6 +67,7 @@ class StoredFigures:
     stack: Mapping[str, str]
     process: str
     figures: Mapping[str, float | None]
+    card: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +138,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             allowed="a history written by fluxfast, or a new file",
             remedy="choose another --database",
         )
-    if version not in (0, SCHEMA_VERSION):
+    if version not in (0, WITHOUT_CARDS, SCHEMA_VERSION):
         newer = version > SCHEMA_VERSION
         raise FluxFastError(
             f"this history was written by {'a newer' if newer else 'an older'} fluxfast",
@@ -146,7 +149,18 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version == 0:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.executescript(f"BEGIN IMMEDIATE;{TABLES}COMMIT;")
+    if version == WITHOUT_CARDS:
+        _add_cards(connection)
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _add_cards(connection: sqlite3.Connection) -> None:
+    """Migrate a database of the schema before; the card of its results stays unknown (NULL)."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")  # another process may have migrated it meanwhile
+        if connection.execute("PRAGMA user_version").fetchone()[0] == WITHOUT_CARDS:
+            connection.execute("ALTER TABLE result ADD COLUMN card TEXT")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def measurement_of(result: CaseResult) -> StoredFigures:
@@ -161,6 +175,7 @@ def measurement_of(result: CaseResult) -> StoredFigures:
         stack=stack_versions(result),
         process=str(origin.get("process") or ""),
         figures={name: getattr(summary, name) for name in METRICS},
+        card=result.card,
     )
 
 
@@ -170,11 +185,12 @@ def append(connection: sqlite3.Connection, measurements: Iterable[StoredFigures]
         (
             *(m.gpu, m.case_id, m.measured_at, m.commit_id, _versions(m), m.process),
             *(m.figures.get(name) for name in METRICS),
+            m.card or None,
         )
         for m in measurements
     ]
     stack = "(SELECT id FROM stack WHERE versions = ?)"
-    values = ", ".join(["?", "?", "?", "?", stack, "?", *("?" for _ in METRICS)])
+    values = ", ".join(["?", "?", "?", "?", stack, "?", *("?" for _ in METRICS), "?"])
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         stacks = {(row[4],): None for row in rows}
@@ -237,7 +253,7 @@ def metric_rows(
         since: the first date, as 2026-01-31; "" for all.
 
     Returns:
-        Tuples (gpu, case_id, day, commit_id, stack, measured_at, a value of each metric).
+        Tuples (gpu, case_id, day, commit_id, stack, measured_at, card, a value of each metric).
 
     Raises:
         FluxFastError: a metric is unknown.
@@ -251,7 +267,7 @@ def metric_rows(
         )
     known = " OR ".join(f"{metric} IS NOT NULL" for metric in metrics)
     return connection.execute(
-        "SELECT gpu, case_id, substr(measured_at, 1, 10), commit_id, stack, measured_at, "
+        "SELECT gpu, case_id, substr(measured_at, 1, 10), commit_id, stack, measured_at, card, "
         f"{', '.join(metrics)} FROM result WHERE ({known}) AND measured_at >= ? "
         "AND instr(lower(gpu), lower(?)) AND instr(case_id, ?) "
         "ORDER BY gpu, case_id, measured_at",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fluxfast.history.database import metric_rows, stacks
 
 JUDGED_BY = ("eager_ratio", "e2e_s")  # a case is judged by the first that it has
-FIRST_VALUE = 6  # the index of the first metric in a row
+CARD, FIRST_VALUE = 6, 7  # the index of the card, and of the first metric, in a row
 
 
 class Night(NamedTuple):
@@ -25,6 +25,8 @@ class Night(NamedTuple):
         stack: versions by package, as a sorted JSON object.
         value: the median, in the unit of the metric.
         processes: how many processes measured.
+        by_card: the median over the processes of each card, by its UUID; empty where no card is
+            known.
     """
 
     measured_at: str
@@ -32,6 +34,7 @@ class Night(NamedTuple):
     stack: str
     value: float
     processes: int
+    by_card: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +96,24 @@ def _series(
     for (_, commit_id, stack), of_night in groupby(rows, key=itemgetter(2, 3, 4)):
         processes = [row for row in of_night if row[column] is not None]
         if processes:
-            value = statistics.median(row[column] for row in processes)
-            began = processes[0][5]
-            nights.append(Night(began, commit_id, versions[stack], value, len(processes)))
+            nights.append(
+                Night(
+                    measured_at=processes[0][5],
+                    commit_id=commit_id,
+                    stack=versions[stack],
+                    value=statistics.median(row[column] for row in processes),
+                    processes=len(processes),
+                    by_card=_by_card(processes, column),
+                )
+            )
     metric = metrics[column - FIRST_VALUE]
     return Series(gpu=gpu, case_id=case_id, metric=metric, nights=tuple(nights))
+
+
+def _by_card(processes: Sequence[Sequence[Any]], column: int) -> dict[str, float]:
+    """Return the median over the processes of each card whose UUID is known."""
+    found: dict[str, list[float]] = {}
+    for row in processes:
+        if row[CARD]:
+            found.setdefault(row[CARD], []).append(row[column])
+    return {card: statistics.median(values) for card, values in found.items()}

@@ -72,6 +72,7 @@ def nights(values, **changes):
                 "stack": '{"torch": "2.11.0"}',
                 "value": float(value),
                 "processes": 3,
+                "by_card": {},
                 **changes,
             }
         )
@@ -81,6 +82,20 @@ def nights(values, **changes):
 
 def series(values, **changes):
     return Series(gpu="G", case_id="case", metric="e2e_s", nights=nights(values, **changes))
+
+
+def on_cards(cards, values, slower=1.03):
+    """Return a series; each night lists its cards as a word, and card b is slower than the rest."""
+    found = []
+    for night, names in zip(nights(values), cards, strict=True):
+        by_card = {name: night.value * (slower if name == "b" else 1.0) for name in names}
+        value = float(np.median(list(by_card.values())))
+        found.append(night._replace(value=value, by_card=by_card))
+    return Series(gpu="G", case_id="case", metric="e2e_s", nights=tuple(found))
+
+
+def causes(points):
+    return [(point.night, point.cause.value) for point in points]
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +177,62 @@ def test_a_step_without_commit_or_upgrade_has_the_machine_as_cause():
     assert point.cause is Cause.MACHINE and "check the runner" in point.detail
 
 
+def test_a_change_that_goes_with_the_card_is_no_slowdown():
+    (point,) = change_points(on_cards("a" * 20 + "b" * 20, [1.0] * 40))
+    assert causes([point]) == [(20, "another card")] and still_slower([point]) == []
+    assert point.relative == pytest.approx(0.03)
+    assert point.detail == (
+        "card a → b, and commit 19 → commit 20; nights of both cards would show which"
+    )
+    # The way back shows that the code is as fast as before.
+    there_and_back = on_cards("a" * 20 + "b" * 20 + "a" * 20, [1.0] * 60)
+    assert causes(change_points(there_and_back)) == [(20, "another card"), (40, "another card")]
+    assert change_points(there_and_back)[0].detail == "card a → b"
+    # A visit of a night or two, and cards that take turns, change no level.
+    for cards in ("a" * 20 + "bb" + "a" * 18, "ab" * 20, ["ab"] * 40):
+        assert change_points(on_cards(cards, [1.0] * 40)) == []
+
+
+@pytest.mark.parametrize(
+    ("cards", "night", "last_good"),
+    [
+        ("a" * 20 + "b" * 20 + "a" * 20, 40, 19),  # seen when the first card is back
+        (["a"] * 20 + ["b"] * 35 + ["ab"] * 5, 20, 19),  # nights of both cards, later
+        ("ab" * 30, 20, 18),
+        (["ab"] * 60, 20, 19),
+    ],
+)
+def test_nights_of_both_cards_show_a_slowdown_of_the_code(cards, night, last_good):
+    found = change_points(on_cards(cards, [1.0] * 20 + [1.04] * 40, slower=0.985))
+    (point,) = (one for one in found if one.cause is not Cause.CARD)
+    assert causes([point]) == [(night, "code")] and still_slower(found) == [point]
+    assert point.relative == pytest.approx(0.04)
+    assert point.last_good.commit_id == f"commit {last_good}"
+
+
+def test_a_move_does_not_explain_more_than_cards_differ_by():
+    (point,) = change_points(on_cards("a" * 20 + "b" * 20, [1.0] * 20 + [1.07] * 20))
+    assert point.cause is Cause.CODE and point.detail == "commit 19 → commit 20; card a → b"
+    # Every night has a card of its own: none is known well enough to explain anything.
+    pool = [[f"card {n}"] for n in range(40)]
+    (point,) = change_points(on_cards(pool, [1.0] * 20 + [1.04] * 20))
+    assert causes([point]) == [(20, "code")]
+
+
+def test_moves_between_cards_cause_no_false_alarm_and_hide_no_later_slowdown():
+    """60 series of 60 nights with one move, each without and with +4% ten nights after it."""
+    random = np.random.default_rng(4)
+    alarms = missed = 0
+    for _ in range(60):
+        values, at = np.exp(autoregressive(random, 60, 0.004)), int(random.integers(10, 40))
+        cards = "a" * at + "b" * (60 - at)
+        alarms += bool(still_slower(change_points(on_cards(cards, values))))
+        values[at + 10 :] *= 1.04
+        found = still_slower(change_points(on_cards(cards, values)))
+        missed += [abs(one.night - at - 10) <= 1 for one in found] != [True]
+    assert alarms <= 1 and missed <= 2
+
+
 def test_a_slowdown_is_open_until_it_recovers_or_is_accepted():
     slower = series([1.0] * 10 + [1.1] * 10)
     assert len(still_slower(change_points(slower))) == 1
@@ -212,6 +283,29 @@ def test_a_result_is_stored_once_by_gpu_case_stack_and_commit(tmp_path, capsys):
         "e2e_s",
         "abc+dirty",
     )
+
+
+def test_a_history_without_cards_is_migrated(tmp_path, capsys):
+    """Old results have no card; adding them again does not double them."""
+    database, old = tmp_path / "history.sqlite3", nightly_results()[:9]
+    with opened(database, new=True) as connection:
+        append(connection, map(measurement_of, old))
+    with sqlite3.connect(database) as connection:
+        connection.executescript("ALTER TABLE result DROP COLUMN card; PRAGMA user_version = 2;")
+    with_card = [
+        replace(one, environment=one.environment | {"gpu": {"uuid": "GPU-1b2c"}})
+        for one in nightly_results()[9:18]
+    ]
+    for one in (*old, *with_card):
+        name = f"{one.provenance['process']} {one.provenance['date'][:10]}"
+        write_result(tmp_path / name, one)
+    folders = [str(path) for path in tmp_path.iterdir() if path.is_dir()]
+    assert main(["history", "--database", str(database), "--add", *folders]) == 0
+    assert "9 of 18 results added" in capsys.readouterr().out
+    assert main(["history", "--database", str(database), "--json"]) == 0
+    for row in json.loads(capsys.readouterr().out):
+        old_night, new_night = row["nights"]
+        assert old_night["by_card"] == {} and list(new_night["by_card"]) == ["GPU-1b2c"]
 
 
 def test_the_table_does_not_break_names_of_optimizations(tmp_path, capsys):
@@ -323,7 +417,7 @@ def test_a_file_that_is_no_history_is_refused_and_not_changed(tmp_path):
         connection.executescript(f"{TABLES}PRAGMA user_version = 99;")
     with pytest.raises(FluxFastError, match="newer"), opened(newer):
         pass
-    for version, table in ((0, "bookmarks"), (2, "bookmarks"), (2, "result"), (1, None)):
+    for version, table in ((0, "bookmarks"), (3, "bookmarks"), (2, "result"), (1, None)):
         foreign = tmp_path / f"foreign {version} {table}"
         with sqlite3.connect(foreign) as connection:
             if table:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from fluxfast.history.cards import cards_text
 from fluxfast.history.changes import Cause, ChangePoint
 from fluxfast.history.origin import COMMIT_CHARACTERS
 from fluxfast.history.series import Series
@@ -20,7 +22,9 @@ def trend_chart(series: Series, points: Sequence[ChangePoint]) -> Chart:
     dots = alt.Chart(alt.Data(values=_nights(series))).mark_point(filled=True, size=26, opacity=0.8)
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
     layers = [
-        dots.encode(x=x, y=y, tooltip=tooltip("night:T", "value:Q", "commit:N", "processes:Q"))
+        dots.encode(
+            x=x, y=y, tooltip=tooltip("night:T", "value:Q", "commit:N", "processes:Q", "card:N")
+        )
     ]
     if points:
         layers += [_level_layer(series, points, title), *_change_layers(points, x)]
@@ -41,6 +45,7 @@ def _nights(series: Series) -> list[dict[str, Any]]:
             "value": night.value,
             "commit": night.commit_id[:COMMIT_CHARACTERS],
             "processes": night.processes,
+            "card": cards_text(night),
         }
         for night in series.nights
     ]
@@ -50,14 +55,13 @@ def _level_layer(series: Series, points: Sequence[ChangePoint], title: str) -> A
     """Return a horizontal line from the first to the last night of each level."""
     alt = altair()
     bounds = [0, *(p.night for p in points), len(series.nights)]
-    levels = [points[0].before, *(p.after for p in points)]
     data = [
         {
             "begin": series.nights[begin].measured_at,
             "end": series.nights[end - 1].measured_at,
-            "level": level,
+            "level": statistics.median(night.value for night in series.nights[begin:end]),
         }
-        for (begin, end), level in zip(pairwise(bounds), levels, strict=True)
+        for begin, end in pairwise(bounds)
     ]
     return (
         alt.Chart(alt.Data(values=data))
@@ -78,7 +82,7 @@ def _change_layers(points: Sequence[ChangePoint], x: Any) -> list[Any]:
         }
         for p in points
     ]
-    causes = [Cause.CODE.value, Cause.STACK.value, Cause.MACHINE.value]
+    causes = [cause.value for cause in (Cause.CODE, Cause.STACK, Cause.MACHINE, Cause.CARD)]
     rules = alt.Chart(alt.Data(values=data)).encode(
         x=x,
         color=alt.Color(
