@@ -573,11 +573,12 @@ def test_every_kernel_compiles_for_a_hopper_gpu(words):
         "fluxfast_group_norm_silu",
         "fluxfast_bias_residual",
         "fluxfast_upsample",
+        "fluxfast_sm_clock",
     }
     for row in rows:
         assert row["cubin_bytes"] > 0, row
         # A group has too few values for wide loads; this GEMM reads through descriptors only.
-        others = ("fluxfast_group_factors", "fluxfast_gelu_product")
+        others = ("fluxfast_group_factors", "fluxfast_gelu_product", "fluxfast_sm_clock")
         assert row["wide_loads"] or row["kernel"] in others, row
         assert row["on_tensor_cores"] is (row["kernel"] in products), row
         assert row["shared_bytes"] <= 227 * 1024, row

@@ -24,6 +24,7 @@ from fluxfast.kernels import (
     heads,
     layernorm,
     rope,
+    sm_clock,
     tiles,
     vae,
 )
@@ -193,6 +194,7 @@ def variants(every):
         yield Variant(rope.fluxfast_qkv_rotary, rotary, constants, options)
     yield from gemms(every)
     yield from images()
+    yield Variant(sm_clock.fluxfast_sm_clock, pointers(("counters",), "i64"), {}, dict(num_warps=1))
 
 
 def main():

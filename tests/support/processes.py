@@ -8,7 +8,7 @@ from tests.support.results import result
 ONE_CARD = {**result().environment, "gpu": {"uuid": "GPU-a"}}
 
 
-def process(step_ms=100.0, images=8, noise=0.001, seed=0, **changes):
+def process(step_ms=100.0, images=8, noise=0.001, seed=0, clock_mhz=None, **changes):
     """Return the result of a process whose images scatter by `noise` around `step_ms`."""
     draw = random.Random(seed)
     timings = tuple(
@@ -19,6 +19,7 @@ def process(step_ms=100.0, images=8, noise=0.001, seed=0, **changes):
             step_ms=(step,) * 28,
             decode_ms=80.0 * draw.gauss(1, noise),
             postprocess_ms=10.0,
+            sm_clock_mhz=clock_mhz,
         )
         for step in (step_ms * draw.gauss(1, noise) for _ in range(images))
     )

@@ -21,6 +21,7 @@ from fluxfast.bench.results.result import ImageTiming
 from fluxfast.bench.verdicts.runner import CPU_BAND, DEVICE_BAND, HOST_BAND
 from fluxfast.profiling import telemetry
 from fluxfast.profiling.evidence import profiled_step
+from fluxfast.profiling.sm_clock import mean_sm_clock_mhz
 from fluxfast.profiling.telemetry import GpuReading
 from tests.support.machines import CPU, H200
 
@@ -75,6 +76,13 @@ def timing(e2e_s=1.0):
         decode_ms=1.0,
         postprocess_ms=1.0,
     )
+
+
+def test_the_mean_clock_is_that_of_the_multiprocessors_in_both_readings():
+    before = torch.tensor([[100, 1_000], [0, 0], [900, 1_000], [700, 0]])
+    after = torch.tensor([[1_600, 2_000], [5_000, 2_000], [2_100, 1_800], [0, 0]])
+    assert mean_sm_clock_mhz(before, after) == pytest.approx(1500)
+    assert mean_sm_clock_mhz(after, torch.zeros(4, 2, dtype=torch.int64)) is None
 
 
 class Clock:

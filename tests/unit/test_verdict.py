@@ -280,6 +280,34 @@ def test_a_card_of_the_baseline_is_compared_with_itself(tmp_path):
     assert outcome("c", 102) is Outcome.UNDECIDED
 
 
+@pytest.mark.parametrize(
+    ("work", "clock", "outcome"),
+    [
+        (1.0, 1.0, Outcome.SAME),
+        (1.0, 0.99, Outcome.SAME),
+        (1.0, 1.01, Outcome.SAME),
+        (1.02, 1.0, Outcome.SLOWER),
+        (1.02, 1.01, Outcome.SLOWER),  # a fast card does not hide more work
+        (1.02, None, Outcome.UNDECIDED),
+    ],
+)
+def test_cycles_decide_on_a_card_that_the_baseline_does_not_know(work, clock, outcome):
+    """Cards differ in their clock by 2%, and in the cycles of the same work hardly."""
+
+    def timed(card, pace, seed, work=1.0):
+        clock_mhz = 1500 * pace if clock else None
+        return on(card, 100 * work / pace, seed, clock_mhz=clock_mhz)
+
+    cards = {"a": 1.0, "b": 0.99, "c": 1.01, "d": 1.005}
+    accepted = [
+        timed(c, pace, 10 * n + k) for n, (c, pace) in enumerate(cards.items()) for k in range(3)
+    ]
+    found = verdict([timed("new", clock or 1.0, 99, work)], accepted)
+    assert found.outcome is outcome, found.reason
+    if outcome is Outcome.SLOWER:
+        assert "step_mcycles" in found.reason
+
+
 def test_a_few_noisy_images_do_not_hide_the_difference_of_cards():
     cases = [
         [on(f"a{n}", seed=10 * n + k) for k in range(3)]

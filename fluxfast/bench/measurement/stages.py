@@ -11,10 +11,13 @@ from fluxfast.bench.results.result import ImageTiming
 from fluxfast.hardware import GIB
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.pipeline.observe import CombinedObserver, Observer, Region, observed
+from fluxfast.profiling.sm_clock import is_clock_readable, mean_sm_clock_mhz
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# Cycle counters are read before the first step and after the last one.
+CLOCK_READINGS = (Region.DENOISING_STEP, Region.DECODING)
 Mark = Any  # a recorded torch.cuda.Event, or a reading of time.perf_counter
 
 
@@ -23,13 +26,15 @@ class StageTimer(Observer):
 
     Attributes:
         is_gpu: mark regions with device events instead of the wall clock.
+        reads_clock: read the GPU's cycle counters before the first step and after the last one.
         begins: the marks at which each region began.
         ends: the marks at which each region ended.
     """
 
-    def __init__(self, is_gpu: bool) -> None:
+    def __init__(self, is_gpu: bool, reads_clock: bool = False) -> None:
         """Start without marks."""
-        self.is_gpu = is_gpu
+        self.is_gpu, self.reads_clock = is_gpu, reads_clock
+        self._counters: list[torch.Tensor] = []
         self.begins: dict[Region, list[Mark]] = {region: [] for region in Region}
         self.ends: dict[Region, list[Mark]] = {region: [] for region in Region}
 
@@ -38,11 +43,18 @@ class StageTimer(Observer):
         # Postprocessing copies to the host and waits anyway: from here the wall clock is right.
         if region is Region.POSTPROCESSING and self.is_gpu:
             torch.cuda.synchronize()
+        if self.reads_clock and region in CLOCK_READINGS[len(self._counters) :][:1]:
+            self._read_counters()
         self.begins[region].append(self._mark(region))
 
     def exit(self, region: Region) -> None:
         """Mark the end of a region."""
         self.ends[region].append(self._mark(region))
+
+    def _read_counters(self) -> None:
+        from fluxfast.kernels.sm_clock import read_counters  # imports Triton
+
+        self._counters.append(read_counters())
 
     def _mark(self, region: Region) -> Mark:
         if not self.is_gpu or region in (Region.POSTPROCESSING, Region.PIL_CONVERSION):
@@ -73,6 +85,7 @@ class StageTimer(Observer):
             postprocess_ms=self._ms(
                 begins[Region.POSTPROCESSING][0], ends[Region.POSTPROCESSING][0]
             ),
+            sm_clock_mhz=mean_sm_clock_mhz(*self._counters) if self.reads_clock else None,
         )
 
 
@@ -86,7 +99,8 @@ def time_image(built: BuiltPipeline, *inner: Observer) -> tuple[ImageTiming, lis
     Returns:
         How long it took, and the images.
     """
-    timer = StageTimer(built.plan.situation.hardware.is_gpu)
+    hardware = built.plan.situation.hardware
+    timer = StageTimer(hardware.is_gpu, is_clock_readable(hardware))
     with observed(built.pipeline, CombinedObserver((timer, *inner))):
         built.synchronize()
         started = time.perf_counter()

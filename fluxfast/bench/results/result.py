@@ -35,6 +35,8 @@ class ImageTiming:
         step_ms: milliseconds of each denoising step.
         decode_ms: milliseconds of the VAE decoder.
         postprocess_ms: milliseconds from the decoded tensor to the PIL image.
+        sm_clock_mhz: mean clock of the multiprocessors during the steps in MHz, from their cycle
+            counters; None where they were not read.
     """
 
     e2e_s: float
@@ -43,6 +45,18 @@ class ImageTiming:
     step_ms: tuple[float, ...]
     decode_ms: float
     postprocess_ms: float
+    sm_clock_mhz: float | None = None
+
+    @property
+    def step_mcycles(self) -> float | None:
+        """Millions of SM cycles of a step, the mean over the steps; None without a clock."""
+        if self.sm_clock_mhz is None:
+            return None
+        return statistics.fmean(self.step_ms) * self.sm_clock_mhz / 1e3
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields for JSON, without a clock that was not read."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ImageTiming:
@@ -164,7 +178,11 @@ class CaseResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result for JSON, with its schema version."""
-        return {"schema": SCHEMA} | asdict(self) | {"case": self.case.to_json()}
+        nested = {
+            "case": self.case.to_json(),
+            "images": tuple(image.to_json() for image in self.images),
+        }
+        return {"schema": SCHEMA} | asdict(self) | nested
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str) -> CaseResult:
@@ -228,7 +246,10 @@ def _check_figures(result: CaseResult) -> None:
     check_positive(reference_e2e_s=result.reference_e2e_s, pace_ms=result.pace_ms)
     check_positive(**result.canaries)
     for image in result.images:
-        check_positive(**vars(image))
+        figures = dict(vars(image))
+        if image.sm_clock_mhz is None:
+            del figures["sm_clock_mhz"]
+        check_positive(**figures)
     if not isinstance(result.compiles, bool):
         raise ValueError(f"compiles is {result.compiles!r}")
     for name, count in result.counters.items():

@@ -37,6 +37,8 @@ class PerformanceMetric:
         digits: decimal places in messages.
         lower_is_better: the direction.
         slack: for a metric without risk, the absolute difference that never counts, in its unit.
+        excluded_by: a metric of the same stage that depends less on the card. Where it excludes a
+            change for the worse, this metric need not: an unknown card may be this slow.
     """
 
     name: str
@@ -50,6 +52,7 @@ class PerformanceMetric:
     digits: int = 3
     lower_is_better: bool = True
     slack: float = 0.0
+    excluded_by: str | None = None
 
     def __post_init__(self) -> None:
         """Check that a metric with a risk has a noise and no slack."""
@@ -79,6 +82,12 @@ def _over_pace(value: Callable[[ImageTiming], float]) -> Callable[[CaseResult], 
 def _step_ms(image: ImageTiming) -> float:
     """Return the mean step in milliseconds: with a cache the steps of an image differ."""
     return statistics.fmean(image.step_ms)
+
+
+def _step_mcycles(result: CaseResult) -> Sequence[float]:
+    """Return the cycles of each image's mean step in millions; none unless all were counted."""
+    counted = [image.step_mcycles for image in result.images]
+    return [mcycles for mcycles in counted if mcycles] if all(counted) else ()
 
 
 def _single(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult], Sequence[float]]:
@@ -114,6 +123,18 @@ PERFORMANCE_METRICS = (
         risk=0.001,
         noise=0.003,
         card_noise=0.007,
+        excluded_by="step_mcycles",
+    ),
+    PerformanceMetric(
+        name="step_mcycles",
+        stage="denoising step",
+        unit="M cycles",
+        digits=2,
+        samples=_step_mcycles,
+        tolerance=0.02,
+        risk=0.001,
+        noise=0.001,
+        card_noise=0.0025,
     ),
     PerformanceMetric(
         name="decode_ms",

@@ -141,7 +141,10 @@ def _outcome(
     faster = [c for c in changes if directions.get(id(c), 0) < 0]
     faster += [c for c in exact if c.better > c.tolerance and not c.is_slack]
     broken = [*comparison.broken, *(str(c) for c in exact if c.exceeds_tolerance)]
-    undetected = [c for c in changes if c.estimate and not c.is_excluded]
+    excluded = {c.metric.name for c in changes if c.is_excluded}
+    undetected = [
+        c for c in changes if c.estimate and not excluded & {c.metric.name, c.metric.excluded_by}
+    ]
     if broken:
         return Outcome.BROKEN, [*broken, *(f"at the same time slower: {c}" for c in slower)]
     if comparison.invalid_runner:
