@@ -21,7 +21,8 @@ AUTHOR = ("-c", "user.name=fluxfast", "-c", "user.email=fluxfast@users.noreply.g
 
 def accepted(options: argparse.Namespace) -> int:
     """Record in the history which merged pull requests had their slowdown accepted, and why."""
-    from fluxfast.history.database import Acceptance, add_acceptances, commits, opened
+    from fluxfast.history.database import Acceptance, add_acceptances, opened
+    from fluxfast.history.queries import commits
 
     fields = "number,body,mergedAt,mergedBy,mergeCommit"
     merged = gh("pr", "list", "--state", "merged", "--label", ACCEPTING_LABEL, "--limit", "100",

@@ -11,17 +11,19 @@ from typing import Any
 from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_results
-from fluxfast.console import out
+from fluxfast.console import Console, out
+from fluxfast.errors import FluxFastError
 from fluxfast.history.changes import ChangePoint, change_points, still_slower
 from fluxfast.history.database import (
     DATABASE,
     METRICS,
-    a_year_before_the_newest,
     acceptances,
     append,
     measurement_of,
     opened,
+    remove,
 )
+from fluxfast.history.queries import a_year_before_the_newest, unusable_dates
 from fluxfast.history.series import Series, all_series
 from fluxfast.tables import plain_table, render, wrapping
 
@@ -39,6 +41,11 @@ def add_parser(commands: Any) -> None:
         metavar="DIR",
         help="add the results in these folders and baseline files",
     )
+    parser.add_argument(
+        "--remove",
+        metavar="DATE",
+        help="remove the results of a day, or of one exact date; narrow it with --gpu and --case",
+    )
     parser.add_argument("--gpu", default="", help="part of the GPU's name (default: any)")
     parser.add_argument("--case", default="", help="part of the case id (default: any)")
     parser.add_argument(
@@ -54,7 +61,10 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Add results, or print the series with their change points."""
+    """Add or remove results, or print the series with their change points."""
+    if options.remove is not None:
+        _remove(options)
+        return
     results = _results(options.add or [])
     with opened(options.database, new=bool(options.add)) as connection:
         if options.add:
@@ -72,8 +82,34 @@ def run(options: argparse.Namespace) -> None:
             since=options.since or a_year_before_the_newest(connection),
         )
         accepted = acceptances(connection)
+        left_out = unusable_dates(connection)
+    if left_out:
+        Console().print(
+            f"left out: results dated {', '.join(left_out)}, which cannot be ordered; "
+            "remove them with `fluxfast history --remove DATE`"
+        )
     found = [(s, change_points(s, accepted)) for s in series]
     out(json.dumps([_row(s, p) for s, p in found], indent=1) if options.json else _text(found))
+
+
+def _remove(options: argparse.Namespace) -> None:
+    if options.add:
+        raise FluxFastError(
+            "one command adds results or removes some",
+            got="--add and --remove",
+            allowed="one of them",
+            remedy="remove first, then add",
+        )
+    with opened(options.database) as connection:
+        count = remove(connection, options.remove, gpu=options.gpu, case=options.case)
+    if not count:
+        raise FluxFastError(
+            "the history has no result of this date",
+            got=options.remove,
+            allowed="a day, as 2026-01-31, or the exact date of a result",
+            remedy="list the nights with `fluxfast history --json`",
+        )
+    out(f"removed {count} results from {options.database}")
 
 
 def _results(paths: list[Path]) -> list[CaseResult]:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fluxfast.bench.results.machine import hardware_of, machine_name
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import summarize
 from fluxfast.errors import FluxFastError
 from fluxfast.files import local_folder
+from fluxfast.history.dates import measured_at
 from fluxfast.history.origin import stack_versions
 
 DATABASE = local_folder() / "history.sqlite3"
@@ -164,12 +164,16 @@ def _add_cards(connection: sqlite3.Connection) -> None:
 
 
 def measurement_of(result: CaseResult) -> StoredFigures:
-    """Return the figures of one result with the keys that they are stored under."""
+    """Return the figures of one result with the keys that they are stored under.
+
+    Raises:
+        FluxFastError: the result has no date that the history can order.
+    """
     summary, origin = summarize([result]), result.provenance
     return StoredFigures(
         gpu=machine_name(hardware_of(result)),
         case_id=result.case.id,
-        measured_at=str(origin.get("date") or ""),
+        measured_at=measured_at(result),
         commit_id=str(origin.get("commit") or "unknown")
         + ("+dirty" if origin.get("dirty") else ""),
         stack=stack_versions(result),
@@ -224,58 +228,18 @@ def acceptances(connection: sqlite3.Connection) -> list[Acceptance]:
     ]
 
 
-def commits(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Return each commit with the time when it was first measured, oldest first."""
-    query = "SELECT commit_id, min(measured_at) FROM result GROUP BY commit_id ORDER BY 2"
-    return connection.execute(query).fetchall()
-
-
-def stacks(connection: sqlite3.Connection) -> dict[int, str]:
-    """Return the versions by package, as JSON, of each stack number in the rows."""
-    return dict(connection.execute("SELECT id, versions FROM stack").fetchall())
-
-
-def metric_rows(
-    connection: sqlite3.Connection,
-    metrics: Sequence[str],
-    *,
-    gpu: str = "",
-    case: str = "",
-    since: str = "",
-) -> list[tuple[Any, ...]]:
-    """Return the rows that have a value of one of the metrics, oldest first within a case.
+def remove(connection: sqlite3.Connection, date: str, *, gpu: str = "", case: str = "") -> int:
+    """Remove the results of a day, or of one exact date; return how many.
 
     Args:
         connection: the database.
-        metrics: names in `METRICS`.
+        date: the day, as 2026-01-31, or the date of a result as it is stored.
         gpu: a part of the GPU's name; "" for any.
         case: a part of the case id; "" for any.
-        since: the first date, as 2026-01-31; "" for all.
-
-    Returns:
-        Tuples (gpu, case_id, day, commit_id, stack, measured_at, card, a value of each metric).
-
-    Raises:
-        FluxFastError: a metric is unknown.
     """
-    if unknown := [metric for metric in metrics if metric not in METRICS]:
-        raise FluxFastError(
-            "unknown metric",
-            got=", ".join(unknown),
-            allowed=", ".join(METRICS),
-            remedy="leave --metric out",
-        )
-    known = " OR ".join(f"{metric} IS NOT NULL" for metric in metrics)
-    return connection.execute(
-        "SELECT gpu, case_id, substr(measured_at, 1, 10), commit_id, stack, measured_at, card, "
-        f"{', '.join(metrics)} FROM result WHERE ({known}) AND measured_at >= ? "
-        "AND instr(lower(gpu), lower(?)) AND instr(case_id, ?) "
-        "ORDER BY gpu, case_id, measured_at",
-        (since, gpu, case),
-    ).fetchall()
-
-
-def a_year_before_the_newest(connection: sqlite3.Connection) -> str:
-    """Return the date a year before the newest result; "" in an empty history."""
-    query = "SELECT date(max(measured_at), '-1 year') FROM result"
-    return connection.execute(query).fetchone()[0] or ""
+    with connection:
+        return connection.execute(
+            "DELETE FROM result WHERE ? IN (measured_at, substr(measured_at, 1, 10)) "
+            "AND instr(lower(gpu), lower(?)) AND instr(case_id, ?)",
+            (date, gpu, case),
+        ).rowcount

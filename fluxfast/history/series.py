@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from fluxfast.history.database import metric_rows, stacks
+from fluxfast.history.queries import metric_rows, stacks
 
 JUDGED_BY = ("eager_ratio", "e2e_s")  # a case is judged by the first that it has
 CARD, FIRST_VALUE = 6, 7  # the index of the card, and of the first metric, in a row

@@ -16,7 +16,8 @@ from fluxfast.bench.verdicts.outcome import (
     exit_code,
 )
 from fluxfast.history.changes import ChangePoint, change_points
-from fluxfast.history.database import a_year_before_the_newest, acceptances, opened
+from fluxfast.history.database import acceptances, opened
+from fluxfast.history.queries import a_year_before_the_newest
 from fluxfast.history.series import Series, all_series
 from fluxfast.report.attribution import Attribution, attributions
 from fluxfast.report.effects import Effect, effects

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -258,11 +259,10 @@ def test_a_slowdown_is_open_until_it_recovers_or_is_accepted():
 
 def test_a_result_is_stored_once_by_gpu_case_stack_and_commit(tmp_path, capsys):
     database = tmp_path / "history.sqlite3"
-    write_result(tmp_path / "results", result(provenance={"commit": "abc", "dirty": True}))
-    write_result(
-        tmp_path / "results",
-        result(2.0, hardware=CPU, case=case(optimizations=()), reference_e2e_s=(4.0, 4.0, 4.0)),
-    )
+    origin = {"commit": "abc", "dirty": True, "date": "2026-11-27T10:00:00+01:00"}
+    write_result(tmp_path / "results", result(provenance=origin))
+    cpu = {"hardware": CPU, "case": case(optimizations=()), "reference_e2e_s": (4.0, 4.0, 4.0)}
+    write_result(tmp_path / "results", result(2.0, provenance=origin, **cpu))
     for added in (2, 0):
         assert (
             main(["history", "--database", str(database), "--add", str(tmp_path / "results")]) == 0
@@ -278,9 +278,10 @@ def test_a_result_is_stored_once_by_gpu_case_stack_and_commit(tmp_path, capsys):
         "eager_ratio",
         0.5,
     )
-    assert (time_s.gpu, time_s.metric, time_s.nights[0].commit_id) == (
+    assert (time_s.gpu, time_s.metric, *time_s.nights[0][:2]) == (
         "NVIDIA H200",
         "e2e_s",
+        "2026-11-27T09:00:00+00:00",
         "abc+dirty",
     )
 
@@ -308,11 +309,36 @@ def test_a_history_without_cards_is_migrated(tmp_path, capsys):
         assert old_night["by_card"] == {} and list(new_night["by_card"]) == ["GPU-1b2c"]
 
 
+def test_a_date_that_would_hide_other_nights_is_refused_and_can_be_removed(tmp_path, capsys):
+    database = tmp_path / "history.sqlite3"
+    command = ["history", "--database", str(database)]
+    tomorrow = (datetime.now(UTC) + timedelta(days=2)).isoformat()
+    for date in ("2099-01-01T00:00:00+00:00", tomorrow, "30 Nov 2026", "", 7):
+        write_result(tmp_path / "results", result(provenance={"date": date}))
+        assert main([*command, "--add", str(tmp_path / "results")]) == 2
+        assert "no date that the history can order" in capsys.readouterr().err
+    # An older fluxfast has added them.
+    good = [measurement_of(one) for one in nightly_results()[:9]]
+    bad = [replace(good[0], measured_at=date) for date in ("2099-01-01T00:00:00", "30 Nov 2026")]
+    with opened(database) as connection:
+        append(connection, [*good, *bad])
+    assert main([*command, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert [len(row["nights"]) for row in json.loads(printed.out)] == [1, 1, 1]
+    assert "left out: results dated 2099-01-01T00:00:00, 30 Nov 2026" in printed.err
+    for date, status in (("2099-01-01", 0), ("30 Nov 2026", 0), ("30 Nov 2026", 2), ("", 2)):
+        assert main([*command, "--remove", date]) == status, date
+    assert main([*command, "--remove", FIRST.date().isoformat(), "--case", "schnell"]) == 0
+    assert "removed 3 results" in capsys.readouterr().out
+    assert main([*command, "--add", "x", "--remove", "2026-01-01"]) == 2
+
+
 def test_the_table_does_not_break_names_of_optimizations(tmp_path, capsys):
     cpu = replace(CPU, name="AMD EPYC 7B13 64-Core Processor", architecture="x86_64-avx512")
     names = ("fused_projections", "channels_last", "dbcache", "int8", "modulation_table")
     longest = {"width": 1024, "height": 1024, "num_inference_steps": 28, "optimizations": names}
-    one = result(hardware=cpu, case=case(model="kontext", **longest))
+    origin = {"date": "2026-11-27T10:00:00+00:00"}
+    one = result(hardware=cpu, case=case(model="kontext", **longest), provenance=origin)
     with opened(tmp_path / "history.sqlite3", new=True) as connection:
         append(connection, [measurement_of(one)])
     assert main(["history", "--database", str(tmp_path / "history.sqlite3")]) == 0

@@ -1,0 +1,78 @@
+"""Read the history: rows of metrics, commits, stacks and dates. No torch."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from fluxfast.errors import FluxFastError
+from fluxfast.history.database import METRICS
+from fluxfast.history.dates import has_usable_date
+
+
+def commits(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Return each commit with the time when it was first measured, oldest first."""
+    query = (
+        "SELECT commit_id, min(measured_at) FROM result "
+        f"WHERE {has_usable_date()} GROUP BY commit_id ORDER BY 2"
+    )
+    return connection.execute(query).fetchall()
+
+
+def stacks(connection: sqlite3.Connection) -> dict[int, str]:
+    """Return the versions by package, as JSON, of each stack number in the rows."""
+    return dict(connection.execute("SELECT id, versions FROM stack").fetchall())
+
+
+def metric_rows(
+    connection: sqlite3.Connection,
+    metrics: Sequence[str],
+    *,
+    gpu: str = "",
+    case: str = "",
+    since: str = "",
+) -> list[tuple[Any, ...]]:
+    """Return the rows that have a value of one of the metrics, oldest first within a case.
+
+    Args:
+        connection: the database.
+        metrics: names in `METRICS`.
+        gpu: a part of the GPU's name; "" for any.
+        case: a part of the case id; "" for any.
+        since: the first date, as 2026-01-31; "" for all.
+
+    Returns:
+        Tuples (gpu, case_id, day, commit_id, stack, measured_at, card, a value of each metric).
+
+    Raises:
+        FluxFastError: a metric is unknown.
+    """
+    if unknown := [metric for metric in metrics if metric not in METRICS]:
+        raise FluxFastError(
+            "unknown metric",
+            got=", ".join(unknown),
+            allowed=", ".join(METRICS),
+            remedy="leave --metric out",
+        )
+    known = " OR ".join(f"{metric} IS NOT NULL" for metric in metrics)
+    return connection.execute(
+        "SELECT gpu, case_id, substr(measured_at, 1, 10), commit_id, stack, measured_at, card, "
+        f"{', '.join(metrics)} FROM result "
+        f"WHERE ({known}) AND {has_usable_date()} AND measured_at >= ? "
+        "AND instr(lower(gpu), lower(?)) AND instr(case_id, ?) "
+        "ORDER BY gpu, case_id, measured_at",
+        (since, gpu, case),
+    ).fetchall()
+
+
+def a_year_before_the_newest(connection: sqlite3.Connection) -> str:
+    """Return the date a year before the newest result; "" in an empty history."""
+    query = f"SELECT date(max(measured_at), '-1 year') FROM result WHERE {has_usable_date()}"
+    return connection.execute(query).fetchone()[0] or ""
+
+
+def unusable_dates(connection: sqlite3.Connection) -> list[str]:
+    """Return the dates of results that an older fluxfast added, and that queries leave out."""
+    query = f"SELECT DISTINCT measured_at FROM result WHERE NOT {has_usable_date()} ORDER BY 1"
+    return [row[0] for row in connection.execute(query)]
