@@ -31,7 +31,8 @@ from fluxfast.models.weights import resolve
 from fluxfast.optimizations.base import Artifacts, Axis
 from fluxfast.optimizations.compilation._compiler import start_compiler
 from fluxfast.optimizations.registry import default_names
-from fluxfast.pipeline.build import BuiltPipeline, build, free_memory
+from fluxfast.pipeline.applied import free_memory
+from fluxfast.pipeline.build import BuiltPipeline, build
 
 OTHER_SIZES = ((768, 1360), (1360, 768))
 REHEARSED_SIZES = ((48, 64), (64, 48))

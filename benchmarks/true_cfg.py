@@ -24,10 +24,10 @@ from torch._dynamo import config as dynamo
 import fluxfast
 from benchmarks.own_pipeline import psnr_db
 from benchmarks.record import Record
-from fluxfast.api.optimized import RECOMPILE_LIMIT
 from fluxfast.console import quiet_libraries
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.models.spec import DEV
+from fluxfast.pipeline.applied import RECOMPILE_LIMIT
 from fluxfast.profiling.device_clock import median_ms
 
 SIDES, REHEARSED_SIDES = (256, 512, 768, 1024), (32, 64)

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from fluxfast.api.optimized import OptimizedPipeline, on_device
+from fluxfast.api.optimized import OptimizedPipeline
 from fluxfast.console import no_progress
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
 from fluxfast.models.lora.fold import fold
 from fluxfast.models.recognition import recognise_pipeline
-from fluxfast.models.spec import default_request
+from fluxfast.models.spec import ModelSpec, default_request
 from fluxfast.optimizations import registry
 from fluxfast.optimizations.base import Axis, Plan, Situation
 from fluxfast.optimizations.cache_config import CacheConfig, cache_config_of, read_cache_config
 from fluxfast.optimizations.presets import preset_names, why_left_out
+from fluxfast.pipeline.applied import on_device
 from fluxfast.pipeline.build import apply_plan
 from fluxfast.pipeline.live_weights import LiveWeights, recorded_layers
 from fluxfast.pipeline.preconditions import check_pipeline, described
 from fluxfast.pipeline.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_SIDE = 1024
 FREE_MEMORY_SHARE = 0.25  # below this share of free GPU memory, original weights go to the host
@@ -77,11 +76,13 @@ def optimize(
     """
     if type(pipeline) is OptimizedPipeline:
         pipeline = pipeline.pipeline
-    recognise_pipeline(pipeline)
+    model, why = recognise_pipeline(pipeline)
     check_pipeline(pipeline)
     _check_gpus(gpus)
     caches = [o.name for o in registry.choices(Axis.CACHE)] if cache is not None else []
     choice = _Choice(
+        model=model,
+        taken_for=f"{model.name} ({why})",
         preset=preset,
         enable=tuple(dict.fromkeys((*enable, *caches))),
         disable=tuple(disable),
@@ -111,6 +112,8 @@ def _cache_config(cache: Cache | None) -> CacheConfig | None:
 class _Choice:
     """The caller's choice, and the optimizations that could not be applied to this pipeline."""
 
+    model: ModelSpec
+    taken_for: str
     preset: str
     enable: tuple[str, ...]
     disable: tuple[str, ...]
@@ -119,12 +122,11 @@ class _Choice:
     not_applicable: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self, pipeline: Any) -> Plan:
-        model, _ = recognise_pipeline(pipeline)
         transformer = pipeline.transformer
         situation = Situation(
-            model=model,
+            model=self.model,
             hardware=detect(pipeline.device.type),
-            request=default_request(model, side=DEFAULT_SIDE, **self.request),
+            request=default_request(self.model, side=DEFAULT_SIDE, **self.request),
             cache_config=self.cache_config,
             loaded=described(pipeline),
             blocks=len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks),
@@ -144,7 +146,8 @@ def _optimized(
     pipeline: Any, choice: _Choice, progress: Callable[[str], None]
 ) -> OptimizedPipeline:
     """Apply the plan of the choice, without the defaults that this pipeline turns out to refuse."""
-    snapshot = Snapshot(pipeline)
+    snapshot, undo = Snapshot(pipeline), ExitStack()
+    undo.callback(snapshot.restore)
     waiting = list[str]()  # for their turn, in the order of application
 
     def after_each(optimization: Any) -> None:
@@ -157,20 +160,19 @@ def _optimized(
             originals = recorded_layers(pipeline.transformer, snapshot)
             plan = choice.plan(pipeline)
             waiting += [o.name for o in plan.in_order_of_application]
-            build = apply_plan(pipeline, plan, progress=progress, after_each=after_each)
+            build = apply_plan(pipeline, plan, progress=progress, after_each=after_each, undo=undo)
     except BaseException as error:
-        snapshot.restore()
+        undo.close()
         if not isinstance(error, FluxFastError) or not waiting or waiting[0] in choice.enable:
             raise
         reasons = {**choice.not_applicable, waiting[0]: error.problem}
         return _optimized(pipeline, replace(choice, not_applicable=reasons), progress)
     return OptimizedPipeline(
-        pipeline=pipeline,
         build=build,
-        snapshot=snapshot,
-        weights=LiveWeights(build, originals),
+        live=LiveWeights(build, originals),
         loras=loras,
         left_out=choice.left_out(plan),
+        taken_for=choice.taken_for,
     )
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
 from functools import partial, wraps
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,28 +15,17 @@ from fluxfast.errors import FluxFastError
 from fluxfast.models.dropped_text import warn_of_dropped_text
 from fluxfast.models.lora.adapter import AppliedLora, Lora
 from fluxfast.models.lora.read import Source, read_lora
-from fluxfast.models.recognition import recognise_pipeline
 from fluxfast.optimizations.base import Build
-from fluxfast.pipeline.build import free_memory
+from fluxfast.pipeline.applied import AppliedPlan, on_device
 from fluxfast.pipeline.guard import changed_after_optimizing, guard, recorded_weights
-from fluxfast.pipeline.snapshot import Snapshot
 from fluxfast.profiling.evidence import proofs
 
 if TYPE_CHECKING:
     from fluxfast.pipeline.guard import Weights
     from fluxfast.pipeline.live_weights import LiveWeights
 
-# Several optimized pipelines share the compiled code of a block, of which PyTorch keeps 8 versions.
-RECOMPILE_LIMIT = 64
 
-
-def on_device(pipeline: Any) -> Any:
-    """Return a context in which the pipeline's GPU is the current one."""
-    device = pipeline.device
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-class OptimizedPipeline:
+class OptimizedPipeline(AppliedPlan):
     """A pipeline with optimizations applied, called like the pipeline itself.
 
     Every other attribute is the pipeline's. Leaving its context undoes the optimizations.
@@ -53,17 +40,17 @@ class OptimizedPipeline:
     def __init__(
         self,
         *,
-        pipeline: Any,
         build: Build,
-        snapshot: Snapshot,
-        weights: LiveWeights,
+        live: LiveWeights,
         loras: tuple[AppliedLora, ...],
         left_out: Mapping[str, str],
+        taken_for: str,
     ) -> None:
         """Guard the pipeline, to which the build was applied."""
-        own = vars(self)
-        own.update(pipeline=pipeline, plan=build.plan, left_out=left_out, loras=loras)
-        own.update(_build=build, _snapshot=snapshot, _live=weights, _folded=loras, _last_call=None)
+        super().__init__(build)
+        own, pipeline = vars(self), build.pipeline
+        own.update(left_out=left_out, loras=loras, _taken_for=taken_for)
+        own.update(_live=live, _folded=loras, _last_call=None)
         # Tools look for the pipeline's parameters in the signature of the object and of its call.
         own["__signature__"] = inspect.signature(pipeline.__call__)
         own["__call__"] = wraps(pipeline.__call__)(partial(OptimizedPipeline.__call__, self))
@@ -79,12 +66,7 @@ class OptimizedPipeline:
                 has no effect on an optimized pipeline.
         """
         self._check_is_active()
-        limit = torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT)
-        with ExitStack() as stack:
-            stack.enter_context(on_device(self.pipeline))
-            if self.plan.compiles:
-                stack.enter_context(limit)
-            return self.pipeline(*arguments, **keywords)
+        return super().__call__(*arguments, **keywords)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -98,19 +80,6 @@ class OptimizedPipeline:
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute of the pipeline."""
         setattr(self.pipeline, name, value)
-
-    def __enter__(self) -> OptimizedPipeline:
-        """Return this object."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Undo the optimizations."""
-        self.undo()
 
     def __repr__(self) -> str:
         """Name the pipeline and the optimizations."""
@@ -138,11 +107,6 @@ class OptimizedPipeline:
         """
         self.pipeline.to(*arguments, **keywords)
         return self
-
-    @property
-    def is_active(self) -> bool:
-        """Return whether the optimizations are applied: True until `undo()`."""
-        return "_build" in vars(self)
 
     def set_lora(
         self,
@@ -192,9 +156,8 @@ class OptimizedPipeline:
                 remedy="call the optimized pipeline once",
             )
         evidence = repeated_call(self.pipeline, self.plan, self._last_call)
-        model, why = recognise_pipeline(self.pipeline)
         return Report(
-            taken_for=f"{model.name} ({why})",
+            taken_for=self._taken_for,
             proofs=proofs(evidence),
             left_out=self.left_out,
             loras=self.loras,
@@ -206,15 +169,9 @@ class OptimizedPipeline:
         The pipeline then computes the same values as before, bit for bit. Calling it again does
         nothing.
         """
-        if self.is_active:
-            own = vars(self)
-            own.pop("_build").undo.close()
-            del own["_live"]
-            own.pop("_snapshot").restore()
-            del own["_weights"]
-            own["_last_call"] = None
-            free_memory()
-        return self.pipeline
+        own = vars(self)
+        own.update(_live=None, _weights=None, _last_call=None)
+        return super().undo()
 
     def _check_is_active(self) -> None:
         if not self.is_active:

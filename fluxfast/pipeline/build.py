@@ -7,13 +7,11 @@ open then stays correct, but compiles again at its next image.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,51 +28,46 @@ from fluxfast.optimizations.base import (
     Plan,
     no_reason,
 )
+from fluxfast.pipeline.applied import AppliedPlan, free_memory
 
 if TYPE_CHECKING:
-    from diffusers import FluxPipeline
     from PIL.Image import Image
 
 DEFAULT_ARTIFACTS = Artifacts(folder=Path.home() / ".cache" / "fluxfast")
 
 
 @dataclass(kw_only=True)
-class BuiltPipeline:
-    """A pipeline with a plan applied; closing it restores every global setting.
+class BuiltPipeline(AbstractContextManager["BuiltPipeline"]):
+    """A pipeline of the project's own, which generates the images that its plan is for.
+
+    Nothing of the unoptimized pipeline is kept: closing discards the pipeline.
 
     Attributes:
-        pipeline: the diffusers pipeline; absent after `close`.
+        applied: the pipeline with the plan applied; absent after `close`.
         plan: the plan that was applied.
         load_s: seconds for reading or generating the weights.
         apply_s: seconds for applying the optimizations. An export is included; torch.compile
             compiles later, in the first image.
-        undo: callbacks that restore the global settings.
     """
 
-    pipeline: FluxPipeline
+    applied: AppliedPlan
     plan: Plan
     load_s: float
     apply_s: float
-    undo: ExitStack
 
-    def __enter__(self) -> BuiltPipeline:
-        """Return this object."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the pipeline."""
         self.close()
 
     def close(self) -> None:
         """Restore every global setting, drop the pipeline and free its memory."""
-        self.undo.close()
-        self.__dict__.pop("pipeline", None)
+        self.__dict__.pop("applied").undo()
         forget_compiled_code()
+
+    @property
+    def pipeline(self) -> Any:
+        """The diffusers pipeline itself: what calls it is timed without anything in between."""
+        return self.applied.pipeline
 
     @property
     def request(self) -> ImageRequest:
@@ -122,13 +115,12 @@ def build(
     started = time.perf_counter()
     pipeline = load(checkpoint, dtype=load_dtype(plan), hardware=plan.situation.hardware)
     loaded = time.perf_counter()
-    applied = apply_plan(pipeline, plan, artifacts=artifacts, progress=progress)
+    applied = AppliedPlan(apply_plan(pipeline, plan, artifacts=artifacts, progress=progress))
     return BuiltPipeline(
-        pipeline=pipeline,
+        applied=applied,
         plan=plan,
         load_s=loaded - started,
         apply_s=time.perf_counter() - loaded,
-        undo=applied.undo,
     )
 
 
@@ -139,8 +131,9 @@ def apply_plan(
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     progress: Callable[[str], None] = no_progress,
     after_each: Callable[[Optimization], None] = no_reason,
+    undo: ExitStack | None = None,
 ) -> Build:
-    """Apply a plan to a pipeline in place; on an error, restore every global setting.
+    """Apply a plan to a pipeline in place; on an error, undo what was applied.
 
     Args:
         pipeline: the pipeline.
@@ -148,11 +141,12 @@ def apply_plan(
         artifacts: the folder of exported packages.
         progress: called with the name of each stage.
         after_each: called with each optimization after it was applied.
+        undo: callbacks that run after those of the optimizations, when the plan is undone.
 
     Raises:
         FluxFastError: an optimization cannot be applied.
     """
-    build = Build(pipeline=pipeline, plan=plan, artifacts=artifacts)
+    build = Build(pipeline=pipeline, plan=plan, artifacts=artifacts, undo=undo or ExitStack())
     try:
         with torch.no_grad():
             for optimization in plan.in_order_of_application:
@@ -179,10 +173,3 @@ def forget_compiled_code() -> None:
     torch.compiler.reset()
     counters.clear()
     free_memory()
-
-
-def free_memory() -> None:
-    """Collect garbage and return unused GPU memory to the driver."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

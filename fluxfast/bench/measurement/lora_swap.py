@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class SwappableCase:
     """The pipeline of a case, and random LoRAs for it.
 
     Attributes:
-        built: the pipeline; its `pipeline` is what `fluxfast.optimize()` returned.
+        built: the pipeline; what is applied to it is what `fluxfast.optimize()` returned.
         loras: state dicts in host memory, by rank.
     """
 
@@ -37,8 +37,8 @@ class SwappableCase:
 
     def set_lora(self, rank: int | None) -> None:
         """Swap to the LoRA of this rank, or to none, and wait until the GPU has finished."""
-        pipeline: Any = self.built.pipeline
-        pipeline.set_lora(None if rank is None else self.loras[rank])
+        optimized: Any = self.built.applied
+        optimized.set_lora(None if rank is None else self.loras[rank])
         self.built.synchronize()
 
     @property
@@ -80,15 +80,7 @@ def _loaded(planned: PlannedCase, ranks: Sequence[int]) -> SwappableCase:
         batch_size=request.batch_size,
         num_inference_steps=request.num_inference_steps,
     )
-    undo = ExitStack()
-    undo.callback(optimized.undo)
-    built = BuiltPipeline(
-        pipeline=optimized,  # type: ignore[arg-type]
-        plan=planned.plan,
-        load_s=0.0,
-        apply_s=0.0,
-        undo=undo,
-    )
+    built = BuiltPipeline(applied=optimized, plan=planned.plan, load_s=0.0, apply_s=0.0)
     return SwappableCase(built=built, loras=loras)
 
 
