@@ -50,7 +50,7 @@ def test_quality_is_within_budget(
         pytest.skip("measured for a new budget, not judged")
     broken = violations(quality, budgets.of(planned.case.optimizations, planned.case.model))
     if broken:
-        sheet = suite.results_folder / f"{planned.case.id}.sheet.png"
+        sheet = suite.results_folder / f"{planned.case.file_stem}.sheet.png"
         write_sheet(sheet, {planned.label: generated}, reference)
         fail_if([*broken, f"look at {sheet}"], planned)
 

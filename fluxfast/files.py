@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from fluxfast.errors import FluxFastError
 
@@ -59,15 +61,62 @@ def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except refused as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise FluxFastError(
-            "cannot write this file",
-            got=f"{path}: {reason or error}",
-            allowed="a folder with room that can be written, and an ending that fits the content",
-            remedy="free some space or name another file; nothing was half-written",
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: Exception) -> FluxFastError:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return FluxFastError(
+        "cannot write this file",
+        got=f"{path}: {reason or error}",
+        allowed="a folder with room that can be written, and an ending that fits the content",
+        remedy="free some space or name another file; nothing was half-written",
+    )
+
+
+@contextmanager
+def locked(path: Path, *, waits: bool = True) -> Iterator[None]:
+    """Hold the lock that the file `path` stands for; it contains the id of this process.
+
+    The operating system releases the lock when the process ends, even if it was killed.
+
+    Args:
+        path: the file of the lock, removed at the end.
+        waits: whether to wait for another process that holds the lock.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and `waits` is False.
+        FluxFastError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _opened_lock(path, waits)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _opened_lock(path: Path, waits: bool) -> IO[str]:
+    """Return the locked file; one that its last holder removed meanwhile is created again."""
+    with ExitStack() as stack:
+        while True:
+            file = stack.enter_context(path.open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                stack.pop_all()
+                return file
+            file.close()
 
 
 def check_writable(path: Path, *, creates_folder: bool = False) -> None:

@@ -127,7 +127,7 @@ def drop_optimizations(planned: PlannedCase, folder: Path) -> None:
         with build(planned.checkpoint, without_applying(planned.plan, name)) as built:
             word = UNSEEN if _is_active(name, built) else SEEN
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{planned.case.id} {name}.dropped").write_text(word)
+        (folder / f"{planned.case.file_stem} {name}.dropped").write_text(word)
 
 
 def _is_active(name: str, built: BuiltPipeline) -> bool:

@@ -9,13 +9,12 @@ from typing import Any
 
 from fluxfast.bench.baselines.accept import (
     check_acceptable,
-    check_processes,
     history_path,
     history_rows,
     history_text,
 )
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
-from fluxfast.bench.baselines.file import write_baseline
+from fluxfast.bench.baselines.file import locked_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for, find_baseline, own_baseline
 from fluxfast.bench.cases.matrix import joined
 from fluxfast.bench.results.machine import hardware_of
@@ -89,13 +88,13 @@ def accept(options: argparse.Namespace) -> None:
     baseline = _baseline_of(results, options)
     if baseline.path.parent == shipped_baselines():
         required_checkout("accepting results into a stored baseline")
-    updated = baseline.accept(results)
-    check_processes(found)
-    check_acceptable(baseline, results, options.processes)
-    rows = history_rows(baseline.results, results)
-    history = history_text(history_path(updated), rows)  # read before anything is written
-    write_baseline(updated)
-    write_atomically(history_path(updated), history)
+    with locked_baseline(baseline) as newest:
+        updated = newest.accept(results)
+        check_acceptable(newest, found, options.processes)
+        rows = history_rows(newest.results, results)
+        history = history_text(history_path(updated), rows)  # read before anything is written
+        write_baseline(updated)
+        write_atomically(history_path(updated), history)
     table = plain_table(*SHOWN)
     for row in rows:
         table.add_row(wrapping(row["case"]), *(row[column] for column in SHOWN[1:]))

@@ -18,6 +18,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
+from fluxfast.bench.results.origin import COMMIT_CHARACTERS
 from fluxfast.extras import extra
 from fluxfast.history.cards import (
     card_offsets,
@@ -29,7 +30,6 @@ from fluxfast.history.cards import (
     without_offsets,
 )
 from fluxfast.history.database import Acceptance
-from fluxfast.history.origin import COMMIT_CHARACTERS
 from fluxfast.history.series import Night, Series
 
 FLOOR = 0.02  # a smaller relative change of level is not reported

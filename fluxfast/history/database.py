@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxfast.bench.results.machine import hardware_of, machine_name
+from fluxfast.bench.results.origin import stack_versions
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import summarize
 from fluxfast.errors import FluxFastError
 from fluxfast.files import local_folder
 from fluxfast.history.dates import measured_at
-from fluxfast.history.origin import stack_versions
 
 DATABASE = local_folder() / "history.sqlite3"
 SCHEMA_VERSION = 3

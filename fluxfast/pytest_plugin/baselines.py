@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from fluxfast.bench.baselines.baseline import Baseline
+from fluxfast.bench.baselines.file import locked_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for, own_baseline
 from fluxfast.bench.cases.planned import PlannedCase
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.pytest_plugin.folders import why_not_writable
 from fluxfast.pytest_plugin.options import Options
@@ -41,6 +44,19 @@ def grows(options: Options, hardware: Hardware, baseline: Baseline) -> bool:
     """
     is_local = baseline.path.parent != options.baselines
     return bool(options.cases) or (not hardware.is_gpu and is_local)
+
+
+def grow(baseline: Baseline, results: Sequence[CaseResult]) -> FluxFastError | None:
+    """Add results to the file of a baseline; return why that failed, or None.
+
+    A second session that ends now waits, and adds to what the first one has written.
+    """
+    try:
+        with locked_baseline(baseline) as newest:
+            write_baseline(newest.extended(results))
+    except FluxFastError as error:
+        return error
+    return None
 
 
 def why_not_recordable(options: Options, baseline: Baseline) -> str | None:

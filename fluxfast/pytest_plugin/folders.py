@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 
+from fluxfast import files
 from fluxfast.errors import FluxFastError
 
 KEPT = 20  # newest folders of runs without --results
 LOCK = ".lock"
-OWN_NAME = re.compile(r"\d{8}-\d{6}(-\d+)?")  # as `new_folder` names them
+OWN_NAME = re.compile(r"\d{8}-\d{6}(-\d+)*")  # as `new_folder` names them
 
 
 def new_folder(parent: Path) -> Path:
-    """Return the path of a folder that does not exist yet, named after the time."""
-    folder = parent / datetime.now().strftime("%Y%m%d-%H%M%S")
-    return folder.with_name(f"{folder.name}-{os.getpid()}") if folder.exists() else folder
+    """Return the path of a folder of this run, named after the time and the process."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    names = chain([name], (f"{name}-{number}" for number in count(2)))  # this process had others
+    return next(parent / name for name in names if not (parent / name).exists())
 
 
 def why_not_writable(folder: Path) -> str | None:
@@ -36,31 +38,20 @@ def why_not_writable(folder: Path) -> str | None:
 def locked(folder: Path) -> Iterator[None]:
     """Lock a folder of results against other runs within this context.
 
-    The operating system releases the lock when the process ends, even if it was killed.
-
     Raises:
         FluxFastError: another run writes into the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    with path.open("a+") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(files.locked(folder / LOCK, waits=False))
         except BlockingIOError as error:
-            file.seek(0)
             raise FluxFastError(
                 "another run writes into this folder of results",
-                got=f"{folder}, process {file.read() or 'unknown'}",
+                got=f"{folder}, process {(folder / LOCK).read_text() or 'unknown'}",
                 allowed="one run at a time in a folder",
                 remedy="wait for the other run, or name another folder with --results DIR",
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        yield
 
 
 def remove_old(parent: Path, kept: int = KEPT) -> int:

@@ -155,10 +155,12 @@ def fail(planned: PlannedCase, verdict: Verdict) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Close the session; set the exit status of a machine that differs from the baseline's."""
+    """Close the session; set the exit status of what could not be recorded or judged."""
     suite = session.config.stash[SUITE]
     suite.close()
-    if exitstatus == pytest.ExitCode.OK and Outcome.INVALID_RUNNER in suite.outcomes.values():
+    if suite.unsaved and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    elif exitstatus == pytest.ExitCode.OK and Outcome.INVALID_RUNNER in suite.outcomes.values():
         session.exitstatus = NOT_JUDGED_STATUS
 
 

@@ -171,6 +171,9 @@ def _recorded_lines(suite: Suite) -> Iterator[str]:
     """Yield which results joined the baseline, and how to begin it again."""
     if not suite.joining:
         return
+    if suite.unsaved:
+        yield f"the results did not join the baseline: {suite.unsaved}"
+        return
     path, first = suite.baseline.path, suite.joining & suite.judgement.first
     if first:
         yield f"{len(first)} cases recorded in {path}: they gate from the next run on"

@@ -13,12 +13,16 @@ from fluxfast.hardware import Hardware
 
 
 def kept_result(folder: Path, case: Case, hardware: Hardware) -> CaseResult | None:
-    """Return a case's result in the folder if it is of this commit and machine, else None."""
+    """Return a case's result in the folder if it is of this commit and machine, else None.
+
+    A result of uncommitted changes is of no commit.
+    """
     path = result_path(folder, case)
     if why_not_resumed() or not path.exists():
         return None
     result = read_result(path)
-    same_commit = result.provenance.get("commit") == provenance()["commit"]
+    origin = result.provenance
+    same_commit = origin.get("commit") == provenance()["commit"] and not origin.get("dirty")
     same_machine = result.environment["hardware"] == hardware.to_json()
     return result if same_commit and same_machine else None
 

@@ -13,7 +13,6 @@ import pytest
 
 from fluxfast.bench.ab.against import Sides
 from fluxfast.bench.baselines.baseline import Baseline
-from fluxfast.bench.baselines.file import write_baseline
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.limits import Limits, limits_on
 from fluxfast.bench.measurement.recording import record
@@ -26,7 +25,7 @@ from fluxfast.files import required_checkout
 from fluxfast.hardware import Hardware, detect
 from fluxfast.optimizations.base import Artifacts
 from fluxfast.pytest_plugin import judging
-from fluxfast.pytest_plugin.baselines import grows, session_baseline, why_not_recordable
+from fluxfast.pytest_plugin.baselines import grow, grows, session_baseline, why_not_recordable
 from fluxfast.pytest_plugin.comparing import ComparedRevisions, ProcessSettings, compare_all
 from fluxfast.pytest_plugin.folders import locked, new_folder, remove_old, why_not_writable
 from fluxfast.pytest_plugin.judging import Judgement, verdict_json
@@ -55,6 +54,7 @@ class Suite:
         compared: the A/B comparison, once it is done.
         opened: at the end, unlocks the folder of results and removes old ones.
         removed: how many old folders of results were removed.
+        unsaved: why the results that join the baseline could not be written.
     """
 
     config: pytest.Config
@@ -68,6 +68,7 @@ class Suite:
     compared: ComparedRevisions | None = None
     opened: ExitStack = field(default_factory=ExitStack)
     removed: int = 0
+    unsaved: FluxFastError | None = None
     _judged: tuple[frozenset[str], Judgement] = (frozenset(), Judgement())
 
     # The machine and the folders.
@@ -124,8 +125,7 @@ class Suite:
     def close(self) -> None:
         """Write what joins the baseline, unlock the results and remove old ones."""
         if self.joining:
-            new = [self.measured[case_id] for case_id in sorted(self.joining)]
-            write_baseline(self.baseline.extended(new))
+            self.unsaved = grow(self.baseline, [self.measured[i] for i in sorted(self.joining)])
         self.opened.close()
 
     def _remove_old(self) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fluxfast.bench.results.machine import hardware_of
+from fluxfast.bench.results.origin import commit_text, machine_text
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.history.origin import commit_text, machine_text
 from fluxfast.report.rows import ReportRow
 
 

@@ -27,12 +27,12 @@ from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.artifacts import KINDS, figures_path, image_path
+from fluxfast.bench.results.joining import check_consistent, is_same_process
 from fluxfast.bench.results.machine import hardware_of, machine_name
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_json, read_results, result_path
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.errors import BaselineError
-from fluxfast.report.consistency import check_consistent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,22 +85,14 @@ def read_inputs(paths: Sequence[Path]) -> list[MeasuredCase]:
 
 def _joined(first: MeasuredCase, second: MeasuredCase) -> MeasuredCase:
     return MeasuredCase(
-        results=(*first.results, *(r for r in second.results if not _is_in(r, first.results))),
+        results=(
+            *first.results,
+            *(r for r in second.results if not any(is_same_process(r, o) for o in first.results)),
+        ),
         image_path=first.image_path or second.image_path,
         artifacts=first.artifacts | second.artifacts,
         is_accepted=first.is_accepted and second.is_accepted,
     )
-
-
-def _is_in(result: CaseResult, results: Sequence[CaseResult]) -> bool:
-    """Compare by process, because the figures of a baseline file are rounded."""
-    process = _process(result)
-    return result in results or (process is not None and process in map(_process, results))
-
-
-def _process(result: CaseResult) -> tuple[str, str] | None:
-    origin = result.provenance
-    return (str(origin["date"]), str(origin.get("process"))) if origin.get("date") else None
 
 
 def _read(path: Path) -> Iterable[MeasuredCase]:

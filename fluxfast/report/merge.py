@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxfast.bench.results.artifacts import artifact_paths
+from fluxfast.bench.results.joining import check_consistent
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_paths
 from fluxfast.errors import BaselineError
-from fluxfast.report.consistency import check_consistent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def _copy(path: Path, result: CaseResult, whole: Path) -> None:
     number = 1
     while target.exists():
         number += 1
-        target = whole / f"{result.case.id}.{number}.json"
+        target = whole / f"{result.case.file_stem}.{number}.json"
     whole.mkdir(exist_ok=True)
     shutil.copyfile(path, target)
     sources = artifact_paths(path.parent, result.case)

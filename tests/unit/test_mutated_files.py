@@ -13,7 +13,7 @@ from fluxfast.bench.baselines.file import read_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import own_baseline
 from fluxfast.bench.cases.own import planned_own_cases
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.results.store import read_result
+from fluxfast.bench.results.store import read_result, result_path
 from fluxfast.bench.results.summary import summarize
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS
 from fluxfast.bench.verdicts.tables import verdict_table
@@ -166,7 +166,7 @@ ACCEPTED = {RESULT.case.id: tuple(result(2 + n / 100, canaries=CANARIES) for n i
 @mutated
 @given(data=mutation(WRITTEN, tuple(WRITTEN)), cut=st.data())
 def test_a_result_is_refused_or_judged(folder, data, cut):
-    path = folder / "result.json"
+    path = result_path(folder, result().case)
     text = cut.draw(damaged(json.dumps(data)))
     path.write_bytes(text.encode(errors="surrogatepass"))
     try:

@@ -68,7 +68,7 @@ def test_a_case_of_ones_own_is_a_case_like_the_others(folder):
     assert found.plan.names == found.case.optimizations == ("fused_projections", "regional")
     assert found.checkpoint.location == str(folder / "my-dev")
     assert found.tolerances == {"step_ms": 0.05}
-    assert Case.from_id(found.case.id) == found.case == Case.from_json(found.case.to_json())
+    assert Case.from_id(found.case.id) == found.case == Case.from_json(found.case.to_json(), "")
     with pytest.raises(FluxFastError, match="comes from a file of cases"):
         planned_from_id(found.case.id, CPU)
 
@@ -251,10 +251,10 @@ def test_a_tolerance_of_a_case_decides_its_verdict(tmp_path):
 
 def test_json_is_no_case_unless_it_has_its_types():
     good = process().case.to_json()
-    assert Case.from_json(json.loads(json.dumps(good))).to_json() == good
+    assert Case.from_json(json.loads(json.dumps(good)), "").to_json() == good
     for change in ({"height": "1024"}, {"model": None}, {"optimizations": "bf16"}, {"more": 1}):
         with pytest.raises(FluxFastError, match="description of a case"):
-            Case.from_json(good | change)
+            Case.from_json(good | change, "")
 
 
 def test_results_of_own_cases_are_accepted_into_their_own_baseline_only(tmp_path, capsys):

@@ -13,7 +13,7 @@ from fluxfast.bench.results.machine import Gpu
 from fluxfast.bench.verdicts.comparison import changed_counters
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.errors import FluxFastError
-from fluxfast.pytest_plugin import printing
+from fluxfast.pytest_plugin import plugin, printing
 from fluxfast.pytest_plugin.folders import (
     LOCK,
     locked,
@@ -120,7 +120,7 @@ def suite_of(tmp_path, baseline, judgement, **options):
         is_recording=False,
         joining=judgement.joining,
         judgement=judgement,
-        **options,
+        **{"unsaved": None, **options},
     )
 
 
@@ -135,6 +135,21 @@ def test_a_first_baseline_from_edited_sources_comes_with_a_warning(dirty, tmp_pa
     assert after[0].endswith("they gate from the next run on")
     assert any("WARNING" in line for line in before) is dirty
     assert any(f"begin the baseline again with: rm {empty.path}" in line for line in after) is dirty
+
+
+def test_a_baseline_that_could_not_be_written_is_reported_after_the_table_and_fails(tmp_path):
+    empty = baseline(tmp_path)
+    judgement = judge_against_baseline(empty, {case().id: process()}, grows=True)
+    why = FluxFastError("cannot write this file", got="x: no space", allowed="", remedy="")
+    suite = suite_of(tmp_path, empty, judgement, unsaved=why, close=lambda: None, outcomes={})
+    (line,) = printing._recorded_lines(suite)
+    assert line.startswith("the results did not join the baseline: cannot write this file")
+    for ended, status in ((0, 1), (2, 2)):
+        session = SimpleNamespace(
+            config=SimpleNamespace(stash={plugin.SUITE: suite}), exitstatus=ended
+        )
+        plugin.pytest_sessionfinish(session, ended)
+        assert session.exitstatus == status
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ Measured = Mapping[str, CaseResult | FluxFastError]  # by case id
 
 def log_path(results: Path, first_case_id: str) -> Path:
     """Return where a process logs its output, named after the first case that it measures."""
-    return results / f"{first_case_id}.log"
+    return results / f"{Case.from_id(first_case_id).file_stem}.log"
 
 
 def measure_in(

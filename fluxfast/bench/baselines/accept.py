@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 
 from fluxfast.bench.baselines.baseline import Baseline
+from fluxfast.bench.results.joining import check_consistent, check_processes
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS, typical
 from fluxfast.bench.verdicts.runner import DEVICE_BAND, HOST_BAND, why_invalid_runner
@@ -17,22 +17,30 @@ from fluxfast.errors import BaselineError
 COLUMNS = ("date", "commit", "case", "figure", "before", "after", "change", "processes")
 
 
-def check_acceptable(baseline: Baseline, results: Sequence[CaseResult], processes: int) -> None:
+def check_acceptable(
+    baseline: Baseline, found: Sequence[tuple[Path, CaseResult]], processes: int
+) -> None:
     """Check that results may become a baseline.
 
     Args:
         baseline: the baseline that they would join.
-        results: all results to accept.
+        found: all results to accept, each with the path of its file.
         processes: the smallest number of processes of each case.
 
     Raises:
-        BaselineError: the sources have uncommitted changes or the commit is unknown, a case has
-            too few processes, or the canaries of a result are missing or out of their band.
+        BaselineError: the sources have uncommitted changes or the commit is unknown; a case has
+            two commits or stacks, one process twice, or too few processes; or the canaries of a
+            result are missing or out of their band.
     """
-    for result in results:
+    of_case: dict[str, list[tuple[Path, CaseResult]]] = {}
+    for path, result in found:
         _check_commit(result)
         _check_canaries(result)
-    for case_id, ours in by_case(results).items():
+        of_case.setdefault(result.case.id, []).append((path, result))
+    for case_id, ours_found in of_case.items():
+        check_processes(ours_found)
+        check_consistent(ours_found)
+        ours = [result for _, result in ours_found]
         if len(ours) < processes:
             raise BaselineError(
                 "too few processes measured this case",
@@ -42,29 +50,6 @@ def check_acceptable(baseline: Baseline, results: Sequence[CaseResult], processe
                 "or ask for fewer with --processes N",
             )
         _check_runner(baseline, case_id, ours)
-
-
-def check_processes(found: Sequence[tuple[Path, CaseResult]]) -> None:
-    """Raise BaselineError if one process is in the results twice.
-
-    Copies of a process have no scatter, so the noise would be underestimated.
-    """
-    for (path, one), (other_path, other) in combinations(found, 2):
-        if one.case == other.case and _is_same_process(one, other):
-            raise BaselineError(
-                "one process would count as two",
-                got=f"{path} and {other_path}",
-                allowed="one result of a case from each process",
-                remedy="name the results of each process once; measure in more of them, each with "
-                "--record --results DIR of its own",
-            )
-
-
-def _is_same_process(one: CaseResult, other: CaseResult) -> bool:
-    """Compare samples, or id, date and card: containers of two cards may use the same ids."""
-    ids = [(r.provenance.get("process"), r.provenance.get("date"), r.card) for r in (one, other)]
-    is_known = None not in ids[0]
-    return one.images == other.images or (is_known and ids[0] == ids[1])
 
 
 def by_case(results: Sequence[CaseResult]) -> dict[str, list[CaseResult]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from fluxfast.bench.results.joining import is_same_process
 from fluxfast.bench.results.machine import Gpu, hardware_of, stack_difference
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import CaseSummary, summarize
@@ -57,11 +58,17 @@ class Baseline:
         return replace(self, results=merged)
 
     def extended(self, results: Iterable[CaseResult]) -> Baseline:
-        """Return the baseline with each result added as one more process of its case."""
-        fresh = list(results)
-        cases = dict.fromkeys(result.case.id for result in fresh)
-        kept = [old for case_id in cases for old in self.results.get(case_id, ())]
-        return self.accept([*kept, *fresh])
+        """Return the baseline with each result added as one more process of its case.
+
+        A process that is there, and a case that is complete, stay as they are.
+        """
+        grown = self
+        for result in results:
+            known = grown.results.get(result.case.id, ())
+            is_there = any(is_same_process(result, one) for one in known)
+            if len(known) < PROCESSES and not is_there:
+                grown = grown.accept([*known, result])
+        return grown
 
     def _check_machine(self, result: CaseResult) -> None:
         hardware = hardware_of(result)

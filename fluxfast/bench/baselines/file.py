@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fluxfast.bench.results.result import (
 )
 from fluxfast.bench.results.store import read_json
 from fluxfast.errors import BaselineError
-from fluxfast.files import write_atomically
+from fluxfast.files import locked, write_atomically
 from fluxfast.hardware import Platform
 
 
@@ -66,7 +67,7 @@ def _read_gpu(data: Mapping[str, Any]) -> Gpu:
 def _read_case(
     entry: Mapping[str, Any], file: Mapping[str, Any], path: Path
 ) -> tuple[str, tuple[CaseResult, ...]]:
-    case = Case.from_json(entry["case"])
+    case = Case.from_json(entry["case"], str(path))
     if not entry["processes"]:
         raise ValueError(f"{case.id} has no processes")
     whole = {"schema": file["schema"], "case": entry["case"], "role": entry.get("role")}
@@ -83,6 +84,24 @@ def _read_case(
 def write_baseline(baseline: Baseline) -> None:
     """Write the baseline into its file, or raise FluxFastError and leave the file as it was."""
     write_atomically(baseline.path, _render(baseline))
+
+
+@contextmanager
+def locked_baseline(baseline: Baseline) -> Iterator[Baseline]:
+    """Lock the file of a baseline against other writers, and yield what it holds now.
+
+    A second writer waits here; then it adds to what the first one has written.
+
+    Raises:
+        FluxFastError: the folder cannot be written, or the file cannot be read.
+    """
+    path = baseline.path
+    with locked(path.with_name(f".{path.name}.lock")):
+        yield (
+            replace(read_baseline(path), tolerances=baseline.tolerances)
+            if path.exists()
+            else baseline
+        )
 
 
 def _render(baseline: Baseline) -> str:

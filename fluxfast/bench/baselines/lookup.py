@@ -128,13 +128,20 @@ def own_baseline(cases: Path, gpu: str, hardware: Hardware, folder: Path | None 
     if not path.exists():
         machine = gpu_from_hardware(hardware, machine_slug(hardware))
         return Baseline(gpu=machine, results={}, path=path)
-    baseline = read_baseline(path)
-    if not baseline.gpu.describes(hardware):
+    return _of_this_machine(read_baseline(path), hardware)
+
+
+def _of_this_machine(baseline: Baseline, hardware: Hardware) -> Baseline:
+    """Return a baseline that its file name promises; raise BaselineError if it is of another."""
+    gpu = baseline.gpu
+    same_kind = hardware.is_gpu or gpu.slug == machine_slug(hardware)
+    if not gpu.describes(hardware) or not same_kind:
         raise BaselineError(
-            "the baseline of these cases is of another machine",
-            got=f"{path}: {baseline.gpu.device_names[0]} ({baseline.gpu.architecture}), "
-            f"{baseline.gpu.memory_gib:g} GiB",
-            allowed=f"{hardware.name} ({hardware.architecture}), {hardware.memory_gib:g} GiB",
+            "this baseline is of another machine than its name says",
+            got=f"{baseline.path}: {gpu.slug}, {gpu.device_names[0]} ({gpu.architecture}), "
+            f"{gpu.memory_gib:g} GiB",
+            allowed=f"{machine_slug(hardware)}, {hardware.name} ({hardware.architecture}), "
+            f"{hardware.memory_gib:g} GiB",
             remedy="move the file away to record a new one",
         )
     return baseline
@@ -148,5 +155,5 @@ def cpu_baseline(
     shipped, own = folder or shipped_baselines(), local or local_baselines()
     for path in (shipped / f"{slug}.json", own / f"{slug}.json"):
         if path.exists():
-            return read_baseline(path)
+            return _of_this_machine(read_baseline(path), hardware)
     return Baseline(gpu=gpu_from_hardware(hardware, slug), results={}, path=own / f"{slug}.json")

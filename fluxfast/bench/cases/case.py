@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +16,9 @@ ID = re.compile(
     r"(?P<model>\w+)-(?P<weights>\w+)-(?P<height>\d+)x(?P<width>\d+)"
     r"-b(?P<batch_size>\d+)-s(?P<num_inference_steps>\d+)-(?P<names>[\w+]+)"
 )
+# Characters of a file name: file systems take 255 bytes, endings and temporary names need some.
+LONGEST_STEM = 230
+DIGEST_CHARACTERS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,14 @@ class Case:
         """The identifier, as `dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8`; height before width."""
         shape = f"{self.height}x{self.width}-b{self.batch_size}-s{self.num_inference_steps}"
         return f"{self.model}-{self.weights}-{shape}-{'+'.join(self.optimizations) or 'eager'}"
+
+    @property
+    def file_stem(self) -> str:
+        """The name of the case's files without ending: the id; of a long one, with a digest."""
+        if len(self.id) <= LONGEST_STEM:
+            return self.id
+        digest = hashlib.sha256(self.id.encode()).hexdigest()[:DIGEST_CHARACTERS]
+        return f"{self.id[: LONGEST_STEM - len(digest) - 1]}-{digest}"
 
     @property
     def is_own(self) -> bool:
@@ -90,8 +102,12 @@ class Case:
         return next((found[names] for names in eager_combinations() if names in found), None)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Case:
+    def from_json(cls, data: Mapping[str, Any], where: str) -> Case:
         """Return the case that JSON describes.
+
+        Args:
+            data: the parsed JSON.
+            where: the file that it comes from, for errors.
 
         Raises:
             BaselineError: a key is missing or unknown, or a value is of the wrong type.
@@ -104,7 +120,7 @@ class Case:
         except (KeyError, TypeError, ValueError, FluxFastError) as error:
             raise BaselineError(
                 "the description of a case is wrong",
-                got=str(error).splitlines()[0],
+                got=f"{where}: {str(error).splitlines()[0]}",
                 allowed=", ".join(cls.__annotations__),
                 remedy="record it again",
             ) from error

@@ -35,12 +35,12 @@ def artifact_paths(folder: Path, case: Case) -> list[Path]:
 
 def image_path(folder: Path, case: Case) -> Path:
     """Return the path of the last image that the case generated."""
-    return folder / f"{case.id}.png"
+    return folder / f"{case.file_stem}.png"
 
 
 def figures_path(folder: Path, kind: str, case: Case) -> Path:
     """Return the path of the case's figures of one of the KINDS."""
-    return folder / kind / f"{case.id}.json"
+    return folder / kind / f"{case.file_stem}.json"
 
 
 def write_artifacts(

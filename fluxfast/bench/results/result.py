@@ -197,7 +197,7 @@ class CaseResult:
         """
         check_schema(data, where)
         try:
-            found = cls(**_values(data))
+            found = cls(**_values(data, where))
             _check_environment(data["environment"])
             _check_figures(found)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -210,11 +210,11 @@ class CaseResult:
         return found
 
 
-def _values(data: Mapping[str, Any]) -> dict[str, Any]:
+def _values(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the fields of a result with the types that the class declares."""
     values = {field.name: data[field.name] for field in fields(CaseResult) if field.name != "role"}
     values["role"] = Role(data["role"]) if data.get("role") is not None else None
-    values["case"] = Case.from_json(data["case"])
+    values["case"] = Case.from_json(data["case"], where)
     values["images"] = tuple(map(ImageTiming.from_json, data["images"]))
     if not values["images"]:
         raise ValueError("no images")

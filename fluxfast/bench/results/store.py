@@ -36,7 +36,7 @@ def read_json(path: Path) -> Any:
 
 def result_path(folder: Path, case: Case) -> Path:
     """Return the path of the case's result in a results folder."""
-    return folder / f"{case.id}.json"
+    return folder / f"{case.file_stem}.json"
 
 
 def write_result(folder: Path, result: CaseResult) -> Path:
@@ -47,8 +47,17 @@ def write_result(folder: Path, result: CaseResult) -> Path:
 
 
 def read_result(path: Path) -> CaseResult:
-    """Return the result in the file; raise BaselineError if it is missing or wrong."""
-    return CaseResult.from_json(read_json(path), str(path))
+    """Return the result in the file; raise BaselineError if it is missing, wrong or renamed."""
+    result = CaseResult.from_json(read_json(path), str(path))
+    stem = path.name.partition(".")[0]  # of several processes of a case: ID.2.json
+    if stem not in (result.case.id, result.case.file_stem):
+        raise BaselineError(
+            "this file has the name of another case",
+            got=f"{path}, which contains {result.case.id}",
+            allowed=f"{result.case.file_stem}.json",
+            remedy="give the file its own name again, or remove it",
+        )
+    return result
 
 
 def read_results(folders: Iterable[Path]) -> list[CaseResult]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from fluxfast.bench.results.origin import COMMIT_CHARACTERS
 from fluxfast.history.cards import cards_text
 from fluxfast.history.changes import Cause, ChangePoint
-from fluxfast.history.origin import COMMIT_CHARACTERS
 from fluxfast.history.series import Series
 from fluxfast.report.charts.chart import Chart, altair, chart_of, tooltip
 from fluxfast.report.labels import percent, value_title
