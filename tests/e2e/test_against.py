@@ -3,6 +3,7 @@
 import os
 import random
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from fluxfast.bench.ab.request import Event, Request, parse_event
 from fluxfast.bench.ab.revision import comparable_commit, worktree
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.artifacts import image_path
-from fluxfast.bench.results.store import result_path, write_result
+from fluxfast.bench.results.store import write_result
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.errors import FluxFastError
@@ -241,6 +242,51 @@ def test_the_other_revision_has_a_tree_of_its_own_and_leaves_nothing(repository,
         pass
 
 
+def test_two_runs_have_a_tree_each(repository, tmp_path):
+    with worktree("HEAD", repository, tmp_path / "trees") as first:
+        with worktree("HEAD", repository, tmp_path / "trees") as second:
+            assert first != second and (second / "version").read_text() == "two"
+        assert (first / "version").read_text() == "two"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from fluxfast.bench.ab import revision
+
+repository, folder, at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+calls, git = [], revision._git
+
+def killed(*arguments):
+    calls.append(arguments)
+    if len(calls) == at:
+        os._exit(9)
+    return git(*arguments)
+
+revision._git = killed
+with revision.worktree("HEAD", repository, folder) as tree:
+    if at == 0:
+        os._exit(9)
+    revision.shutil.rmtree = lambda *_, **__: os._exit(9)
+"""
+
+
+@pytest.mark.subprocess
+def test_a_run_that_is_killed_leaves_nothing_that_stops_the_next(repository, tmp_path):
+    folder = tmp_path / "trees"
+    clean = subprocess.check_output(["git", "-C", repository, "worktree", "list"])
+    for at in (0, 4, 5, 99):  # in use, before init, before the checkout, while it is removed
+        words = [sys.executable, "-c", KILLED, repository, folder, str(at)]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        assert subprocess.run(words, env=environment).returncode == 9
+        assert list(folder.glob("*")), at
+        with worktree("HEAD", repository, folder) as tree:
+            assert (tree / "version").read_text() == "two"
+            assert {path.name for path in folder.iterdir()} == {tree.name, f"{tree.name}.lock"}
+        assert not list(folder.iterdir())
+    assert subprocess.check_output(["git", "-C", repository, "worktree", "list"]) == clean
+
+
 def test_the_files_that_an_earlier_run_left_of_a_case_are_removed(tmp_path):
     other = case(model="schnell")
     for folder in ("A1", "B1", "B3"):
@@ -282,7 +328,7 @@ for case in request["cases"]:
         continue
     print(json.dumps({"event": "progress", "case": case, "text": "[1/1] a case: sampling"}))
     folder = Path(request["results"])
-    (folder / f"{case}.json").write_text((folder / "known.json").read_text())
+    (folder / f"{case}.json").write_text((folder / "known" / f"{case}.json").read_text())
     print(json.dumps({"event": "measured", "case": case, "text": ""}))
 """
 
@@ -295,8 +341,8 @@ def tree(tmp_path):
     for folder in (package, package.parent, package.parent.parent):
         (folder / "__init__.py").touch()
     (package / "child.py").write_text(CHILD)
-    write_result(tmp_path, result())
-    result_path(tmp_path, case()).rename(tmp_path / "known.json")
+    for model in ("dev", "schnell"):
+        write_result(tmp_path / "known", result(case=case(model=model)))
     return tmp_path / "tree"
 
 
@@ -310,7 +356,7 @@ def test_a_process_measures_all_cases_and_one_that_fails_does_not_stop_the_other
     found = dict(measure_in(tree, request, lines.append))
     error = found.pop(case(weights="unknown").id)
     assert isinstance(error, FluxFastError) and "unknown weights" in str(error)
-    assert found == {one.id: result() for one in known}
+    assert found == {one.id: result(case=one) for one in known}
     assert lines == ["[1/1] a case: sampling"] * 2
     assert "a library's line" in log_path(tmp_path, known[0].id).read_text()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fluxfast.errors import FluxFastError
+from fluxfast.files import locked
 
 CHILD = "fluxfast.bench.ab.child"  # the program that every revision to compare with must have
 CHILD_FILE = f"{CHILD.replace('.', '/')}.py"
@@ -33,18 +35,54 @@ def comparable_commit(ref: str, repository: Path) -> str:
 
 @contextmanager
 def worktree(ref: str, repository: Path, folder: Path) -> Iterator[Path]:
-    """Check the tree of a revision out into a folder of its own; remove it at the end."""
+    """Check the tree of a revision out into a folder of this run; remove it at the end.
+
+    The tree is a repository that reads the objects of this one, and this one knows nothing of it: a
+    run that is killed leaves a folder, which the next run removes, and nothing else.
+
+    Args:
+        ref: the revision.
+        repository: the checkout of this revision.
+        folder: the folder of the trees of all runs.
+    """
     commit = _git(repository, "rev-parse", "--verify", f"{ref}^{{commit}}")
-    tree = folder / commit[:12]
-    if tree.exists():
-        _git(repository, "worktree", "remove", "--force", str(tree))
-    folder.mkdir(parents=True, exist_ok=True)
-    _git(repository, "worktree", "add", "--detach", str(tree), commit)
-    try:
-        yield tree
-    finally:
-        shutil.rmtree(tree, ignore_errors=True)
-        _git(repository, "worktree", "prune")
+    _remove_abandoned(folder)
+    tree = folder / f"{commit[:12]}-{secrets.token_hex(4)}"
+    with locked(_lock(tree)):
+        try:
+            _check_out(commit, repository, tree)
+            yield tree
+        finally:
+            shutil.rmtree(tree, ignore_errors=True)
+
+
+def _lock(tree: Path) -> Path:
+    return tree.with_name(f"{tree.name}.lock")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the trees whose run has ended without removing them."""
+    names = {path.name.removesuffix(".lock") for path in folder.glob("*")}
+    for tree in (folder / name for name in names):
+        try:
+            with locked(_lock(tree), waits=False):
+                shutil.rmtree(tree, ignore_errors=True)
+        except BlockingIOError:
+            continue  # another run measures with it
+
+
+def _check_out(commit: str, repository: Path, tree: Path) -> None:
+    objects, shallow = (
+        repository / _git(repository, "rev-parse", "--git-path", name)
+        for name in ("objects", "shallow")
+    )
+    tree.mkdir(parents=True)
+    _git(tree, "init", "--quiet", "--template=")
+    own = tree / ".git"
+    (own / "objects" / "info" / "alternates").write_text(f"{objects.resolve()}\n")
+    if shallow.exists():  # commits whose parents are missing, in a clone with --depth
+        shutil.copy(shallow, own)
+    _git(tree, "checkout", "--quiet", "--detach", commit)
 
 
 def _git(repository: Path, *arguments: str) -> str:
