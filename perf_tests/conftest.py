@@ -28,10 +28,12 @@ def references() -> Iterator[PairedReferences]:
 
 @pytest.fixture(scope="session")
 def other_tree(suite: Suite) -> Iterator[Path]:
-    """The tree of the revision that --against names."""
-    checkout = required_checkout("pytest perf_tests --against")
-    ref, folder = suite.options.against or "", suite.folder / "against"
-    with revision.worktree(ref, checkout, folder) as tree:
+    """The tree of side A: of the revision that --against names, else this one."""
+    checkout = required_checkout(f"pytest perf_tests {suite.options.comparing}")
+    if suite.options.against is None:
+        yield checkout
+        return
+    with revision.worktree(suite.options.against, checkout, suite.folder / "against") as tree:
         yield tree
 
 

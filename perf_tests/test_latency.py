@@ -53,7 +53,7 @@ def test_verdict(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequ
 def result_of(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> CaseResult:
     """Return the result of a case, measured now unless the suite has it."""
     try:
-        if suite.options.against:
+        if suite.options.compares:
             suite.compare(lambda: request.getfixturevalue("other_tree"))
         return suite.result_of(planned, lambda: measured(planned, suite, request))
     except FluxFastError as error:

@@ -27,8 +27,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="session")
 def swappable(planned: PlannedCase, suite: Suite) -> Iterator[SwappableCase]:
     """The optimized pipeline of a case after its first image, with a LoRA of each rank."""
-    if suite.options.against:
-        pytest.fail("--against compares images, not swaps: leave it out", pytrace=False)
+    if suite.options.compares:
+        named = suite.options.comparing
+        pytest.fail(f"{named} compares images, not swaps: leave it out", pytrace=False)
     suite.report(planned, "building")
     with ExitStack() as stack:
         try:

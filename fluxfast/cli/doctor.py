@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
     facts = environment(hardware) | {
         "baseline": _baseline_line(hardware),
         "hub_dev": is_cached(DEV.hub_id),
+        "packages": dict(sorted(hardware.packages.items())),
     }
     out(
         json.dumps(facts | {"optimizations": rows}, indent=1)

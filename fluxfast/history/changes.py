@@ -18,6 +18,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
+from fluxfast.bench.results.machine import version_changes
 from fluxfast.bench.results.origin import COMMIT_CHARACTERS
 from fluxfast.extras import extra
 from fluxfast.history.cards import (
@@ -251,7 +252,7 @@ def _cause(before: Night, after: Night) -> tuple[Cause, str]:
     too = "" if not cards or cards & before.by_card.keys() else f"; {_cards(before, after)}"
     if before.stack != after.stack:
         code = f"; the commit changed, too: {commits}" if moved else ""
-        stack = _stack_change(json.loads(before.stack), json.loads(after.stack))
+        stack = version_changes(json.loads(before.stack), json.loads(after.stack))
         return Cause.STACK, stack + code + too
     if moved:
         return Cause.CODE, commits + too
@@ -266,11 +267,3 @@ def _cards(before: Night, after: Night) -> str:
 def _commits(before: Night, after: Night) -> str:
     old, new = (night.commit_id[:COMMIT_CHARACTERS] for night in (before, after))
     return f"{old} → {new}"
-
-
-def _stack_change(before: dict[str, str], after: dict[str, str]) -> str:
-    return ", ".join(
-        f"{name} {before.get(name, 'absent')} → {after.get(name, 'absent')}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    )

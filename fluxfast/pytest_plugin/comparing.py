@@ -1,18 +1,30 @@
-"""Measure the cases of a session in processes of two revisions. No torch."""
+"""Measure the cases of a session in processes of two sides: code, environment or both. No torch."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fluxfast.bench.ab.against import Sides, forget, interleaved
+from fluxfast.bench.ab.environment import (
+    Environment,
+    checked_environment,
+    described_sides,
+    doctor_reports,
+)
+from fluxfast.bench.ab.installation import Installation
 from fluxfast.bench.ab.process import Measured, measure_in
 from fluxfast.bench.ab.request import Request
+from fluxfast.bench.ab.revision import comparable_commit
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.sides import ComparedSides, doctor_path, write_sides
 from fluxfast.errors import FluxFastError
+from fluxfast.files import required_checkout, write_atomically
+from fluxfast.pytest_plugin.options import Options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +32,15 @@ class ComparedRevisions:
     """The results of an A/B comparison.
 
     Attributes:
-        sides: the results of both revisions, by case id.
-        measured: this revision's last result of each case, by case id; references included.
+        sides: the results of both sides, by case id.
+        described: the revision, interpreter and packages of each side; None if that failed.
+        measured: this side's last result of each case, by case id; references included.
         errors: by case id, why a case was not measured.
         seconds: how long all processes took.
     """
 
     sides: Mapping[str, Sides] = field(default_factory=dict)
+    described: ComparedSides | None = None
     measured: Mapping[str, CaseResult] = field(default_factory=dict)
     errors: Mapping[str, FluxFastError] = field(default_factory=dict)
     seconds: float = 0.0
@@ -34,10 +48,11 @@ class ComparedRevisions:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessSettings:
-    """The settings of the measuring processes of both revisions.
+    """The settings of the measuring processes of both sides.
 
     Attributes:
-        trees: the checkout of side A, the other revision, and of side B, this one.
+        installations: code and interpreter of side A, the reference, and of side B, this one.
+        revision: the name of side A's revision; None if it is this checkout.
         results: the session's folder of results; each process has a folder in it.
         device: `cpu` or `auto`.
         rounds: an exact number of images per case, or None.
@@ -45,7 +60,8 @@ class ProcessSettings:
         report: prints a line of progress.
     """
 
-    trees: Mapping[str, Path]
+    installations: Mapping[str, Installation]
+    revision: str | None
     results: Path
     device: str
     rounds: int | None
@@ -63,8 +79,57 @@ class ProcessSettings:
             seconds=self.seconds,
         )
         return measure_in(
-            self.trees[side], request, lambda line: self.report(f"process {process}: {line}")
+            self.installations[side],
+            request,
+            lambda line: self.report(f"process {process}: {line}"),
         )
+
+    def describe(self) -> ComparedSides:
+        """Describe both sides, and keep what `fluxfast doctor` reports, in the results folder."""
+        self.report("describing both sides (fluxfast doctor)")
+        reports = doctor_reports(self.installations, self.device)
+        for side, found in reports.items():
+            write_atomically(doctor_path(self.results, side), json.dumps(found, indent=1) + "\n")
+        sides = described_sides(self.installations, reports, self.revision)
+        write_sides(self.results, sides)
+        return sides
+
+
+def check_other_side(options: Options) -> Environment | None:
+    """Check the revision and the interpreter of side A before anything is collected.
+
+    Raises:
+        FluxFastError: git does not know the revision, it is too old, or the environment of the
+            interpreter cannot measure.
+    """
+    checkout = required_checkout(options.comparing)
+    if options.against:
+        comparable_commit(options.against, checkout)
+    return checked_environment(options.against_env) if options.against_env else None
+
+
+def process_settings(
+    options: Options, other_tree: Path, results: Path, report: Callable[[str], None]
+) -> ProcessSettings:
+    """Return the settings of the processes that a session's options ask for.
+
+    Args:
+        options: the options of the session.
+        other_tree: the checkout of side A.
+        results: the session's folder of results.
+        report: prints a line of progress.
+    """
+    here = Installation(tree=required_checkout(options.comparing))
+    other = replace(here, tree=other_tree, interpreter=options.against_env or here.interpreter)
+    return ProcessSettings(
+        installations={"A": other, "B": here},
+        revision=options.against,
+        results=results,
+        device="cpu" if options.gpu == "cpu" else "auto",
+        rounds=options.rounds,
+        seconds=options.seconds,
+        report=report,
+    )
 
 
 def compare_all(
@@ -73,6 +138,7 @@ def compare_all(
     """Measure the judged cases on both sides, and the references once on this one."""
     for case in cases:
         forget(case, settings.results)
+    described = settings.describe()
     began = time.monotonic()
     sides, failed = interleaved(
         lambda side, number, unsure: settings.run(side, number, unsure, settings.rounds),
@@ -87,5 +153,9 @@ def compare_all(
         else:
             measured[case_id] = found
     return ComparedRevisions(
-        sides=sides, measured=measured, errors=errors, seconds=time.monotonic() - began
+        sides=sides,
+        described=described,
+        measured=measured,
+        errors=errors,
+        seconds=time.monotonic() - began,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -31,7 +33,9 @@ class Options:
         seconds: time limit for a case's images in seconds.
         record: measure for a new baseline and judge nothing.
         results: the folder for results; None for a new one below .fluxfast/results.
-        against: the revision to compare with; None judges against the baseline.
+        against: the revision to compare with, as side A; None for this one.
+        against_env: the interpreter of the environment to compare with, as side A; None for this
+            one. Without either, cases are judged against the baseline.
         resume: keep the results that the folder holds already.
         shard: the part I/N of the cases.
         baselines: the folder of baselines.
@@ -50,10 +54,21 @@ class Options:
     record: bool = False
     results: Path | None = None
     against: str | None = None
+    against_env: Path | None = None
     resume: bool = False
     shard: str = "1/1"
     baselines: Path
     cases: Path | None = None
+
+    @property
+    def compares(self) -> bool:
+        """Return whether two sides are measured and compared, without a baseline."""
+        return bool(self.against or self.against_env)
+
+    @property
+    def comparing(self) -> str:
+        """The option that asks for a comparison, for messages."""
+        return "--against-env" if self.against_env else "--against"
 
     @classmethod
     def of(cls, config: pytest.Config) -> Self:
@@ -87,8 +102,8 @@ def _mistake(options: Options) -> str | None:
         return f"--rounds is {options.rounds}: give 1 or more, or leave it out"
     if not 0 < options.seconds < math.inf:
         return f"--seconds is {options.seconds:g}: give a positive number, or leave it out"
-    if options.against and options.record:
-        return "--against judges two revisions and --record judges nothing: choose one of them"
+    if options.compares and options.record:
+        return f"{options.comparing} compares and --record judges nothing: choose one of them"
     if options.resume and not options.results:
         return "--resume needs the --results DIR of the run that was interrupted"
     return None
@@ -106,9 +121,17 @@ def _contradiction(options: Options, models: tuple[str, ...]) -> str | None:
     for name, given in stated.items():
         if given:
             return f"{name} has no effect with --cases: state it in {options.cases}, or use -k"
-    if options.against:
-        return "--against compares the project's cases: leave it out, or leave --cases out"
+    if options.compares:
+        named = options.comparing
+        return f"{named} compares the project's cases: leave it out, or leave --cases out"
     return None
+
+
+def _interpreter(path: str) -> Path:
+    """Return the path of an interpreter; links stay, because a venv's Python is one."""
+    if not path:  # for example a `$(which …)` that found nothing
+        raise argparse.ArgumentTypeError("give it the path of a Python, or leave it out")
+    return Path(shutil.which(path) or path).absolute()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -140,6 +163,12 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--against", metavar="REF", help="compare with this revision on this machine, interleaved"
+    )
+    group.addoption(
+        "--against-env",
+        type=_interpreter,
+        metavar="PYTHON",
+        help="compare with the environment of this interpreter, on this machine, interleaved",
     )
     group.addoption("--resume", action="store_true", help="keep the cases that --results DIR holds")
     group.addoption("--shard", default="1/1", metavar="I/N", help="run the I-th of N parts")

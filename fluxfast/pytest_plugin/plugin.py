@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from fluxfast.bench.ab.revision import comparable_commit
+from fluxfast.bench.ab.environment import check_same_device
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.verdicts.outcome import NOT_JUDGED_STATUS, Outcome
 from fluxfast.bench.verdicts.tables import failure_text
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.console import quiet_libraries
 from fluxfast.errors import FluxFastError
-from fluxfast.files import required_checkout
 from fluxfast.pytest_plugin import benchmark, printing
+from fluxfast.pytest_plugin.comparing import check_other_side
 from fluxfast.pytest_plugin.folders import why_not_writable
 from fluxfast.pytest_plugin.options import Options, add_options
 from fluxfast.pytest_plugin.planning import check_takes_cases
@@ -40,9 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
     benchmark.configure(config, suite.folder / "benchmarks")
     if suite.options.results and (why := why_not_writable(suite.options.results)):
         raise pytest.UsageError(f"--results is {suite.options.results}: {why}")
-    if suite.options.against:
+    if suite.options.compares:
         try:
-            comparable_commit(suite.options.against, required_checkout("--against"))
+            suite.other_environment = check_other_side(suite.options)
         except FluxFastError as error:
             raise pytest.UsageError(f"fluxfast: {error}") from None
 
@@ -57,6 +57,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         check_takes_cases(suite.options, metafunc.module)
         cases = suite.plan(metafunc.module)
         suite.baseline  # noqa: B018 - a wrong machine or a corrupt file stops before a build
+        if suite.other_environment:
+            check_same_device(suite.other_environment, suite.gpu_name)
     except FluxFastError as error:
         cases, suite.mistake = (), error
     metafunc.parametrize("planned", cases, ids=[c.case.id for c in cases], scope="session")

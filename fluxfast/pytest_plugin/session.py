@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fluxfast.bench.ab.against import Sides
+from fluxfast.bench.ab.environment import Environment
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.limits import Limits, limits_on
@@ -21,12 +22,11 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.errors import FluxFastError
-from fluxfast.files import required_checkout
 from fluxfast.hardware import Hardware, detect
 from fluxfast.optimizations.base import Artifacts
 from fluxfast.pytest_plugin import judging
 from fluxfast.pytest_plugin.baselines import grow, grows, session_baseline, why_not_recordable
-from fluxfast.pytest_plugin.comparing import ComparedRevisions, ProcessSettings, compare_all
+from fluxfast.pytest_plugin.comparing import ComparedRevisions, compare_all, process_settings
 from fluxfast.pytest_plugin.folders import locked, new_folder, remove_old, why_not_writable
 from fluxfast.pytest_plugin.judging import Judgement, verdict_json
 from fluxfast.pytest_plugin.options import Options
@@ -47,6 +47,7 @@ class Suite:
         options: the options of the suite.
         plans: the plan for each matrix and batch size of a test module.
         selected: the cases that pytest selected, each once.
+        other_environment: the environment of side A, if it differs from this one.
         mistake: an error of the options that stops the session after collection.
         measured: the results so far, by case id.
         failed: the ids of the cases that could not be measured.
@@ -61,6 +62,7 @@ class Suite:
     options: Options
     plans: dict[tuple[str, int | None], SessionPlan] = field(default_factory=dict)
     selected: tuple[PlannedCase, ...] = ()
+    other_environment: Environment | None = None
     mistake: FluxFastError | None = None
     measured: dict[str, CaseResult] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
@@ -77,6 +79,11 @@ class Suite:
     def hardware(self) -> Hardware:
         """The machine that the cases run on."""
         return detect("cpu" if self.options.gpu == "cpu" else "auto")
+
+    @property
+    def gpu_name(self) -> str:
+        """The name of the GPU; empty on a CPU."""
+        return self.hardware.name if self.hardware.is_gpu else ""
 
     @property
     def folder(self) -> Path:
@@ -163,7 +170,8 @@ class Suite:
     @property
     def reference_ids(self) -> frozenset[str]:
         """The ids of the cases that are measured for images and speedups and not judged."""
-        return reference_ids(p.case for p in self.selected if self.options.against)
+        revisions_only = self.options.against and not self.options.against_env
+        return reference_ids(p.case for p in self.selected if revisions_only)
 
     @property
     def others(self) -> int:
@@ -184,7 +192,7 @@ class Suite:
         """
         case_id = planned.case.id
         if case_id not in self.measured:
-            if self.options.against:
+            if self.options.compares:
                 return self._compared_result(case_id)
             self.measured[case_id] = self._kept(planned) or self._record(planned, measure)
         return self.measured[case_id]
@@ -210,17 +218,19 @@ class Suite:
         return self.measured[case_id]
 
     def compare(self, other: Callable[[], Path]) -> None:
-        """Measure all cases in processes of both revisions, once.
+        """Measure all cases in processes of both sides, once.
 
         Args:
-            other: returns the tree of the other revision.
+            other: returns the tree of side A.
         """
         if self.compared is not None:
             return
         cases = [planned.case for planned in self.selected]
         try:
-            trees = {"A": other(), "B": required_checkout("pytest perf_tests --against")}
-            self.compared = compare_all(self._process_settings(trees), cases, self.reference_ids)
+            settings = process_settings(
+                self.options, other(), self.results_folder, self.progress.line
+            )
+            self.compared = compare_all(settings, cases, self.reference_ids)
         except FluxFastError as error:
             self.compared = ComparedRevisions(errors={case.id: error for case in cases})
         self.measured |= self.compared.measured
@@ -230,24 +240,14 @@ class Suite:
                 measured = [result.case for result in self.measured.values()]
                 write_quality(self._images_folder, planned.case, measured)
 
-    def _process_settings(self, trees: dict[str, Path]) -> ProcessSettings:
-        return ProcessSettings(
-            trees=trees,
-            results=self.results_folder,
-            device="cpu" if self.options.gpu == "cpu" else "auto",
-            rounds=self.options.rounds,
-            seconds=self.options.seconds,
-            report=self.progress.line,
-        )
-
     @property
     def sides(self) -> dict[str, Sides]:
-        """The results of both revisions by case id; empty without --against."""
+        """The results of both sides by case id; empty without a comparison."""
         return dict(self.compared.sides) if self.compared else {}
 
     @property
     def _images_folder(self) -> Path:
-        return self.results_folder / "B1" if self.options.against else self.results_folder
+        return self.results_folder / "B1" if self.options.compares else self.results_folder
 
     def quality_of(self, planned: PlannedCase) -> Figures | None:
         """Return how near a case's image is to the eager one; None where it is not known."""
@@ -270,7 +270,7 @@ class Suite:
         return self._judged[1]
 
     def _judge_all(self) -> Judgement:
-        if self.options.against:
+        if self.options.compares:
             return judging.judge_sides(self.sides)
         joins = self.grows_baseline
         return judging.judge_against_baseline(self.baseline, self.measured, grows=joins)

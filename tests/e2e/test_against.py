@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from fluxfast.bench.ab.against import PAIRS, forget, interleaved
+from fluxfast.bench.ab.installation import Installation
 from fluxfast.bench.ab.process import log_path, measure_in
 from fluxfast.bench.ab.request import Event, Request, parse_event
 from fluxfast.bench.ab.revision import comparable_commit, worktree
@@ -146,8 +147,9 @@ def test_the_unoptimized_pipeline_is_compared_only_where_it_stands_alone():
 
 
 @pytest.fixture
-def session(tmp_path):
+def session(tmp_path, monkeypatch):
     """Return a session with `--against` and two cases, one the unoptimized one of the other."""
+    monkeypatch.setattr(comparing.ProcessSettings, "describe", lambda settings: None)
     lines = []
     options = Options(against="main", results=tmp_path, seconds=5.0, rounds=7, baselines=tmp_path)
     suite = Suite(config=SimpleNamespace(rootpath=tmp_path), options=options)
@@ -175,7 +177,7 @@ def test_a_revision_that_git_cannot_check_out_fails_each_case(session):
 def test_rounds_and_seconds_reach_the_processes_and_eager_is_measured_once(session, monkeypatch):
     requests = []
 
-    def measure(tree, request, report):
+    def measure(installation, request, report):
         requests.append(request)
         report("a line")
         cases = [Case.from_id(case_id) for case_id in request.cases]
@@ -197,7 +199,7 @@ def test_rounds_and_seconds_reach_the_processes_and_eager_is_measured_once(sessi
 def test_verdicts_are_computed_once_for_a_session(session, monkeypatch):
     count = []
     monkeypatch.setattr(
-        comparing, "measure_in", lambda tree, request, report: {i: process() for i in request.cases}
+        comparing, "measure_in", lambda _, request, report: {i: process() for i in request.cases}
     )
     judging = session_module.judging
     judge_sides = judging.judge_sides
@@ -312,7 +314,7 @@ def test_a_revision_without_the_measuring_process_is_too_old(repository, tmp_pat
         comparable_commit("HEAD", repository)
     with pytest.raises(FluxFastError, match="git cannot find the other revision"):
         comparable_commit("nosuchref", repository)
-    found = measure_in(repository, request_for(tmp_path / "results", case()))
+    found = measure_in(Installation(tree=repository), request_for(tmp_path / "results", case()))
     assert "too old to compare with" in str(found[case().id])
 
 
@@ -353,7 +355,7 @@ def test_a_process_measures_all_cases_and_one_that_fails_does_not_stop_the_other
     known = [case(), case(model="schnell")]
     lines = []
     request = request_for(tmp_path, *known, case(weights="unknown"))
-    found = dict(measure_in(tree, request, lines.append))
+    found = dict(measure_in(Installation(tree=tree), request, lines.append))
     error = found.pop(case(weights="unknown").id)
     assert isinstance(error, FluxFastError) and "unknown weights" in str(error)
     assert found == {one.id: result(case=one) for one in known}
@@ -364,7 +366,7 @@ def test_a_process_measures_all_cases_and_one_that_fails_does_not_stop_the_other
 def test_a_process_that_fails_leaves_its_last_lines_in_the_error(tree, tmp_path):
     child = tree / "fluxfast" / "bench" / "ab" / "child.py"
     child.write_text("raise SystemExit('out of memory')")
-    error = measure_in(tree, request_for(tmp_path, case()))[case().id]
+    error = measure_in(Installation(tree=tree), request_for(tmp_path, case()))[case().id]
     assert "out of memory" in str(error) and "exit status 1" in str(error)
 
 
@@ -372,7 +374,7 @@ def test_a_revision_finds_its_own_code_first_and_then_the_libraries(tree, tmp_pa
     monkeypatch.setenv("PYTHONPATH", "libraries")
     monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: pytest.fail(env["PYTHONPATH"]))
     with pytest.raises(pytest.fail.Exception, match=f"^{tree}{os.pathsep}libraries$"):
-        measure_in(tree, request_for(tmp_path, case()))
+        measure_in(Installation(tree=tree), request_for(tmp_path, case()))
 
 
 def test_a_request_survives_json_and_another_schema_is_refused(tmp_path):
@@ -391,7 +393,8 @@ def test_a_measuring_process_writes_results_and_reports_what_fails(tmp_path):
     small = case(**eager, num_inference_steps=4)
     unknown = case(**{**eager, "optimizations": ("nosuch",)}, num_inference_steps=4)
     lines = []
-    found = measure_in(REPOSITORY, request_for(tmp_path, small, unknown), lines.append)
+    here = Installation(tree=REPOSITORY)
+    found = measure_in(here, request_for(tmp_path, small, unknown), lines.append)
     assert len(found[small.id].images) == 2 and image_path(tmp_path, small).exists()
     assert "unknown optimization" in str(found[unknown.id])
     assert lines[-1] == "[1/2] schnell, eager: sampling: 2 images"

@@ -81,8 +81,8 @@ def measured(planned, suite, request) -> Measurement:
     )
 
 
-def measured_in(tree, request, report):
-    """Stand in for a measuring process of either revision."""
+def measured_in(installation, request, report):
+    """Stand in for a measuring process of either side."""
     found = {
         case_id: synthetic(Case.from_id(case_id), described("h200")) for case_id in request.cases
     }
@@ -98,7 +98,10 @@ def run_pytest(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[i
         machine = described(gpu, Path("baselines"))
         monkeypatch.setattr("fluxfast.pytest_plugin.session.detect", lambda device: machine)
     monkeypatch.setattr("fluxfast.bench.ab.revision.worktree", lambda *_: nullcontext(Path()))
-    monkeypatch.setattr("fluxfast.pytest_plugin.plugin.comparable_commit", lambda *_: "commit")
+    monkeypatch.setattr("fluxfast.pytest_plugin.plugin.check_other_side", lambda options: None)
+    monkeypatch.setattr(
+        "fluxfast.pytest_plugin.comparing.ProcessSettings.describe", lambda settings: None
+    )
     monkeypatch.setattr("fluxfast.pytest_plugin.comparing.measure_in", measured_in)
     rehearsal = Rehearsal()
     here = [f"--rootdir={Path.cwd()}", "--baselines=baselines", "-p", "no:cacheprovider"]

@@ -1,1 +1,1 @@
-"""A/B comparison: two revisions measured in interleaved processes on one machine."""
+"""A/B comparison: two revisions or environments, in interleaved processes on one machine."""

@@ -1,13 +1,12 @@
-"""Run a measuring process in the tree of a revision, and read its results. No torch."""
+"""Run a measuring process of one side of a comparison, and read its results. No torch."""
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from fluxfast.bench.ab.installation import Installation
 from fluxfast.bench.ab.request import Request, parse_event
 from fluxfast.bench.ab.revision import CHILD, CHILD_FILE
 from fluxfast.bench.cases.case import Case
@@ -26,18 +25,19 @@ def log_path(results: Path, first_case_id: str) -> Path:
 
 
 def measure_in(
-    tree: Path, request: Request, report: Callable[[str], None] = no_progress
+    installation: Installation, request: Request, report: Callable[[str], None] = no_progress
 ) -> Measured:
-    """Measure the cases of the request with the code of a tree, in one process.
+    """Measure the cases of the request with the code and the interpreter of a side, in one process.
 
     Args:
-        tree: the checkout whose code measures.
+        installation: the checkout whose code measures, and its interpreter.
         request: the cases and the folder for their results; the log goes there, too.
         report: called with each line of progress.
 
     Returns:
         By case id, the result, or the error with the reason why there is none.
     """
+    tree = installation.tree
     if not (tree / CHILD_FILE).is_file():  # then Python would find the installed package instead
         error = FluxFastError(
             "a revision cannot measure: it is too old to compare with",
@@ -48,26 +48,24 @@ def measure_in(
         return dict.fromkeys(request.cases, error)
     request.results.mkdir(parents=True, exist_ok=True)
     log = log_path(request.results, request.cases[0])
-    status, errors = _run(tree, request, log, report)
+    status, errors = _run(installation, request, log, report)
     return {
-        case_id: _result_of(case_id, tree, request.results, status, errors.get(case_id), log)
+        case_id: _result_of(case_id, installation, request.results, status, errors, log)
         for case_id in request.cases
     }
 
 
 def _run(
-    tree: Path, request: Request, log: Path, report: Callable[[str], None]
+    installation: Installation, request: Request, log: Path, report: Callable[[str], None]
 ) -> tuple[int, dict[str, str]]:
     """Run the process; return its exit status and the errors of cases that failed."""
-    # The tree comes first; other folders on the path may be where the libraries are.
-    folders = os.pathsep.join(filter(None, (str(tree), os.environ.get("PYTHONPATH"))))
     errors: dict[str, str] = {}
     with (
         log.open("w", encoding="utf-8") as kept,
         subprocess.Popen(
-            [sys.executable, "-m", CHILD],
-            cwd=tree,
-            env=os.environ | {"PYTHONPATH": folders, "PYTHONUNBUFFERED": "1"},
+            installation.command(CHILD),
+            cwd=installation.tree,
+            env=installation.variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -101,8 +99,14 @@ def _send(pipe: object, text: str) -> None:
 
 
 def _result_of(
-    case_id: str, tree: Path, results: Path, status: int, error: str | None, log: Path
+    case_id: str,
+    installation: Installation,
+    results: Path,
+    status: int,
+    errors: Mapping[str, str],
+    log: Path,
 ) -> CaseResult | FluxFastError:
+    error = errors.get(case_id)
     path = result_path(results, Case.from_id(case_id))
     if error is None and path.exists():
         try:
@@ -110,10 +114,10 @@ def _result_of(
         except FluxFastError as unreadable:
             return unreadable
     return FluxFastError(
-        "a revision did not measure this case",
-        got=f"{case_id} in {tree}, exit status {status}:\n{error or _last_lines(log)}",
-        allowed="a case that both revisions can measure",
-        remedy=f"see {log}; leave the case out with -k, or compare with a revision that has it",
+        "one side of the comparison did not measure this case",
+        got=f"{case_id} with {installation}, exit status {status}:\n{error or _last_lines(log)}",
+        allowed="a case that both revisions and both environments can measure",
+        remedy=f"see {log}; leave the case out with -k, or compare with a side that has it",
     )
 
 

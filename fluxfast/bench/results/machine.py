@@ -96,10 +96,13 @@ def hardware_of(result: CaseResult) -> Hardware:
 
 def stack_difference(baseline: CaseResult, measured: CaseResult) -> str:
     """Return the packages of the stack that differ, as `torch 2.11.0 → 2.13.0`; empty if none."""
-    before, now = hardware_of(baseline).packages, hardware_of(measured).packages
-    names = sorted(before.keys() | now.keys())
+    return version_changes(hardware_of(baseline).packages, hardware_of(measured).packages)
+
+
+def version_changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return the versions that differ, as `torch 2.11.0 → 2.13.0`; empty if none does."""
     return ", ".join(
         f"{name} {before.get(name, 'absent')} → {now.get(name, 'absent')}"
-        for name in names
+        for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     )
