@@ -68,6 +68,11 @@ class ProcessSettings:
     seconds: float
     report: Callable[[str], None]
 
+    @property
+    def across_environments(self) -> bool:
+        """Return whether both sides run with different interpreters."""
+        return self.installations["A"].interpreter != self.installations["B"].interpreter
+
     def run(self, side: str, number: int, cases: Sequence[Case], rounds: int | None) -> Measured:
         """Measure cases in one process, the `number`-th (from 0) of a side."""
         process = f"{side}{number + 1}"
@@ -143,6 +148,7 @@ def compare_all(
     sides, failed = interleaved(
         lambda side, number, unsure: settings.run(side, number, unsure, settings.rounds),
         [case for case in cases if case.id not in references],
+        across_environments=settings.across_environments,
     )
     measured = {case_id: s.compared[1][-1] for case_id, s in sides.items()}
     errors = dict(failed)

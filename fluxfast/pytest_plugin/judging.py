@@ -72,6 +72,8 @@ def verdict_json(verdict: Verdict | None, sides: Sides | None) -> dict[str, Any]
     data["changes"] = [str(change) for change in verdict.changes]
     if verdict.shown:
         data["change"] = verdict.shown.relative
+        if verdict.shown.estimate:
+            data["interval"] = list(verdict.shown.estimate.interval())  # 95%
     if sides:
         data["processes"] = len(sides.ours)
         data["processes_against"] = len(sides.theirs)

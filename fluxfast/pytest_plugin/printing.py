@@ -70,6 +70,8 @@ def _baseline_lines(suite: Suite) -> Iterator[str]:
 def summary(suite: Suite) -> Iterator[str]:
     """Yield the lines after the tests: the table, conditions, remarks, and where results are."""
     shown = _shown(suite)
+    if suite.compared and suite.compared.described:
+        yield f"side A → side B: {suite.compared.described.change}"
     if shown:
         quality = {planned.case.id: suite.quality_of(planned) for planned in shown}
         yield verdict_table([row(suite, planned) for planned in shown], quality)
@@ -82,7 +84,7 @@ def summary(suite: Suite) -> Iterator[str]:
     for planned in (p for p in suite.selected if p not in shown):
         yield f"{'no verdict' if _is_stored(suite, planned) else 'no figures'}: {_name(planned)}"
     if suite.compared and suite.compared.seconds:
-        yield f"processes of both revisions: {suite.compared.seconds:.0f} s"
+        yield f"processes of both sides: {suite.compared.seconds:.0f} s"
     yield f"results: {suite.results_folder}"
     if suite.removed:
         yield f"removed {suite.removed} older result folders; the newest {KEPT} are kept"

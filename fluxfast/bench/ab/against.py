@@ -1,6 +1,7 @@
-"""Compare two revisions: interleaved processes on one machine, until every verdict is sure.
+"""Compare two sides: interleaved processes on one machine, until every verdict is sure.
 
-The two differ in their code only, so differences between GPUs and from day to day cancel.
+The two differ in their code, their environment or both, and in nothing else: differences between
+GPUs and from day to day cancel.
 Processes go ABBA, which cancels a steady drift, too; where nothing changed, the first AB is mostly
 enough. One process measures all cases: starting takes a third of a case's time. No torch.
 """
@@ -21,7 +22,7 @@ from fluxfast.bench.results.store import result_path
 from fluxfast.bench.verdicts.comparison import Comparison, compare_sides
 from fluxfast.bench.verdicts.noise import noises
 from fluxfast.bench.verdicts.outcome import Outcome
-from fluxfast.bench.verdicts.runner import undisturbed
+from fluxfast.bench.verdicts.runner import why_invalid_runner, without_environment
 from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.errors import FluxFastError
 
@@ -34,22 +35,31 @@ Measure = Callable[[str, int, Sequence[Case]], Measured]
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """The results of one case from the processes of both revisions.
+    """The results of one case from the processes of both sides.
 
     Attributes:
-        theirs: the results of the other revision (A).
-        ours: the results of this revision (B).
+        theirs: the results of the reference (A).
+        ours: the results of this revision and environment (B).
+        across_environments: whether the environments differ, see `without_environment`.
     """
 
     theirs: tuple[CaseResult, ...]
     ours: tuple[CaseResult, ...]
+    across_environments: bool = False
 
     @property
     def compared(self) -> tuple[Sequence[CaseResult], Sequence[CaseResult]]:
         """Theirs and ours, without the processes during which the machine was disturbed."""
-        every = (*self.theirs, *self.ours)
-        theirs, ours = undisturbed(self.theirs, every), undisturbed(self.ours, every)
+        every = self._judged((*self.theirs, *self.ours))
+        theirs, ours = (
+            [one for one in side if why_invalid_runner(self._judged([one]), every) is None]
+            for side in (self.theirs, self.ours)
+        )
         return (theirs, ours) if theirs and ours else (self.theirs, self.ours)
+
+    def _judged(self, results: Sequence[CaseResult]) -> Sequence[CaseResult]:
+        """Return the figures of these processes that both sides may be compared by."""
+        return [without_environment(r) for r in results] if self.across_environments else results
 
     @property
     def left_out(self) -> int:
@@ -59,7 +69,7 @@ class Sides:
     @property
     def comparison(self) -> Comparison:
         """The comparison of both sides, with the noise between these processes."""
-        theirs, ours = self.compared
+        theirs, ours = map(self._judged, self.compared)
         return compare_sides(ours, theirs, noises([theirs, ours]))
 
 
@@ -68,6 +78,8 @@ def interleaved(
     cases: Sequence[Case],
     pairs: int = PAIRS,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    across_environments: bool = False,
 ) -> tuple[dict[str, Sides], dict[str, FluxFastError]]:
     """Run pairs of processes until no verdict is UNDECIDED, up to `pairs` pairs or BUDGET_S.
 
@@ -80,6 +92,7 @@ def interleaved(
         cases: the cases to compare.
         pairs: the most pairs.
         clock: the time in seconds.
+        across_environments: whether the environments of the sides differ.
 
     Returns:
         The results of both sides by case id, and the errors of cases that were not measured.
@@ -105,7 +118,11 @@ def interleaved(
         if number % 2:
             for case in unsure:
                 both = found[case.id]
-                sides[case.id] = Sides(theirs=tuple(both["A"]), ours=tuple(both["B"]))
+                sides[case.id] = Sides(
+                    theirs=tuple(both["A"]),
+                    ours=tuple(both["B"]),
+                    across_environments=across_environments,
+                )
             unsure = [c for c in unsure if not _is_sure(sides[c.id], pair + 1, pairs, len(cases))]
     return {case_id: s for case_id, s in sides.items() if case_id not in failed}, failed
 

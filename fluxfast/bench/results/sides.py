@@ -107,13 +107,15 @@ class ComparedSides:
 
     @property
     def environment_change(self) -> str:
-        """What differs between the environments, on one line."""
+        """The difference of the environments, on one line."""
         stack = self.stack_change or "no package of the stack differs"
-        return f"{stack}, and {self.other_changes} other packages" if self.other_changes else stack
+        plural = "" if self.other_changes == 1 else "s"
+        others = f", and {self.other_changes} other package{plural}" if self.other_changes else ""
+        return stack + others
 
     @property
     def change(self) -> str:
-        """What differs between the sides, on one line: the environment, the revision, or both."""
+        """The difference of the sides, on one line: the environment, the revision, or both."""
         parts = [self.environment_change] if self.across_environments else []
         if self.across_revisions or not parts:
             parts.append(f"{self.a.code} → {self.b.code}")

@@ -79,6 +79,15 @@ def _over_pace(value: Callable[[ImageTiming], float]) -> Callable[[CaseResult], 
     )
 
 
+def _image_pace(result: CaseResult) -> Sequence[float]:
+    """Return image times relative to the fixed work, where no eager image may be compared with.
+
+    Between two environments the eager image changes, too, see `runner.without_environment`.
+    """
+    of_image = _over_pace(lambda image: image.e2e_s * 1e3)
+    return () if result.reference_e2e_s else of_image(result)
+
+
 def _step_ms(image: ImageTiming) -> float:
     """Return the mean step in milliseconds: with a cache the steps of an image differ."""
     return statistics.fmean(image.step_ms)
@@ -152,6 +161,15 @@ PERFORMANCE_METRICS = (
         stage=WHOLE_IMAGE,
         unit="× eager",
         samples=lambda result: result.eager_ratios,
+        tolerance=0.15,
+        risk=0.01,
+        noise=0.01,
+    ),
+    PerformanceMetric(
+        name="image_pace",
+        stage=WHOLE_IMAGE,
+        unit="× fixed work",
+        samples=_image_pace,
         tolerance=0.15,
         risk=0.01,
         noise=0.01,
