@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fluxfast.bench.results.machine import hardware_of
-from fluxfast.bench.results.provenance import COMMIT_CHARACTERS
 from fluxfast.bench.results.result import CaseResult
 
+COMMIT_CHARACTERS = 12  # of a commit id in texts for people
 DRIVER_FACTS = ("driver", "cuda", "hip")
 
 
