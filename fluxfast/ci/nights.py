@@ -13,6 +13,7 @@ from fluxfast.bench.verdicts.outcome import PASSED_STATUS, Outcome
 from fluxfast.ci.client import gh, note, output_of, say, with_body
 from fluxfast.ci.labels import ACCEPTING_LABEL, ISSUE_LABEL, accepting_reason
 from fluxfast.ci.slowdowns import accepted_slowdowns, issue_actions
+from fluxfast.report.escaping import escaped, fenced
 
 BASELINE_BRANCH = "baselines/nightly"
 WORTH_PROPOSING = (Outcome.FASTER, Outcome.NEW, Outcome.WRONG_STACK)
@@ -143,13 +144,17 @@ def propose(options: argparse.Namespace) -> int:
         say("no new baseline to propose")
         return PASSED_STATUS
     refused = _accept(options.results, list(worth))
-    refusals = [f"- `{case}` on {gpu}\n\n```\n{why}\n```\n" for (gpu, case), why in refused.items()]
+    refusals = [
+        f"- `{case}` on {escaped(gpu)}\n\n{fenced(why)}\n" for (gpu, case), why in refused.items()
+    ]
     if refusals:
         note("`fluxfast baseline accept` refused:\n\n" + "\n".join(refusals))
     worth = {where: why for where, why in worth.items() if where not in refused}
     if worth:
         title = _push(worth)
-        body = [f"- {why}: `{case}` on {gpu}" for (gpu, case), why in worth.items()]
+        body = [
+            f"- {escaped(why)}: `{case}` on {escaped(gpu)}" for (gpu, case), why in worth.items()
+        ]
         body += ["", "Refused:", "", *refusals] if refusals else []
         summary = options.body.read_text(encoding="utf-8")
         _open_pull(title, "\n".join([*body, "", summary]), options.base)

@@ -20,8 +20,18 @@ from fluxfast.bench.verdicts.outcome import (
 )
 from fluxfast.ci.client import gh, note, output_of, say, with_body
 from fluxfast.ci.labels import ACCEPTING_LABEL, GATING_LABEL, accepting_reason, labels_of
+from fluxfast.report.escaping import escaped
 
 COMMENT_MARK = "<!-- fluxfast: the verdict on this pull request -->"
+COMMENTS = """
+query($owner: String!, $name: String!, $number: Int!, $endCursor: String) {
+  repository(owner: $owner, name: $name) { pullRequest(number: $number) {
+    comments(first: 100, after: $endCursor) {
+      nodes { databaseId body viewerDidAuthor } pageInfo { hasNextPage endCursor }
+    }
+  } }
+}
+"""
 GATE = "perf-gate.yml"
 POLLS, POLL_EVERY_S = 50, 10.0  # of a run that is neither measuring nor finished
 # A pull request that changes one of these is benchmarked without the label,
@@ -151,16 +161,24 @@ def comment(options: argparse.Namespace) -> int:
     judged = _judged(options)
     text = options.body.read_text(encoding="utf-8")
     if judged.is_accepted:
-        text = f"**{judged.reason}**\n\n{text}"
-    mine = f'.[] | select(.body | startswith("{COMMENT_MARK}")) | .id'
+        text = f"**{escaped(judged.reason)}**\n\n{text}"
+    found = _own_comments(options.pull)
     comments = f"repos/{{owner}}/{{repo}}/issues/{options.pull}/comments"
-    found = str(gh("api", comments, "--paginate", "--jq", mine)).split()
     at = f"repos/{{owner}}/{{repo}}/issues/comments/{found[0]}" if found else comments
     method = "PATCH" if found else "POST"
     marked = f"{COMMENT_MARK}\n{text}"
     with_body(marked, "api", "--method", method, at, "--silent", "-F", "body=@")
     say("updated the comment" if found else "posted a comment")
     return PASSED_STATUS
+
+
+def _own_comments(pull: str) -> list[str]:
+    """Return the ids of the comments that this account wrote; anyone can write the mark."""
+    is_own = f'select(.viewerDidAuthor and (.body | startswith("{COMMENT_MARK}")))'
+    nodes = f".data.repository.pullRequest.comments.nodes[] | {is_own} | .databaseId"
+    place = ("-F", "owner={owner}", "-F", "name={repo}", "-F", f"number={pull}")
+    answer = gh("api", "graphql", "--paginate", *place, "-f", f"query={COMMENTS}", "--jq", nodes)
+    return str(answer).split()
 
 
 @dataclass(frozen=True, kw_only=True)

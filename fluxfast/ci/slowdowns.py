@@ -10,6 +10,7 @@ from datetime import date
 from typing import Any
 
 from fluxfast.ci.labels import ACCEPTING_LABEL
+from fluxfast.report.escaping import escaped
 
 NIGHTS_APART = 2  # how far a change point may move as more nights are measured
 MARK = "<!-- fluxfast slowdown"
@@ -42,7 +43,7 @@ class Slowdown:
     @property
     def body(self) -> str:
         """The text of the issue."""
-        cases = "\n".join(f"- `{case}`: {change}" for case, change in self.cases.items())
+        cases = "\n".join(f"- `{case}`: {escaped(change)}" for case, change in self.cases.items())
         good, changed = self.commits
         return (
             f"{MARK} | {self.gpu} | {self.since} -->\n{cases}\n\nLast good commit "

@@ -8,6 +8,7 @@ from fluxfast.bench.results.artifacts import psnr_text
 from fluxfast.report.ablation import ablation_steps
 from fluxfast.report.columns import MISSING
 from fluxfast.report.contents import MachineReport, Report
+from fluxfast.report.escaping import escaped, fenced, inert
 from fluxfast.report.labels import value_title
 from fluxfast.report.rows import ReportRow
 
@@ -21,10 +22,10 @@ HEAD_PX, STEP_PX, BAR_COLOUR = 110, 34, "#5b8fd0"  # readable on white and on bl
 def markdown(report: Report) -> str:
     """Return the summary as GitHub-flavoured Markdown, with cumulative ablations in Mermaid."""
     sign = RECORDED_SIGN if report.is_recorded else SIGNS[report.status]
-    parts = [f"### {sign} {report.verdict_line}"]
+    parts = [f"### {sign} {escaped(report.verdict_line)}"]
     lines = [f"{m.where}{attribution}" for m in report.machines for attribution in m.attributions]
     if lines:
-        parts.append("\n".join(f"- **{line}**" for line in lines))
+        parts.append("\n".join(f"- **{escaped(line)}**" for line in lines))
     if report.changed:
         parts.append(_table(report.changed, reasons=True))
     elif not report.is_recorded:
@@ -32,7 +33,7 @@ def markdown(report: Report) -> str:
     parts += [_ablations(machine) for machine in report.machines]
     parts.append(_folded(f"All {len(report.rows)} cases", _table(report.rows, reasons=False)))
     commands = "\n".join(row.command for row in report.changed or report.rows)
-    parts.append(_folded("Reproduce", f"```console\n{commands}\n```"))
+    parts.append(_folded("Reproduce", fenced(commands, "console")))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -42,7 +43,7 @@ def _table(rows: Sequence[ReportRow], *, reasons: bool) -> str:
     heads = [head for head in cells[0] if any(line[head] != MISSING for line in cells)]
     heads = [head for head in heads if head != "machine" or any(row.where for row in rows)]
     heads = [head for head in heads if head != "reason" or reasons]
-    lines = [[line[head].replace("|", "\\|") for head in heads] for line in cells]
+    lines = [[escaped(line[head]) for head in heads] for line in cells]
     rule = "|" + " --- |" * len(heads)
     return "\n".join([_line(heads), rule, *map(_line, lines)])
 
@@ -77,7 +78,7 @@ def _short(text: str) -> str:
 
 
 def _folded(title: str, text: str) -> str:
-    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+    return f"<details><summary>{inert(title)}</summary>\n\n{text}\n\n</details>"
 
 
 def _ablations(machine: MachineReport) -> str:

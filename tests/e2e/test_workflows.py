@@ -21,7 +21,7 @@ from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.ci import nights, pulls
 from fluxfast.ci.labels import GATING_LABEL, accepting_reason
 from fluxfast.ci.nights import BASELINE_BRANCH, accepted, first_measured, worth_proposing
-from fluxfast.ci.pulls import gate_of, is_wanted, rerun_of
+from fluxfast.ci.pulls import COMMENT_MARK, gate_of, is_wanted, rerun_of
 from fluxfast.ci.slowdowns import issue_actions
 from fluxfast.history.database import acceptances, opened
 
@@ -97,7 +97,9 @@ elif words[0] == "api" and "PATCH" in words:
     state["comments"][int(words[3].rpartition("/")[2])] = body()
 elif words[0] == "api":
     marked = after("--jq").split('"')[1]
-    print(*[n for n, text in enumerate(state["comments"]) if text.startswith(marked)])
+    own = [n for n in range(len(state["comments"])) if n not in state["foreign"]]
+    if ".viewerDidAuthor and" not in after("--jq"): own = range(len(state["comments"]))
+    print(*[n for n in own if state["comments"][n].startswith(marked)])
 elif words[:2] not in (["pr", "edit"], ["auth", "setup-git"], ["run", "rerun"]):
     sys.exit(f"gh {{words}} is not known here")
 state_file.write_text(json.dumps(state))
@@ -160,7 +162,7 @@ class Rehearsal:
 
     def set_github(self, **changes) -> None:
         start = {"pull": {"labels": [], "body": ""}, "merged": [], "pulls": [], "issues": [],
-                 "comments": [], "calls": [], "jobs": []}  # fmt: skip
+                 "comments": [], "foreign": [], "calls": [], "jobs": []}  # fmt: skip
         self.state.write_text(json.dumps(start | changes))
 
     def github(self) -> dict:
@@ -311,18 +313,21 @@ def test_the_gate_from_end_to_end(rehearsal):
         for command in ("gate", "comment")
     )
     (pytest_line,) = (line for _, _, line in LINES if '--against "$(git merge-base' in line)
+    forged = f"{COMMENT_MARK}\nby somebody else"
+    rehearsal.set_github(comments=[forged], foreign=[0])
     rehearsal.set_slower({"fp8_per_row": 1.3})
     assert rehearsal.job("perf-gate", "measure")[pytest_line] == 1
     assert "❌" in (rehearsal.folder / "step-summary.md").read_text()
     assert rehearsal.job("perf-gate", "gate")[gate] == 1
-    (comment,) = rehearsal.github()["comments"]
+    unchanged, comment = rehearsal.github()["comments"]
+    assert unchanged == forged
     assert "fp8_per_row: speedup 1.43× → 1.10×" in comment and "```mermaid" in comment
 
     measured = next(line for _, job, line in LINES if "fluxfast.ci measured" in line)
     for result in ("failure", "cancelled", "skipped", ""):
         assert rehearsal.run(measured, MEASURED=result).returncode == 1
 
-    comments = rehearsal.github()["comments"]
+    comments = [comment]
     for body, status in (("text", 1), ("Why:\nperf-ok: float32 norms, see #9\n", 0)):
         pull = {"labels": [{"name": "perf-ok"}], "body": body}
         rehearsal.set_github(pull=pull, comments=comments)
