@@ -127,6 +127,7 @@ class Calibration:
     """Work that is recorded as a CUDA graph of about GRAPH_MS and replayed."""
 
     def __init__(self, work: Work) -> None:
+        self.work = work  # keeps the tensors that the graph reads
         with torch.inference_mode():
             for _ in range(3):
                 work()
