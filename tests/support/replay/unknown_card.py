@@ -108,9 +108,7 @@ def rates(runs, factor, counts_cycles=True, seed=0):
         noise = noises([accepted])
         images = simulated(cards, left_out, 2 * IMAGES, random_, factor, counts_cycles)
         for sampled in (IMAGES, 2 * IMAGES):  # an undecided case is sampled once more
-            measured = result(
-                images=images.images[:sampled], environment=images.environment
-            )
+            measured = result(images=images.images[:sampled], environment=images.environment)
             compared = compare_sides([measured], accepted, noise)
             outcome = decide([compared], INTERIM_ANALYSES, to_come=OTHER_CASES)[0].outcome
             if outcome is not Outcome.UNDECIDED:
