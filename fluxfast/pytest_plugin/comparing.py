@@ -16,6 +16,7 @@ from fluxfast.bench.ab.environment import (
     doctor_reports,
 )
 from fluxfast.bench.ab.installation import Installation
+from fluxfast.bench.ab.layout import OURS, process_folder
 from fluxfast.bench.ab.process import Measured, measure_in
 from fluxfast.bench.ab.request import Request
 from fluxfast.bench.ab.revision import comparable_commit
@@ -75,10 +76,10 @@ class ProcessSettings:
 
     def run(self, side: str, number: int, cases: Sequence[Case], rounds: int | None) -> Measured:
         """Measure cases in one process, the `number`-th (from 0) of a side."""
-        process = f"{side}{number + 1}"
+        folder = process_folder(self.results, side, number)
         request = Request(
             cases=tuple(case.id for case in cases),
-            results=self.results / process,
+            results=folder,
             device=self.device,
             rounds=rounds,
             seconds=self.seconds,
@@ -86,7 +87,7 @@ class ProcessSettings:
         return measure_in(
             self.installations[side],
             request,
-            lambda line: self.report(f"process {process}: {line}"),
+            lambda line: self.report(f"process {folder.name}: {line}"),
         )
 
     def describe(self) -> ComparedSides:
@@ -153,7 +154,7 @@ def compare_all(
     measured = {case_id: s.compared[1][-1] for case_id, s in sides.items()}
     errors = dict(failed)
     shown = [case for case in cases if case.id in references]
-    for case_id, found in (settings.run("B", 0, shown, 1) if shown else {}).items():
+    for case_id, found in (settings.run(OURS, 0, shown, 1) if shown else {}).items():
         if isinstance(found, FluxFastError):
             errors[case_id] = found
         else:

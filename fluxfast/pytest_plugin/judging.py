@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.ab.against import PAIRS, Sides
+from fluxfast.bench.ab.layout import OURS, process_folder
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
+from fluxfast.bench.cases.case import Case
+from fluxfast.bench.results.artifacts import write_figures
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import Verdict, judge_all
@@ -64,14 +68,22 @@ def judge_sides(sides: Mapping[str, Sides]) -> Judgement:
     return Judgement(verdicts=judge_all(compared, PAIRS))
 
 
+def write_verdict(results: Path, case: Case, verdict: Verdict | None, sides: Sides | None) -> None:
+    """Write the verdict on a case alongside its result; of a comparison, its last one."""
+    folder = process_folder(results, OURS, len(sides.ours) - 1) if sides else results
+    write_figures(folder, "verdicts", case, verdict_json(verdict, sides))
+
+
 def verdict_json(verdict: Verdict | None, sides: Sides | None) -> dict[str, Any]:
     """Return a verdict as `fluxfast report` reads it; None stands for a recorded case."""
     if verdict is None:
         return {"outcome": Outcome.RECORDED.value, "reason": FIRST_OF_BASELINE}
     data: dict[str, Any] = {"outcome": verdict.outcome.value, "reason": verdict.reason}
     data["changes"] = [str(change) for change in verdict.changes]
+    data["figures"] = [change.to_json() for change in verdict.changes]
     if verdict.shown:
         data["change"] = verdict.shown.relative
+        data["change_of"] = verdict.shown.metric.name
         if verdict.shown.estimate:
             data["interval"] = list(verdict.shown.estimate.interval())  # 95%
     if sides:

@@ -13,11 +13,12 @@ import pytest
 
 from fluxfast.bench.ab.against import Sides
 from fluxfast.bench.ab.environment import Environment
+from fluxfast.bench.ab.layout import OURS, process_folder
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.limits import Limits, limits_on
 from fluxfast.bench.measurement.recording import record
-from fluxfast.bench.results.artifacts import Figures, read_figures, write_figures, write_quality
+from fluxfast.bench.results.artifacts import Figures, read_figures, write_quality
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import Verdict
@@ -28,7 +29,7 @@ from fluxfast.pytest_plugin import judging
 from fluxfast.pytest_plugin.baselines import grow, grows, session_baseline, why_not_recordable
 from fluxfast.pytest_plugin.comparing import ComparedRevisions, compare_all, process_settings
 from fluxfast.pytest_plugin.folders import locked, new_folder, remove_old, why_not_writable
-from fluxfast.pytest_plugin.judging import Judgement, verdict_json
+from fluxfast.pytest_plugin.judging import Judgement, write_verdict
 from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.planning import SessionPlan, plan_session, reference_ids
 from fluxfast.pytest_plugin.progress import Progress
@@ -247,7 +248,8 @@ class Suite:
 
     @property
     def _images_folder(self) -> Path:
-        return self.results_folder / "B1" if self.options.compares else self.results_folder
+        first = process_folder(self.results_folder, OURS, 0)
+        return first if self.options.compares else self.results_folder
 
     def quality_of(self, planned: PlannedCase) -> Figures | None:
         """Return how near a case's image is to the eager one; None where it is not known."""
@@ -280,9 +282,7 @@ class Suite:
         case_id = planned.case.id
         verdict = self.judgement.verdict(case_id)
         self.judged.add(case_id)
-        sides = self.sides.get(case_id)
-        folder = self.results_folder / f"B{len(sides.ours)}" if sides else self.results_folder
-        write_figures(folder, "verdicts", planned.case, verdict_json(verdict, sides))
+        write_verdict(self.results_folder, planned.case, verdict, self.sides.get(case_id))
         return verdict
 
     @property

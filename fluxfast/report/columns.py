@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from fluxfast.bench.results.summary import CaseSummary
 from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.report.change import ReportedChange
 from fluxfast.report.charts.pareto import IDENTICAL
 from fluxfast.report.labels import VALUE_TITLES, display_name, percent
 from fluxfast.report.rows import ReportRow
@@ -34,11 +36,15 @@ class Cell:
         text: what is shown.
         sort: what the column is sorted by; "" sorts last.
         css_class: the class of the cell besides the kind of its column.
+        change: the change of the figure; None without reference.
+        was: the figure of the reference; "" without one.
     """
 
     text: str
     sort: object = ""
     css_class: str = ""
+    change: ReportedChange | None = None
+    was: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +88,15 @@ def _identity_columns(rows: Sequence[ReportRow]) -> list[Column]:
 
 def _figure_columns() -> list[Column]:
     return [
-        _figure("Image (s)", lambda row: row.summary.e2e_s, 3),
-        _figure("Relative to eager", lambda row: row.summary.eager_ratio, 3),
         Column(name="Change", kind="number", cell=_change),
+        _judged("Image (s)", lambda s: s.e2e_s, 3, "e2e_s"),
+        _judged("Relative to eager", lambda s: s.eager_ratio, 3, "eager_ratio"),
         Column(name="Range", kind="number", cell=_range),
-        _figure("ms/step", lambda row: row.summary.step_ms, 1),
-        _figure("Decode (ms)", lambda row: row.summary.decode_ms, 1),
-        _figure("Compile (s)", lambda row: row.summary.compile_s, 1),
-        _figure("Memory (GiB)", lambda row: row.summary.peak_memory_gib, 1),
-        _figure("Speedup", lambda row: row.speedup, 2, unit="×"),
+        _judged("ms/step", lambda s: s.step_ms, 1, "step_ms", "step_pace"),
+        _judged("Decode (ms)", lambda s: s.decode_ms, 1, "decode_ms", "decode_pace"),
+        _judged("Compile (s)", lambda s: s.compile_s, 1, "compile_s"),
+        _judged("Memory (GiB)", lambda s: s.peak_memory_gib, 1, "peak_memory_gib"),
+        Column(name="Speedup", kind="number", cell=lambda row: _number(row.speedup, 2, "×")),
         _figure("Processes", lambda row: row.summary.processes, 0),
     ]
 
@@ -105,10 +111,26 @@ def _quality_columns(rows: Sequence[ReportRow]) -> list[Column]:
     ]
 
 
-def _figure(
-    name: str, value: Callable[[ReportRow], float | None], digits: int, unit: str = ""
+def _figure(name: str, value: Callable[[ReportRow], float | None], digits: int) -> Column:
+    return Column(name=name, kind="number", cell=lambda row: _number(value(row), digits))
+
+
+def _judged(
+    name: str, value: Callable[[CaseSummary], float | None], digits: int, *metrics: str
 ) -> Column:
-    return Column(name=name, kind="number", cell=lambda row: _number(value(row), digits, unit))
+    """Return the column of a figure with its change; `metrics` judge it, on a GPU or a CPU."""
+
+    def cell(row: ReportRow) -> Cell:
+        change = row.verdict.change_among(metrics)
+        decides = change is not None and change.metric == row.verdict.change_of
+        return replace(
+            _number(value(row.summary), digits),
+            was=_number(value(row.before), digits).text if row.before else "",
+            change=change,
+            css_class=CHANGE_CLASSES.get(row.verdict.outcome, "") if decides else "",
+        )
+
+    return Column(name=name, kind="number", cell=cell)
 
 
 def _text(text: str) -> Cell:
@@ -141,8 +163,10 @@ def _change(row: ReportRow) -> Cell:
     change = row.verdict.change
     if change is None:
         return Cell(text=MISSING)
+    shown = row.verdict.shown
+    text = f"{shown.of.title} {percent(change)}" if shown else percent(change)
     css_class = CHANGE_CLASSES.get(row.verdict.outcome, "")
-    return Cell(text=percent(change), sort=change, css_class=css_class)
+    return Cell(text=text, sort=change, css_class=css_class)
 
 
 def how_to_read(rows: Sequence[ReportRow]) -> str:

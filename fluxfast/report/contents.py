@@ -20,9 +20,10 @@ from fluxfast.history.database import acceptances, opened
 from fluxfast.history.queries import a_year_before_the_newest
 from fluxfast.history.series import Series, all_series
 from fluxfast.report.attribution import Attribution, attributions
+from fluxfast.report.compared import Compared, compared
 from fluxfast.report.effects import Effect, effects
 from fluxfast.report.environments import environments
-from fluxfast.report.inputs import read_inputs
+from fluxfast.report.inputs import read_inputs, sides_of
 from fluxfast.report.rows import ReportRow, rows_of
 
 # Values of "status" in `fluxfast report --json`, by the exit status of such a run.
@@ -41,12 +42,14 @@ class MachineReport:
         rows: its cases.
         effects: the speedup of each optimization.
         attributions: the lines that explain changes since the reference.
+        compared: the sides that `--against` compares; None without it.
     """
 
     gpu: str
     rows: tuple[ReportRow, ...]
     effects: tuple[Effect, ...]
     attributions: tuple[Attribution, ...]
+    compared: Compared | None = None
 
     @property
     def where(self) -> str:
@@ -105,6 +108,11 @@ class Report:
         """The rows that changed or were not judged."""
         return [row for row in self.rows if row.verdict.outcome not in UNCHANGED]
 
+    @property
+    def reproducible(self) -> list[ReportRow]:
+        """The rows whose commands reproduce the report: of a comparison, the compared ones."""
+        return [row for row in self.rows if row.other] or self.rows
+
 
 def report_of(
     paths: Sequence[Path], against: Sequence[Path] = (), database: Path | None = None
@@ -112,14 +120,17 @@ def report_of(
     """Read the results, judge each case, and return the contents of the report.
 
     Args:
-        paths: results folders and baseline files to report on.
-        against: what they are judged against; empty for the baseline of each machine.
+        paths: results folders and baseline files to report on. The folder of a run with
+            `--against` is a comparison of its two sides.
+        against: what they are judged against; empty for the other side of a comparison, else for
+            the baseline of each machine.
         database: the history to show, or None.
 
     Raises:
         BaselineError: a path cannot be read.
     """
-    rows = rows_of(read_inputs(paths), read_inputs(against))
+    ours, theirs = sides_of(paths, against)
+    rows = rows_of(read_inputs(ours), read_inputs(theirs))
     machines = []
     for gpu in dict.fromkeys(row.gpu for row in rows):
         here = tuple(row for row in rows if row.gpu == gpu)
@@ -129,6 +140,7 @@ def report_of(
                 rows=here,
                 effects=tuple(effects(here)),
                 attributions=tuple(attributions(here)),
+                compared=compared(here),
             )
         )
     return Report(machines=tuple(machines), history=_history(database) if database else ())
@@ -152,6 +164,7 @@ def report_json(report: Report) -> dict[str, Any]:
     return {
         "status": report.status,
         "verdict_line": report.verdict_line,
+        "comparisons": [vars(m.compared) | {"gpu": m.gpu} for m in report.machines if m.compared],
         "cases": [_row_json(row) for row in report.rows],
         "effects": [vars(e) | {"gpu": m.gpu} for m in report.machines for e in m.effects],
         "blames": [
@@ -172,6 +185,8 @@ def _row_json(row: ReportRow) -> dict[str, Any]:
         "passes": row.verdict.outcome.is_pass,
         "reason": row.verdict.reason,
         "change": row.verdict.change,
+        "change_of": row.verdict.change_of,
+        "changes": [vars(change) for change in row.verdict.changes],
         "judged_by": row.metric,
         "value": row.value,
         "low": row.low,

@@ -15,7 +15,8 @@ def environments(rows: Sequence[ReportRow]) -> list[dict[str, Any]]:
     """Return each distinct environment with its number of results and the commands run in it."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        for result in row.measured.results:
+        before = row.other.results if row.other else ()
+        for result in (*before, *row.measured.results):
             facts = _facts(result)
             entry = found.setdefault(str(facts), facts | {"results": 0, "commands": []})
             entry["results"] += 1

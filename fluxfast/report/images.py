@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageChops
 
@@ -44,21 +43,28 @@ def trios(rows: Sequence[ReportRow]) -> list[Trio]:
     (eager, eager_path), *optimized = sorted(
         with_images, key=lambda pair: len(pair[0].case.optimizations)
     )
-    return [_trio(eager, eager_path, row, path) for row, path in optimized]
+    before = eager.label, read_image(eager_path)
+    return [_trio(row.title, before, (row.label, read_image(path))) for row, path in optimized]
 
 
-def _trio(eager: ReportRow, eager_path: Path, optimized: ReportRow, path: Path) -> Trio:
-    before, after = read_image(eager_path), read_image(path)
-    difference = ImageChops.difference(before, after.resize(before.size))
+def trios_of_sides(rows: Sequence[ReportRow]) -> list[Trio]:
+    """Return a trio for each case with an image on both sides of a comparison."""
+    found = []
+    for row in rows:
+        if row.other and row.other.image_path and row.measured.image_path:
+            before, after = map(read_image, (row.other.image_path, row.measured.image_path))
+            what = "identical" if before.tobytes() == after.tobytes() else "different pixels"
+            title = f"{row.title}, before and after ({what})"
+            found.append(_trio(title, ("before", before), ("after", after)))
+    return found
+
+
+def _trio(title: str, before: tuple[str, Image.Image], after: tuple[str, Image.Image]) -> Trio:
+    (_, one), (_, other) = before, after
+    difference = ImageChops.difference(one, other.resize(one.size))
     amplified = difference.point(lambda value: min(255, value * DIFFERENCE_GAIN))
-    return Trio(
-        title=optimized.title,
-        images=(
-            (eager.label, _uri(before)),
-            (optimized.label, _uri(after)),
-            (f"difference × {DIFFERENCE_GAIN}", _uri(amplified)),
-        ),
-    )
+    shown = (before, after, (f"difference × {DIFFERENCE_GAIN}", amplified))
+    return Trio(title=title, images=tuple((name, _uri(image)) for name, image in shown))
 
 
 def _uri(image: Image.Image) -> str:

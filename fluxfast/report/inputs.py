@@ -10,8 +10,11 @@ the roofline, which `fluxfast roofline CASE --results DIR` writes; CASE is the i
 - `roofline/CASE.json`: {"ceilings": {"tflops": 1300, "attention_tflops": 900, "tb_per_s": 4.29},
   "kernels": [{"name": "…", "tflop": 0.9, "gb": 1.2, "ms": 1.1}]}
 - `verdicts/CASE.json`: the verdict of the run, as {"outcome": "slower", "reason": "…"}, with the
-  "change" that is shown and all "changes" as lines; the number of "processes" if there were
-  several, and with --against the number of "processes_against" and their commit as "against"
+  "change" that is shown, the metric "change_of" which it is, all changes as "figures" and as lines
+  in "changes"; the number of "processes" if there were several, and with --against the number of
+  "processes_against" and their commit as "against"
+
+The folder of a run with --against holds a folder for each process instead, see `bench.ab.layout`.
 """
 
 from __future__ import annotations
@@ -19,10 +22,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from fluxfast.bench.ab.layout import OURS, THEIRS, is_comparison, process_folders
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.cases.case import Case
@@ -33,6 +36,7 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_json, read_results, result_path
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.errors import BaselineError
+from fluxfast.report.change import is_change, is_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,17 @@ def read_inputs(paths: Sequence[Path]) -> list[MeasuredCase]:
     for located_results in by_machine.values():
         check_consistent(located_results)
     return [reduce(_joined, parts) for parts in by_case.values()]
+
+
+def sides_of(paths: Sequence[Path], against: Sequence[Path] = ()) -> tuple[list[Path], list[Path]]:
+    """Return the paths to report on and those to judge them against.
+
+    The folder of a run with `--against` stands for its processes of this side, and for those of the
+    other side unless `against` names something else.
+    """
+    runs = [path for path in paths if is_comparison(path)]
+    ours = [one for path in paths for one in (process_folders(path, OURS) or [path])]
+    return ours, list(against) or [one for run in runs for one in process_folders(run, THEIRS)]
 
 
 def _joined(first: MeasuredCase, second: MeasuredCase) -> MeasuredCase:
@@ -139,13 +154,13 @@ def _read_artifact(kind: str, path: Path) -> Any:
 def _is_well_formed(kind: str, data: Any) -> bool:
     match kind, data:
         case "quality", dict():
-            return all(value is None or _is_number(value) for value in data.values())
+            return all(value is None or is_number(value) for value in data.values())
         case "kernels", dict():
-            return all(_is_number(ms) and ms >= 0 for ms in data.values())
+            return all(is_number(ms) and ms >= 0 for ms in data.values())
         case "verdicts", {"outcome": str(outcome), "reason": str()}:
             lines, change = data.get("changes", []), data.get("change", 0.0)
-            is_known = outcome in list(Outcome)
-            return is_known and isinstance(lines, list) and _is_number(change)
+            is_known = outcome in list(Outcome) and all(map(is_change, data.get("figures", [])))
+            return is_known and isinstance(lines, list) and is_number(change)
         case "roofline", {
             "ceilings": {"tflops": _, "tb_per_s": _} as ceilings,
             "kernels": [*found],
@@ -161,8 +176,4 @@ def _is_kernel(kernel: Any) -> bool:
 
 
 def _is_positive(value: Any) -> bool:
-    return _is_number(value) and value > 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return is_number(value) and value > 0

@@ -16,6 +16,7 @@ from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Hardware
 from fluxfast.optimizations.registry import eager_combinations
+from fluxfast.report.change import ReportedChange
 from fluxfast.report.inputs import MeasuredCase
 
 AGAINST = Path("--against")  # stands for the file name of a baseline that --against gave
@@ -29,13 +30,24 @@ class ReportedVerdict:
         outcome: the outcome of the case.
         reason: the sentence that explains the outcome.
         change: relative change of the metric that decided, else of the judged metric; or None.
-        lines: the changes of all metrics, one a line.
+        change_of: the metric whose change that is; None where it is not known.
+        changes: the changes of all metrics.
     """
 
     outcome: Outcome
     reason: str
     change: float | None = None
-    lines: tuple[str, ...] = ()
+    change_of: str | None = None
+    changes: tuple[ReportedChange, ...] = ()
+
+    @property
+    def shown(self) -> ReportedChange | None:
+        """The change of the metric that decided, else of the judged metric; None if unknown."""
+        return next((c for c in self.changes if c.metric == self.change_of), None)
+
+    def change_among(self, metrics: Sequence[str]) -> ReportedChange | None:
+        """Return the change of the first of these metrics that was compared."""
+        return next((c for name in metrics for c in self.changes if c.metric == name), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +56,17 @@ class Reference:
 
     Attributes:
         baseline: the baseline; None for a machine that no baseline describes.
-        is_given: `--against` gave the results, in place of the baseline of the machine.
+        given: the cases that `--against` gave, by case id, in place of the baseline of the machine;
+            None without `--against`.
     """
 
     baseline: Baseline | None
-    is_given: bool = False
+    given: Mapping[str, MeasuredCase] | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Return whether `--against` gave the results."""
+        return self.given is not None
 
     def before(self, measured: MeasuredCase) -> CaseSummary | None:
         """Return the summary of the reference results of a case; None if there are none."""
@@ -58,11 +76,9 @@ class Reference:
             return None
         return summarize(self.baseline.accepted_for(measured.results))
 
-    def given_results(self, measured: MeasuredCase) -> Sequence[CaseResult]:
-        """Return the results of a case that `--against` gave."""
-        if self.baseline is None or not self.is_given:
-            return ()
-        return self.baseline.results.get(measured.case.id, ())
+    def other(self, measured: MeasuredCase) -> MeasuredCase | None:
+        """Return a case as `--against` gave it; None if it did not."""
+        return (self.given or {}).get(measured.case.id)
 
 
 def known_baseline(hardware: Hardware) -> Baseline | None:
@@ -85,8 +101,9 @@ def given_reference(
     """
     name = machine_name(hardware)
     gpu = baseline.gpu if baseline else gpu_from_hardware(hardware, name)
-    results = {m.case.id: m.results for m in against if m.machine == name}
-    return Reference(baseline=Baseline(gpu=gpu, results=results, path=AGAINST), is_given=True)
+    given = {m.case.id: m for m in against if m.machine == name}
+    results = {case_id: m.results for case_id, m in given.items()}
+    return Reference(baseline=Baseline(gpu=gpu, results=results, path=AGAINST), given=given)
 
 
 def judge(measured: MeasuredCase, reference: Reference) -> ReportedVerdict:
@@ -94,7 +111,8 @@ def judge(measured: MeasuredCase, reference: Reference) -> ReportedVerdict:
 
     The run knew all its cases and how many interim analyses it made.
     """
-    others = reference.given_results(measured)
+    other = reference.other(measured)
+    others = other.results if other else ()
     if measured.is_accepted and not reference.is_given:
         return ReportedVerdict(outcome=Outcome.RECORDED, reason="an accepted baseline")
     is_eager = measured.case.optimizations in eager_combinations()
@@ -113,7 +131,8 @@ def _recorded_verdict(recorded: Mapping[str, Any]) -> ReportedVerdict:
         outcome=Outcome(recorded["outcome"]),
         reason=recorded["reason"],
         change=recorded.get("change"),
-        lines=tuple(recorded.get("changes", ())),
+        change_of=recorded.get("change_of"),
+        changes=tuple(map(ReportedChange.from_json, recorded.get("figures", ()))),
     )
 
 
@@ -125,7 +144,8 @@ def _new_verdict(measured: MeasuredCase, baseline: Baseline | None) -> ReportedV
         outcome=verdict.outcome,
         reason=verdict.reason,
         change=verdict.shown.relative if verdict.shown else None,
-        lines=tuple(map(str, verdict.changes)),
+        change_of=verdict.shown.metric.name if verdict.shown else None,
+        changes=tuple(ReportedChange.from_json(change.to_json()) for change in verdict.changes),
     )
 
 

@@ -9,7 +9,8 @@ from fluxfast.report.ablation import ablation_steps
 from fluxfast.report.columns import MISSING
 from fluxfast.report.contents import MachineReport, Report
 from fluxfast.report.escaping import escaped, fenced, inert
-from fluxfast.report.labels import value_title
+from fluxfast.report.judgement import ReportedVerdict
+from fluxfast.report.labels import percent, value_title
 from fluxfast.report.rows import ReportRow
 
 SIGNS = {"pass": "✅", "fail": "❌", "not judged": "⚠️"}
@@ -23,6 +24,7 @@ def markdown(report: Report) -> str:
     """Return the summary as GitHub-flavoured Markdown, with cumulative ablations in Mermaid."""
     sign = RECORDED_SIGN if report.is_recorded else SIGNS[report.status]
     parts = [f"### {sign} {escaped(report.verdict_line)}"]
+    parts += [escaped(f"{m.where}{m.compared}.") for m in report.machines if m.compared]
     lines = [f"{m.where}{attribution}" for m in report.machines for attribution in m.attributions]
     if lines:
         parts.append("\n".join(f"- **{escaped(line)}**" for line in lines))
@@ -32,7 +34,8 @@ def markdown(report: Report) -> str:
         parts.append("No case changed.")
     parts += [_ablations(machine) for machine in report.machines]
     parts.append(_folded(f"All {len(report.rows)} cases", _table(report.rows, reasons=False)))
-    commands = "\n".join(row.command for row in report.changed or report.rows)
+    rows = report.reproducible
+    commands = "\n".join(row.command for row in [r for r in rows if r in report.changed] or rows)
     parts.append(_folded("Reproduce", fenced(commands, "console")))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -59,13 +62,20 @@ def _cells(row: ReportRow) -> dict[str, str]:
         "machine": row.gpu,
         "case": f"{row.case.model}: {row.label}",
         "image": f"{row.value:.3f} {row.unit} ({row.low:.3f}–{row.high:.3f})",
-        "change": MISSING if verdict.change is None else f"{verdict.change:+.1%}",
+        "change": change_text(verdict),
         "ms/step": f"{summary.step_ms:.1f}",
         "compile (s)": _figure(summary.compile_s, 0),
         "memory (GiB)": _figure(summary.peak_memory_gib, 1),
         "PSNR (dB)": psnr_text(row.measured.artifacts.get("quality")),
         "reason": _short(verdict.reason),
     }
+
+
+def change_text(verdict: ReportedVerdict) -> str:
+    """Return the change that a verdict shows with the figure that it is of, as far as known."""
+    if verdict.shown:
+        return str(verdict.shown)
+    return MISSING if verdict.change is None else percent(verdict.change)
 
 
 def _figure(value: float | None, digits: int) -> str:

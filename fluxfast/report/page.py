@@ -13,7 +13,7 @@ from fluxfast.extras import extra
 from fluxfast.report.columns import columns_of, how_to_read
 from fluxfast.report.contents import Report
 from fluxfast.report.environments import environments
-from fluxfast.report.images import trios
+from fluxfast.report.images import trios, trios_of_sides
 from fluxfast.report.labels import percent
 from fluxfast.report.rows import ReportRow
 from fluxfast.report.sections import sections_of
@@ -30,7 +30,12 @@ def page(report: Report) -> str:
     """
     jinja2 = extra("jinja2", name="report")
     markup = jinja2.utils.markupsafe.Markup
-    images = [trio for m in report.machines for rows in m.workloads for trio in trios(rows)]
+    images = [
+        trio
+        for machine in report.machines
+        for rows in machine.workloads
+        for trio in (*trios_of_sides(rows), *trios(rows))
+    ]
     status_words = _status_words(report)
     whole: str = (
         _environment(jinja2)

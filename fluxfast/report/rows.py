@@ -16,6 +16,7 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.tables import speedups
 from fluxfast.hardware import Hardware
+from fluxfast.bench.results.origin import COMMIT_CHARACTERS
 from fluxfast.report.combinations import default_of
 from fluxfast.report.inputs import MeasuredCase
 from fluxfast.report.judgement import (
@@ -40,6 +41,7 @@ class ReportRow:
         default: the default optimizations of the workload, inferred from its cases.
         summary: the figures, over all processes.
         before: the figures of the reference; None without one.
+        other: the case as `--against` gave it, with its artifacts; None without.
         verdict: the verdict on the case.
         low: the lowest `value` of a process; of a single process, its lowest image.
         high: the highest `value` of a process; of a single process, its highest image.
@@ -55,6 +57,7 @@ class ReportRow:
     default: Names
     summary: CaseSummary
     before: CaseSummary | None
+    other: MeasuredCase | None
     verdict: ReportedVerdict
     low: float
     high: float
@@ -140,6 +143,7 @@ def _machine_rows(
     for measured in found:
         case = measured.case
         low, high = _range(measured.results)
+        other = reference.other(measured)
         rows.append(
             ReportRow(
                 gpu=gpu,
@@ -153,11 +157,12 @@ def _machine_rows(
                 default=default[case.workload],
                 summary=summaries[case.id],
                 before=reference.before(measured),
+                other=other,
                 verdict=judge(measured, reference),
                 low=low,
                 high=high,
                 speedup=speedup.get(case.id),
-                command=reproduction_command(case, gpu_option),
+                command=reproduction_command(case, gpu_option, compared_commit(other)),
                 measured=measured,
             )
         )
@@ -179,18 +184,33 @@ def _range(results: Sequence[CaseResult]) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def reproduction_command(case: Case, gpu_option: str) -> str:
-    """Return the command that measures a case alone, with `gpu_option` for `--gpu`.
+def compared_commit(other: MeasuredCase | None) -> str | None:
+    """Return the commit to name with `--against`; None where no run can measure it again."""
+    if other is None or other.is_accepted:
+        return None
+    commit = other.results[-1].provenance.get("commit")
+    return str(commit)[:COMMIT_CHARACTERS] if commit else None
+
+
+def reproduction_command(case: Case, gpu_option: str, against: str | None = None) -> str:
+    """Return the command that measures a case alone, or compares it with another revision.
 
     FILE stands for the file of cases that a case of one's own comes from.
+
+    Args:
+        case: the case.
+        gpu_option: the value of `--gpu`.
+        against: the other revision; None to measure the case alone.
     """
-    words = ["pytest", f"perf_tests/test_latency.py::test_latency[{case.id}]"]
+    test = "test_verdict" if against else "test_latency"
+    words = ["pytest", f"perf_tests/test_latency.py::{test}[{case.id}]"]
     if case.is_own:
         return shlex.join([*words, "--gpu", gpu_option, "--cases", "FILE"])
     words += ["--gpu", gpu_option, "--matrix", "full", "--model", case.model]
     words += ["--weights", case.weights, "--resolution", f"{case.height}x{case.width}"]
     words += ["--batch-size", str(case.batch_size)]
     words += ["--num-inference-steps", str(case.num_inference_steps)]
+    words += ["--against", against] if against else []
     return shlex.join(words)
 
 

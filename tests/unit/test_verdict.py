@@ -413,10 +413,10 @@ def test_a_metric_is_compared_only_if_both_sides_have_it():
     ("change", "told"),
     [
         ({"counters": {"graph_breaks": 1}}, "graph_breaks is 1, was 0"),
-        ({"peak_memory_gib": 26.0}, "peak_memory_gib 26.00 GiB, baseline 25.00: +4.0%"),
+        ({"peak_memory_gib": 26.0}, "peak_memory_gib 26.00 GiB, was 25.00: +4.0%"),
         ({"first_image_s": 50.0}, "compiling: compile_s"),
         ({"kernels": {"gemm": ("slow_mm",)}}, "gemm kernels: slow_mm instead of nvjet"),
-        ({"package_mib": 4.0}, "package_mib 4.0 MiB, baseline 3.0"),
+        ({"package_mib": 4.0}, "package_mib 4.0 MiB, was 3.0"),
     ],
 )
 def test_a_changed_counter_fails_even_if_no_time_changed(change, told):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fluxfast.bench.ab.layout import process_folders
 from fluxfast.bench.ab.process import Measured, log_path
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.artifacts import artifact_paths
@@ -146,7 +147,7 @@ def is_sure(outcome: Outcome, processes: int) -> bool:
 
 def forget(case: Case, results: Path) -> None:
     """Remove the files that an earlier run left of a case: this run may need fewer processes."""
-    for folder in results.glob("[AB][0-9]*"):
+    for folder in process_folders(results):
         paths = (result_path(folder, case), log_path(folder, case.id))
         for path in (*paths, *artifact_paths(folder, case)):
             path.unlink(missing_ok=True)

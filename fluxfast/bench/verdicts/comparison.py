@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
+from typing import Any
 
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.estimate import Estimate, estimate
@@ -83,12 +84,24 @@ class Change:
             return self.worse <= self.tolerance
         return self.estimate.upper_limit(MISS_RISK) <= self.tolerance
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the change for JSON; the bounds of its 95% interval are None without estimate."""
+        low, high = self.estimate.interval() if self.estimate else (None, None)
+        return {
+            "metric": self.metric.name,
+            "before": self.baseline,
+            "after": self.measured,
+            "relative": self.relative,
+            "low": low,
+            "high": high,
+        }
+
     def __str__(self) -> str:
         """Return one line with both figures, the change, its interval and the tolerance."""
         m = self.metric
         text = (
             f"{m.stage}: {m.name} {self.measured:.{m.digits}f} {m.unit}, "
-            f"baseline {self.baseline:.{m.digits}f}: {self.relative:+.1%}"
+            f"was {self.baseline:.{m.digits}f}: {self.relative:+.1%}"
         )
         if self.estimate is None:
             slack = f" and {m.slack:.0f} {m.unit}" if m.slack else ""

@@ -25,6 +25,7 @@ class PerformanceMetric:
 
     Attributes:
         name: the name, which ends with the unit.
+        title: the name for tables.
         stage: the stage of an image that it times, for messages.
         unit: the unit, for messages.
         samples: returns the samples of one process: one for each image, a single number, or none.
@@ -42,6 +43,7 @@ class PerformanceMetric:
     """
 
     name: str
+    title: str
     stage: str
     unit: str
     samples: Callable[[CaseResult], Sequence[float]]
@@ -114,6 +116,7 @@ WHOLE_IMAGE = "whole image"  # the stage of a verdict that names none
 PERFORMANCE_METRICS = (
     PerformanceMetric(
         name="e2e_s",
+        title="image",
         stage=WHOLE_IMAGE,
         unit="s",
         samples=_on_a_gpu(lambda image: image.e2e_s),
@@ -124,6 +127,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="step_ms",
+        title="step",
         stage="denoising step",
         unit="ms",
         digits=2,
@@ -147,6 +151,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="decode_ms",
+        title="decode",
         stage="decoding",
         unit="ms",
         digits=2,
@@ -158,6 +163,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="eager_ratio",
+        title="image / eager",
         stage=WHOLE_IMAGE,
         unit="× eager",
         samples=lambda result: result.eager_ratios,
@@ -176,6 +182,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="step_pace",
+        title="step / fixed work",
         stage="denoising step",
         unit="× fixed work",
         samples=_over_pace(_step_ms),
@@ -185,6 +192,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="decode_pace",
+        title="decode / fixed work",
         stage="decoding",
         unit="× fixed work",
         samples=_over_pace(lambda image: image.decode_ms),
@@ -194,6 +202,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="compile_s",
+        title="compile",
         stage="compiling",
         unit="s",
         digits=1,
@@ -206,6 +215,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="peak_memory_gib",
+        title="memory",
         stage="memory",
         unit="GiB",
         digits=2,
@@ -214,6 +224,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="package_mib",
+        title="package",
         stage="exported package",
         unit="MiB",
         digits=1,

@@ -16,9 +16,10 @@ from fluxfast.report.charts.chart import (
     tooltip,
 )
 from fluxfast.report.labels import value_title
-from fluxfast.report.rows import ReportRow
+from fluxfast.report.rows import ReportRow, judged_value
 
 RANGES = "Thin lines are ranges."
+BEFORE = "A tick is the value before."
 TEXT_PX = 112  # that the figures take to the right of the longest bar
 BAR_KINDS = ("cumulative", "single addition")  # in the order of their colours
 
@@ -32,10 +33,10 @@ def ablation_chart(rows: Sequence[ReportRow]) -> Chart | None:
     data = [_datum(step) for step in steps]
     return chart_of(
         rows[0].workload_title,
-        f"{_about(steps) if is_cumulative(rows) else 'Each case by itself.'} {RANGES}",
+        " ".join(_sentences(steps, rows)),
         _bars(data, title),
-        ("step", title, "lowest", "highest", "speedup"),
-        [(d["step"], d["value"], d["low"], d["high"], d["text"]) for d in data],
+        ("step", title, "lowest", "highest", "before", "speedup"),
+        [(d["step"], d["value"], d["low"], d["high"], d["before"], d["text"]) for d in data],
     )
 
 
@@ -48,6 +49,7 @@ def _datum(step: Step) -> dict[str, Any]:
         "value": row.value,
         "low": row.low,
         "high": row.high,
+        "before": judged_value(row.before) if row.before else None,
         "text": f"{row.value:.3g} {row.unit}{speedup}",
         "kind": BAR_KINDS[step.is_extra],
     }
@@ -59,7 +61,7 @@ def _bars(data: Sequence[dict[str, Any]], title: str) -> Any:
     base = alt.Chart(alt.Data(values=data)).encode(
         y=alt.Y("label:N", sort=labels, title=None, axis=axis_of_names(labels))
     )
-    highest = max(d["high"] for d in data)
+    highest = max(d[value] for d in data for value in ("high", "before") if d[value])
     end = alt.ExprRef(expr=f"{highest} * width / max(width - {TEXT_PX}, {TEXT_PX})")
     scale = alt.Scale(domainMin=0, domainMax=end, nice=False)
     bars = base.mark_bar(cornerRadiusEnd=3, height={"band": 0.7}).encode(
@@ -73,7 +75,17 @@ def _bars(data: Sequence[dict[str, Any]], title: str) -> Any:
     text = base.mark_text(align="left", dx=6).encode(
         x=alt.X("high:Q", title=title), text=alt.Text("text:N")
     )
-    return (bars + ranges + text).properties(width="container", height=height_of(labels))
+    ticks = (
+        base.transform_filter("datum.before !== null")
+        .mark_tick(thickness=2, height={"band": 0.9}, color="#888888")
+        .encode(x=alt.X("before:Q", title=title), tooltip=tooltip("step:N", "before:Q"))
+    )
+    return (bars + ranges + ticks + text).properties(width="container", height=height_of(labels))
+
+
+def _sentences(steps: Sequence[Step], rows: Sequence[ReportRow]) -> list[str]:
+    about = _about(steps) if is_cumulative(rows) else "Each case by itself."
+    return [about, RANGES, *([BEFORE] if any(step.row.before for step in steps) else [])]
 
 
 def _about(steps: Sequence[Step]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
+from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.summary import CaseSummary
 from fluxfast.report.charts.chart import (
     Chart,
     altair,
@@ -15,6 +17,7 @@ from fluxfast.report.charts.chart import (
     in_lines,
     tooltip,
 )
+from fluxfast.report.inputs import MeasuredCase
 from fluxfast.report.labels import display_name
 from fluxfast.report.rows import ReportRow
 
@@ -22,20 +25,31 @@ STAGES = ("encode", "prepare", "denoise", "decode", "postprocess")
 INTENSITY = "arithmetic intensity (FLOP/byte)"
 
 
+class Bar(NamedTuple):
+    """One bar of a chart of stacked parts: its name, and its parts in milliseconds."""
+
+    name: str
+    parts_ms: Mapping[str, float]
+
+
 def stages_chart(rows: Sequence[ReportRow]) -> Chart:
     """Return the stages of an image for each case of a workload, as stacked bars."""
-    parts = [stages_ms(row) for row in rows]
+    bars = []
+    for row in rows:
+        if row.other and row.before:
+            bars.append(Bar(_before(row), stages_ms(row.before, row.other)))
+        bars.append(Bar(_after(row), stages_ms(row.summary, row.measured)))
     about = "Image time by stage; medians over images and processes."
-    return _stacked(rows, parts, STAGES, title="image time (ms)", about=about)
+    return _stacked(rows[0].workload_title, bars, STAGES, axis="image time (ms)", about=about)
 
 
-def stages_ms(row: ReportRow) -> dict[str, float]:
+def stages_ms(summary: CaseSummary, measured: MeasuredCase) -> dict[str, float]:
     """Return the milliseconds of each stage of an image."""
-    summary, (timing, *_) = row.summary, row.measured.results[0].images
+    steps = len(measured.results[0].images[0].step_ms)
     return {
         "encode": summary.encode_ms,
         "prepare": summary.prepare_ms,
-        "denoise": summary.step_ms * len(timing.step_ms),
+        "denoise": summary.step_ms * steps,
         "decode": summary.decode_ms,
         "postprocess": summary.postprocess_ms,
     }
@@ -43,37 +57,45 @@ def stages_ms(row: ReportRow) -> dict[str, float]:
 
 def kernels_chart(rows: Sequence[ReportRow]) -> Chart | None:
     """Return the kernel categories of one step for each profiled case, as stacked bars."""
-    profiled = [row for row in rows if row.measured.artifacts.get("kernels")]
-    if not profiled:
+    sides = [
+        (name(row), side.artifacts["kernels"])
+        for row in rows
+        for name, side in ((_before, row.other), (_after, row.measured))
+        if side and side.artifacts.get("kernels")
+    ]
+    if not sides:
         return None
-    parts = [row.measured.artifacts["kernels"] for row in profiled]
-    order = list(dict.fromkeys(category for times_ms in parts for category in times_ms))
+    bars = [Bar(name, times_ms) for name, times_ms in sides]
+    order = list(dict.fromkeys(category for bar in bars for category in bar.parts_ms))
     about = "Kernel time of one profiled step by category."
-    return _stacked(profiled, parts, order, title="ms/step", about=about)
+    return _stacked(rows[0].workload_title, bars, order, axis="ms/step", about=about)
+
+
+def _before(row: ReportRow) -> str:
+    return f"{row.label}, before"
+
+
+def _after(row: ReportRow) -> str:
+    return f"{row.label}, after" if row.other else row.label
 
 
 def _stacked(
-    rows: Sequence[ReportRow],
-    parts: Sequence[Mapping[str, float]],
-    order: Sequence[str],
-    *,
-    title: str,
-    about: str,
+    title: str, bars: Sequence[Bar], order: Sequence[str], *, axis: str, about: str
 ) -> Chart:
-    """Return one bar for each row, stacked from `parts` in `order`; `title` is that of the axis."""
+    """Return the bars with their parts in `order`; `axis` is the title of the axis."""
     alt = altair()
-    names = [in_lines(row.label) for row in rows]
+    names = [in_lines(bar.name) for bar in bars]
     data = [
         {"case": name, "part": part, "value": value, "order": order.index(part)}
-        for name, times_ms in zip(names, parts, strict=True)
-        for part, value in times_ms.items()
+        for name, bar in zip(names, bars, strict=True)
+        for part, value in bar.parts_ms.items()
     ]
     chart = (
         alt.Chart(alt.Data(values=data))
         .mark_bar(height={"band": 0.7})
         .encode(
             y=alt.Y("case:N", sort=names, title=None, axis=axis_of_names(names)),
-            x=alt.X("sum(value):Q", title=title),
+            x=alt.X("sum(value):Q", title=axis),
             color=alt.Color(
                 "part:N", sort=list(order), title=None, legend=alt.Legend(orient="top", columns=5)
             ),
@@ -82,11 +104,8 @@ def _stacked(
         )
         .properties(width="container", height=height_of(names))
     )
-    cells = [
-        (row.label, *(times_ms.get(part) for part in order))
-        for row, times_ms in zip(rows, parts, strict=True)
-    ]
-    return chart_of(rows[0].workload_title, about, chart, ("case", *order), cells)
+    cells = [(bar.name, *(bar.parts_ms.get(part) for part in order)) for bar in bars]
+    return chart_of(title, about, chart, ("case", *order), cells)
 
 
 def roofline_chart(row: ReportRow) -> Chart | None:
@@ -144,38 +163,62 @@ def _roof(ceilings: Mapping[str, float], intensities: Sequence[float]) -> list[d
 def steps_chart(row: ReportRow) -> Chart:
     """Return each step of each image of the newest process.
 
-    It shows cached steps, a throttled clock and stalls.
+    It shows cached steps, a throttled clock and stalls. Of a comparison it also shows the median
+    image of the other side.
     """
     alt, images = altair(), row.measured.results[-1].images
+    before = _median_steps(row.other.results[-1]) if row.other else ()
     data = [
         {"step": step, "ms": round(ms, 3), "image": image}
         for image, timing in enumerate(images, 1)
         for step, ms in enumerate(timing.step_ms, 1)
     ]
     steps = range(1, len(images[0].step_ms) + 1)
+    x = alt.X(
+        "step:Q",
+        axis=alt.Axis(values=list(steps), format="d", grid=False),
+        title="step",
+        scale=alt.Scale(domainMin=1, nice=False),
+    )
+    y = alt.Y("ms:Q", title="step time (ms)", scale=alt.Scale(zero=False))
     chart = (
         alt.Chart(alt.Data(values=data))
         .mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=1.2, opacity=0.8)
         .encode(
-            x=alt.X(
-                "step:Q",
-                axis=alt.Axis(values=list(steps), format="d", grid=False),
-                title="step",
-                scale=alt.Scale(domainMin=1, nice=False),
-            ),
-            y=alt.Y("ms:Q", title="step time (ms)", scale=alt.Scale(zero=False)),
+            x=x,
+            y=y,
             color=alt.Color("image:N", title="image"),
             tooltip=tooltip("image:N", "step:Q", "ms:Q"),
         )
-        .properties(width="container", height=170)
     )
+    if before:
+        chart += _dashed([{"step": n, "ms": ms} for n, ms in enumerate(before, 1)], x, y)
+    about = "Time of each denoising step in each image of the newest process."
     return chart_of(
         row.title,
-        "Time of each denoising step in each image of the newest process.",
-        chart,
-        ("step", *(f"image {n}" for n in range(1, len(images) + 1))),
-        [(step, *(image.step_ms[step - 1] for image in images)) for step in steps],
+        f"{about} Dashed: the median image before." if before else about,
+        chart.properties(width="container", height=170),
+        ("step", *(f"image {n}" for n in range(1, len(images) + 1)), *["before"] * bool(before)),
+        [
+            (step, *(image.step_ms[step - 1] for image in images), *before[step - 1 : step])
+            for step in steps
+        ],
     )
+
+
+def _dashed(data: Sequence[Mapping[str, float]], x: Any, y: Any) -> Any:
+    """Return a dashed line for the other side of a comparison."""
+    alt = altair()
+    chart = alt.Chart(alt.Data(values=data)).mark_line(
+        strokeDash=[6, 4], strokeWidth=2, color="#888888"
+    )
+    return chart.encode(x=x, y=y, tooltip=tooltip("step:Q", "ms:Q"))
+
+
+def _median_steps(result: CaseResult) -> tuple[float, ...]:
+    """Return the median over images of each step in milliseconds."""
+    by_step = zip(*(image.step_ms for image in result.images), strict=True)
+    return tuple(round(median(of_step), 3) for of_step in by_step)
 
 
 def telemetry_chart(row: ReportRow) -> Chart | None:
