@@ -92,7 +92,7 @@ def _figure_columns() -> list[Column]:
         _judged("Image (s)", lambda s: s.e2e_s, 3, "e2e_s"),
         _judged("Relative to eager", lambda s: s.eager_ratio, 3, "eager_ratio"),
         Column(name="Range", kind="number", cell=_range),
-        _judged("ms/step", lambda s: s.step_ms, 1, "step_ms", "step_pace"),
+        _judged("ms/step", lambda s: s.step_ms, 1, "step_ms", "step_mcycles", "step_pace"),
         _judged("Decode (ms)", lambda s: s.decode_ms, 1, "decode_ms", "decode_pace"),
         _judged("Compile (s)", lambda s: s.compile_s, 1, "compile_s"),
         _judged("Memory (GiB)", lambda s: s.peak_memory_gib, 1, "peak_memory_gib"),
@@ -122,7 +122,7 @@ def _judged(
 
     def cell(row: ReportRow) -> Cell:
         change = row.verdict.change_among(metrics)
-        decides = change is not None and change.metric == row.verdict.change_of
+        decides = change is not None and change is row.verdict.shown
         return replace(
             _number(value(row.summary), digits),
             was=_number(value(row.before), digits).text if row.before else "",

@@ -92,8 +92,18 @@ def sides_of(paths: Sequence[Path], against: Sequence[Path] = ()) -> tuple[list[
 
     The folder of a run with `--against` stands for its processes of this side, and for those of the
     other side unless `against` names something else.
+
+    Raises:
+        BaselineError: a folder holds results of its own next to those of a comparison.
     """
     runs = [path for path in paths if is_comparison(path)]
+    if mixed := [str(run) for run in runs if any(run.glob("*.json"))]:
+        raise BaselineError(
+            "this folder holds a comparison and the results of another run",
+            got=", ".join(mixed),
+            allowed="a folder with one of the two",
+            remedy="name the processes to report on, as DIR/B* --against DIR/A*",
+        )
     ours = [one for path in paths for one in (process_folders(path, OURS) or [path])]
     return ours, list(against) or [one for run in runs for one in process_folders(run, THEIRS)]
 

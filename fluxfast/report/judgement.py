@@ -46,8 +46,9 @@ class ReportedVerdict:
         return next((c for c in self.changes if c.metric == self.change_of), None)
 
     def change_among(self, metrics: Sequence[str]) -> ReportedChange | None:
-        """Return the change of the first of these metrics that was compared."""
-        return next((c for name in metrics for c in self.changes if c.metric == name), None)
+        """Return the change of the metric among these that decided, else of the first compared."""
+        found = [c for name in metrics for c in self.changes if c.metric == name]
+        return next((c for c in found if c is self.shown), found[0] if found else None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ from fluxfast.bench.baselines.lookup import known_baselines
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.matrix import Names, label, lossless_variant
 from fluxfast.bench.results.machine import hardware_of
+from fluxfast.bench.results.origin import COMMIT_CHARACTERS
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.tables import speedups
 from fluxfast.hardware import Hardware
-from fluxfast.bench.results.origin import COMMIT_CHARACTERS
 from fluxfast.report.combinations import default_of
 from fluxfast.report.inputs import MeasuredCase
 from fluxfast.report.judgement import (

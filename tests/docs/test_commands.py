@@ -53,7 +53,6 @@ def test_a_command_that_needs_no_gpu_runs_unchanged(tmp_path, monkeypatch, capsy
             shutil.copytree(folder, results / name)
         (tmp_path / "shards").mkdir(exist_ok=True)
         (tmp_path / "shards" / str(number)).symlink_to(folder)
-    shutil.copytree(folders[0], results, dirs_exist_ok=True)
     (tmp_path / "baselines").symlink_to(REPOSITORY / "baselines")
     run([sys.executable, "-m", "venv", "--without-pip", ".venv"], folder=tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -20,12 +20,14 @@ from fluxfast.report.attribution import attributions
 from fluxfast.report.charts.ablation import ablation_chart
 from fluxfast.report.charts.case import telemetry_chart
 from fluxfast.report.combinations import cumulative_chain, default_of
-from fluxfast.report.contents import report_of
+from fluxfast.report.contents import report_json, report_of
 from fluxfast.report.effects import effects
+from fluxfast.report.environments import environments
 from fluxfast.report.inputs import MeasuredCase, read_inputs
 from fluxfast.report.markdown import markdown
 from fluxfast.report.page import page as page_of
 from fluxfast.report.rows import rows_of
+from fluxfast.report.sections import sections_of
 from tests.support.machines import H100, H200, machine
 from tests.support.results import case, result
 from tests.support.synthetic_results import (
@@ -218,7 +220,9 @@ def test_a_sequential_verdict_is_kept_only_for_the_processes_that_it_judged(tmp_
     """Without their interim analyses, 13 of 360 unchanged cases were judged differently."""
     ours = write(ablation()[:3], tmp_path / "ours")
     theirs = write([replace_commit(one, "old") for one in ablation()[:3]], tmp_path / "theirs")
-    told = {"outcome": "undecided", "reason": "…", "changes": ["denoising step: +1.4%"]}
+    step = {"metric": "step_ms", "before": 70.0, "after": 71.0, "relative": 0.014}
+    told = {"outcome": "undecided", "reason": "…", "change": 0.014, "change_of": "step_ms"}
+    told["figures"] = [step | {"low": -0.01, "high": 0.04}]
     told |= {"processes": 3, "against": "old", "processes_against": 3}
     (ours[-1] / "verdicts").mkdir()
     (ours[-1] / "verdicts" / next(ours[-1].glob("*.json")).name).write_text(json.dumps(told))
@@ -227,11 +231,64 @@ def test_a_sequential_verdict_is_kept_only_for_the_processes_that_it_judged(tmp_
         return report_of(*asked).rows[0].verdict.outcome
 
     assert outcome(ours, theirs) == "undecided"
-    assert report_of(ours, theirs).rows[0].verdict.lines == ("denoising step: +1.4%",)
+    shown = report_of(ours, theirs).rows[0].verdict.shown
+    assert str(shown) == "step 70.00 → 71.00 ms: +1.4% (−1.0% to +4.0%)"
     assert outcome(ours[1:], theirs) == "same"  # one process is missing
     assert outcome(ours, theirs[:2]) == "same"
     other = write([replace_commit(one, "older") for one in ablation()[:3]], tmp_path / "older")
     assert outcome(ours, other) == "same"
+
+
+def comparison(folder):
+    """Write the results of a comparison, as a run with --against does; return its folder."""
+    smoke = [one for one in ablation(processes=1) if one.case.optimizations in (("bf16",), DEFAULT)]
+    slower = ablation({"fp8_per_row": 1.3}, seed=1, processes=1)
+    for one in smoke:
+        if one.case.optimizations == DEFAULT:
+            write_result(folder / "A1", replace_commit(one, "0123456789abcdef"))
+    ids = {one.case.id for one in smoke}
+    for one in (one for one in slower if one.case.id in ids):
+        write_result(folder / "B1", replace_commit(one, "f" * 40))
+    for side in ("A1", "B1"):
+        write_artifacts(folder / side)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_comparison_is_reported_as_one(tmp_path):
+    run = comparison(tmp_path / "run")
+    report = report_of([run])
+    assert report.outcomes == {"slower": 2, "recorded": 2}
+    before, after = "0123456789ab (1 process)", "ffffffffffff (1 process)"
+    text, page = markdown(report), page_of(report)
+    assert f"{after} compared with {before}." in text and f"{after} compared with {before}." in page
+    # The change stands with its figure, on the page below the figure itself.
+    (changed, *_) = report.changed
+    assert changed.verdict.shown.metric == "e2e_s" and f"| {changed.verdict.shown} |" in text
+    was, percent = f"{changed.before.e2e_s:.3f}", changed.verdict.shown.percent
+    assert f'{changed.summary.e2e_s:.3f}<br><span class="change worse"' in page
+    assert f"was {was}, {percent}</span>" in page and f">image {percent}" in page
+    # What reproduces it is the comparison, of the compared cases alone.
+    commands = re.findall("^pytest .*$", text, re.MULTILINE)
+    assert len(commands) == 2
+    assert all("::test_verdict[" in c and "--against 0123456789ab" in c for c in commands)
+    # Charts and images have both sides.
+    sections = {section.id: section for section in sections_of(report, has_images=True)}
+    for name in ("stages", "kernels"):
+        bars = [line[0] for line in sections[name].charts[0].table[1:]]
+        assert bars == ["bf16", "default, before", "default, after"]
+    assert sections["staircase"].charts[0].table[2][4] == f"{changed.before.e2e_s:.4g}"
+    assert sections["steps"].charts[1].table[0][-1] == "before"
+    assert page.count("before and after (identical)") >= 2
+    assert {facts["commit"] for facts in environments(report.rows)} == {"0123456789ab", "f" * 12}
+    data = report_json(report)
+    assert data["comparisons"][0]["before"] == "0123456789ab"
+    assert data["cases"][1]["change_of"] == "e2e_s" and data["cases"][1]["changes"]
+    # With --against, this side is judged against something else.
+    assert "slower" not in report_of([run], [run / "B1"]).outcomes
+    write_result(run, changed.measured.results[0])
+    with pytest.raises(BaselineError, match="a comparison and the results of another run"):
+        report_of([run])
 
 
 def replace_commit(one, commit):
@@ -253,6 +310,7 @@ def replace_commit(one, commit):
         ("verdicts", '{"outcome": "weird", "reason": ""}'),
         ("verdicts", '{"outcome": "same", "reason": "", "change": "x"}'),
         ("verdicts", '{"outcome": "same", "reason": "", "changes": null}'),
+        ("verdicts", '{"outcome": "same", "reason": "", "figures": [{"metric": "nosuch"}]}'),
         ("quality", '{"psnr_db": NaN}'),
         ("kernels", '{"GEMM": -1}'),
     ],

@@ -140,6 +140,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="step_mcycles",
+        title="step cycles",
         stage="denoising step",
         unit="M cycles",
         digits=2,
@@ -151,7 +152,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="decode_ms",
-        title="decode",
+        title="decoding",
         stage="decoding",
         unit="ms",
         digits=2,
@@ -192,7 +193,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="decode_pace",
-        title="decode / fixed work",
+        title="decoding / fixed work",
         stage="decoding",
         unit="× fixed work",
         samples=_over_pace(lambda image: image.decode_ms),
@@ -202,7 +203,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="compile_s",
-        title="compile",
+        title="compiling",
         stage="compiling",
         unit="s",
         digits=1,

@@ -54,11 +54,14 @@ def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
 
 
 def change_text(verdict: Verdict) -> str:
-    """Return the change of a verdict with its 95% interval in per cent, as `+3.1% (+2…+4)`."""
+    """Return the change of a verdict: its figure, and below with its 95% interval in per cent.
+
+    As `step`, and on a second line `+3.1% (+2…+4)`.
+    """
     change = verdict.shown
     if change is None:
         return NO_VALUE
-    text = f"{change.relative:+.1%}"
+    text = f"{change.metric.title}\n{change.relative:+.1%}"
     if change.estimate is None:
         return text
     low, high = change.estimate.interval()
@@ -89,7 +92,7 @@ def verdict_table(
             figure(summary.peak_memory_gib, 1),
             psnr_text(quality.get(summary.case.id)),
             times(speedup.get(summary.case.id)),
-            _wrapped(change_text(verdict), 16) if isinstance(verdict, Verdict) else NO_VALUE,
+            change_text(verdict) if isinstance(verdict, Verdict) else NO_VALUE,
         )
         for _, summary, verdict in rows
     ]
