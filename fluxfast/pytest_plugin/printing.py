@@ -15,6 +15,7 @@ from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.tables import failure_text, verdict_table
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.pytest_plugin.folders import KEPT
+from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.resuming import why_not_resumed
 from fluxfast.pytest_plugin.session import Suite
 
@@ -38,11 +39,18 @@ def header(suite: Suite, *, judges: bool) -> Iterator[str]:
     )
     yield f"weights of {', '.join(weights)}"
     yield f"results in {suite.results_folder}"
-    if judges:
+    if suite.options.compares:
+        yield f"compared with {_other_side(suite.options)}; no baseline is used or recorded"
+    elif judges:
         yield from _baseline_lines(suite)
     if suite.options.resume and (why := why_not_resumed()):
         yield f"nothing is resumed: {why}"
     yield from _left_out(suite)
+
+
+def _other_side(options: Options) -> str:
+    environment = f"the environment of {options.against_env}" if options.against_env else ""
+    return " in ".join(filter(None, [options.against, environment]))
 
 
 def _left_out(suite: Suite) -> Iterator[str]:

@@ -89,7 +89,7 @@ def _identity_columns(rows: Sequence[ReportRow]) -> list[Column]:
 def _figure_columns() -> list[Column]:
     return [
         Column(name="Change", kind="number", cell=_change),
-        _judged("Image (s)", lambda s: s.e2e_s, 3, "e2e_s"),
+        _judged("Image (s)", lambda s: s.e2e_s, 3, "e2e_s", "image_pace"),
         _judged("Relative to eager", lambda s: s.eager_ratio, 3, "eager_ratio"),
         Column(name="Range", kind="number", cell=_range),
         _judged("ms/step", lambda s: s.step_ms, 1, "step_ms", "step_mcycles", "step_pace"),

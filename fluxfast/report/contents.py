@@ -140,7 +140,7 @@ def report_of(
                 rows=here,
                 effects=tuple(effects(here)),
                 attributions=tuple(attributions(here)),
-                compared=compared(here),
+                compared=compared([(row.measured, row.other) for row in here if row.other]),
             )
         )
     return Report(machines=tuple(machines), history=_history(database) if database else ())

@@ -20,12 +20,12 @@ The folder of a run with --against holds a folder for each process instead, see 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.ab.layout import OURS, THEIRS, is_comparison, process_folders
+from fluxfast.bench.ab.layout import OURS, THEIRS, is_comparison, process_folders, side_name
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.cases.case import Case
@@ -33,6 +33,7 @@ from fluxfast.bench.results.artifacts import KINDS, figures_path, image_path
 from fluxfast.bench.results.joining import check_consistent, is_same_process
 from fluxfast.bench.results.machine import hardware_of, machine_name
 from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.sides import ComparedSide, read_sides
 from fluxfast.bench.results.store import read_json, read_results, result_path
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.errors import BaselineError
@@ -48,12 +49,14 @@ class MeasuredCase:
         image_path: the file of its last image, or None.
         artifacts: contents of the JSON artifacts by kind (quality, kernels, roofline, verdicts).
         is_accepted: it was read from a baseline, so there is nothing to judge it against.
+        side: revision, interpreter and packages of its side of a comparison; None without one.
     """
 
     results: tuple[CaseResult, ...]
     image_path: Path | None = None
     artifacts: dict[str, Any] = field(default_factory=dict)
     is_accepted: bool = False
+    side: ComparedSide | None = None
 
     @property
     def case(self) -> Case:
@@ -117,6 +120,7 @@ def _joined(first: MeasuredCase, second: MeasuredCase) -> MeasuredCase:
         image_path=first.image_path or second.image_path,
         artifacts=first.artifacts | second.artifacts,
         is_accepted=first.is_accepted and second.is_accepted,
+        side=first.side or second.side,
     )
 
 
@@ -130,7 +134,16 @@ def _read(path: Path) -> Iterable[MeasuredCase]:
             allowed="a folder written by pytest perf_tests --results, or a baseline file",
             remedy="check the path",
         )
-    return [_with_artifacts(path, result) for result in read_results([path])]
+    side = side_of(path)
+    return [replace(_with_artifacts(path, result), side=side) for result in read_results([path])]
+
+
+def side_of(folder: Path) -> ComparedSide | None:
+    """Return the side that a folder of results is of; None for a run without a comparison."""
+    name, sides = side_name(folder), read_sides(folder.parent)
+    if not (name and sides):
+        return None
+    return sides.a if name == THEIRS else sides.b
 
 
 def _from_baseline(baseline: Baseline) -> list[MeasuredCase]:

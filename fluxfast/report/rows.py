@@ -12,12 +12,12 @@ from fluxfast.bench.baselines.lookup import known_baselines
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.matrix import Names, label, lossless_variant
 from fluxfast.bench.results.machine import hardware_of
-from fluxfast.bench.results.origin import COMMIT_CHARACTERS
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.tables import speedups
 from fluxfast.hardware import Hardware
 from fluxfast.report.combinations import default_of
+from fluxfast.report.compared import options_to_compare
 from fluxfast.report.inputs import MeasuredCase
 from fluxfast.report.judgement import (
     Reference,
@@ -162,7 +162,7 @@ def _machine_rows(
                 low=low,
                 high=high,
                 speedup=speedup.get(case.id),
-                command=reproduction_command(case, gpu_option, compared_commit(other)),
+                command=reproduction_command(case, gpu_option, options_to_compare(measured, other)),
                 measured=measured,
             )
         )
@@ -184,23 +184,15 @@ def _range(results: Sequence[CaseResult]) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def compared_commit(other: MeasuredCase | None) -> str | None:
-    """Return the commit to name with `--against`; None where no run can measure it again."""
-    if other is None or other.is_accepted:
-        return None
-    commit = other.results[-1].provenance.get("commit")
-    return str(commit)[:COMMIT_CHARACTERS] if commit else None
-
-
-def reproduction_command(case: Case, gpu_option: str, against: str | None = None) -> str:
-    """Return the command that measures a case alone, or compares it with another revision.
+def reproduction_command(case: Case, gpu_option: str, against: Sequence[str] = ()) -> str:
+    """Return the command that measures a case alone, or compares it again.
 
     FILE stands for the file of cases that a case of one's own comes from.
 
     Args:
         case: the case.
         gpu_option: the value of `--gpu`.
-        against: the other revision; None to measure the case alone.
+        against: the options that name the other side; none to measure the case alone.
     """
     test = "test_verdict" if against else "test_latency"
     words = ["pytest", f"perf_tests/test_latency.py::{test}[{case.id}]"]
@@ -210,8 +202,7 @@ def reproduction_command(case: Case, gpu_option: str, against: str | None = None
     words += ["--weights", case.weights, "--resolution", f"{case.height}x{case.width}"]
     words += ["--batch-size", str(case.batch_size)]
     words += ["--num-inference-steps", str(case.num_inference_steps)]
-    words += ["--against", against] if against else []
-    return shlex.join(words)
+    return shlex.join([*words, *against])
 
 
 def _gpu_option(hardware: Hardware, baseline: Baseline | None) -> str:

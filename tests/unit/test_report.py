@@ -133,7 +133,8 @@ def test_summary_page_and_json_begin_with_the_changes(tmp_path, baseline_file, c
     assert "10 slower" in capsys.readouterr().out
 
     text = files["markdown"].read_text()
-    verdict, changed, *folded = text.split("<details>")[0].split("\n\n")
+    verdict, sides, changed, *folded = text.split("<details>")[0].split("\n\n")
+    assert sides == "abc (3 processes) compared with an accepted baseline (3 processes)."
     assert verdict.startswith("### ❌ 18 cases on NVIDIA H200") and "8 same" in verdict
     assert changed == "- **fp8_per_row: speedup 1.43× → 1.10× in 10 of 10 cases**"
     assert folded[0].count("SLOWER") == 10 and "| same |" not in folded[0]

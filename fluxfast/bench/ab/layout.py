@@ -17,11 +17,15 @@ def process_folder(results: Path, side: str, number: int) -> Path:
     return results / f"{side}{number + 1}"
 
 
+def side_name(folder: Path) -> str | None:
+    """Return the side that a folder of a process is of; None for any other folder."""
+    return folder.name[0] if NAME.fullmatch(folder.name) else None
+
+
 def process_folders(results: Path, side: str = "") -> list[Path]:
     """Return the folders that exist of a side, or of both, in the order of their processes."""
-    names = [p.name for p in results.glob("*") if p.is_dir() and NAME.fullmatch(p.name)]
-    ordered = sorted(names, key=lambda name: (name[0], int(name[1:])))
-    return [results / name for name in ordered if name.startswith(side)]
+    found = [path for path in results.glob(f"{side}*") if path.is_dir() and side_name(path)]
+    return sorted(found, key=lambda path: (path.name[0], int(path.name[1:])))
 
 
 def is_comparison(results: Path) -> bool:

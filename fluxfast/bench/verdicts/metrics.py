@@ -174,6 +174,7 @@ PERFORMANCE_METRICS = (
     ),
     PerformanceMetric(
         name="image_pace",
+        title="image / fixed work",
         stage=WHOLE_IMAGE,
         unit="× fixed work",
         samples=_image_pace,

@@ -61,11 +61,11 @@ def change_text(verdict: Verdict) -> str:
     change = verdict.shown
     if change is None:
         return NO_VALUE
-    text = f"{change.metric.title}\n{change.relative:+.1%}"
-    if change.estimate is None:
-        return text
-    low, high = change.estimate.interval()
-    return f"{text} ({100 * low:+.0f}…{100 * high:+.0f})"
+    text = f"{change.relative:+.1%}"
+    if change.estimate:
+        low, high = change.estimate.interval()
+        text = _wrapped(f"{text} ({100 * low:+.0f}…{100 * high:+.0f})", 17)
+    return f"{change.metric.title}\n{text}"
 
 
 def verdict_table(
