@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,11 +18,14 @@ from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin import benchmark, printing
 from fluxfast.pytest_plugin.comparing import check_other_side
 from fluxfast.pytest_plugin.folders import why_not_writable
+from fluxfast.pytest_plugin.neighbours import announced
 from fluxfast.pytest_plugin.options import Options, add_options
 from fluxfast.pytest_plugin.planning import check_takes_cases
 from fluxfast.pytest_plugin.session import Suite
 
 SUITE = pytest.StashKey[Suite]()
+OTHER_RUNS = pytest.StashKey[Callable[[], list[str]]]()
+WARNINGS = pytest.StashKey[list[str]]()
 TIMING = ("::test_verdict[", "::test_lora_swap[")  # tests that depend on times
 
 
@@ -108,6 +111,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     is_worker = hasattr(session.config, "workerinput")  # of pytest-xdist: several share a folder
     if suite.selected and not session.config.option.collectonly and not is_worker:
         suite.open_results()
+        session.config.stash[OTHER_RUNS] = suite.opened.enter_context(announced())
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
@@ -115,8 +119,16 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     suite = config.stash[SUITE]
     if not suite.selected or config.get_verbosity() < 0:
         return []
-    lines = printing.header(suite, judges=any(map(_judges, items)))
+    lines = [*printing.header(suite, judges=any(map(_judges, items))), *_other_runs(config)]
     return [f"fluxfast: {line}" for line in lines]
+
+
+def _other_runs(config: pytest.Config) -> list[str]:
+    """Return a warning for each other run that has used this machine at the same time so far."""
+    return [
+        f"WARNING: another run times on this machine at the same time, {name}"
+        for name in config.stash.get(OTHER_RUNS, list[str])()
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -159,6 +171,7 @@ def fail(planned: PlannedCase, verdict: Verdict) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Close the session; set the exit status of what could not be recorded or judged."""
     suite = session.config.stash[SUITE]
+    session.config.stash[WARNINGS] = _other_runs(session.config)
     suite.close()
     if suite.unsaved and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -172,5 +185,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not printing.has_summary(suite):
         return
     terminalreporter.section("fluxfast")
-    for line in printing.summary(suite):
+    for line in (*printing.summary(suite), *config.stash.get(WARNINGS, [])):
         terminalreporter.write_line(line)

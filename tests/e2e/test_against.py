@@ -4,11 +4,13 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from fluxfast.bench.ab import child
 from fluxfast.bench.ab.against import PAIRS, forget, interleaved
 from fluxfast.bench.ab.installation import Installation
 from fluxfast.bench.ab.process import log_path, measure_in
@@ -385,6 +387,20 @@ def test_a_request_survives_json_and_another_schema_is_refused(tmp_path):
     event = Event(kind="progress", case=case().id, text="sampling")
     assert parse_event(event.to_json()) == event
     assert parse_event('{"event": 1') is None and parse_event("a line") is None
+
+
+def test_rounds_and_seconds_limit_the_sampling_of_a_process(tmp_path, monkeypatch):
+    limits, events = [], []
+    paired = "fluxfast.bench.measurement.paired"
+    references = SimpleNamespace(of=lambda planned: None, progress=None)
+    monkeypatch.setattr(f"{paired}.one_thread_on_a_cpu", lambda _: nullcontext())
+    monkeypatch.setattr(f"{paired}.paired_references", lambda: nullcontext(references))
+    monkeypatch.setattr(child, "measure_case", lambda _, **given: limits.append(given["limits"]))
+    monkeypatch.setattr(child, "record", lambda *_: None)
+    small = case(model="schnell", weights="mini", optimizations=(), height=64, width=64)
+    child.measure_all(request_for(tmp_path, small), events.append)
+    assert [event.kind for event in events] == ["measured"], events
+    assert [(found.rounds, found.sampling_s) for found in limits] == [(2, 5.0)]
 
 
 @pytest.mark.subprocess

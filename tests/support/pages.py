@@ -48,6 +48,7 @@ WAYS = {
     "rehearsed by pytest": ("pytest perf_tests",),
     "collected": ("pytest correctness_tests --gpu ",),
     "collected with a fault": ("python -m pytest -p tests.support.sabotage.",),
+    "bisected": ("cp fluxfast/bench/ab/bisect_run.py /tmp/", "git bisect "),  # by tests/e2e
     "make": ("make ",),
     "refused without a GPU": tuple(
         f"python -m benchmarks.{name}"

@@ -22,6 +22,7 @@ from fluxfast.pytest_plugin.folders import (
     why_not_writable,
 )
 from fluxfast.pytest_plugin.judging import judge_against_baseline, verdict_json
+from fluxfast.pytest_plugin.neighbours import announced
 from tests.support.machines import H200
 from tests.support.processes import process, processes
 from tests.support.results import case
@@ -49,6 +50,21 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     assert (tmp_path / LOCK).exists()
     with locked(tmp_path):
         assert (tmp_path / LOCK).read_text() == str(os.getpid())
+
+
+def test_runs_at_the_same_time_learn_of_each_other_and_not_of_dead_ones(tmp_path, monkeypatch):
+    (tmp_path / "0-77").write_text("process 77: killed")
+    monkeypatch.setattr(sys, "argv", ["/bin/pytest", "perf_tests", "--gpu", "cpu"])
+    with announced(tmp_path) as others:
+        assert others() == [] and not (tmp_path / "0-77").exists()
+        first = os.getpid()
+        monkeypatch.setattr(os, "getpid", lambda: 12)
+        with announced(tmp_path) as others_of_second:
+            [seen] = others_of_second()
+        [noticed] = others()  # the second one has ended
+    assert seen.startswith(f"process {first} since ") and noticed.startswith("process 12 since ")
+    assert noticed.endswith(": pytest perf_tests --gpu cpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_newest_folders_of_results_are_kept_and_named_ones_never_removed(tmp_path):
