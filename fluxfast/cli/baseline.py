@@ -1,9 +1,11 @@
-"""`fluxfast baseline`: show the accepted figures of a machine, or accept new ones."""
+"""`fluxfast baseline`: show the accepted figures of a machine, accept new ones, or begin again."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ SHOWN = ("case", "figure", "before", "after", "change", "processes")
 def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser(
-        "baseline", help="show the accepted figures of a machine, or accept new ones"
+        "baseline", help="show the accepted figures of a machine, accept new ones, or begin again"
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     shown = actions.add_parser("show", help="print the accepted figures of a machine")
@@ -62,15 +64,22 @@ def add_parser(commands: Any) -> None:
         "--cases", type=Path, metavar="FILE", help="accept into the baseline of this file of cases"
     )
     accepted.set_defaults(run=accept)
+    forgotten = actions.add_parser(
+        "forget", help="remove results from this CPU's or your cases' own baseline, to begin again"
+    )
+    forgotten.add_argument(
+        "case", nargs="*", metavar="CASE", help="the id of a case (default: all)"
+    )
+    forgotten.add_argument("--gpu", default="auto", help="auto or cpu (%(default)s)")
+    forgotten.add_argument(
+        "--cases", type=Path, metavar="FILE", help="the baseline of this file of cases"
+    )
+    forgotten.set_defaults(run=forget)
 
 
 def show(options: argparse.Namespace) -> None:
     """Print the figures of a baseline as a table or as JSON."""
-    baseline = (
-        baseline_for(options.gpu, detect("cpu" if options.gpu == "cpu" else "auto"))
-        if options.gpu in ("auto", "cpu")
-        else find_baseline(options.gpu)
-    )
+    baseline = _baseline_named(options.gpu)
     summaries = baseline.summaries()
     if options.json:
         out(json.dumps(baseline_rows(summaries), indent=1))
@@ -78,6 +87,45 @@ def show(options: argparse.Namespace) -> None:
     out(f"{baseline.gpu.device_names[0]}: {baseline.path}, {len(summaries)} cases")
     labels = {s.case.id: joined(s.case.optimizations) for s in summaries}
     out(baseline_table(summaries, labels))
+
+
+def _baseline_named(gpu: str) -> Baseline:
+    if gpu in ("auto", "cpu"):
+        return baseline_for(gpu, detect(gpu))
+    return find_baseline(gpu)
+
+
+def forget(options: argparse.Namespace) -> None:
+    """Remove cases from a baseline that grows by itself; the next run records them again."""
+    if options.cases:
+        hardware = detect("cpu" if options.gpu == "cpu" else "auto")
+        baseline = own_baseline(options.cases, options.gpu, hardware)
+    else:
+        baseline = _baseline_named(options.gpu)
+    if baseline.path.parent == shipped_baselines():
+        raise BaselineError(
+            "the project's baselines forget nothing: their results are reviewed",
+            got=baseline.path,
+            allowed="this CPU's own baseline, or that of a file of cases",
+            remedy="replace results with `fluxfast baseline accept`, or name --gpu cpu",
+        )
+    if not baseline.results:
+        raise BaselineError(
+            "there is no baseline to begin again",
+            got=f"no results in {baseline.path}",
+            allowed="a CPU or a file of cases that was measured before",
+            remedy="measure; the first run records",
+        )
+    chosen = options.case or list(baseline.results)
+    _check_known(chosen, baseline.results)
+    with locked_baseline(baseline) as newest:
+        kept = {case_id: rs for case_id, rs in newest.results.items() if case_id not in chosen}
+        if kept:
+            write_baseline(replace(newest, results=kept))
+        else:
+            newest.path.unlink(missing_ok=True)
+    out(f"removed {len(chosen)} of {len(baseline.results)} cases from {baseline.path}")
+    out("the next run of a commit records them again")
 
 
 def accept(options: argparse.Namespace) -> None:
@@ -107,15 +155,18 @@ def _chosen(
 ) -> list[tuple[Path, CaseResult]]:
     if not case_ids:
         return found
-    known = dict.fromkeys(result.case.id for _, result in found)
+    _check_known(case_ids, dict.fromkeys(result.case.id for _, result in found))
+    return [(path, result) for path, result in found if result.case.id in case_ids]
+
+
+def _check_known(case_ids: Collection[str], known: Collection[str]) -> None:
     if missing := [case_id for case_id in case_ids if case_id not in known]:
         raise BaselineError(
-            "the results do not contain the case to accept",
+            "there are no results of this case",
             got=", ".join(missing),
             allowed=", ".join(known),
-            remedy="name a measured case, or omit --case to accept all",
+            remedy="name one of these cases, or name none for all",
         )
-    return [(path, result) for path, result in found if result.case.id in case_ids]
 
 
 def _baseline_of(results: list[CaseResult], options: argparse.Namespace) -> Baseline:

@@ -10,11 +10,14 @@ from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import locked_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for, own_baseline
 from fluxfast.bench.cases.planned import PlannedCase
+from fluxfast.bench.results.provenance import changed_sources
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.errors import FluxFastError
+from fluxfast.errors import BaselineError, FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.pytest_plugin.folders import why_not_writable
 from fluxfast.pytest_plugin.options import Options
+
+SOURCES_NAMED = 3  # changed sources that an error lists
 
 
 def session_baseline(
@@ -65,3 +68,31 @@ def why_not_recordable(options: Options, baseline: Baseline) -> str | None:
         return None
     why = why_not_writable(baseline.path.parent)
     return why and f"the baseline would go to {baseline.path}: {why}"
+
+
+def check_recordable(options: Options, baseline: Baseline, selected: Sequence[PlannedCase]) -> None:
+    """Check before a long run that it can judge or record a case.
+
+    A baseline that grows by itself learns from commits only: a slowdown in changes that are not
+    committed would become the standard.
+
+    Args:
+        options: the options of the session.
+        baseline: a baseline that grows by itself.
+        selected: the cases to judge.
+
+    Raises:
+        BaselineError: the baseline has none of the cases, and the sources have changes.
+    """
+    changed = () if options.record or options.compares else changed_sources()
+    if not changed or any(one.case.id in baseline.results for one in selected):
+        return
+    more = f" and {len(changed) - SOURCES_NAMED} more" if len(changed) > SOURCES_NAMED else ""
+    against = "compare with the last commit: pytest perf_tests --gpu cpu --against HEAD; or "
+    raise BaselineError(
+        "there is no baseline of these cases, and the sources have uncommitted changes",
+        got=f"{', '.join(changed[:SOURCES_NAMED])}{more}",
+        allowed="a first run of a commit, because a slowdown in the changes would be recorded",
+        remedy=("" if options.cases else against) + "commit the changes; or record the commit "
+        "without them: git stash --include-untracked, run again, git stash pop",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import Verdict, judge_all
 
-# A CPU's own baseline does not learn from processes that were slower.
+# A baseline that grows by itself does not learn from processes that were slower.
 JOINS_BASELINE = (Outcome.NEW, Outcome.SAME, Outcome.FASTER, Outcome.UNDECIDED)
+NOT_RECORDED = (
+    "no baseline for this case, and not recorded because the sources have uncommitted changes: "
+    "commit or stash them, or compare with --against HEAD"
+)
 FIRST_OF_BASELINE = "first result of this case in a baseline that grows by itself"
 
 
@@ -51,15 +55,23 @@ def judge_against_baseline(
     Args:
         baseline: the accepted results.
         measured: the results of this session by case id.
-        grows: whether results join the baseline, up to three processes of a case.
+        grows: whether results of a commit join the baseline, up to three processes of a case.
     """
     verdicts = baseline.judge_all({case_id: [result] for case_id, result in measured.items()})
+    if not grows:
+        return Judgement(verdicts=verdicts)
+    changed = {case_id for case_id, result in measured.items() if result.provenance.get("dirty")}
     joining = {
         case_id
         for case_id, verdict in verdicts.items()
         if verdict.outcome in JOINS_BASELINE and len(baseline.results.get(case_id, ())) < PROCESSES
     }
-    return Judgement(verdicts=verdicts, joining=frozenset(joining if grows else ()))
+    not_recorded = {
+        case_id: replace(verdicts[case_id], reason=NOT_RECORDED)
+        for case_id in changed
+        if verdicts[case_id].outcome is Outcome.NEW
+    }
+    return Judgement(verdicts=verdicts | not_recorded, joining=frozenset(joining - changed))
 
 
 def judge_sides(sides: Mapping[str, Sides]) -> Judgement:

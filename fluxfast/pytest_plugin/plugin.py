@@ -110,7 +110,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     suite.selected = _cases(session.items)
     is_worker = hasattr(session.config, "workerinput")  # of pytest-xdist: several share a folder
     if suite.selected and not session.config.option.collectonly and not is_worker:
-        suite.open_results()
+        try:
+            suite.open_results(judges=any(map(_judges, session.items)))
+        except FluxFastError as error:
+            raise pytest.UsageError(f"fluxfast: {error}") from None
         session.config.stash[OTHER_RUNS] = suite.opened.enter_context(announced())
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fluxfast.bench.baselines.baseline import PROCESSES
 from fluxfast.bench.cases.planned import PlannedCase
@@ -32,10 +33,10 @@ def header(suite: Suite, *, judges: bool) -> Iterator[str]:
     weights = dict.fromkeys(
         f"{c.case.model}: {c.checkpoint.kind} ({c.checkpoint.why})" for c in cases
     )
-    commit = (now["commit"] or "unknown")[:7] + (" with changes" if now["dirty"] else "")
+    changes = " with changes" if now["dirty"] else ""
     yield (
         f"{hardware.name} ({hardware.architecture}), torch {hardware.packages['torch']}, "
-        f"commit {commit}"
+        f"commit {_commit(now)}{changes}"
     )
     yield f"weights of {', '.join(weights)}"
     yield f"results in {suite.results_folder}"
@@ -63,16 +64,19 @@ def _left_out(suite: Suite) -> Iterator[str]:
 
 
 def _baseline_lines(suite: Suite) -> Iterator[str]:
-    known = suite.baseline.results
+    known, now = suite.baseline.results, provenance()
     yield f"baseline {suite.baseline.path} ({len(known)} cases)"
-    if suite.grows_baseline and not known and not suite.is_recording:
+    if not suite.grows_baseline or suite.is_recording:
+        return
+    if now["dirty"]:
+        yield "the sources have uncommitted changes: this run is judged and not recorded"
+    elif not known:
         what = "these cases have" if suite.options.cases else "this CPU has"
-        yield f"{what} no baseline yet: this run records it and passes"
-        if provenance()["dirty"]:
-            yield (
-                "WARNING: the sources have changes that are not committed: a slowdown in them "
-                "would become the baseline"
-            )
+        yield f"{what} no baseline yet: this run records commit {_commit(now)} and passes"
+
+
+def _commit(origin: Mapping[str, Any]) -> str:
+    return (origin["commit"] or "unknown")[:7]
 
 
 def summary(suite: Suite) -> Iterator[str]:
@@ -186,14 +190,13 @@ def _recorded_lines(suite: Suite) -> Iterator[str]:
         return
     path, first = suite.baseline.path, suite.joining & suite.judgement.first
     if first:
-        yield f"{len(first)} cases recorded in {path}: they gate from the next run on"
+        whose = f" --cases {suite.options.cases}" if suite.options.cases else " --gpu cpu"
+        yield (
+            f"{len(first)} cases of commit {_commit(provenance())} recorded in {path}: they gate "
+            f"from the next run on; `fluxfast baseline forget{whose}` begins again"
+        )
     if further := len(suite.joining) - len(first):
         yield f"{further} cases added to {path} (up to {PROCESSES} processes per case)"
-    if first and provenance()["dirty"]:
-        yield (
-            "WARNING: recorded from sources with changes that are not committed; "
-            f"begin the baseline again with: rm {path}"
-        )
 
 
 def figure_properties(result: CaseResult) -> list[tuple[str, float]]:

@@ -25,8 +25,7 @@ from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
 from fluxfast.optimizations.base import Artifacts
-from fluxfast.pytest_plugin import judging
-from fluxfast.pytest_plugin.baselines import grow, grows, session_baseline, why_not_recordable
+from fluxfast.pytest_plugin import baselines, judging
 from fluxfast.pytest_plugin.comparing import ComparedRevisions, compare_all, process_settings
 from fluxfast.pytest_plugin.folders import locked, new_folder, remove_old, why_not_writable
 from fluxfast.pytest_plugin.judging import Judgement, write_verdict
@@ -96,7 +95,7 @@ class Suite:
         """The baseline that cases are judged against."""
         planned = (one for plan in self.plans.values() for one in plan.cases)
         local = self.folder / "baselines"
-        return session_baseline(self.options, self.hardware, local, planned)
+        return baselines.session_baseline(self.options, self.hardware, local, planned)
 
     @cached_property
     def results_folder(self) -> Path:
@@ -113,27 +112,28 @@ class Suite:
         """Prints how far the session is."""
         return Progress(config=self.config)
 
-    def open_results(self) -> None:
-        """Check and lock the folder of results, before anything is measured.
+    def open_results(self, *, judges: bool) -> None:
+        """Check and lock the folder of results; if a test `judges`, check that it can.
 
         Raises:
-            pytest.UsageError: nothing can be written there, or another run writes there.
+            FluxFastError: another run writes there, or no case could be judged or recorded.
+            pytest.UsageError: nothing can be written there.
         """
         if why := why_not_writable(self.results_folder):
             raise pytest.UsageError(f"results would go to {self.results_folder}: {why}")
-        if why := why_not_recordable(self.options, self.baseline):
+        if why := baselines.why_not_recordable(self.options, self.baseline):
             raise pytest.UsageError(why)
+        if judges and self.grows_baseline:
+            baselines.check_recordable(self.options, self.baseline, self.selected)
         if not self.options.results:
             self.opened.callback(self._remove_old)
-        try:
-            self.opened.enter_context(locked(self.results_folder))
-        except FluxFastError as error:
-            raise pytest.UsageError(f"fluxfast: {error}") from None
+        self.opened.enter_context(locked(self.results_folder))
 
     def close(self) -> None:
         """Write what joins the baseline, unlock the results and remove old ones."""
         if self.joining:
-            self.unsaved = grow(self.baseline, [self.measured[i] for i in sorted(self.joining)])
+            new = [self.measured[case_id] for case_id in sorted(self.joining)]
+            self.unsaved = baselines.grow(self.baseline, new)
         self.opened.close()
 
     def _remove_old(self) -> None:
@@ -166,7 +166,7 @@ class Suite:
     @property
     def grows_baseline(self) -> bool:
         """Return whether results join the baseline, see `baselines.grows`."""
-        return grows(self.options, self.hardware, self.baseline)
+        return baselines.grows(self.options, self.hardware, self.baseline)
 
     @property
     def reference_ids(self) -> frozenset[str]:

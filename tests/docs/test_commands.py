@@ -15,14 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from fluxfast.bench.baselines.file import read_baseline
+from fluxfast.bench.baselines.file import read_baseline, write_baseline
+from fluxfast.bench.baselines.lookup import baseline_for, own_baseline
 from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
+from fluxfast.hardware import detect
 from fluxfast.mini import WEIGHTS
 from tests.support.collecting import collected
 from tests.support.forked import run_module
 from tests.support.pages import COMMANDS, JSON, REPOSITORY, WAYS, YAML, commands, way_of
 from tests.support.rehearsal import rehearse_commands, run_pytest
+from tests.support.results import result
 from tests.support.synthetic_results import ablation, write
 
 TINY = "dev-mini-32x32-b1-s1-eager"  # stands for CASE
@@ -120,6 +123,18 @@ def test_results_of_own_cases_are_accepted(line, tmp_path, monkeypatch):
         target.symlink_to(folder)
     assert main(shlex.split(line)[1:]) == 0
     assert len(read_baseline(Path("my-cases.nvidia-h200.json")).results) == len(own) / 3
+
+
+@each_of(commands("forgotten"))
+def test_a_baseline_is_begun_again(line, tmp_path, monkeypatch):
+    words, here = shlex.split(line), detect("cpu")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fluxfast.bench.baselines.lookup.local_baselines", lambda: tmp_path)
+    baseline = baseline_for("cpu", here)
+    if "--cases" in words:
+        baseline = own_baseline(Path(words[-1]), "auto", here)
+    write_baseline(baseline.accept([result(hardware=here, reference_e2e_s=(1.0,) * 3)]))
+    assert main(words[1:]) == 0 and not baseline.path.exists()
 
 
 @pytest.mark.slow

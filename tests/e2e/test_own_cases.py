@@ -48,7 +48,7 @@ def run(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pytest", *words, "--cases=my-cases.yaml", "--results=results"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "FLUXFAST_COMMIT": "tests"},
         capture_output=True,
         text=True,
     )
@@ -57,7 +57,9 @@ def run(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_the_first_run_records_the_second_compares_and_a_mistake_loads_nothing(folder):
     first = run(folder)
     assert first.returncode == 0, first.stdout
-    assert "these cases have no baseline yet: this run records it and passes" in first.stdout
+    assert (
+        "these cases have no baseline yet: this run records commit tests and passes" in first.stdout
+    )
     assert "my-flux-dev with style.safetensors × 0.8" in first.stdout
     assert "no such figure here, so no tolerance: step_ms" in first.stdout
     (path,) = folder.glob("my-cases.cpu-*.json")

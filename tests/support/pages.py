@@ -1,10 +1,10 @@
 """The commands and snippets of the documentation, and how a test runs each command.
 
 Unchanged: a command that needs neither a GPU nor minutes, on synthetic results where it reads
-results. Rehearsed: a command that needs a GPU runs on a described one, where only the pipeline and
-the clock are replaced (`rehearsal.py`). Collected: a command that takes a CPU minutes is planned
-and collected. `make` calls stand-ins; cpu.yml calls the real programs. `pip install` is only
-checked against pyproject.toml.
+results. Forgotten: on a synthetic baseline. Rehearsed: a command that needs a GPU runs on a
+described one, where only the pipeline and the clock are replaced (`rehearsal.py`). Collected: a
+command that takes a CPU minutes is planned and collected. `make` calls stand-ins; cpu.yml calls the
+real programs. `pip install` is only checked against pyproject.toml.
 """
 
 import re
@@ -25,6 +25,7 @@ LOOP = re.compile(r"^for (\w+) in (\w+)[\w ]*; do (.*); done$")
 # How a command is run, by its beginning; the first that matches.
 WAYS = {
     "accepted into an own baseline": ("fluxfast baseline accept --cases ",),
+    "forgotten": ("fluxfast baseline forget",),
     "accepted": ("fluxfast baseline accept", "fluxfast matrix --gpu b200"),
     "unchanged": (
         "fluxfast doctor",

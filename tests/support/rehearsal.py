@@ -97,6 +97,7 @@ def run_pytest(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[i
     if gpu != "cpu":
         machine = described(gpu, Path("baselines"))
         monkeypatch.setattr("fluxfast.pytest_plugin.session.detect", lambda device: machine)
+    monkeypatch.setattr("fluxfast.pytest_plugin.baselines.changed_sources", lambda: ())
     monkeypatch.setattr("fluxfast.bench.ab.revision.worktree", lambda *_: nullcontext(Path()))
     monkeypatch.setattr("fluxfast.pytest_plugin.plugin.check_other_side", lambda options: None)
     monkeypatch.setattr(

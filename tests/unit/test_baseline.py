@@ -32,7 +32,7 @@ from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.cli.main import main
 from fluxfast.errors import BaselineError, FluxFastError
 from fluxfast.files import checkout, required_checkout, shipped_baselines, write_atomically
-from fluxfast.hardware import Platform, installed_packages, stack_of
+from fluxfast.hardware import Platform, detect, installed_packages, stack_of
 from tests.support.machines import CPU, EVERYTHING, H100, H200, L20, MI300X
 from tests.support.results import CANARIES, case, result
 
@@ -554,6 +554,28 @@ def test_a_cpu_without_a_shipped_baseline_has_its_own(tmp_path):
     assert baseline.path == tmp_path / f"{cpu_slug(CPU)}.json" and not baseline.results
     write_baseline(baseline.accept([result(hardware=CPU, reference_e2e_s=(1.0,) * 3)]))
     assert len(baseline_for("auto", CPU, local=tmp_path).results) == 1
+
+
+def test_a_cpus_own_baseline_forgets_one_case_or_all(shipped, capsys):
+    path = shipped / "local" / f"{cpu_slug(detect('cpu'))}.json"
+    forget = ("baseline", "forget", "--gpu", "cpu")
+    assert main(list(forget)) == 2 and "no baseline to begin again" in capsys.readouterr().err
+    measured = [
+        result(case=case(model=model), hardware=detect("cpu"), reference_e2e_s=(1.0,) * 3)
+        for model in ("dev", "schnell")
+    ]
+    write_baseline(baseline_for("cpu", detect("cpu")).accept(measured))
+    assert main([*forget, "no-such-case"]) == 2
+    assert measured[0].case.id in capsys.readouterr().err
+    assert main([*forget, measured[0].case.id]) == 0
+    assert f"removed 1 of 2 cases from {path}" in capsys.readouterr().out
+    assert list(read_baseline(path).results) == [measured[1].case.id]
+    assert main(list(forget)) == 0 and not path.exists()
+
+
+def test_the_projects_baselines_forget_nothing(capsys):
+    assert main(["baseline", "forget", "--gpu", "h200"]) == 2
+    assert "the project's baselines forget nothing" in capsys.readouterr().err
 
 
 def test_results_are_read_back_and_a_damaged_one_is_reported(tmp_path):

@@ -12,8 +12,9 @@ from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
 from fluxfast.bench.results.machine import Gpu
 from fluxfast.bench.verdicts.comparison import changed_counters
 from fluxfast.bench.verdicts.outcome import Outcome
-from fluxfast.errors import FluxFastError
-from fluxfast.pytest_plugin import plugin, printing
+from fluxfast.errors import BaselineError, FluxFastError
+from fluxfast.pytest_plugin import baselines, plugin, printing
+from fluxfast.pytest_plugin.baselines import check_recordable
 from fluxfast.pytest_plugin.folders import (
     LOCK,
     locked,
@@ -23,6 +24,7 @@ from fluxfast.pytest_plugin.folders import (
 )
 from fluxfast.pytest_plugin.judging import judge_against_baseline, verdict_json
 from fluxfast.pytest_plugin.neighbours import announced
+from fluxfast.pytest_plugin.options import Options
 from tests.support.machines import H200
 from tests.support.processes import process, processes
 from tests.support.results import case
@@ -140,17 +142,52 @@ def suite_of(tmp_path, baseline, judgement, **options):
     )
 
 
+CHANGED = {"commit": "abcdefgh", "dirty": True}
+
+
+@pytest.mark.parametrize("known", [0, 2])
+def test_results_of_changed_sources_are_judged_and_never_recorded(known, tmp_path):
+    accepted = {case().id: tuple(processes(count=known))} if known else {}
+    measured = {case().id: process(provenance=CHANGED)}
+    found = judge_against_baseline(baseline(tmp_path, **accepted), measured, grows=True)
+    assert not found.joining
+    verdict = found.verdict(case().id)
+    assert verdict.outcome is (Outcome.SAME if known else Outcome.NEW)
+    assert ("compare with --against HEAD" in verdict.reason) is not known
+
+
+def test_a_run_that_could_only_record_changed_sources_stops_at_once(tmp_path, monkeypatch):
+    changed = ("fluxfast/a.py", "fluxfast/b.py", "fluxfast/c.py", "conftest.py")
+    selected = [SimpleNamespace(case=case())]
+    options = Options(baselines=tmp_path)
+    monkeypatch.setattr(baselines, "changed_sources", lambda: ())
+    check_recordable(options, baseline(tmp_path), selected)
+    monkeypatch.setattr(baselines, "changed_sources", lambda: changed)
+    with pytest.raises(BaselineError, match="uncommitted changes") as error:
+        check_recordable(options, baseline(tmp_path), selected)
+    assert error.value.got == "fluxfast/a.py, fluxfast/b.py, fluxfast/c.py and 1 more"
+    assert "--against HEAD" in error.value.remedy and "git stash" in error.value.remedy
+    with pytest.raises(BaselineError) as error:  # the suite refuses --against with --cases
+        check_recordable(Options(baselines=tmp_path, cases=tmp_path), baseline(tmp_path), selected)
+    assert "--against" not in error.value.remedy
+    known = {case().id: tuple(processes()), case(model="schnell").id: ()}
+    check_recordable(options, baseline(tmp_path, **known), selected)
+
+
 @pytest.mark.parametrize("dirty", [False, True])
-def test_a_first_baseline_from_edited_sources_comes_with_a_warning(dirty, tmp_path, monkeypatch):
-    monkeypatch.setattr(printing, "provenance", lambda: {"dirty": dirty})
+def test_the_lines_name_the_commit_that_is_recorded(dirty, tmp_path, monkeypatch):
+    origin = {"commit": "abcdefghijk", "dirty": dirty}
+    monkeypatch.setattr(printing, "provenance", lambda: origin)
     empty = baseline(tmp_path)
-    judgement = judge_against_baseline(empty, {case().id: process()}, grows=True)
+    judgement = judge_against_baseline(empty, {case().id: process(provenance=origin)}, grows=True)
     suite = suite_of(tmp_path, empty, judgement)
     before, after = list(printing._baseline_lines(suite)), list(printing._recorded_lines(suite))
-    assert before[1] == "this CPU has no baseline yet: this run records it and passes"
-    assert after[0].endswith("they gate from the next run on")
-    assert any("WARNING" in line for line in before) is dirty
-    assert any(f"begin the baseline again with: rm {empty.path}" in line for line in after) is dirty
+    if dirty:
+        assert "judged and not recorded" in before[1] and not after
+    else:
+        assert before[1].startswith("this CPU has no baseline yet: this run records commit abcdefg")
+        assert after[0].startswith(f"1 cases of commit abcdefg recorded in {empty.path}: they gate")
+        assert "`fluxfast baseline forget --gpu cpu`" in after[0]
 
 
 def test_a_baseline_that_could_not_be_written_is_reported_after_the_table_and_fails(tmp_path):

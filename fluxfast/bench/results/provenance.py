@@ -79,16 +79,27 @@ def _has(repository: Path | None, commit: str) -> bool:
     return True
 
 
+def changed_sources() -> tuple[str, ...]:
+    """Return the sources that differ from the commit or are untracked; none where it is unknown."""
+    return _changes(running_commit()) or ()
+
+
 def _is_dirty(commit: Commit) -> bool | None:
     """Return whether a source differs from the commit or is untracked; None where unknown."""
+    changed = _changes(commit)
+    return None if changed is None else bool(changed)
+
+
+def _changes(commit: Commit) -> tuple[str, ...] | None:
     if commit.name is None or commit.repository is None:
         return None
     try:
         changed = git("diff", "--name-only", commit.name, "--", *SOURCES, folder=commit.repository)
         untracked = ("ls-files", "--others", "--exclude-standard", "--", *SOURCES)
-        return bool(changed or git(*untracked, folder=commit.repository))
+        new = git(*untracked, folder=commit.repository)
     except FluxFastError:
         return None
+    return (*changed.splitlines(), *new.splitlines())
 
 
 def _program() -> list[str]:
