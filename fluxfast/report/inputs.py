@@ -29,7 +29,7 @@ from fluxfast.bench.ab.layout import OURS, THEIRS, is_comparison, process_folder
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.results.artifacts import KINDS, figures_path, image_path
+from fluxfast.bench.results.artifacts import KINDS, figures_path, image_path, is_there
 from fluxfast.bench.results.joining import check_consistent, is_same_process
 from fluxfast.bench.results.machine import hardware_of, machine_name
 from fluxfast.bench.results.result import CaseResult
@@ -155,9 +155,11 @@ def _with_artifacts(folder: Path, result: CaseResult) -> MeasuredCase:
     files = {kind: figures_path(folder, kind, result.case) for kind in KINDS}
     return MeasuredCase(
         results=(result,),
-        image_path=image if image.exists() else None,
+        image_path=image if is_there(image, folder) else None,
         artifacts={
-            kind: _read_artifact(kind, file) for kind, file in files.items() if file.exists()
+            kind: _read_artifact(kind, file)
+            for kind, file in files.items()
+            if is_there(file, folder)
         },
     )
 

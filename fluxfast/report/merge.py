@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fluxfast.bench.results.artifacts import artifact_paths
+from fluxfast.bench.results.artifacts import artifact_paths, is_there
 from fluxfast.bench.results.joining import check_consistent
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_paths
@@ -89,6 +89,6 @@ def _copy(path: Path, result: CaseResult, whole: Path) -> None:
     shutil.copyfile(path, target)
     sources = artifact_paths(path.parent, result.case)
     for source, copy in zip(sources, artifact_paths(whole, result.case), strict=True):
-        if source.exists():
+        if is_there(source, path.parent):
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(source, copy)

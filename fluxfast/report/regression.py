@@ -56,8 +56,11 @@ Columns = dict[Term, list[float]]
 
 def workload_columns(rows: Sequence[ReportRow]) -> Columns:
     """Return an indicator column for each workload."""
-    names = dict.fromkeys(row.workload for row in rows)
-    return {Term(n, is_workload=True): [float(row.workload == n) for row in rows] for n in names}
+    names = [row.workload for row in rows]
+    return {
+        Term(name, is_workload=True): [float(other == name) for other in names]
+        for name in dict.fromkeys(names)
+    }
 
 
 def optimization_columns(rows: Sequence[ReportRow]) -> Columns:

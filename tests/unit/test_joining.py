@@ -10,7 +10,12 @@ import pytest
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
 from fluxfast.bench.baselines.file import read_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import cpu_baseline
-from fluxfast.bench.results.artifacts import artifact_paths, write_figures
+from fluxfast.bench.results.artifacts import (
+    artifact_paths,
+    figures_path,
+    image_path,
+    write_figures,
+)
 from fluxfast.bench.results.machine import gpu_from_hardware
 from fluxfast.bench.results.store import read_result, read_results, result_path, write_result
 from fluxfast.cli.main import main
@@ -137,3 +142,27 @@ def test_a_case_with_a_long_id_has_short_and_distinct_file_names(tmp_path):
     paths = {path for one in long for path in artifact_paths(tmp_path, one)}
     assert len(paths) == 10 and max(len(path.name) for path in paths) <= 235
     assert case().file_stem == case().id
+
+
+@pytest.mark.parametrize("kind", ["result", "image", "figures"])
+def test_a_link_out_of_a_folder_of_results_is_neither_shown_nor_copied(kind, tmp_path, capsys):
+    folder, outside = tmp_path / "results", tmp_path / "outside"
+    write_result(folder, result())
+    link = {
+        "result": result_path(folder, case()),
+        "image": image_path(folder, case()),
+        "figures": figures_path(folder, "kernels", case()),
+    }[kind]
+    outside.write_text(result_path(folder, case()).read_text())
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(outside)
+    for command in (["merge", "--output", str(tmp_path / "merged")], ["report"]):
+        assert main([*command, str(folder)]) == 2
+        assert f"got:     {link} → {outside}" in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()
+    linked = tmp_path / "linked"  # the folder itself may be a link
+    linked.symlink_to(folder)
+    link.unlink()
+    write_result(folder, result())
+    assert read_results([linked]) == [result()]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.results.store import read_json
+from fluxfast.bench.results.store import check_inside, read_json
 from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically, write_bytes_atomically
 from fluxfast.optimizations.base import KernelCategory, ProfiledStep
@@ -41,6 +41,18 @@ def image_path(folder: Path, case: Case) -> Path:
 def figures_path(folder: Path, kind: str, case: Case) -> Path:
     """Return the path of the case's figures of one of the KINDS."""
     return folder / kind / f"{case.file_stem}.json"
+
+
+def is_there(path: Path, folder: Path) -> bool:
+    """Return whether an artifact of a results folder exists.
+
+    Raises:
+        BaselineError: it is a link to a file elsewhere.
+    """
+    if not path.exists():
+        return False
+    check_inside(path, folder)
+    return True
 
 
 def write_artifacts(
@@ -85,7 +97,7 @@ def eager_image(folder: Path, case: Case, measured: Iterable[Case]) -> Image | N
 
 def _stored_image(folder: Path, case: Case) -> Image | None:
     path = image_path(folder, case)
-    return read_image(path) if path.exists() else None
+    return read_image(path) if is_there(path, folder) else None
 
 
 def read_image(path: Path) -> Image:
@@ -116,7 +128,7 @@ def write_figures(folder: Path, kind: str, case: Case, figures: Mapping[str, Any
 def read_figures(folder: Path, kind: str, case: Case) -> Figures | None:
     """Return the case's figures of one of the KINDS; None if there are none."""
     path = figures_path(folder, kind, case)
-    return read_json(path) if path.exists() else None
+    return read_json(path) if is_there(path, folder) else None
 
 
 def image_quality(image: Image, eager: Image) -> Figures | None:

@@ -46,8 +46,31 @@ def write_result(folder: Path, result: CaseResult) -> Path:
     return path
 
 
+def check_inside(path: Path, folder: Path) -> None:
+    """Refuse a file of a results folder that is a link to a file elsewhere.
+
+    Results come from other machines; a report would show the other file, and a merge would copy it.
+
+    Raises:
+        BaselineError: the file lies outside the folder.
+    """
+    target = path.resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise BaselineError(
+            "a file of these results leads out of their folder",
+            got=f"{path} → {target}",
+            allowed="files in the folder itself",
+            remedy="remove the link, and copy the file if it belongs there",
+        )
+
+
 def read_result(path: Path) -> CaseResult:
-    """Return the result in the file; raise BaselineError if it is missing, wrong or renamed."""
+    """Return the result in the file.
+
+    Raises:
+        BaselineError: it is missing, wrong, renamed, or a link to a file elsewhere.
+    """
+    check_inside(path, path.parent)
     result = CaseResult.from_json(read_json(path), str(path))
     stem = path.name.partition(".")[0]  # of several processes of a case: ID.2.json
     if stem not in (result.case.id, result.case.file_stem):

@@ -17,6 +17,8 @@ from fluxfast.bench.verdicts.metrics import PerformanceMetric
 MEDIAN_VARIANCE = math.pi / 2
 # Fewer images are not halved, because one delayed image would move the median of fewer than three.
 HALVED_FROM = 6
+# Samples of a process whose distances are taken: their number grows with the square.
+MOST_PAIRED = 300
 # The standard deviation of a normal distribution over the median distance of two of its samples.
 SHAMOS = 1 / (math.sqrt(2) * float(ndtri(0.75)))
 
@@ -72,6 +74,7 @@ def relative_deviation(processes: Sequence[Process]) -> float:
 
     The estimate is Shamos's: proportional to the median distance of two samples of one process.
     A few delayed images increase a standard deviation much and the median, which is judged, little.
+    Of a process with many samples, `MOST_PAIRED` evenly spaced ones are paired.
 
     Args:
         processes: the processes of one case.
@@ -86,6 +89,11 @@ def relative_deviation(processes: Sequence[Process]) -> float:
     distances = [
         abs(math.log(one / other))
         for process in processes
-        for one, other in combinations(process.samples, 2)
+        for one, other in combinations(_spaced(process.samples), 2)
     ]
     return SHAMOS * statistics.median(distances) if distances else 0.0
+
+
+def _spaced(samples: Sequence[float]) -> Sequence[float]:
+    """Return at most `MOST_PAIRED` of the samples, evenly spaced."""
+    return samples[:: math.ceil(len(samples) / MOST_PAIRED)]
