@@ -22,8 +22,15 @@ from fluxfast.profiling.evidence import gather_evidence
 from fluxfast.pytest_plugin.plugin import SUITE, Suite
 from fluxfast.quality.budget import Budgets, read_budgets
 from fluxfast.quality.clip import OPENAI, Clip, mini_clip, openai_clip
-from fluxfast.quality.metrics import QUALITY_METRICS, Quality, compare_images
-from fluxfast.quality.prompts import GeneratedImages, Prompt, generate_images, prompts_for
+from fluxfast.quality.figures import QUALITY_METRICS
+from fluxfast.quality.metrics import Quality, compare_images
+from fluxfast.quality.prompts import (
+    GeneratedImages,
+    Prompt,
+    generate_images,
+    own_prompts,
+    prompts_for,
+)
 from fluxfast.quality.sheet import write_sheet
 from fluxfast.tables import plain_table, render
 
@@ -36,8 +43,9 @@ NOT_MEASURED = pytest.StashKey[dict[str, str]]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what takes minutes on a CPU, unless --model names its model."""
-    if config.stash[SUITE].hardware.is_gpu or config.getoption("--model"):
+    """Deselect what takes minutes on a CPU, unless --model or --cases names it."""
+    is_named = config.getoption("--model") or config.getoption("--cases")
+    if config.stash[SUITE].hardware.is_gpu or is_named:
         return
     slow = [item for item in items if _is_slow(item)]
     if slow:
@@ -105,6 +113,8 @@ def prompts(planned: PlannedCase, suite: Suite) -> list[Prompt]:
     """Return the prompts that every pipeline of the case's model generates."""
     count = PROMPTS_ON_GPU if suite.hardware.is_gpu else PROMPTS_ON_CPU
     request = planned.plan.situation.request
+    if planned.case.is_own:
+        return own_prompts(request, planned.checkpoint.model.takes_image, count)
     return prompts_for(planned.checkpoint, count, request.height, request.width)
 
 
@@ -140,11 +150,14 @@ def reference(
 
 @pytest.fixture(scope="session")
 def sheets(suite: Suite) -> Iterator[dict[str, tuple[GeneratedImages, dict[str, GeneratedImages]]]]:
-    """Yield eager images and those of each case by model; at the end, write a sheet for each."""
-    by_model: dict[str, tuple[GeneratedImages, dict[str, GeneratedImages]]] = {}
-    yield by_model
-    for model, (eager, cases) in by_model.items():
-        write_sheet(suite.results_folder / f"{model}.sheet.png", cases, eager)
+    """Yield eager images and those of each case by sheet; at the end, write every sheet.
+
+    A sheet is of a model, or of a workload of a case of one's own.
+    """
+    by_name: dict[str, tuple[GeneratedImages, dict[str, GeneratedImages]]] = {}
+    yield by_name
+    for name, (eager, cases) in by_name.items():
+        write_sheet(suite.results_folder / f"{name}.sheet.png", cases, eager)
 
 
 @pytest.fixture(scope="session")
@@ -160,9 +173,19 @@ def generated(
     suite.report(planned, "generating")
     images = generate_images(built, prompts)
     columns = slice(SHEET_COLUMNS)
-    _, cases = sheets.setdefault(planned.case.model, (reference.only(columns), {}))
+    case = planned.case
+    sheet = case.id.rpartition("-")[0] if case.is_own else case.model
+    _, cases = sheets.setdefault(sheet, (reference.only(columns), {}))
     cases[planned.label] = images.only(columns)
     return images
+
+
+@pytest.fixture(scope="session")
+def bounds(planned: PlannedCase, budgets: Budgets | None) -> dict[str, float] | None:
+    """Return the bounds of the case's images; those that a case of one's own states come first."""
+    if budgets is None:
+        return None
+    return budgets.of(planned.case.optimizations, planned.case.model) | dict(planned.quality)
 
 
 @pytest.fixture(scope="session")

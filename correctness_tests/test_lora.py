@@ -14,12 +14,13 @@ from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.lora_swap import swappable_case
 from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin.plugin import Suite
-from fluxfast.quality.budget import Budgets, violations
+from fluxfast.quality.budget import violations
 from fluxfast.quality.clip import Clip
 from fluxfast.quality.metrics import Quality, compare_images
 from fluxfast.quality.prompts import GeneratedImages, Prompt, generate_images
 
 MATRIX, BATCH_SIZE = "default", 2  # this module's cases, unless an option chooses others
+TAKES_OWN_CASES = True  # with --cases
 SHORTEST_MODEL_ON_A_CPU = True
 RANK = 16
 COUNT = 4  # images at most
@@ -101,14 +102,13 @@ def lora_quality(
 def test_images_with_a_lora_are_within_budget(
     planned: PlannedCase,
     lora_quality: Quality,
-    budgets: Budgets | None,
+    bounds: dict[str, float] | None,
     record_property: Callable[[str, object], None],
 ) -> None:
     for name, value in lora_quality.figures.items():
         record_property(name, value)
-    if budgets is None:
+    if bounds is None:
         pytest.skip("measured for a new budget, not judged")
-    bounds = budgets.of(planned.case.optimizations, planned.case.model)
     if broken := violations(lora_quality, bounds):
         pytest.fail(f"{planned.case.id}, with a LoRA: {'; '.join(broken)}", pytrace=False)
 

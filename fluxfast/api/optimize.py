@@ -30,7 +30,7 @@ from fluxfast.pipeline.snapshot import Snapshot
 DEFAULT_SIDE = 1024
 FREE_MEMORY_SHARE = 0.25  # below this share of free GPU memory, original weights go to the host
 
-Cache = CacheConfig | Mapping[str, Any] | str | Path
+Cache = Mapping[str, Any] | str | Path
 
 
 def optimize(
@@ -103,8 +103,8 @@ def _check_gpus(gpus: int) -> None:
 
 
 def _cache_config(cache: Cache | None) -> CacheConfig | None:
-    if cache is None or isinstance(cache, CacheConfig):
-        return cache
+    if cache is None:
+        return None
     return cache_config_of(cache) if isinstance(cache, Mapping) else read_cache_config(Path(cache))
 
 
@@ -169,6 +169,7 @@ def _optimized(
         return _optimized(pipeline, replace(choice, not_applicable=reasons), progress)
     return OptimizedPipeline(
         build=build,
+        snapshot=snapshot,
         live=LiveWeights(build, originals),
         loras=loras,
         left_out=choice.left_out(plan),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from fluxfast.errors import FluxFastError
 from fluxfast.models.dropped_text import warn_of_dropped_text
 from fluxfast.models.lora.adapter import AppliedLora, Lora
 from fluxfast.models.lora.read import Source, read_lora
+from fluxfast.models.memory import check_call_fits
 from fluxfast.optimizations.base import Build
 from fluxfast.pipeline.applied import AppliedPlan, on_device
 from fluxfast.pipeline.guard import changed_after_optimizing, guard, recorded_weights
@@ -23,6 +25,7 @@ from fluxfast.profiling.evidence import proofs
 if TYPE_CHECKING:
     from fluxfast.pipeline.guard import Weights
     from fluxfast.pipeline.live_weights import LiveWeights
+    from fluxfast.pipeline.snapshot import Snapshot
 
 
 class OptimizedPipeline(AppliedPlan):
@@ -41,6 +44,7 @@ class OptimizedPipeline(AppliedPlan):
         self,
         *,
         build: Build,
+        snapshot: Snapshot,
         live: LiveWeights,
         loras: tuple[AppliedLora, ...],
         left_out: Mapping[str, str],
@@ -50,7 +54,7 @@ class OptimizedPipeline(AppliedPlan):
         super().__init__(build)
         own, pipeline = vars(self), build.pipeline
         own.update(left_out=left_out, loras=loras, _taken_for=taken_for)
-        own.update(_live=live, _folded=loras, _last_call=None)
+        own.update(_snapshot=snapshot, _live=live, _folded=loras, _last_call=None)
         # Tools look for the pipeline's parameters in the signature of the object and of its call.
         own["__signature__"] = inspect.signature(pipeline.__call__)
         own["__call__"] = wraps(pipeline.__call__)(partial(OptimizedPipeline.__call__, self))
@@ -137,6 +141,14 @@ class OptimizedPipeline(AppliedPlan):
         own["loras"] = (*self._folded, *(lora.applied for lora in loras))
         own["_weights"] = recorded_weights(self.pipeline)
 
+    def save_pretrained(self, *arguments: Any, **keywords: Any) -> None:
+        """Write the pipeline as it was before `optimize()`, with its original weights.
+
+        LoRAs of `set_lora` are not part of it. The arguments are those of the pipeline's method.
+        """
+        with self._snapshot.restored() if self.is_active else nullcontext():
+            self.pipeline.save_pretrained(*arguments, **keywords)
+
     def report(self) -> Report:
         """Repeat the last call with its first denoising step profiled, and report each proof.
 
@@ -170,7 +182,7 @@ class OptimizedPipeline(AppliedPlan):
         nothing.
         """
         own = vars(self)
-        own.update(_live=None, _weights=None, _last_call=None)
+        own.update(_snapshot=None, _live=None, _weights=None, _last_call=None)
         return super().undo()
 
     def _check_is_active(self) -> None:
@@ -190,6 +202,7 @@ class OptimizedPipeline(AppliedPlan):
             raise changed_after_optimizing(change)
         _check_arguments(arguments)
         call = {name: value for name, value in arguments.items() if name != "self"}
+        check_call_fits(self.pipeline, call, self.plan.situation.hardware)
         warn_of_dropped_text(self.pipeline, call)
         vars(self)["_last_call"] = call
 

@@ -15,7 +15,7 @@ from fluxfast.cli.arguments import add_options
 from fluxfast.cli.finish import finish
 from fluxfast.cli.pipeline_options import (
     build_from,
-    out_of_memory_as_error,
+    enough_memory,
     planned_from,
     save,
 )
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     if options.output_file is None and not options.json:
         options.output_file = Path("output.png")
     planned = planned_from(options)
-    with out_of_memory_as_error(planned), build_from(options, planned, console) as built:
+    with enough_memory(planned), build_from(options, planned, console) as built:
         first_image_s, timings, images = _time(built, console)
         figures = {
             "case": planned.case.id,

@@ -11,7 +11,7 @@ from fluxfast.cli.finish import finish
 from fluxfast.cli.pipeline_options import (
     StepProgress,
     build_from,
-    out_of_memory_as_error,
+    enough_memory,
     planned_from,
     save,
 )
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
             allowed="an image file that Pillow opens",
             remedy="add --image photo.png; `fluxfast bench` can do without one",
         )
-    with out_of_memory_as_error(planned), build_from(options, planned, console) as built:
+    with enough_memory(planned), build_from(options, planned, console) as built:
         compiles = " (compiling first)" if built.plan.compiles else ""
         console.stage(f"generating{compiles}")
         started = time.perf_counter()

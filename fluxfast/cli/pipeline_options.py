@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 import io
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fluxfast.bench.cases.planned import PlannedCase, parse_resolution, planned_case, situation_of
 from fluxfast.cli.arguments import chosen_axes
@@ -21,9 +18,8 @@ from fluxfast.files import check_writable, replacing
 from fluxfast.hardware import Hardware, detect
 from fluxfast.models.architecture import MINI
 from fluxfast.models.arguments import input_image, input_image_changes
-from fluxfast.models.configuration import first_line
 from fluxfast.models.dropped_text import dropped_text
-from fluxfast.models.memory import check_images_fit
+from fluxfast.models.memory import check_images_fit, out_of_memory_as_error
 from fluxfast.models.spec import ImageRequest, check_requestable
 from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
 from fluxfast.optimizations.base import Artifacts, Situation
@@ -162,22 +158,13 @@ def changed_inputs(built: BuiltPipeline) -> list[str]:
     return lines
 
 
-@contextmanager
-def out_of_memory_as_error(planned: PlannedCase) -> Iterator[None]:
-    """Turn an allocation that fails into an error that names what to make smaller."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        is_cpu = "DefaultCPUAllocator" in str(error) or isinstance(error, MemoryError)
-        if not is_cpu and not isinstance(error, torch.OutOfMemoryError):
-            raise
-        hardware = planned.plan.situation.hardware
-        raise FluxFastError(
-            "out of memory",
-            got=f"{planned.case.id} on {hardware.name}: {first_line(error)}",
-            allowed=f"what fits into {hardware.memory_gib:.0f} GiB, less what other processes use",
-            remedy="choose a smaller --resolution or --batch_size, or another --quant",
-        ) from error
+def enough_memory(planned: PlannedCase) -> AbstractContextManager[None]:
+    """Return a context in which a failed allocation is an error that names what to make smaller."""
+    return out_of_memory_as_error(
+        planned.case.id,
+        planned.plan.situation.hardware,
+        "choose a smaller --resolution or --batch_size, or another --quant",
+    )
 
 
 class StepProgress(Observer):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import GIB, Hardware
 from fluxfast.models.architecture import Architecture
+from fluxfast.models.configuration import first_line
 from fluxfast.models.spec import ImageRequest
 
 if TYPE_CHECKING:
@@ -40,10 +43,6 @@ def check_weights_fit(parameters: float, dtype: torch.dtype, hardware: Hardware)
 def check_images_fit(request: ImageRequest, architecture: Architecture, hardware: Hardware) -> None:
     """Refuse images whose decoding alone needs more memory than the device has.
 
-    The last block of the VAE's decoder reads c₁ channels and writes c₀ channels of every pixel,
-    where c₀ and c₁ are the first two `block_out_channels`. In two bytes per number, the decoder
-    needs at least batch × height × width × (c₀ + c₁) × 2 bytes, weights and all else not counted.
-
     Args:
         request: the images.
         architecture: the shapes of the networks.
@@ -52,13 +51,78 @@ def check_images_fit(request: ImageRequest, architecture: Architecture, hardware
     Raises:
         FluxFastError: the images do not fit.
     """
-    channels = sum(architecture.vae["block_out_channels"][:2])
-    needed_gib = request.batch_size * request.height * request.width * channels * 2 / GIB
+    pixels = request.height * request.width
+    channels = architecture.vae["block_out_channels"]
+    _check_decoding_fits(request.batch_size, pixels, channels, hardware)
+
+
+def check_call_fits(pipeline: Any, call: Mapping[str, Any], hardware: Hardware) -> None:
+    """Refuse a pipeline call whose images do not fit in memory when they are decoded.
+
+    Args:
+        pipeline: a Flux.1 pipeline.
+        call: the arguments of the call by name, defaults included.
+        hardware: the machine.
+
+    Raises:
+        FluxFastError: the images do not fit.
+    """
+    vae = pipeline.vae
+    if vae is None or call["output_type"] == "latent" or getattr(vae, "use_tiling", False):
+        return
+    side = pipeline.default_sample_size * pipeline.vae_scale_factor
+    pixels = call.get("max_area") or (call["height"] or side) * (call["width"] or side)
+    given = call.get("prompt_embeds") if call["prompt"] is None else call["prompt"]
+    prompts = 1 if given is None or isinstance(given, str) else len(given)
+    images = 1 if getattr(vae, "use_slicing", False) else prompts * call["num_images_per_prompt"]
+    _check_decoding_fits(images, pixels, vae.config.block_out_channels, hardware)
+
+
+def _check_decoding_fits(
+    images: int, pixels: int, channels: tuple[int, ...], hardware: Hardware
+) -> None:
+    """Refuse images that are too large or too many to decode at once.
+
+    The last block of the VAE's decoder reads c₁ channels and writes c₀ channels of every pixel,
+    where c₀ and c₁ are the first two of `block_out_channels`. In two bytes per number, the decoder
+    needs at least images × pixels × (c₀ + c₁) × 2 bytes, weights and all else not counted.
+    """
+    needed_gib = images * pixels * sum(channels[:2]) * 2 / GIB
     if hardware.memory_gib < needed_gib:
         raise FluxFastError(
             "these images do not fit in memory",
-            got=f"{request.batch_size} images of {request.height}x{request.width} need more than "
+            got=f"{images} images of {pixels / 1e6:.1f} megapixels need more than "
             f"{needed_gib:.0f} GiB to decode",
             allowed=f"{hardware.memory_gib:.0f} GiB on {hardware.name}",
-            remedy="choose a smaller --resolution or --batch_size",
+            remedy="choose a smaller size, or fewer images in a call",
         )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation failed, on the host or on a GPU."""
+    import torch
+
+    is_of_host = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+    return is_of_host or isinstance(error, torch.OutOfMemoryError)
+
+
+@contextmanager
+def out_of_memory_as_error(what: str, hardware: Hardware, remedy: str) -> Iterator[None]:
+    """Turn an allocation that fails into an error that a user can act on.
+
+    Args:
+        what: the work within this context.
+        hardware: the machine.
+        remedy: what to make smaller.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise FluxFastError(
+            "out of memory",
+            got=f"{what} on {hardware.name}: {first_line(error)}",
+            allowed=f"what fits into {hardware.memory_gib:.0f} GiB, less what other processes use",
+            remedy=remedy,
+        ) from error

@@ -23,7 +23,12 @@ from fluxfast.models.configuration import (
 )
 from fluxfast.models.hub_cache import is_cached
 from fluxfast.models.lora.source import LoraSource
-from fluxfast.models.memory import PUBLISHED_PARAMETERS, check_weights_fit
+from fluxfast.models.memory import (
+    PUBLISHED_PARAMETERS,
+    check_weights_fit,
+    is_out_of_memory,
+    out_of_memory_as_error,
+)
 from fluxfast.models.recognition import recognise_pipeline
 from fluxfast.models.spec import (
     MODELS,
@@ -179,16 +184,9 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
         CheckpointError: the weights are incomplete, cannot be loaded, or are of another model.
         FluxFastError: the weights do not fit in memory, or the LoRA does not fit the weights.
     """
-    if checkpoint.kind is WeightsKind.HUB:
-        pipeline = _load_checked(checkpoint.location, dtype, hardware).to(hardware.device)
-    elif checkpoint.kind is WeightsKind.MINI:
-        with without_loading_bars():
-            pipeline = _load_mini(checkpoint.model.name, dtype).to(hardware.device)
-    else:
-        from fluxfast.models.synthetic import assemble
-
-        check_weights_fit(PUBLISHED_PARAMETERS, dtype, hardware)
-        pipeline = assemble(checkpoint.model, dtype, hardware.device)
+    remedy = "end other processes, use --weights mini, or a device with more memory"
+    with out_of_memory_as_error(f"loading {checkpoint.location}", hardware, remedy):
+        pipeline = _loaded(checkpoint, dtype, hardware)
     found, _ = recognise_pipeline(pipeline)
     if found != checkpoint.model:
         raise CheckpointError(
@@ -203,6 +201,18 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
 
         merge_lora(pipeline.transformer, checkpoint.lora)
     return pipeline
+
+
+def _loaded(checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware) -> FluxPipeline:
+    if checkpoint.kind is WeightsKind.HUB:
+        return _load_checked(checkpoint.location, dtype, hardware).to(hardware.device)
+    if checkpoint.kind is WeightsKind.MINI:
+        with without_loading_bars():
+            return _load_mini(checkpoint.model.name, dtype).to(hardware.device)
+    from fluxfast.models.synthetic import assemble
+
+    check_weights_fit(PUBLISHED_PARAMETERS, dtype, hardware)
+    return assemble(checkpoint.model, dtype, hardware.device)
 
 
 def _load_checked(location: str, dtype: torch.dtype, hardware: Hardware) -> Any:
@@ -255,13 +265,15 @@ def _from_pretrained(location: str, dtype: torch.dtype, **arguments: Any) -> Any
 
 @contextmanager
 def _loading_errors(location: str) -> Iterator[None]:
-    """Turn any error of the libraries into a CheckpointError.
+    """Turn any error of the libraries but a failed allocation into a CheckpointError.
 
     A damaged tokenizer or network connection raises whatever the code that meets it raises.
     """
     try:
         yield
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
             "this checkpoint cannot be loaded",
             got=f"{location}: {first_line(error)}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,14 +110,37 @@ class Snapshot:
         Of the pipeline these are its class and its networks, unless one was removed: its other
         attributes are set by the caller and by calls.
         """
+        self._restore_objects()
+        for original in self.originals.values():
+            original.restore()
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Restore within this context what was recorded, and after it what is there now.
+
+        Values that were moved to the host stay there, so the pipeline cannot be called.
+        """
+        kind, now = type(self.pipeline), [_recorded(thing.thing) for thing in self.objects]
+        live = [(original, original.tensor.data) for original in self.originals.values()]
+        try:
+            self._restore_objects()
+            for original, _ in live:
+                original.tensor.data = original.data
+            yield
+        finally:
+            self.pipeline.__class__ = kind
+            for thing in now:
+                thing.restore()
+            for original, data in live:
+                original.tensor.data = data
+
+    def _restore_objects(self) -> None:
         self.pipeline.__class__ = self.kind
         for name, network in self.networks.items():
             if getattr(self.pipeline, name) is not None:
                 setattr(self.pipeline, name, network)
         for thing in self.objects:
             thing.restore()
-        for original in self.originals.values():
-            original.restore()
 
     def unused(self) -> list[Original]:
         """Return the originals on a device whose values no module uses any more."""

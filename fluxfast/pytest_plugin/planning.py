@@ -68,14 +68,13 @@ def _plan_own(options: Options, file: Path, hardware: Hardware, matrix: str) -> 
 
 
 def check_takes_cases(options: Options, module: Any) -> None:
-    """Refuse --cases for a test module whose budgets and goldens are of the project's cases."""
+    """Refuse --cases for a test module that measures the project's cases alone."""
     if options.cases and not getattr(module, "TAKES_OWN_CASES", False):
         raise FluxFastError(
             f"{module.__name__} takes no cases of your own",
             got=f"--cases {options.cases}",
-            allowed="pytest perf_tests --cases FILE",
-            remedy="leave --cases out: the budgets and goldens of this suite are of the project's "
-            "cases; pytest perf_tests prints the PSNR of yours",
+            allowed="pytest perf_tests --cases FILE, pytest correctness_tests --cases FILE",
+            remedy="leave --cases out",
         )
 
 

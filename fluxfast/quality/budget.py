@@ -12,7 +12,8 @@ import yaml
 from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import MODELS
 from fluxfast.optimizations.registry import optimizations
-from fluxfast.quality.metrics import QUALITY_METRICS, Quality
+from fluxfast.quality.figures import QUALITY_METRICS
+from fluxfast.quality.metrics import Quality
 
 LOSSLESS = "lossless"  # the budget of optimizations without an own one, and of the eager pipeline
 ANY_MODEL = "any"

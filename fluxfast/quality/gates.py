@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.quality.budget import violations
+from fluxfast.quality.figures import QUALITY_METRICS
 from fluxfast.quality.golden import golden_error
-from fluxfast.quality.metrics import QUALITY_METRICS, compare_images
+from fluxfast.quality.metrics import compare_images
 from fluxfast.quality.prompts import GeneratedImages, Prompt, generate_images
 
 REPEAT_TOLERANCE = 1e-5  # relative error of latents: the same kernels on the same numbers

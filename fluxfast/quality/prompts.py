@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fluxfast.mini.world import Edit, Scene, edits, scenes
 from fluxfast.models.arguments import call_arguments, input_image, scene_image
+from fluxfast.models.spec import ImageRequest
 from fluxfast.models.weights import Checkpoint
 from fluxfast.pipeline.build import BuiltPipeline
 
@@ -94,6 +95,13 @@ def prompts_for(checkpoint: Checkpoint, count: int, height: int, width: int) -> 
     texts = INSTRUCTIONS if takes_image else TEXTS
     card = input_image(None, width, height) if takes_image else None
     return [Prompt(text=texts[i % len(texts)], seed=s, image=card) for i, s in enumerate(seeds)]
+
+
+def own_prompts(request: ImageRequest, takes_image: bool, count: int) -> list[Prompt]:
+    """Return the prompt of a case of one's own, with `count` seeds; Kontext edits a test card."""
+    card = input_image(None, request.width, request.height) if takes_image else None
+    seeds = range(SEED, SEED + count)
+    return [Prompt(text=request.prompt, seed=seed, image=card) for seed in seeds]
 
 
 def generate_images(built: BuiltPipeline, prompts: Sequence[Prompt]) -> GeneratedImages:

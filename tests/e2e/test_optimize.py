@@ -12,6 +12,7 @@ from torch import nn
 
 import fluxfast
 from benchmarks.variants import PROMPT, VARIANTS, Variant, generate, loaded
+from fluxfast.models.lora.synthetic import synthetic_lora
 
 TEXT = VARIANTS[0]
 EAGER = ("regional", "inductor_flags")  # what compiles takes seconds, and is tested apart
@@ -115,10 +116,26 @@ def test_a_pipeline_without_text_encoders_takes_embeddings(pipeline, plain):
         torch.testing.assert_close(generate(fast, TEXT, **given), plain, **CLOSE)
 
 
+def test_an_optimized_pipeline_saves_the_pipeline_that_it_was(pipeline, tmp_path):
+    state = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}
+    lora = synthetic_lora(pipeline.transformer, 4)
+    with optimized(pipeline, enable=["int8", "sdpa"]) as fast:
+        fast.set_lora(lora)
+        before = generate(fast, TEXT)
+        fast.save_pretrained(tmp_path)
+        assert torch.equal(generate(fast, TEXT), before)
+        fast.set_lora(None)
+    saved = FluxPipeline.from_pretrained(tmp_path)
+    written = saved.transformer.state_dict()
+    assert list(written) == list(state)
+    assert all(torch.equal(value, state[name]) for name, value in written.items())
+    assert saved.text_encoder_2 is not None and saved.scheduler is not None
+
+
 CHANGES = {
     "pipeline.load_lora_weights()": lambda p: p.load_lora_weights("nowhere"),
     "pipeline.fuse_lora()": lambda p: p.fuse_lora(),
-    "pipeline.save_pretrained()": lambda p: p.save_pretrained("nowhere"),
+    "pipeline.save_pretrained()": lambda p: p.pipeline.save_pretrained("nowhere"),
     "pipeline.to": lambda p: p.to(torch.float16),
     "FluxTransformer2DModel.to": lambda p: p.transformer.to("meta"),
     "FluxTransformer2DModel.cuda": lambda p: p.transformer.cuda(),
@@ -187,6 +204,15 @@ def test_attention_arguments_without_effect_are_refused(pipeline):
         generate(fast, TEXT, joint_attention_kwargs={"scale": 1.0})
         with pytest.raises(fluxfast.FluxFastError, match="joint_attention_kwargs"):
             generate(fast, TEXT, joint_attention_kwargs={"scale": 0.5})
+
+
+def test_images_that_do_not_fit_in_memory_are_refused_before_a_step(pipeline):
+    with optimized(pipeline) as fast:
+        huge = dict(height=2**16, width=2**16)
+        with pytest.raises(fluxfast.FluxFastError, match="do not fit in memory"):
+            generate(fast, TEXT, **huge)
+        with pytest.raises(fluxfast.FluxFastError, match="do not fit in memory"):
+            generate(fast, TEXT, output_type="pt", num_images_per_prompt=10**6)
 
 
 def test_an_optimized_pipeline_passes_for_its_pipeline(pipeline):

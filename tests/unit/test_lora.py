@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 
@@ -323,7 +324,9 @@ def test_folded_adapters_compute_what_peft_computes(load, transformer):
     torch.testing.assert_close(output(transformer), with_peft, rtol=1e-4, atol=1e-5)
     assert describe(loras) == ADAPTERS[load]
     assert not any("peft" in type(module).__module__ for module in transformer.modules())
-    assert not hasattr(transformer, "peft_config") and not transformer._hf_peft_config_loaded
+    assert not transformer.peft_config and not transformer._hf_peft_config_loaded
+    with pytest.raises(FluxFastError, match="part of the weights"):
+        get_peft_model_state_dict(transformer, adapter_name="one")
     for name, base in bases.items():
         address, values = before[name]
         assert base.data_ptr() == address and torch.equal(base, values)
@@ -360,8 +363,6 @@ def test_an_adapter_of_a_layer_that_is_not_plain_is_refused(transformer):
 )
 def test_the_strength_of_a_file_that_diffusers_saved(options, transformer, tmp_path):
     """peft's configuration in the header has alphas; the tensors have none."""
-    from peft.utils import get_peft_model_state_dict
-
     adapt(transformer, "one", **options)
     FluxPipeline.save_lora_weights(
         tmp_path,

@@ -56,6 +56,7 @@ cases:
     guidance_scale: 2
     optimizations: [regional, fused_projections]
     tolerances: {step_ms: 0.05}
+    quality: {psnr_db: 30}
 """
 
 
@@ -67,7 +68,7 @@ def test_a_case_of_ones_own_is_a_case_like_the_others(folder):
     assert found.case.model == "dev" and found.case.weights.startswith("my_dev_")
     assert found.plan.names == found.case.optimizations == ("fused_projections", "regional")
     assert found.checkpoint.location == str(folder / "my-dev")
-    assert found.tolerances == {"step_ms": 0.05}
+    assert found.tolerances == {"step_ms": 0.05} and found.quality == {"psnr_db": 30.0}
     assert Case.from_id(found.case.id) == found.case == Case.from_json(found.case.to_json(), "")
     with pytest.raises(FluxFastError, match="comes from a file of cases"):
         planned_from_id(found.case.id, CPU)
@@ -193,6 +194,18 @@ REFUSED = {
     "tolerance of nothing": (
         "cases: [{checkpoint: my-dev, tolerances: {step: 0.05}}]",
         "got:     step\n.*e2e_s, step_ms",
+    ),
+    "bound of nothing": (
+        "cases: [{checkpoint: my-dev, quality: {psnr: 30}}]",
+        "got:     psnr\n.*psnr_db",
+    ),
+    "bound of nan": (
+        "cases: [{checkpoint: my-dev, quality: {psnr_db: .nan}}]",
+        "psnr_db in quality",
+    ),
+    "several LoRAs": (
+        "cases: [{checkpoint: my-dev, lora: [{path: a}]}]",
+        "lora of case 1.*no mapp",
     ),
     "the same case": (
         "cases: [{checkpoint: my-dev, preset: eager}, {checkpoint: ./my-dev, optimizations: []}]",

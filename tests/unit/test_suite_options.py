@@ -127,7 +127,10 @@ def test_cases_of_ones_own_are_selected_in_place_of_the_projects(collect):
         "test_verdict",
     ]
     assert "dev-my_dev_" in names[0] and names[0].endswith("-64x64-b1-s28-sdpa]")
-    status, _, errors = collect(str(REPOSITORY / "correctness_tests"), "--cases", "my.yaml")
+    status, names, _ = collect(str(REPOSITORY / "correctness_tests"), "--cases", "my.yaml")
+    assert status == 0 and sum("test_quality_is_within_budget[dev-my_dev_" in n for n in names) == 1
+    swaps = str(REPOSITORY / "perf_tests" / "test_lora_swap.py")
+    status, _, errors = collect(swaps, "--gpu=cpu", "--cases", "my.yaml")
     assert status == pytest.ExitCode.USAGE_ERROR and "takes no cases of your own" in errors
 
 

@@ -119,6 +119,25 @@ def test_a_truncated_weights_file_is_named(folder, here, tmp_path):
         load(resolve(str(broken), "auto", here), dtype=torch.float32, hardware=here)
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_a_failed_allocation_is_not_the_checkpoints_fault(failure, here, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise failure
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", refuse)
+    with pytest.raises(FluxFastError, match="out of memory") as error:
+        load(resolve("mini-dev", "auto", here), dtype=torch.float32, hardware=here)
+    assert type(error.value) is FluxFastError
+
+
 def test_a_folder_that_is_no_checkpoint_is_refused(here, tmp_path):
     with pytest.raises(CheckpointError, match=r"model_index\.json"):
         resolve(str(tmp_path), "auto", here)

@@ -162,7 +162,9 @@ def _planned(
     case = replace(planned.case, weights=_weights(entry, situation))
     # An entry that lists its optimizations means these, whatever the default is.
     role = planned.role if entry.optimizations is None else None
-    return replace(planned, case=case, role=role, tolerances=entry.tolerances)
+    return replace(
+        planned, case=case, role=role, tolerances=entry.tolerances, quality=entry.quality
+    )
 
 
 def _weights(entry: OwnCase, situation: Situation) -> str:

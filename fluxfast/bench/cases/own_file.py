@@ -18,6 +18,7 @@ from fluxfast.bench.cases.strict_yaml import read_yaml
 from fluxfast.errors import FluxFastError
 from fluxfast.models.lora.source import LoraSource
 from fluxfast.optimizations.presets import PRESETS
+from fluxfast.quality.figures import QUALITY_METRICS
 
 CHECKPOINT = "a folder in diffusers layout, a hub id owner/name, or mini-schnell, mini-dev, …"
 # Larger values are slips of the keyboard.
@@ -43,6 +44,7 @@ class OwnCase:
         optimizations: names of optimizations; None for the preset or the matrix of the run.
         preset: one of PRESETS; None for the optimizations or the matrix of the run.
         tolerances: by metric, the relative change for the worse that must be detected.
+        quality: by figure of image quality, the bound in place of the budget's.
     """
 
     where: str
@@ -57,6 +59,7 @@ class OwnCase:
     optimizations: tuple[str, ...] | None = None
     preset: str | None = None
     tolerances: Mapping[str, float] = field(default_factory=dict)
+    quality: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def takes_matrix(self) -> bool:
@@ -183,6 +186,14 @@ def _tolerances(value: Any, what: str) -> dict[str, float]:
     return dict(value)
 
 
+def _quality(value: Any, what: str) -> dict[str, float]:
+    """Return bounds of figures of image quality."""
+    if not isinstance(value, dict) or not value:
+        raise _wrong(f"{what} is wrong", value, "a figure and its bound, as psnr_db: 30")
+    _check_names(value, QUALITY_METRICS, what)
+    return {name: _number(bound, f"{name} in {what}") for name, bound in value.items()}
+
+
 # The keys of a case: the field of OwnCase, and the function that checks and converts the value.
 READERS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "checkpoint": ("checkpoint", _checkpoint),
@@ -195,6 +206,7 @@ READERS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "optimizations": ("optimizations", _names),
     "preset": ("preset", _preset),
     "tolerances": ("tolerances", _tolerances),
+    "quality": ("quality", _quality),
 }
 
 

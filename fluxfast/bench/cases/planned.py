@@ -39,6 +39,7 @@ class PlannedCase:
         label: a short name for tables, see `matrix.label`.
         role: what the optimizations stand for; None for any other combination.
         tolerances: by metric, a tolerance in place of the metric's own.
+        quality: by figure of image quality, a bound in place of the budget's.
     """
 
     case: Case
@@ -47,6 +48,7 @@ class PlannedCase:
     label: str
     role: Role | None = None
     tolerances: Mapping[str, float] = field(default_factory=dict)
+    quality: Mapping[str, float] = field(default_factory=dict)
 
 
 def situation_of(checkpoint: Checkpoint, hardware: Hardware, **changes: Any) -> Situation:

@@ -17,8 +17,21 @@ from torch import Tensor, nn
 from fluxfast.errors import FluxFastError
 from fluxfast.models.lora.adapter import AppliedLora, LowRank, listed, merged
 
-# Attributes by which diffusers recognises a transformer with adapters.
-MARKERS = ("peft_config", "_hf_peft_config_loaded")
+# Attributes by which diffusers recognises a transformer with adapters; the first has peft's state.
+STATE, MARKER = "peft_config", "_hf_peft_config_loaded"
+
+
+class _MergedAdapters(dict[str, Any]):
+    """The state of peft after its adapters became part of the weights: no adapter is left."""
+
+    def __missing__(self, adapter: str) -> Any:
+        raise FluxFastError(
+            "adapters are part of the weights of an optimized pipeline, and cannot be read",
+            got=f"the state of adapter {adapter!r}",
+            allowed="the state of adapters before optimize(), or after undo()",
+            remedy="save adapters before optimize(); OptimizedPipeline.loras lists those that are "
+            "part of the weights",
+        )
 
 
 def fold(transformer: nn.Module) -> tuple[AppliedLora, ...]:
@@ -42,8 +55,9 @@ def fold(transformer: nn.Module) -> tuple[AppliedLora, ...]:
     for name, layer in plain.items():
         parent, _, child = name.rpartition(".")
         transformer.get_submodule(parent)._modules[child] = layer
-    for marker in MARKERS:
-        vars(transformer).pop(marker, None)
+    vars(transformer).pop(MARKER, None)
+    if vars(transformer).pop(STATE, None) is not None:
+        vars(transformer)[STATE] = _MergedAdapters()
     return loras
 
 

@@ -1,0 +1,70 @@
+"""The figures of image quality that budgets and cases of one's own bound. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+IDENTICAL_DB = 100.0  # PSNR from which images count as identical
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityMetric:
+    """A figure of image quality that budgets bound.
+
+    Attributes:
+        name: the key in budgets and results.
+        title: the column's heading in tables.
+        digits: decimals in tables.
+        summarize: reduces the values of all prompts to the figure.
+        of: the key of the values, where it is not `name`.
+        unit: the unit for messages; empty for a ratio or a count.
+        at_least: True if more is better, so that a bound is a minimum.
+    """
+
+    name: str
+    title: str
+    digits: int
+    summarize: Callable[[Sequence[float]], float]
+    of: str = ""
+    unit: str = ""
+    at_least: bool = False
+
+    def is_within(self, value: float, bound: float) -> bool:
+        """Return whether the value meets the bound."""
+        return value >= bound if self.at_least else value <= bound
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean_of_capped_db(values: Sequence[float]) -> float:
+    """Return the mean with each value capped: an identical image has an infinite PSNR."""
+    return _mean([min(value, IDENTICAL_DB) for value in values])
+
+
+QUALITY_METRICS = {
+    metric.name: metric
+    for metric in (
+        QualityMetric(name="latent_relative_error", title="rel. error", summarize=max, digits=5),
+        QualityMetric(name="latent_cosine", title="cosine", summarize=min, digits=5, at_least=True),
+        QualityMetric(
+            name="psnr_db", title="PSNR", summarize=min, unit="dB", digits=1, at_least=True
+        ),
+        # Published thresholds are of one image or of a mean.
+        QualityMetric(
+            name="psnr_mean_db",
+            title="mean",
+            of="psnr_db",
+            summarize=_mean_of_capped_db,
+            unit="dB",
+            digits=1,
+            at_least=True,
+        ),
+        QualityMetric(name="ssim", title="SSIM", summarize=min, digits=4, at_least=True),
+        QualityMetric(name="clip_similarity", title="CLIP", summarize=min, digits=4, at_least=True),
+        QualityMetric(name="clip_score_drop", title="CLIP drop", summarize=_mean, digits=2),
+        QualityMetric(name="scenes_lost", title="lost", summarize=sum, digits=0),
+    )
+}
