@@ -238,6 +238,14 @@ def test_a_folder_that_cannot_be_written_is_refused_before_measuring(project):
     result.stdout.no_fnmatch_line("*first image*")
 
 
+def test_cases_of_every_suite_run_on_one_thread_of_a_cpu(project):
+    (project.path / "perf_tests" / "test_latency.py").write_text(
+        "import torch\n\ntorch.set_num_threads(2)\n\n"
+        "def test_threads(planned):\n    assert torch.get_num_threads() == 1\n"
+    )
+    assert run(project).ret == pytest.ExitCode.OK
+
+
 def test_a_second_run_into_a_folder_is_refused_with_the_process_of_the_first(project):
     with locked(project.path / "results"):
         result = run(project, "--results=results")
