@@ -10,10 +10,9 @@ from fluxfast.bench.results.summary import CaseSummary
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.report.change import ReportedChange
 from fluxfast.report.charts.pareto import IDENTICAL
-from fluxfast.report.labels import VALUE_TITLES, display_name, percent
+from fluxfast.report.labels import MISSING, VALUE_TITLES, display_name, percent
 from fluxfast.report.rows import ReportRow
 
-MISSING = "–"
 SYMBOLS = {
     Outcome.SAME: "=",
     Outcome.FASTER: "▲",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fluxfast.bench.results.summary import CaseSummary
 from fluxfast.bench.verdicts.outcome import (
     FAILED_STATUS,
     NOT_JUDGED_STATUS,
@@ -176,6 +177,18 @@ def report_json(report: Report) -> dict[str, Any]:
     }
 
 
+def _figures_json(summary: CaseSummary) -> dict[str, Any]:
+    return {
+        "e2e_s": summary.e2e_s,
+        "step_ms": summary.step_ms,
+        "decode_ms": summary.decode_ms,
+        "compile_s": summary.compile_s,
+        "peak_memory_gib": summary.peak_memory_gib,
+        "processes": summary.processes,
+        "serving": vars(summary.serving),
+    }
+
+
 def _row_json(row: ReportRow) -> dict[str, Any]:
     summary = row.summary
     return {
@@ -192,12 +205,8 @@ def _row_json(row: ReportRow) -> dict[str, Any]:
         "low": row.low,
         "high": row.high,
         "speed": row.speedup,
-        "e2e_s": summary.e2e_s,
-        "step_ms": summary.step_ms,
-        "decode_ms": summary.decode_ms,
-        "compile_s": summary.compile_s,
-        "peak_memory_gib": summary.peak_memory_gib,
-        "processes": summary.processes,
+        **_figures_json(summary),
+        "before": row.before and _figures_json(row.before),
         "quality": row.measured.artifacts.get("quality"),
         "command": row.command,
     }

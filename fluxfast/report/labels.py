@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+MISSING = "–"  # in place of a figure that a case does not have
 DISPLAY_NAMES = {
     "psnr_db": "PSNR (dB)",
     "ssim": "SSIM",

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from fluxfast.bench.results.artifacts import psnr_text
 from fluxfast.report.ablation import ablation_steps
-from fluxfast.report.columns import MISSING
 from fluxfast.report.contents import MachineReport, Report
 from fluxfast.report.escaping import escaped, fenced, inert
 from fluxfast.report.judgement import ReportedVerdict
-from fluxfast.report.labels import percent, value_title
+from fluxfast.report.labels import MISSING, percent, value_title
 from fluxfast.report.rows import ReportRow
+from fluxfast.report.serving import ABOUT as ABOUT_SERVING
+from fluxfast.report.serving import TITLE as SERVING
+from fluxfast.report.serving import serving_table
 
 SIGNS = {"pass": "✅", "fail": "❌", "not judged": "⚠️"}
 RECORDED_SIGN = "📌"
@@ -34,6 +36,8 @@ def markdown(report: Report) -> str:
         parts.append("No case changed.")
     parts += [_ablations(machine) for machine in report.machines]
     parts.append(_folded(f"All {len(report.rows)} cases", _table(report.rows, reasons=False)))
+    header, *lines_of_cases = [[*map(escaped, line)] for line in serving_table(report.rows)]
+    parts.append(_folded(SERVING, f"{_grid(header, lines_of_cases)}\n\n{ABOUT_SERVING}"))
     rows = report.reproducible
     commands = "\n".join(row.command for row in [r for r in rows if r in report.changed] or rows)
     parts.append(_folded("Reproduce", fenced(commands, "console")))
@@ -47,8 +51,12 @@ def _table(rows: Sequence[ReportRow], *, reasons: bool) -> str:
     heads = [head for head in heads if head != "machine" or any(row.where for row in rows)]
     heads = [head for head in heads if head != "reason" or reasons]
     lines = [[escaped(line[head]) for head in heads] for line in cells]
-    rule = "|" + " --- |" * len(heads)
-    return "\n".join([_line(heads), rule, *map(_line, lines)])
+    return _grid(heads, lines)
+
+
+def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = "|" + " --- |" * len(header)
+    return "\n".join([_line(header), rule, *map(_line, lines)])
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -99,6 +99,14 @@ class ReportRow:
         return f"{self.workload_title}: {self.label}"
 
 
+def sides_shown(row: ReportRow) -> list[tuple[str, CaseSummary, MeasuredCase]]:
+    """Return name, figures and results of a case; of a comparison, of both sides, before first."""
+    now = (row.summary, row.measured)
+    if not (row.other and row.before):
+        return [(row.label, *now)]
+    return [(f"{row.label}, before", row.before, row.other), (f"{row.label}, after", *now)]
+
+
 def judged_value(summary: CaseSummary) -> float:
     """Return the image time in seconds; on a CPU relative to the paired eager image."""
     return summary.e2e_s if summary.eager_ratio is None else summary.eager_ratio

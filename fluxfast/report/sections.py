@@ -18,6 +18,7 @@ from fluxfast.report.charts.effects import effects_chart
 from fluxfast.report.charts.pareto import pareto_chart
 from fluxfast.report.charts.trend import trend_chart
 from fluxfast.report.contents import Report
+from fluxfast.report.serving import ABOUT, TITLE, serving_table
 
 MOST_TRENDS = 40
 ABOUT_ABLATION = (
@@ -37,6 +38,7 @@ class Section:
         about: the sentence below the heading.
         charts: the charts.
         pick: a picker shows the charts of one title at a time.
+        table: a table of figures, the header first; empty for none.
     """
 
     id: str
@@ -44,11 +46,14 @@ class Section:
     about: str = ""
     charts: tuple[Chart, ...] = ()
     pick: bool = False
+    table: tuple[tuple[str, ...], ...] = ()
 
 
 def sections_of(report: Report, *, has_images: bool) -> list[Section]:
     """Return the sections in the order of the page; sections without content are left out."""
+    table = serving_table(report.rows)
     shown = [Section(id="verdicts", name="Verdicts")]
+    shown.append(Section(id="serving", name=TITLE, about=ABOUT, table=table))
     shown += [section for section in _chart_sections(report) if section.charts]
     if has_images:
         shown.append(Section(id="pictures", name="Images"))

@@ -281,6 +281,8 @@ def test_the_folder_of_a_comparison_is_reported_as_one(tmp_path):
     assert sections["staircase"].charts[0].table[2][4] == f"{changed.before.e2e_s:.4g}"
     assert sections["steps"].charts[1].table[0][-1] == "before"
     assert page.count("before and after (identical)") >= 2
+    assert [line[0].split(": ")[1] for line in sections["serving"].table[1:4]] == bars
+    assert "Latency, throughput and start" in text and 'id="serving"' in page
     assert {facts["commit"] for facts in environments(report.rows)} == {"0123456789ab", "f" * 12}
     data = report_json(report)
     assert data["comparisons"][0]["before"] == "0123456789ab"

@@ -15,11 +15,11 @@ from typing import Any
 
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.cases.case import Case
+from fluxfast.bench.results.checks import check_positive
 from fluxfast.bench.results.machine import Gpu
 from fluxfast.bench.results.result import (
     SCHEMA,
     CaseResult,
-    check_positive,
     check_schema,
     why_unreadable,
 )

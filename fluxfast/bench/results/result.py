@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.role import Role
+from fluxfast.bench.results.checks import check_positive, check_readings
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Hardware, Platform
 
@@ -218,8 +218,9 @@ def _values(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     values["images"] = tuple(map(ImageTiming.from_json, data["images"]))
     if not values["images"]:
         raise ValueError("no images")
-    for name in ("reference_e2e_s", "pace_ms", "telemetry"):
+    for name in ("reference_e2e_s", "pace_ms"):
         values[name] = tuple(values[name])
+    values["telemetry"] = tuple(map(dict, values["telemetry"]))
     for name in ("counters", "proofs", "provenance", "sampling"):
         values[name] = dict(values[name])
     for name in ("canaries", "kernels"):
@@ -245,6 +246,8 @@ def _check_figures(result: CaseResult) -> None:
     check_positive(load_s=result.load_s, apply_s=result.apply_s, first_image_s=result.first_image_s)
     check_positive(reference_e2e_s=result.reference_e2e_s, pace_ms=result.pace_ms)
     check_positive(**result.canaries)
+    for reading in result.telemetry:
+        check_readings(**reading)
     for image in result.images:
         figures = dict(vars(image))
         if image.sm_clock_mhz is None:
@@ -258,14 +261,6 @@ def _check_figures(result: CaseResult) -> None:
     for name in ("peak_memory_gib", "package_mib", "device_busy"):
         if figure := getattr(result, name):  # 0 and None: not measured
             check_positive(**{name: figure})
-
-
-def check_positive(**figures: Any) -> None:
-    """Raise ValueError unless each figure is a finite number above 0, or a tuple of them."""
-    for name, figure in figures.items():
-        for number in figure if isinstance(figure, tuple) else (figure,):
-            if type(number) not in (int, float) or not 0 < number <= sys.float_info.max:
-                raise ValueError(f"{name} is {number!r}, which is no finite number above 0")
 
 
 def why_unreadable(error: Exception) -> str:

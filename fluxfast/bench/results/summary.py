@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.result import CaseResult, ImageTiming
+from fluxfast.bench.results.serving import ServingFigures, serving_figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class CaseSummary:
     Attributes:
         case: the case.
         processes: how many processes measured it.
-        e2e_s: seconds of an image.
+        e2e_s: seconds of a call, which generates an image or a batch.
         encode_ms: milliseconds of the text encoders.
         prepare_ms: milliseconds between encoding and the first step.
         step_ms: milliseconds of a step, the mean over the steps of an image.
@@ -29,6 +30,7 @@ class CaseSummary:
         peak_memory_gib: the largest peak device memory in GiB; None where it is not measured.
         spread: the largest over the smallest process median of `e2e_s` or `eager_ratio`, less 1.
         counters: the exact counters of the last process.
+        serving: percentiles, throughput, energy and start.
     """
 
     case: Case
@@ -45,6 +47,12 @@ class CaseSummary:
     peak_memory_gib: float | None
     spread: float
     counters: dict[str, int]
+    serving: ServingFigures
+
+    @property
+    def image_s(self) -> float:
+        """Seconds of one image; of a batch its share."""
+        return self.e2e_s / self.case.batch_size
 
 
 def summarize(results: Sequence[CaseResult]) -> CaseSummary:
@@ -74,6 +82,7 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         peak_memory_gib=max(memory) if memory else None,
         spread=max(spread_of) / min(spread_of) - 1,
         counters=dict(results[-1].counters),
+        serving=serving_figures(results),
     )
 
 

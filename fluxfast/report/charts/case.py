@@ -19,7 +19,7 @@ from fluxfast.report.charts.chart import (
 )
 from fluxfast.report.inputs import MeasuredCase
 from fluxfast.report.labels import display_name
-from fluxfast.report.rows import ReportRow
+from fluxfast.report.rows import ReportRow, sides_shown
 
 STAGES = ("encode", "prepare", "denoise", "decode", "postprocess")
 INTENSITY = "arithmetic intensity (FLOP/byte)"
@@ -34,11 +34,11 @@ class Bar(NamedTuple):
 
 def stages_chart(rows: Sequence[ReportRow]) -> Chart:
     """Return the stages of an image for each case of a workload, as stacked bars."""
-    bars = []
-    for row in rows:
-        if row.other and row.before:
-            bars.append(Bar(_before(row), stages_ms(row.before, row.other)))
-        bars.append(Bar(_after(row), stages_ms(row.summary, row.measured)))
+    bars = [
+        Bar(name, stages_ms(summary, measured))
+        for row in rows
+        for name, summary, measured in sides_shown(row)
+    ]
     about = "Image time by stage; medians over images and processes."
     return _stacked(rows[0].workload_title, bars, STAGES, axis="image time (ms)", about=about)
 
@@ -57,26 +57,17 @@ def stages_ms(summary: CaseSummary, measured: MeasuredCase) -> dict[str, float]:
 
 def kernels_chart(rows: Sequence[ReportRow]) -> Chart | None:
     """Return the kernel categories of one step for each profiled case, as stacked bars."""
-    sides = [
-        (name(row), side.artifacts["kernels"])
+    bars = [
+        Bar(name, measured.artifacts["kernels"])
         for row in rows
-        for name, side in ((_before, row.other), (_after, row.measured))
-        if side and side.artifacts.get("kernels")
+        for name, _, measured in sides_shown(row)
+        if measured.artifacts.get("kernels")
     ]
-    if not sides:
+    if not bars:
         return None
-    bars = [Bar(name, times_ms) for name, times_ms in sides]
     order = list(dict.fromkeys(category for bar in bars for category in bar.parts_ms))
     about = "Kernel time of one profiled step by category."
     return _stacked(rows[0].workload_title, bars, order, axis="ms/step", about=about)
-
-
-def _before(row: ReportRow) -> str:
-    return f"{row.label}, before"
-
-
-def _after(row: ReportRow) -> str:
-    return f"{row.label}, after" if row.other else row.label
 
 
 def _stacked(
