@@ -3,6 +3,7 @@
 import pytest
 
 from fluxfast.bench.measurement.limits import ON_CPU, Limits
+from fluxfast.bench.verdicts.outcome import Outcome
 from tests.support.replay.__main__ import (
     cpu_reduced,
     h100,
@@ -12,6 +13,7 @@ from tests.support.replay.__main__ import (
 )
 from tests.support.replay.peers import PEERS
 from tests.support.replay.simulate import against_rates, stored_rates
+from tests.support.replay.unknown_card import rates as unknown_card_rates
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,15 @@ def test_unchanged_runs_raise_no_alarm_and_slow_ones_are_detected(
     assert alarms["fluxfast"] == 0 and unchanged.total() >= 60
     found, _ = simulate(samples, slowdown, {}, 40, limits)
     assert found["fluxfast"] >= seen * 40
+
+
+@pytest.mark.slow
+def test_cycles_decide_on_cards_outside_the_baseline():
+    """Each of six recorded H200s against a baseline of the five others."""
+    assert unknown_card_rates(30, 1.0) == {Outcome.SAME: 30}
+    assert unknown_card_rates(30, 1.02) == {Outcome.SLOWER: 30}
+    assert unknown_card_rates(30, 1.0, counts_cycles=False)[Outcome.UNDECIDED] > 15
+    assert Outcome.SAME not in unknown_card_rates(30, 1.02, others=3)
 
 
 def test_the_rules_of_other_tools_follow_their_documents():

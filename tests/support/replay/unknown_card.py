@@ -23,7 +23,7 @@ from fluxfast.bench.verdicts.verdict import decide
 from tests.support.results import result
 
 RECORDED = Path(__file__).with_name("h200_cards.json")
-STEPS, IMAGES, OTHER_CASES = 28, 5, 3
+STEPS, IMAGES = 28, 5
 Pair = tuple[float, float]  # log ms/step and log M cycles/step
 
 
@@ -92,8 +92,11 @@ def _timing(step_ms, clock_mhz):
     )
 
 
-def rates(runs, factor, counts_cycles=True, seed=0):
-    """Return how many of `runs` on a card outside the baseline end with each outcome."""
+def rates(runs, factor, counts_cycles=True, others=0, seed=0):
+    """Return how many of `runs` on a card outside the baseline end with each outcome.
+
+    `others` unchanged cases are judged together with the simulated one.
+    """
     cards, random_ = recorded_cards(), random.Random(f"{seed} {factor}")
     count = len(cards.levels)
     outcomes = Counter()
@@ -110,7 +113,7 @@ def rates(runs, factor, counts_cycles=True, seed=0):
         for sampled in (IMAGES, 2 * IMAGES):  # an undecided case is sampled once more
             measured = result(images=images.images[:sampled], environment=images.environment)
             compared = compare_sides([measured], accepted, noise)
-            outcome = decide([compared], INTERIM_ANALYSES, to_come=OTHER_CASES)[0].outcome
+            outcome = decide([compared], INTERIM_ANALYSES, to_come=others)[0].outcome
             if outcome is not Outcome.UNDECIDED:
                 break
         outcomes[outcome] += 1
