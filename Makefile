@@ -48,10 +48,10 @@ site: .venv/developing
 pages:
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet --site-dir site
 
-# Three processes of the tiers, because their baseline has three, and one of the ablation for the
-# report and the history. A failure does not stop the rest; the exit status reports it at the end.
+# Three processes of the tiers, because their baseline has three, and one each of the throughput of a
+# batch and of the ablation for the report and the history. A failure does not stop the rest; the exit status reports it at the end.
 nightly:
-	status=0; for run in 1:tiers 2:tiers 3:tiers 4:ablation; do \
+	status=0; for run in 1:tiers 2:tiers 3:tiers 4:throughput 5:ablation; do \
 	  folder=results/$${run%:*}; \
 	  pytest perf_tests --gpu $(GPU) --matrix $${run#*:} --shard $(SHARD) --record \
 	    --results $$folder --junitxml $$folder/junit.xml || status=$$?; \

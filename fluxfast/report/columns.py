@@ -171,6 +171,8 @@ def _change(row: ReportRow) -> Cell:
 def how_to_read(rows: Sequence[ReportRow]) -> str:
     """Return the note below the table."""
     note = "Image: median over processes of the median over images. "
+    if any(row.case.batch_size > 1 for row in rows):
+        note += "Of a batch it is the time of the whole batch. "
     note += "Range: of the process medians, or of the images of a single process. "
     if any(row.metric == "eager_ratio" for row in rows):
         note += f"On a CPU the verdict is about the {VALUE_TITLES['eager_ratio']}: "

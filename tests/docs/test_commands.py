@@ -226,7 +226,7 @@ LAST_CALL = {
     "test": "pytest .*correctness_tests tests ",
     "site": "python -m mkdocs build --strict",
     "nightly": "pytest perf_tests --gpu h200 --matrix ablation --shard 1/2 --record --results "
-    "results/4 --junitxml results/4/junit.xml",
+    "results/5 --junitxml results/5/junit.xml",
 }
 
 

@@ -26,6 +26,14 @@ def test_smoke_is_eager_and_the_default_optimizations():
     assert matrix("smoke", situation(CPU))[0] == ()
 
 
+def test_throughput_is_the_default_with_one_and_with_four_images_at_a_time():
+    cases, _ = planned_cases("throughput", ["schnell"], "mini", CPU)
+    assert [one.case.batch_size for one in cases] == [1, 4]
+    assert [one.label for one in cases] == ["default", "default, batch 4"]
+    (stated,), _ = planned_cases("throughput", ["schnell"], "mini", CPU, batch_size=2)
+    assert stated.case.batch_size == 2
+
+
 def test_tiers_are_eager_lossless_default_and_default_with_a_cache():
     eager, lossless, default, cached = matrix("tiers", situation(H200))
     assert [eager, default] == matrix("smoke", situation(H200))

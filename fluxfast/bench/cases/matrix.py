@@ -191,6 +191,7 @@ def pairwise(situation: Situation) -> list[Names]:
 MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
     "smoke": smoke,
     "default": default,
+    "throughput": default,
     "tiers": tiers,
     "peers": peers,
     "ablation": ablation,
@@ -198,6 +199,20 @@ MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
     "pairwise": pairwise,
     "full": full,
 }
+
+
+# Matrices whose combinations are measured with several batch sizes.
+BATCH_SIZES = {"throughput": (1, 4)}
+
+
+def batch_sizes(kind: str, given: int | None) -> tuple[int | None, ...]:
+    """Return the batch sizes of a matrix; None for that of the checkpoint.
+
+    Args:
+        kind: the name of the matrix.
+        given: the only batch size to measure, if the user states one.
+    """
+    return (given,) if given is not None else BATCH_SIZES.get(kind, (None,))
 
 
 # Axes of fusions and other small optimizations. Their combinations would make the full matrix 128

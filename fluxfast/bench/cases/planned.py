@@ -11,6 +11,7 @@ from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.matrix import (
     Excluded,
     Names,
+    batch_sizes,
     excluded,
     joined,
     label,
@@ -92,6 +93,8 @@ def planned_case(
     shown = label(checked.names, default, lossless_variant(default, situation.hardware))
     if is_eager:
         shown = f"eager {joined(checked.names)}"
+    if request.batch_size > 1:
+        shown += f", batch {request.batch_size}"
     role = role_of(checked.names, roles)
     return PlannedCase(case=case, plan=checked, checkpoint=checkpoint, label=shown, role=role)
 
@@ -141,10 +144,12 @@ def planned_cases(
     cases, left_out = [], {}
     for model in dict.fromkeys(models):
         checkpoint = resolve(model_named(model).name, weights, hardware)
-        situation = situation_of(checkpoint, hardware, **changes)
-        combinations, roles = matrix(kind, situation), names_by_role(situation)
-        cases += [planned_case(names, checkpoint, situation, roles) for names in combinations]
-        left_out[model] = excluded(combinations, situation)
+        for batch_size in batch_sizes(kind, changes.get("batch_size")):
+            of_size = changes | {"batch_size": batch_size}
+            situation = situation_of(checkpoint, hardware, **of_size)
+            combinations, roles = matrix(kind, situation), names_by_role(situation)
+            cases += [planned_case(names, checkpoint, situation, roles) for names in combinations]
+            left_out[model] = excluded(combinations, situation)
     return cases, left_out
 
 
