@@ -85,7 +85,9 @@ def check_recordable(options: Options, baseline: Baseline, selected: Sequence[Pl
         BaselineError: the baseline has none of the cases, and the sources have changes.
     """
     changed = () if options.record or options.compares else changed_sources()
-    if not changed or any(one.case.id in baseline.results for one in selected):
+    if not changed or any(
+        baseline.counterpart(one.case, one.role) in baseline.results for one in selected
+    ):
         return
     more = f" and {len(changed) - SOURCES_NAMED} more" if len(changed) > SOURCES_NAMED else ""
     against = "compare with the last commit: pytest perf_tests --gpu cpu --against HEAD; or "

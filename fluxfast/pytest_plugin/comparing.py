@@ -16,11 +16,13 @@ from fluxfast.bench.ab.environment import (
     doctor_reports,
 )
 from fluxfast.bench.ab.installation import Installation
-from fluxfast.bench.ab.layout import OURS, process_folder
+from fluxfast.bench.ab.layout import OURS, THEIRS, process_folder
 from fluxfast.bench.ab.process import Measured, measure_in
 from fluxfast.bench.ab.request import Request
 from fluxfast.bench.ab.revision import comparable_commit
 from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.planned import PlannedCase
+from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.sides import ComparedSides, doctor_path, write_sides
 from fluxfast.errors import FluxFastError
@@ -58,6 +60,7 @@ class ProcessSettings:
         device: `cpu` or `auto`.
         rounds: an exact number of images per case, or None.
         seconds: time limit for a case's images in seconds.
+        roles: the roles of cases by their id; side A measures what stands for a role there.
         report: prints a line of progress.
     """
 
@@ -67,6 +70,7 @@ class ProcessSettings:
     device: str
     rounds: int | None
     seconds: float
+    roles: Mapping[str, Role]
     report: Callable[[str], None]
 
     @property
@@ -83,6 +87,7 @@ class ProcessSettings:
             device=self.device,
             rounds=rounds,
             seconds=self.seconds,
+            roles={c.id: self.roles[c.id] for c in cases if side == THEIRS and c.id in self.roles},
         )
         return measure_in(
             self.installations[side],
@@ -115,12 +120,17 @@ def check_other_side(options: Options) -> Environment | None:
 
 
 def process_settings(
-    options: Options, other_tree: Path, results: Path, report: Callable[[str], None]
+    options: Options,
+    selected: Sequence[PlannedCase],
+    other_tree: Path,
+    results: Path,
+    report: Callable[[str], None],
 ) -> ProcessSettings:
     """Return the settings of the processes that a session's options ask for.
 
     Args:
         options: the options of the session.
+        selected: the cases of the session, with their roles.
         other_tree: the checkout of side A.
         results: the session's folder of results.
         report: prints a line of progress.
@@ -134,6 +144,7 @@ def process_settings(
         device="cpu" if options.gpu == "cpu" else "auto",
         rounds=options.rounds,
         seconds=options.seconds,
+        roles={planned.case.id: planned.role for planned in selected if planned.role},
         report=report,
     )
 
@@ -143,7 +154,7 @@ def compare_all(
 ) -> ComparedRevisions:
     """Measure the judged cases on both sides, and the references once on this one."""
     for case in cases:
-        forget(case, settings.results)
+        forget(case, settings.results, settings.roles.get(case.id))
     described = settings.describe()
     began = time.monotonic()
     sides, failed = interleaved(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fluxfast.bench.baselines.baseline import PROCESSES
@@ -13,7 +13,12 @@ from fluxfast.bench.results.store import result_path
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.metrics import metric_named
 from fluxfast.bench.verdicts.outcome import Outcome
-from fluxfast.bench.verdicts.tables import failure_text, verdict_table
+from fluxfast.bench.verdicts.tables import (
+    failure_text,
+    speedups,
+    verdict_table,
+    why_not_faster,
+)
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.pytest_plugin.folders import KEPT
 from fluxfast.pytest_plugin.options import Options
@@ -93,6 +98,7 @@ def summary(suite: Suite) -> Iterator[str]:
         if text := remark(suite, planned):
             yield text
         yield from _unused_tolerances(suite, planned)
+    yield from _warnings(suite, shown)
     for planned in (p for p in suite.selected if p not in shown):
         yield f"{'no verdict' if _is_stored(suite, planned) else 'no figures'}: {_name(planned)}"
     if suite.compared and suite.compared.seconds:
@@ -104,6 +110,14 @@ def summary(suite: Suite) -> Iterator[str]:
         whose = f" --cases {suite.options.cases}" if suite.options.cases else ""
         yield f"accept them with: fluxfast baseline accept {suite.results_folder}{whose}"
     yield from _recorded_lines(suite)
+
+
+def _warnings(suite: Suite, shown: Sequence[PlannedCase]) -> Iterator[str]:
+    """Yield a line for each preset that is slower than the eager pipeline."""
+    speedup = speedups(summarize([suite.measured[planned.case.id]]) for planned in shown)
+    for planned in shown:
+        if why := why_not_faster(planned.role, speedup.get(planned.case.id)):
+            yield f"WARNING: {planned.case.model}: {why}"
 
 
 def has_summary(suite: Suite) -> bool:

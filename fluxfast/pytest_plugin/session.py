@@ -229,7 +229,7 @@ class Suite:
         cases = [planned.case for planned in self.selected]
         try:
             settings = process_settings(
-                self.options, other(), self.results_folder, self.progress.line
+                self.options, self.selected, other(), self.results_folder, self.progress.line
             )
             self.compared = compare_all(settings, cases, self.reference_ids)
         except FluxFastError as error:

@@ -105,6 +105,11 @@ class Report:
         return f"{len(self.rows)} case{plural} on {where}: {counted}"
 
     @property
+    def warnings(self) -> list[str]:
+        """The warnings about cases, whatever their verdicts."""
+        return [row.warning for row in self.rows if row.warning]
+
+    @property
     def changed(self) -> list[ReportRow]:
         """The rows that changed or were not judged."""
         return [row for row in self.rows if row.verdict.outcome not in UNCHANGED]
@@ -166,6 +171,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "status": report.status,
         "verdict_line": report.verdict_line,
         "comparisons": [vars(m.compared) | {"gpu": m.gpu} for m in report.machines if m.compared],
+        "warnings": report.warnings,
         "cases": [_row_json(row) for row in report.rows],
         "effects": [vars(e) | {"gpu": m.gpu} for m in report.machines for e in m.effects],
         "blames": [

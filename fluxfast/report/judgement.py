@@ -73,13 +73,14 @@ class Reference:
         """Return the summary of the reference results of a case; None if there are none."""
         if self.baseline is None or (measured.is_accepted and not self.is_given):
             return None
-        if measured.case.id not in self.baseline.results:
-            return None
-        return summarize(self.baseline.accepted_for(measured.results))
+        accepted = self.baseline.accepted_for(measured.results)
+        return summarize(accepted) if accepted else None
 
     def other(self, measured: MeasuredCase) -> MeasuredCase | None:
-        """Return a case as `--against` gave it; None if it did not."""
-        return (self.given or {}).get(measured.case.id)
+        """Return the case to compare with as `--against` gave it; None if it did not."""
+        if self.baseline is None or self.given is None:
+            return None
+        return self.given.get(self.baseline.counterpart(measured.case, measured.results[-1].role))
 
 
 def known_baseline(hardware: Hardware) -> Baseline | None:

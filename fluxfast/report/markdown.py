@@ -27,6 +27,7 @@ def markdown(report: Report) -> str:
     sign = RECORDED_SIGN if report.is_recorded else SIGNS[report.status]
     parts = [f"### {sign} {escaped(report.verdict_line)}"]
     parts += [escaped(f"{m.where}{m.compared}.") for m in report.machines if m.compared]
+    parts += [f"⚠️ **{escaped(warning)}**" for warning in report.warnings]
     lines = [f"{m.where}{attribution}" for m in report.machines for attribution in m.attributions]
     if lines:
         parts.append("\n".join(f"- **{escaped(line)}**" for line in lines))

@@ -14,7 +14,7 @@ from fluxfast.bench.cases.matrix import Names, label, lossless_variant
 from fluxfast.bench.results.machine import hardware_of
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import CaseSummary, summarize
-from fluxfast.bench.verdicts.tables import speedups
+from fluxfast.bench.verdicts.tables import speedups, why_not_faster
 from fluxfast.hardware import Hardware
 from fluxfast.report.combinations import default_of
 from fluxfast.report.compared import options_to_compare
@@ -79,6 +79,12 @@ class ReportRow:
     def unit(self) -> str:
         """The unit of `value`."""
         return VALUE_UNITS[self.metric]
+
+    @property
+    def warning(self) -> str | None:
+        """The warning about a preset that is slower than eager, whatever its verdict; or None."""
+        why = why_not_faster(self.measured.results[-1].role, self.speedup)
+        return why and f"{self.workload_title}: {why}"
 
     @property
     def workload(self) -> str:

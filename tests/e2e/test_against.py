@@ -1,5 +1,6 @@
 """Two revisions interleaved: the order, when it stops, and the processes of each revision."""
 
+import json
 import os
 import random
 import subprocess
@@ -17,6 +18,8 @@ from fluxfast.bench.ab.process import log_path, measure_in
 from fluxfast.bench.ab.request import Event, Request, parse_event
 from fluxfast.bench.ab.revision import comparable_commit, worktree
 from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.planned import planned_from_id
+from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.artifacts import image_path
 from fluxfast.bench.results.store import write_result
 from fluxfast.bench.verdicts.outcome import Outcome
@@ -27,6 +30,7 @@ from fluxfast.pytest_plugin import session as session_module
 from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.planning import reference_ids
 from fluxfast.pytest_plugin.session import Suite
+from tests.support.machines import CPU
 from tests.support.processes import process
 from tests.support.results import case, result
 
@@ -157,7 +161,10 @@ def session(tmp_path, monkeypatch):
     suite = Suite(config=SimpleNamespace(rootpath=tmp_path), options=options)
     suite.progress = SimpleNamespace(line=lines.append, lines=lines)
     cases = [case(optimizations=("bf16",)), case()]
-    suite.selected = tuple(SimpleNamespace(case=one) for one in cases)
+    roles = (Role.EAGER, Role.DEFAULT)
+    suite.selected = tuple(
+        SimpleNamespace(case=one, role=role) for one, role in zip(cases, roles, strict=True)
+    )
     return suite
 
 
@@ -194,6 +201,7 @@ def test_rounds_and_seconds_reach_the_processes_and_eager_is_measured_once(sessi
     asked = [(request.results.name, request.cases, request.rounds) for request in requests]
     assert asked == [("A1", (default,), 7), ("B1", (default,), 7), ("B1", (eager,), 1)]
     assert {request.seconds for request in requests} == {5.0}
+    assert [request.roles for request in requests] == [{default: Role.DEFAULT}, {}, {}]
     assert session.progress.lines[0] == "process A1: a line"
     assert not session.failed and session.sides.keys() == {default}
 
@@ -305,9 +313,25 @@ def test_the_files_that_an_earlier_run_left_of_a_case_are_removed(tmp_path):
     assert len(list(tmp_path.glob("*/*.json"))) == 3
 
 
-def request_for(results, *cases):
+def test_what_stood_for_a_role_in_an_earlier_run_is_removed(tmp_path):
+    before, others = case(optimizations=("bf16",)), case(model="schnell")
+    for one in (before, others):
+        write_result(tmp_path / "A1", result(case=one, role=Role.DEFAULT))
+    write_result(tmp_path / "A2", result(case=before))
+    forget(case(), tmp_path)
+    assert len(list(tmp_path.glob("A*/*.json"))) == 3
+    forget(case(), tmp_path, Role.DEFAULT)
+    assert {path.name for path in tmp_path.glob("A*/*.json")} == {f"{others.id}.json"}
+
+
+def request_for(results, *cases, **changes):
     return Request(
-        cases=tuple(one.id for one in cases), results=results, device="cpu", rounds=2, seconds=5.0
+        cases=tuple(one.id for one in cases),
+        results=results,
+        device="cpu",
+        rounds=2,
+        seconds=5.0,
+        **changes,
     )
 
 
@@ -365,6 +389,32 @@ def test_a_process_measures_all_cases_and_one_that_fails_does_not_stop_the_other
     assert "a library's line" in log_path(tmp_path, known[0].id).read_text()
 
 
+@pytest.mark.subprocess
+@pytest.mark.parametrize("knows_roles", [False, True])
+def test_a_tree_measures_what_stands_for_a_role_there(knows_roles, tree, tmp_path):
+    """A tree that knows roles reports another case; an older one is not asked for roles."""
+    package, other = tree / "fluxfast" / "bench" / "ab", case(optimizations=("bf16",))
+    write_result(tmp_path, result(case=other, role=Role.DEFAULT))
+    (package / "child.py").write_text(
+        CHILD.replace('"text": ""', f'"text": "{other.id}" if "roles" in request else ""')
+    )
+    if knows_roles:
+        (package / "request.py").write_text("ROLES_SCHEMA = 2\n")
+    request = request_for(tmp_path, case(), roles={case().id: Role.DEFAULT})
+    found = measure_in(Installation(tree=tree), request)
+    assert found[case().id].case == (other if knows_roles else case())
+
+
+def test_a_case_is_planned_by_its_role_on_the_machine_that_measures():
+    asked = "schnell-mini-64x64-b1-s4-sdpa"
+    assert planned_from_id(asked, CPU).case.id == asked
+    planned = planned_from_id(asked, CPU, Role.DEFAULT)
+    assert planned.role is Role.DEFAULT and planned.label == "default"
+    assert planned.case.workload == Case.from_id(asked).workload
+    with pytest.raises(FluxFastError, match="dbcache"):  # schnell has too few steps
+        planned_from_id(asked, CPU, Role.CACHE)
+
+
 def test_a_process_that_fails_leaves_its_last_lines_in_the_error(tree, tmp_path):
     child = tree / "fluxfast" / "bench" / "ab" / "child.py"
     child.write_text("raise SystemExit('out of memory')")
@@ -381,9 +431,12 @@ def test_a_revision_finds_its_own_code_first_and_then_the_libraries(tree, tmp_pa
 
 def test_a_request_survives_json_and_another_schema_is_refused(tmp_path):
     request = request_for(tmp_path, case())
-    assert Request.from_json(request.to_json()) == request
+    in_role = request_for(tmp_path, case(), roles={case().id: Role.DEFAULT})
+    for one in (request, in_role):
+        assert Request.from_json(one.to_json()) == one
+    assert "roles" not in json.loads(request.to_json())  # older revisions know none
     with pytest.raises(FluxFastError, match="measuring processes differ"):
-        Request.from_json(request.to_json().replace('"schema": 1', '"schema": 2'))
+        Request.from_json(request.to_json().replace('"schema": 1', '"schema": 3'))
     event = Event(kind="progress", case=case().id, text="sampling")
     assert parse_event(event.to_json()) == event
     assert parse_event('{"event": 1') is None and parse_event("a line") is None

@@ -30,6 +30,7 @@ from fluxfast.optimizations.base import ProfiledStep
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import profiled_step
 from fluxfast.pytest_plugin.comparing import ComparedRevisions
+from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.progress import left_s, left_text
 from fluxfast.pytest_plugin.session import Suite
 from tests.support.results import case, result
@@ -124,12 +125,12 @@ def measurement(of_case, image):
 
 
 def suite_of(folder, **options):
-    return Suite(config=None, options=SimpleNamespace(results=folder, **options))
+    return Suite(config=None, options=Options(results=folder, baselines=folder, **options))
 
 
 def test_a_gpu_run_compares_with_its_own_eager_image_also_with_against(tmp_path, monkeypatch):
     images = {EAGER: image_of(), ALL_ON: image_of(noise=3)}
-    planned = {of_case: SimpleNamespace(case=of_case) for of_case in images}
+    planned = {of_case: SimpleNamespace(case=of_case, role=None) for of_case in images}
     measured = []
     for of_case, image in images.items():
         record(tmp_path, measurement(of_case, image), measured)

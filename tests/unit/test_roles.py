@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,10 +13,15 @@ from fluxfast.bench.cases.own import planned_own_cases
 from fluxfast.bench.cases.planned import planned_cases
 from fluxfast.bench.cases.role import Role, difference
 from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.store import write_result
+from fluxfast.bench.verdicts.tables import why_not_faster
 from fluxfast.errors import BaselineError
+from fluxfast.pytest_plugin import printing
+from fluxfast.report.contents import report_json, report_of
+from fluxfast.report.markdown import markdown
 from tests.support.machines import CPU, H200
 from tests.support.processes import processes
-from tests.support.results import case, result
+from tests.support.results import CANARIES, case, result
 
 BEFORE, AFTER = ("bf16", "regional"), ("bf16", "sdpa", "regional")
 
@@ -78,3 +84,63 @@ def test_the_shipped_baselines_know_the_default_of_each_workload(gpu, models):
     found = [(one.case.model, one.role) for one in stored if one.role]
     assert sorted(model for model, role in found if role is Role.DEFAULT) == models
     assert len(found) == len(set(found))
+
+
+DEFAULTS = {"role": Role.DEFAULT, "canaries": CANARIES}
+
+
+def dated(day, **changes):
+    origin = {"commit": "abc", "dirty": False, "date": f"2026-11-{day:02}T00:00:00+00:00"}
+    return processes(provenance=origin, **DEFAULTS, **changes)
+
+
+def test_a_case_is_compared_with_what_was_accepted_last_in_its_role(tmp_path):
+    before, after = case(optimizations=BEFORE), case(optimizations=AFTER)
+    others = [
+        *processes(case=case(optimizations=BEFORE, model="schnell"), **DEFAULTS),
+        *processes(case=case(optimizations=("bf16",)), role=Role.EAGER),
+        *processes(case=after),  # of an ablation, when it was not the default
+    ]
+    old = accepted(tmp_path / "b.json", *others, *dated(1, case=before))
+    assert old.counterpart(after, Role.DEFAULT) == before.id
+    assert old.counterpart(after, Role.LOSSLESS) == old.counterpart(after, None) == after.id
+    new = old.accept(dated(2, case=after))
+    for one in (before, after):  # a default that is taken back is a change, too
+        assert new.counterpart(one, Role.DEFAULT) == after.id
+    same_day = old.accept(dated(1, case=after))
+    for one in (before, after):
+        assert same_day.counterpart(one, Role.DEFAULT) == one.id
+
+
+def test_a_report_finds_the_other_side_by_its_role_and_warns_of_a_slow_default(tmp_path):
+    before, after = case(optimizations=BEFORE), case(optimizations=AFTER)
+    eager = result(1.6, case=case(optimizations=("bf16",)), role=Role.EAGER, compiles=False)
+    write_result(tmp_path / "A1", result(2.0, case=before, **DEFAULTS))
+    for one in (eager, result(2.1, case=after, **DEFAULTS)):
+        write_result(tmp_path / "B1", one)
+    report = report_of([tmp_path / "B1"], [tmp_path / "A1"])
+    (row,) = (row for row in report.rows if row.case == after)
+    assert row.other.case == before and row.before.e2e_s == 2.0
+    warning = "dev (synthetic), 2 steps, 1024×1024: default is slower than eager: 1.31×"
+    assert report.warnings == [warning] and report_json(report)["warnings"] == [warning]
+    assert f"⚠️ **{warning}**" in markdown(report)
+
+
+@pytest.mark.parametrize(
+    ("role", "speedup", "warning"),
+    [
+        (Role.DEFAULT, 1 / 1.31, "default is slower than eager: 1.31×"),
+        (Role.CACHE, 0.5, "cache is slower than eager: 2.00×"),
+        (Role.DEFAULT, 1 / 1.004, None),
+        (Role.DEFAULT, None, None),
+        (Role.EAGER, 0.9, None),
+        (None, 0.5, None),
+    ],
+)
+def test_a_preset_that_is_slower_than_eager_is_named(role, speedup, warning):
+    assert why_not_faster(role, speedup) == warning
+    planned = SimpleNamespace(case=case(), role=role)
+    of_cpu = result(1.0, reference_e2e_s=(speedup or 1.0,) * 3)
+    suite = SimpleNamespace(measured={case().id: of_cpu})
+    lines = list(printing._warnings(suite, [planned]))
+    assert lines == ([f"WARNING: dev: {warning}"] if warning else [])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
+from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.machine import Gpu
 from fluxfast.bench.verdicts.comparison import changed_counters
 from fluxfast.bench.verdicts.outcome import Outcome
@@ -158,7 +159,7 @@ def test_results_of_changed_sources_are_judged_and_never_recorded(known, tmp_pat
 
 def test_a_run_that_could_only_record_changed_sources_stops_at_once(tmp_path, monkeypatch):
     changed = ("fluxfast/a.py", "fluxfast/b.py", "fluxfast/c.py", "conftest.py")
-    selected = [SimpleNamespace(case=case())]
+    selected = [SimpleNamespace(case=case(), role=Role.DEFAULT)]
     options = Options(baselines=tmp_path)
     monkeypatch.setattr(baselines, "changed_sources", lambda: ())
     check_recordable(options, baseline(tmp_path), selected)
@@ -170,7 +171,8 @@ def test_a_run_that_could_only_record_changed_sources_stops_at_once(tmp_path, mo
     with pytest.raises(BaselineError) as error:  # the suite refuses --against with --cases
         check_recordable(Options(baselines=tmp_path, cases=tmp_path), baseline(tmp_path), selected)
     assert "--against" not in error.value.remedy
-    known = {case().id: tuple(processes()), case(model="schnell").id: ()}
+    before = case(optimizations=("bf16",))
+    known = {before.id: tuple(processes(case=before, role=Role.DEFAULT))}
     check_recordable(options, baseline(tmp_path, **known), selected)
 
 

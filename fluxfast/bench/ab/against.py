@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fluxfast.bench.ab.layout import process_folders
+from fluxfast.bench.ab.layout import THEIRS, process_folders
 from fluxfast.bench.ab.process import Measured, log_path
 from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.artifacts import artifact_paths
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.results.store import result_path
+from fluxfast.bench.results.store import read_result, result_path
 from fluxfast.bench.verdicts.comparison import Comparison, compare_sides
 from fluxfast.bench.verdicts.noise import noises
 from fluxfast.bench.verdicts.outcome import Outcome
@@ -145,11 +146,28 @@ def is_sure(outcome: Outcome, processes: int) -> bool:
     return outcome is not Outcome.UNDECIDED and not (changed and processes == 1)
 
 
-def forget(case: Case, results: Path) -> None:
-    """Remove the files that an earlier run left of a case: this run may need fewer processes."""
+def forget(case: Case, results: Path, role: Role | None = None) -> None:
+    """Remove the files that an earlier run left of a case: this run may need fewer processes.
+
+    Args:
+        case: the case.
+        results: the folder of the comparison.
+        role: the role of the case; what stood for it on the other side is removed, too.
+    """
+    if role:
+        for other in {*_in_role(role, case, process_folders(results, THEIRS))} - {case}:
+            forget(other, results)
     for folder in process_folders(results):
         paths = (result_path(folder, case), log_path(folder, case.id))
         for path in (*paths, *artifact_paths(folder, case)):
             path.unlink(missing_ok=True)
         if not any(path.is_file() for path in folder.rglob("*")):
             shutil.rmtree(folder)
+
+
+def _in_role(role: Role, case: Case, folders: Iterable[Path]) -> Iterator[Case]:
+    """Yield the cases of the same workload that were measured in a role."""
+    for path in (path for folder in folders for path in folder.glob("*.json")):
+        result = read_result(path)
+        if result.role is role and result.case.workload == case.workload:
+            yield result.case

@@ -40,12 +40,12 @@ def measure_all(request: Request, emit: Callable[[Event], None]) -> None:
         references = stack.enter_context(paired_references())
         for number, case_id in enumerate(request.cases, start=1):
             try:
-                planned = planned_from_id(case_id, hardware)
+                planned = planned_from_id(case_id, hardware, request.roles.get(case_id))
                 place = f"[{number}/{len(request.cases)}] {planned.case.model}, {planned.label}"
                 references.progress = _reporter(case_id, place, emit)
                 _measure(planned, request, references, measured)
                 measured.append(planned.case)
-                emit(Event(kind="measured", case=case_id))
+                emit(Event(kind="measured", case=case_id, text=planned.case.id))
             except FluxFastError as error:
                 emit(Event(kind="failed", case=case_id, text=str(error)))
             except Exception:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fluxfast.bench.ab.installation import Installation
-from fluxfast.bench.ab.request import Request, parse_event
-from fluxfast.bench.ab.revision import CHILD, CHILD_FILE
+from fluxfast.bench.ab.request import Event, Request, parse_event
+from fluxfast.bench.ab.revision import CHILD, CHILD_FILE, understands_roles
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_path
@@ -35,7 +36,8 @@ def measure_in(
         report: called with each line of progress.
 
     Returns:
-        By case id, the result, or the error with the reason why there is none.
+        By the id of the case that was asked for, the result, or the error with the reason why there
+        is none. In a tree that knows no roles, each case is measured by its id.
     """
     tree = installation.tree
     if not (tree / CHILD_FILE).is_file():  # then Python would find the installed package instead
@@ -48,18 +50,20 @@ def measure_in(
         return dict.fromkeys(request.cases, error)
     request.results.mkdir(parents=True, exist_ok=True)
     log = log_path(request.results, request.cases[0])
-    status, errors = _run(installation, request, log, report)
+    if request.roles and not understands_roles(tree):
+        request = replace(request, roles={})
+    status, ends = _run(installation, request, log, report)
     return {
-        case_id: _result_of(case_id, installation, request.results, status, errors, log)
+        case_id: _result_of(case_id, installation, request.results, status, ends.get(case_id), log)
         for case_id in request.cases
     }
 
 
 def _run(
     installation: Installation, request: Request, log: Path, report: Callable[[str], None]
-) -> tuple[int, dict[str, str]]:
-    """Run the process; return its exit status and the errors of cases that failed."""
-    errors: dict[str, str] = {}
+) -> tuple[int, dict[str, Event]]:
+    """Run the process; return its exit status and the last event of each case."""
+    ends: dict[str, Event] = {}
     with (
         log.open("w", encoding="utf-8") as kept,
         subprocess.Popen(
@@ -81,12 +85,12 @@ def _run(
                 kept.write(f"{event.text or event.kind}\n" if event else line)
                 if event and event.kind == "progress":
                     report(event.text)
-                elif event and event.kind == "failed":
-                    errors[event.case] = event.text
+                elif event:
+                    ends[event.case] = event
         except BaseException:
             process.kill()
             raise
-    return process.returncode, errors
+    return process.returncode, ends
 
 
 def _send(pipe: object, text: str) -> None:
@@ -103,11 +107,12 @@ def _result_of(
     installation: Installation,
     results: Path,
     status: int,
-    errors: Mapping[str, str],
+    end: Event | None,
     log: Path,
 ) -> CaseResult | FluxFastError:
-    error = errors.get(case_id)
-    path = result_path(results, Case.from_id(case_id))
+    error = end.text if end and end.kind == "failed" else None
+    measured_id = end.text if end and end.kind == "measured" and end.text else case_id
+    path = result_path(results, Case.from_id(measured_id))
     if error is None and path.exists():
         try:
             return read_result(path)

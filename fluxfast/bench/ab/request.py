@@ -6,13 +6,16 @@ Two revisions of fluxfast exchange them, so the format has a schema number of it
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from fluxfast.bench.cases.role import Role
 from fluxfast.errors import FluxFastError
 
 REQUEST_SCHEMA = 1
+ROLES_SCHEMA = 2  # of a request with roles; `process.measure_in` looks for this name in a tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class Request:
         device: `cpu`, or `auto` for the GPU if there is one.
         rounds: an exact number of images per case; None for the noise rule.
         seconds: time limit of the noise rule in seconds.
+        roles: by case id, the role to measure instead: what stands for it in the tree that measures
+            may be another case.
     """
 
     cases: tuple[str, ...]
@@ -32,12 +37,15 @@ class Request:
     device: str
     rounds: int | None
     seconds: float
+    roles: Mapping[str, Role] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return the request on one line."""
-        return json.dumps(
-            asdict(self) | {"schema": REQUEST_SCHEMA, "results": str(self.results.absolute())}
-        )
+        """Return the request on one line; without roles, as older revisions read it."""
+        data = asdict(self) | {"schema": ROLES_SCHEMA, "results": str(self.results.absolute())}
+        if not data["roles"]:
+            del data["roles"]
+            data["schema"] = REQUEST_SCHEMA
+        return json.dumps(data)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -47,14 +55,16 @@ class Request:
             FluxFastError: the request is of another schema.
         """
         data = json.loads(text)
-        if data.pop("schema", None) != REQUEST_SCHEMA:
+        if data.pop("schema", None) not in (REQUEST_SCHEMA, ROLES_SCHEMA):
             raise FluxFastError(
                 "the two revisions cannot be compared: their measuring processes differ",
                 got=text,
-                allowed=f"a request of schema {REQUEST_SCHEMA}",
+                allowed=f"a request of schema {REQUEST_SCHEMA} or {ROLES_SCHEMA}",
                 remedy="compare with a revision that is nearer to this one",
             )
-        return cls(**{**data, "cases": tuple(data["cases"]), "results": Path(data["results"])})
+        roles = {case_id: Role(role) for case_id, role in data.pop("roles", {}).items()}
+        changes = {"cases": tuple(data["cases"]), "results": Path(data["results"])}
+        return cls(**{**data, **changes, "roles": roles})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +74,7 @@ class Event:
     Attributes:
         kind: `progress`, `measured` or `failed`.
         case: the id of the case.
-        text: the stage, or the error.
+        text: the stage; the id of the case that was measured ("": the one asked for); or the error.
     """
 
     kind: str

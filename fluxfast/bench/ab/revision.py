@@ -14,6 +14,13 @@ from fluxfast.files import locked
 
 CHILD = "fluxfast.bench.ab.child"  # the program that every revision to compare with must have
 CHILD_FILE = f"{CHILD.replace('.', '/')}.py"
+REQUEST_FILE = "fluxfast/bench/ab/request.py"
+
+
+def understands_roles(tree: Path) -> bool:
+    """Return whether the measuring process of a tree can plan a case by its role."""
+    file = tree / REQUEST_FILE
+    return file.is_file() and "ROLES_SCHEMA" in file.read_text(encoding="utf-8")
 
 
 def comparable_commit(ref: str, repository: Path) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.joining import is_same_process
 from fluxfast.bench.results.machine import Gpu, hardware_of, stack_difference
 from fluxfast.bench.results.result import CaseResult
@@ -92,7 +94,7 @@ class Baseline:
             The comparison, or the verdict where there is nothing to decide: NEW or WRONG_STACK.
         """
         case_id = results[0].case.id
-        if case_id not in self.results:
+        if not self.accepted_for(results):
             return Verdict(
                 outcome=Outcome.NEW,
                 reason=f"no baseline for this case in {self.path.name}; {HOW_TO_ACCEPT}",
@@ -112,7 +114,29 @@ class Baseline:
 
     def accepted_for(self, results: Sequence[CaseResult]) -> Sequence[CaseResult]:
         """Return the accepted processes to compare with, on the same cards if possible."""
-        return on_the_same_cards(results, self.results.get(results[0].case.id, ()))
+        case_id = self.counterpart(results[-1].case, results[-1].role)
+        return on_the_same_cards(results, self.results.get(case_id, ()))
+
+    def counterpart(self, case: Case, role: Role | None) -> str:
+        """Return the id of the accepted case to compare a case with, or its own id.
+
+        It is the case that was accepted last in the same role, such as the default before, whatever
+        its optimizations. Without a role, or where none was accepted in it, it is the case itself.
+        """
+        in_role = [
+            of_case
+            for of_case in self.results.values()
+            if role
+            and of_case
+            and of_case[-1].role is role
+            and of_case[-1].case.workload == case.workload
+        ]
+
+        def accepted_at(of_case: Sequence[CaseResult]) -> tuple[str, bool]:
+            date = max(str(result.provenance.get("date", "")) for result in of_case)
+            return date, of_case[-1].case == case
+
+        return max(in_role, key=accepted_at)[-1].case.id if in_role else case.id
 
     def judge(self, results: Sequence[CaseResult], to_come: int = 0) -> Verdict:
         """Return the verdict on one case, `to_come` cases of the run being unmeasured yet."""

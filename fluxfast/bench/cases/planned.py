@@ -99,12 +99,18 @@ def planned_case(
     return PlannedCase(case=case, plan=checked, checkpoint=checkpoint, label=shown, role=role)
 
 
-def planned_from_id(text: str, hardware: Hardware) -> PlannedCase:
+def planned_from_id(text: str, hardware: Hardware, role: Role | None = None) -> PlannedCase:
     """Return the case with this id, planned for this machine.
 
+    Args:
+        text: the id.
+        hardware: the machine.
+        role: plan what stands for this role here, in place of the optimizations in the id.
+
     Raises:
-        FluxFastError: it is no id, the machine does not support the case, or the case comes from a
-            file of one's own, which alone knows its checkpoint and prompt.
+        FluxFastError: it is no id, the machine does not support the case, nothing stands for the
+            role here, or the case comes from a file of one's own, which alone knows its checkpoint
+            and prompt.
     """
     case = Case.from_id(text)
     if case.is_own:
@@ -123,7 +129,17 @@ def planned_from_id(text: str, hardware: Hardware) -> PlannedCase:
         batch_size=case.batch_size,
         num_inference_steps=case.num_inference_steps,
     )
-    return planned_case(case.optimizations, checkpoint, situation)
+    if role is None:
+        return planned_case(case.optimizations, checkpoint, situation)
+    known = names_by_role(situation)
+    if role not in known:
+        raise FluxFastError(
+            "no optimizations stand for this role here",
+            got=f"{role.value} on {hardware.name}",
+            allowed=", ".join(known),
+            remedy="leave the case out with -k",
+        )
+    return planned_case(known[role], checkpoint, situation, known)
 
 
 def planned_cases(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.artifacts import Figures, psnr_text
 from fluxfast.bench.results.summary import CaseSummary
 from fluxfast.bench.verdicts.outcome import HOW_TO_ACCEPT, Outcome
@@ -51,6 +52,18 @@ def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
         elif eager := case.eager_among(by_case):
             found[case.id] = by_case[eager].e2e_s / summary.e2e_s
     return found
+
+
+def why_not_faster(role: Role | None, speedup: float | None) -> str | None:
+    """Return the warning about a preset that is slower than the eager pipeline, or None.
+
+    Args:
+        role: the role of the case.
+        speedup: its speedup over eager; None where it is not known.
+    """
+    if role in (None, Role.EAGER) or speedup is None or round(1 / speedup, 2) <= 1:
+        return None
+    return f"{role} is slower than eager: {times(1 / speedup)}"
 
 
 def change_text(verdict: Verdict) -> str:
