@@ -169,7 +169,7 @@ def table(processes: Sequence[Mapping[str, Any]]) -> list[str]:
     lines += ["", "| predictor of a step | residual, RMS | largest |", "| --- " * 3 + "|"]
     rows = {
         "none: the mean of the other cards": _residuals(times, None),
-        **{f"{name}, fitted": _residuals(times, known) for name, known in predictors.items()},
+        **{name: _residuals(times, known) for name, known in predictors.items()},
         "mean clock: cycles": _residuals([_level(c, _cycles) for c in cards.values()], None),
     }
     for name, found in rows.items():
@@ -211,19 +211,11 @@ def _names(processes: Sequence[Mapping[str, Any]]) -> Sequence[str]:
 def _residuals(levels: Sequence[float], known: Sequence[float] | None) -> list[float]:
     """Return each card's log level less its prediction from the other cards.
 
-    The prediction is their mean, or a line through their calibrations whose slope is fitted.
+    The prediction is their mean, in proportion to the calibration where one is given.
     """
-    found = []
-    for left_out in range(len(levels)):
-        others = [n for n in range(len(levels)) if n != left_out]
-        y = [math.log(levels[n]) for n in others]
-        predicted = statistics.fmean(y)
-        if known:
-            x = [math.log(known[n]) for n in others]
-            slope, intercept = statistics.linear_regression(x, y)
-            predicted = intercept + slope * math.log(known[left_out])
-        found.append(math.log(levels[left_out]) - predicted)
-    return found
+    known = known or [1.0] * len(levels)
+    logs = [math.log(level / pace) for level, pace in zip(levels, known, strict=True)]
+    return [log - statistics.fmean(logs[:n] + logs[n + 1 :]) for n, log in enumerate(logs)]
 
 
 if __name__ == "__main__":
