@@ -40,7 +40,7 @@ DEFAULT_ARTIFACTS = Artifacts(folder=Path.home() / ".cache" / "fluxfast")
 class BuiltPipeline(AbstractContextManager["BuiltPipeline"]):
     """A pipeline of the project's own, which generates the images that its plan is for.
 
-    Nothing of the unoptimized pipeline is kept: closing discards the pipeline.
+    `build` keeps nothing of the unoptimized pipeline: closing discards the pipeline.
 
     Attributes:
         applied: the pipeline with the plan applied; absent after `close`.
