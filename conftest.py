@@ -13,13 +13,23 @@ LONG = ("slow", "subprocess", "compile")  # markers of tests that take seconds
 MANY_OBJECTS = 50_000
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
-if IS_WORKER:  # the workers already use every core
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+# Settings of the workers' processes, unless each of them has cores of its own to measure on.
+ONE_CORE_EACH = {
+    "OMP_NUM_THREADS": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
     # Inductor compiles a probe for the CPU's vector instructions in each process, and the wrapper
     # of a package with optimizations that a package called twice does not repay.
-    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
-    os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
+    "TORCHINDUCTOR_VEC_ISA_OK": "1",
+    "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O0",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Let each worker of pytest-xdist compute on one core, because together they use all."""
+    if not config.pluginmanager.has_plugin("Workers"):  # of perf_tests
+        for name, value in ONE_CORE_EACH.items():
+            os.environ.setdefault(name, value)
 
 
 @pytest.hookimpl(trylast=True)

@@ -4,24 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fluxfast.bench.ab import revision
 from fluxfast.bench.cases.planned import PlannedCase
-from fluxfast.bench.measurement.paired import PairedReferences, paired_references
 from fluxfast.files import required_checkout
+from fluxfast.pytest_plugin import workers
+from fluxfast.pytest_plugin.plugin import SUITE
 from fluxfast.pytest_plugin.session import Suite
 from fluxfast.tables import plain_table, render
+
+if TYPE_CHECKING:
+    from fluxfast.bench.measurement.paired import PairedReferences
 
 collect_ignore = ["test_lora_swap.py"]  # runs where it is named: its times have no baseline
 SWAPS = pytest.StashKey[list[tuple[str, ...]]]()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """With `-n`, let workers measure and the main process judge."""
+    workers.configure(config.stash[SUITE])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Start a worker for each GPU with `-n auto`."""
+    return workers.auto_workers(config)
+
+
 @pytest.fixture(scope="session")
 def references() -> Iterator[PairedReferences]:
     """The eager pipelines and the fixed work that CPU images are timed with."""
+    from fluxfast.bench.measurement.paired import paired_references
+
     with paired_references() as references:
         yield references
 

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fluxfast.bench.cases.planned import PlannedCase
-from fluxfast.bench.measurement import Measurement, measure_case
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin.benchmark import BenchmarkRounds
 from fluxfast.pytest_plugin.plugin import fail
 from fluxfast.pytest_plugin.printing import figure_properties, verdict_properties
 from fluxfast.pytest_plugin.session import Suite
+from fluxfast.pytest_plugin.worker import is_worker
+
+if TYPE_CHECKING:
+    from fluxfast.bench.measurement import Measurement
 
 TAKES_OWN_CASES = True  # with --cases
 
@@ -38,6 +41,8 @@ def test_verdict(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequ
     if planned.case.id in suite.failed:
         pytest.skip("not measured")
     result_of(planned, suite, request)
+    if is_worker(request.config):
+        pytest.skip("measured; judged when all cases are")
     if planned.case.id in suite.reference_ids:
         pytest.skip("not judged: --against measures the unoptimized pipeline for images and speed")
     verdict = suite.judge(planned)
@@ -62,6 +67,8 @@ def result_of(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest
 
 def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> Measurement:
     """Measure a case in this process, with pytest-benchmark as the timer."""
+    from fluxfast.bench.measurement import measure_case  # imports torch, which judging does not
+
     get: Callable[[str], Any] = request.getfixturevalue
     references, report = get("references"), partial(suite.report, planned)
     references.progress = report

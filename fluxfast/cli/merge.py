@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fluxfast.bench.results.shards import shards_in
 from fluxfast.console import out
 from fluxfast.report.merge import merge
 
@@ -27,9 +28,12 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Merge, and name the folders that had no results."""
+    """Merge, and name the folders that had no results and the shards that are missing."""
     merged = merge(options.results, options.output)
     used = len(options.results) - len(merged.empty)
     out(f"merged {merged.count} results of {used} folders into {options.output}")
     for folder in merged.empty:
-        out(f"no results in {folder}")
+        shards = f" (shard {', '.join(found)})" if (found := shards_in(folder)) else ""
+        out(f"no results in {folder}{shards}")
+    if merged.missing:
+        out(f"missing shards: {', '.join(merged.missing)}")

@@ -64,6 +64,21 @@ def configure(config: pytest.Config, folder: Path) -> None:
         config.option.benchmark_quiet = False
 
 
+def disable(config: pytest.Config) -> None:
+    """Let pytest-benchmark record nothing in a run with workers, and not warn of it.
+
+    It disables itself there, because tests that share a machine cannot be compared. The workers of
+    this suite share neither GPU nor CPU cores, and the samplers time every image themselves.
+    """
+    config.option.benchmark_disable, config.option.benchmark_enable = True, False
+
+
+def recording_option(config: pytest.Config) -> str | None:
+    """Return the first given option of pytest-benchmark that needs its records, or None."""
+    given = (name for name in ("benchmark_json", *SHOWING) if config.getoption(name, None))
+    return next((f"--{name.replace('_', '-')}" for name in given), None)
+
+
 # Options of pytest-benchmark that its `pedantic` mode ignores.
 IGNORED = (
     "--benchmark-min-rounds",

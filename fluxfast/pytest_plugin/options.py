@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,11 @@ import pytest
 
 from fluxfast.bench.baselines.lookup import known_baselines
 from fluxfast.bench.cases.matrix import MATRICES
+from fluxfast.bench.results.shards import WHOLE
+from fluxfast.errors import FluxFastError
 from fluxfast.files import shipped_baselines
 from fluxfast.models.spec import MODELS
+from fluxfast.pytest_plugin.sharding import resolved_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class Options:
         against_env: the interpreter of the environment to compare with, as side A; None for this
             one. Without either, cases are judged against the baseline.
         resume: keep the results that the folder holds already.
-        shard: the part I/N of the cases.
+        shard: the part I/N of the cases; `auto` is replaced by the part of a scheduler's job.
         baselines: the folder of baselines.
         cases: a file of cases of one's own; None for the project's cases.
     """
@@ -56,7 +60,7 @@ class Options:
     against: str | None = None
     against_env: Path | None = None
     resume: bool = False
-    shard: str = "1/1"
+    shard: str = WHOLE
     baselines: Path
     cases: Path | None = None
 
@@ -83,6 +87,10 @@ class Options:
             if name != "models"
         }
         models = tuple(config.getoption("--model") or ())
+        try:
+            given["shard"] = resolved_shard(given["shard"], os.environ)
+        except FluxFastError as error:
+            raise pytest.UsageError(f"fluxfast: {error}") from None
         options = cls(models=models or tuple(MODELS), **given)
         if mistake := _mistake(options) or (options.cases and _contradiction(options, models)):
             raise pytest.UsageError(mistake)
@@ -171,7 +179,12 @@ def add_options(parser: pytest.Parser) -> None:
         help="compare with the environment of this interpreter, on this machine, interleaved",
     )
     group.addoption("--resume", action="store_true", help="keep the cases that --results DIR holds")
-    group.addoption("--shard", default="1/1", metavar="I/N", help="run the I-th of N parts")
+    group.addoption(
+        "--shard",
+        default=WHOLE,
+        metavar="I/N",
+        help="run the I-th of N parts; auto: the part of this Slurm, Kubernetes or GitHub job",
+    )
     group.addoption(
         "--baselines",
         type=Path,

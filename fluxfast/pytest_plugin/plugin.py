@@ -18,15 +18,19 @@ from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin import benchmark, printing
 from fluxfast.pytest_plugin.comparing import check_other_side
 from fluxfast.pytest_plugin.folders import why_not_writable
+from fluxfast.pytest_plugin.items import cases_of, judges
 from fluxfast.pytest_plugin.neighbours import announced
 from fluxfast.pytest_plugin.options import Options, add_options
 from fluxfast.pytest_plugin.planning import check_takes_cases
 from fluxfast.pytest_plugin.session import Suite
+from fluxfast.pytest_plugin.worker import is_worker
+from fluxfast.pytest_plugin.workers import Workers
 
 SUITE = pytest.StashKey[Suite]()
 OTHER_RUNS = pytest.StashKey[Callable[[], list[str]]]()
 WARNINGS = pytest.StashKey[list[str]]()
-TIMING = ("::test_verdict[", "::test_lora_swap[")  # tests that depend on times
+UNSUITED_FOR_WORKERS = ("::test_lora_swap[",)  # pytest-benchmark times it
+TIMING = ("::test_verdict[", *UNSUITED_FOR_WORKERS)  # tests that depend on times
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,48 +74,36 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put tests that judge last, when every case has been measured; stop at a mistake."""
-    items.sort(key=_judges)
+    items.sort(key=judges)
     if mistake := config.stash[SUITE].mistake:
         raise pytest.UsageError(f"fluxfast: {mistake}")
-    if _cases(items) and (why := benchmark.why_unusable(config)):
+    if cases_of(items) and (why := benchmark.why_unusable(config)):
         raise pytest.UsageError(f"fluxfast: {why}")
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_node_collection_finished(ids: Iterable[str]) -> None:
-    """Refuse to time cases in parallel: each would be slower because of the others."""
-    if any(name in nodeid for nodeid in ids for name in TIMING):
+def pytest_xdist_node_collection_finished(node: Any, ids: Iterable[str]) -> None:
+    """Refuse workers that share a GPU: nothing prepares them where perf_tests is not named."""
+    prepared = node.config.pluginmanager.has_plugin(Workers.__name__)
+    refused = UNSUITED_FOR_WORKERS if prepared else TIMING
+    if found := next((id for id in ids if any(name in id for name in refused)), None):
         error = FluxFastError(
-            "cases that run in parallel slow each other down",
-            got="pytest-xdist: --numprocesses (-n) or --dist",
-            allowed="one process that times one case after the other",
-            remedy="leave -n and --dist out",
+            "workers of pytest-xdist cannot run this test",
+            got=f"-n or --dist with {found}",
+            allowed="pytest perf_tests -n N, which gives each worker a GPU and measures cases",
+            remedy="name perf_tests on the command line, or leave -n and --dist out",
         )
         raise pytest.UsageError(f"fluxfast: {error}")
-
-
-def _judges(item: pytest.Item) -> bool:
-    return getattr(item, "originalname", "") == "test_verdict"
-
-
-def _cases(items: Iterable[pytest.Item]) -> tuple[PlannedCase, ...]:
-    """Return the cases of the items, each once."""
-    calls = (getattr(item, "callspec", None) for item in items)
-    # Without cases, pytest's parameter is a placeholder, which is not a PlannedCase.
-    params = [call.params["planned"] for call in calls if call and "planned" in call.params]
-    chosen = [planned for planned in params if isinstance(planned, PlannedCase)]
-    return tuple({planned.case.id: planned for planned in chosen}.values())
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Note the selected cases; check and lock the folder of results before a case is measured."""
     suite = session.config.stash[SUITE]
-    suite.selected = _cases(session.items)
-    is_worker = hasattr(session.config, "workerinput")  # of pytest-xdist: several share a folder
-    if suite.selected and not session.config.option.collectonly and not is_worker:
+    suite.selected = cases_of(session.items)
+    if suite.selected and not session.config.option.collectonly and not is_worker(session.config):
         try:
-            suite.open_results(judges=any(map(_judges, session.items)))
+            suite.open_results(judges=any(map(judges, session.items)))
         except FluxFastError as error:
             raise pytest.UsageError(f"fluxfast: {error}") from None
         session.config.stash[OTHER_RUNS] = suite.opened.enter_context(announced())
@@ -122,7 +114,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     suite = config.stash[SUITE]
     if not suite.selected or config.get_verbosity() < 0:
         return []
-    lines = [*printing.header(suite, judges=any(map(_judges, items))), *_other_runs(config)]
+    lines = [*printing.header(suite, judges=any(map(judges, items))), *_other_runs(config)]
     return [f"fluxfast: {line}" for line in lines]
 
 
@@ -143,7 +135,7 @@ def suite(pytestconfig: pytest.Config) -> Suite:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread(suite: Suite) -> Iterator[None]:
     """On a CPU, run PyTorch on one thread in sessions that measure cases."""
-    if not suite.selected:
+    if not suite.selected or suite.hardware.is_gpu:
         yield
         return
     from fluxfast.bench.measurement.paired import one_thread_on_a_cpu

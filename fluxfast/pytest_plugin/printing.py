@@ -9,6 +9,7 @@ from fluxfast.bench.baselines.baseline import PROCESSES
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.results.provenance import provenance
 from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.shards import WHOLE
 from fluxfast.bench.results.store import result_path
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.metrics import metric_named
@@ -45,6 +46,8 @@ def header(suite: Suite, *, judges: bool) -> Iterator[str]:
     )
     yield f"weights of {', '.join(weights)}"
     yield f"results in {suite.results_folder}"
+    if suite.options.shard != WHOLE:
+        yield f"shard {suite.options.shard}: {len(cases)} cases"
     if suite.options.compares:
         yield f"compared with {_other_side(suite.options)}; no baseline is used or recorded"
     elif judges:

@@ -18,8 +18,9 @@ from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.limits import Limits, limits_on
 from fluxfast.bench.measurement.recording import record
-from fluxfast.bench.results.artifacts import Figures, read_figures, write_quality
+from fluxfast.bench.results.artifacts import Figures, read_figures, write_missing_quality
 from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.shards import note_shard
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.errors import FluxFastError
@@ -128,6 +129,7 @@ class Suite:
         if not self.options.results:
             self.opened.callback(self._remove_old)
         self.opened.enter_context(locked(self.results_folder))
+        note_shard(self.results_folder, self.options.shard)
 
     def close(self) -> None:
         """Write what joins the baseline, unlock the results and remove old ones."""
@@ -201,15 +203,13 @@ class Suite:
     def _record(self, planned: PlannedCase, measure: Callable[[], Measurement]) -> CaseResult:
         self.failed.add(planned.case.id)
         measurement = measure()
-        measured = [result.case for result in self.measured.values()]
-        record(self.results_folder, measurement, measured)
+        record(self.results_folder, measurement, [r.case for r in self.measured.values()])
         self.failed.discard(planned.case.id)
         return measurement.result
 
     def _kept(self, planned: PlannedCase) -> CaseResult | None:
-        if not self.options.resume:
-            return None
-        return kept_result(self.results_folder, planned.case, self.hardware)
+        resumes, folder = self.options.resume, self.results_folder
+        return kept_result(folder, planned.case, self.hardware) if resumes else None
 
     def _compared_result(self, case_id: str) -> CaseResult:
         if self.compared is None:
@@ -236,10 +236,7 @@ class Suite:
             self.compared = ComparedRevisions(errors={case.id: error for case in cases})
         self.measured |= self.compared.measured
         self.failed |= self.compared.errors.keys()
-        for planned in self.selected:
-            if self.quality_of(planned) is None:
-                measured = [result.case for result in self.measured.values()]
-                write_quality(self._images_folder, planned.case, measured)
+        write_missing_quality(self._images_folder, [r.case for r in self.measured.values()])
 
     @property
     def sides(self) -> dict[str, Sides]:

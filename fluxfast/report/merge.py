@@ -12,6 +12,7 @@ from pathlib import Path
 from fluxfast.bench.results.artifacts import artifact_paths, is_there
 from fluxfast.bench.results.joining import check_consistent
 from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.shards import merge_notes, missing_shards
 from fluxfast.bench.results.store import read_result, result_paths
 from fluxfast.errors import BaselineError
 
@@ -23,10 +24,12 @@ class Merged:
     Attributes:
         count: how many results the merged folder has.
         empty: folders without results, which were passed over.
+        missing: parts of the cases (`I/N`) that no folder has, or fewer folders than another part.
     """
 
     count: int
     empty: tuple[Path, ...]
+    missing: tuple[str, ...]
 
 
 def merge(folders: Sequence[Path], output: Path) -> Merged:
@@ -58,8 +61,12 @@ def merge(folders: Sequence[Path], output: Path) -> Merged:
     distinct = {_identity(result): (path, result) for path, result in found}
     _write(list(distinct.values()), output)
     filled = {path.parent for path, _ in found}
-    empty = tuple(folder for folder in folders if folder not in filled)
-    return Merged(count=len(distinct), empty=empty)
+    merge_notes(filled, output)
+    return Merged(
+        count=len(distinct),
+        empty=tuple(folder for folder in folders if folder not in filled),
+        missing=tuple(missing_shards(filled)),
+    )
 
 
 def _write(found: Sequence[tuple[Path, CaseResult]], output: Path) -> None:

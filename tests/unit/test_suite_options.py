@@ -1,6 +1,7 @@
 """Options of the suite, of pytest and of pytest-benchmark: what is selected, what is refused."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,11 +88,19 @@ def test_loras_are_compared_on_schnell_alone_on_a_cpu(collect):
 
 
 @pytest.mark.parametrize(
-    "name", ["test_latency.py::test_verdict", "test_lora_swap.py::test_lora_swap"]
+    ("name", "prepared", "refused"),
+    [
+        ("test_latency.py::test_verdict", False, True),
+        ("test_latency.py::test_verdict", True, False),
+        ("test_lora_swap.py::test_lora_swap", True, True),
+    ],
 )
-def test_workers_of_xdist_may_not_time_anything(name):
-    with pytest.raises(pytest.UsageError, match="run in parallel"):
-        plugin.pytest_xdist_node_collection_finished([f"perf_tests/{name}[dev]"])
+def test_workers_time_only_cases_and_only_where_each_has_a_gpu(name, prepared, refused):
+    manager = SimpleNamespace(has_plugin=lambda name: prepared)
+    node = SimpleNamespace(config=SimpleNamespace(pluginmanager=manager))
+    expected = pytest.raises(pytest.UsageError, match=name) if refused else nullcontext()
+    with expected:
+        plugin.pytest_xdist_node_collection_finished(node, [f"perf_tests/{name}[dev]"])
 
 
 CASES = "cases: [{checkpoint: my-dev, resolution: 64, optimizations: [sdpa]}]"

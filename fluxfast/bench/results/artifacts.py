@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +78,18 @@ def write_artifacts(
         write_figures(folder, kind, result.case, None)
 
 
-def write_quality(folder: Path, case: Case, measured: Iterable[Case]) -> None:
-    """Compare the images in the folder, if the eager case is among those `measured` in this run."""
-    image, eager = _stored_image(folder, case), eager_image(folder, case, measured)
-    if image and eager:
-        write_figures(folder, "quality", case, image_quality(image, eager))
+def write_missing_quality(folder: Path, measured: Collection[Case]) -> None:
+    """Compare the image of each case with the eager one, where no process has done so yet.
+
+    Args:
+        folder: the results folder.
+        measured: the cases of this run; images of others may be old.
+    """
+    for case in measured:
+        if read_figures(folder, "quality", case) is None:
+            image, eager = _stored_image(folder, case), eager_image(folder, case, measured)
+            if image and eager:
+                write_figures(folder, "quality", case, image_quality(image, eager))
 
 
 def eager_image(folder: Path, case: Case, measured: Iterable[Case]) -> Image | None:

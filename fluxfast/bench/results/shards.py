@@ -1,0 +1,54 @@
+"""Which part of a run's cases a folder of results holds, and which parts are missing. No torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from fluxfast.files import write_atomically
+
+WHOLE = "1/1"
+FILE = "shards.txt"
+
+
+def note_shard(folder: Path, shard: str) -> None:
+    """Note in a folder of results that a run measures the part `I/N` of its cases into it."""
+    if shard == WHOLE:
+        (folder / FILE).unlink(missing_ok=True)
+    else:
+        _write(folder, {*shards_in(folder), shard})
+
+
+def merge_notes(folders: Iterable[Path], output: Path) -> None:
+    """Note in a merged folder the parts of all its sources."""
+    if shards := {shard for folder in folders for shard in shards_in(folder)}:
+        _write(output, shards)
+
+
+def _write(folder: Path, shards: set[str]) -> None:
+    write_atomically(folder / FILE, "".join(f"{shard}\n" for shard in sorted(shards)))
+
+
+def shards_in(folder: Path) -> list[str]:
+    """Return the parts `I/N` whose cases were measured into a folder; none for a whole run."""
+    path = folder / FILE
+    return path.read_text(encoding="utf-8").split() if path.exists() else []
+
+
+def missing_shards(folders: Iterable[Path]) -> list[str]:
+    """Return each part that is in fewer folders than another part of as many, with the numbers.
+
+    A run that repeats its measurements has several folders of each part.
+    """
+    count = Counter(shard for folder in folders for shard in shards_in(folder))
+    missing = []
+    for parts in sorted({int(shard.partition("/")[2]) for shard in count}):
+        of_run = {shard: count[shard] for i in range(parts) if (shard := f"{i + 1}/{parts}")}
+        most = max(of_run.values())
+        missing += [
+            shard if most == 1 else f"{shard} (in {found} folders, another part in {most})"
+            for shard, found in of_run.items()
+            if found < most
+        ]
+    return missing

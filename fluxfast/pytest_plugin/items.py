@@ -1,0 +1,28 @@
+"""The tests of a session that measure and judge cases. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from fluxfast.bench.cases.planned import PlannedCase
+
+
+def planned_of(item: pytest.Item) -> PlannedCase | None:
+    """Return the case of a test; None where it has none."""
+    call = getattr(item, "callspec", None)
+    planned = call.params.get("planned") if call else None
+    # Without cases, pytest's parameter is a placeholder, which is not a PlannedCase.
+    return planned if isinstance(planned, PlannedCase) else None
+
+
+def cases_of(items: Iterable[pytest.Item]) -> tuple[PlannedCase, ...]:
+    """Return the cases of the tests, each once."""
+    chosen = filter(None, map(planned_of, items))
+    return tuple({planned.case.id: planned for planned in chosen}.values())
+
+
+def judges(item: pytest.Item) -> bool:
+    """Return whether a test judges a case that another test measures."""
+    return getattr(item, "originalname", "") == "test_verdict"

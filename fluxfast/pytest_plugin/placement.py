@@ -1,0 +1,141 @@
+"""A GPU and CPU cores for each worker of a run with `-n`. Imports torch only to count GPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from fluxfast.hardware import Hardware, Platform
+
+CUDA, HIP = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
+SYSTEM = Path("/sys")
+CPUs = frozenset[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The part of a machine that one worker measures on.
+
+    Attributes:
+        variable: the environment variable that selects GPUs.
+        gpu: the value of the variable: an index, or the UUID of a GPU or of a MIG slice.
+        cpus: the numbers of the CPUs.
+    """
+
+    variable: str
+    gpu: str
+    cpus: tuple[int, ...]
+
+    def occupy(self) -> None:
+        """Restrict this process to the place; call it before the first use of a GPU."""
+        os.environ[self.variable] = self.gpu
+        os.sched_setaffinity(0, self.cpus)
+
+
+def places(hardware: Hardware, count: int) -> tuple[Place, ...]:
+    """Return a place for each of `count` workers: the first GPUs that this process may use.
+
+    There are fewer places where the machine has fewer GPUs or CPU cores than that.
+    """
+    variable, gpus = visible_gpus(hardware.platform, os.environ)
+    cores = physical_cores(os.sched_getaffinity(0))
+    gpus = gpus[: min(count, len(cores))]
+    shares = core_shares(cores, near_cpus(gpus))
+    return tuple(
+        Place(variable=variable, gpu=gpu, cpus=tuple(sorted(share)))
+        for gpu, share in zip(gpus, shares, strict=True)
+    )
+
+
+def visible_gpus(platform: Platform, environ: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Return the variable that selects GPUs, and its value for each GPU that is visible now.
+
+    CUDA and HIP end the list at the entry `-1`.
+    """
+    names = (HIP, CUDA) if platform is Platform.ROCM else (CUDA,)
+    variable = next((name for name in names if name in environ), names[0])
+    if variable in environ:
+        entries = [entry.strip() for entry in environ[variable].split(",")]
+        return variable, list(dict.fromkeys(takewhile(lambda entry: entry != "-1", entries)))
+    import torch
+
+    return variable, [str(index) for index in range(torch.cuda.device_count())]
+
+
+def core_shares(cores: Sequence[CPUs], near: Sequence[CPUs]) -> list[CPUs]:
+    """Return disjoint CPUs for each worker: equally many cores, near its GPU.
+
+    Args:
+        cores: the CPUs of each physical core.
+        near: for each worker, the CPUs near its GPU; empty where unknown.
+    """
+    if not near:
+        return []
+    evenly = len(cores) // len(near)
+    each = min([evenly, *_cores_near(cores, near)]) or evenly
+    shares, free = [], list(cores)
+    for cpus in near:
+        free.sort(key=lambda core, cpus=cpus: not core & cpus)  # type: ignore[misc]
+        shares.append(CPUs().union(*free[:each]))
+        free = free[each:]
+    return shares
+
+
+def _cores_near(cores: Sequence[CPUs], near: Sequence[CPUs]) -> list[int]:
+    """Return for each set of near CPUs the cores per worker, where the set is known."""
+    return [
+        sum(bool(core & cpus) for core in cores) // workers
+        for cpus, workers in Counter(near).items()
+        if cpus
+    ]
+
+
+def physical_cores(cpus: set[int], system: Path = SYSTEM) -> list[CPUs]:
+    """Return the CPUs of each physical core among `cpus`, in ascending order."""
+    siblings = system / "devices/system/cpu"
+    found = (
+        _listed(siblings / f"cpu{cpu}/topology/thread_siblings_list") & cpus or CPUs({cpu})
+        for cpu in sorted(cpus)
+    )
+    return list(dict.fromkeys(found))
+
+
+def near_cpus(gpus: Sequence[str], system: Path = SYSTEM) -> list[CPUs]:
+    """Return the CPUs of the NUMA node of each visible GPU; empty where unknown."""
+    addresses = _pci_addresses()
+    if not addresses:
+        return [CPUs() for _ in gpus]
+    import torch
+
+    found = []
+    for index, gpu in enumerate(gpus):
+        # Of several MIG slices, PyTorch lists only the first.
+        known = not gpu.startswith("MIG-") and index < torch.cuda.device_count()
+        uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}" if known else ""
+        folder = system / "bus/pci/devices" / addresses.get(uuid, "unknown")
+        found.append(_listed(folder / "local_cpulist"))
+    return found
+
+
+def _pci_addresses() -> dict[str, str]:
+    """Return the PCI address of each NVIDIA GPU by UUID, as /sys writes it: `0000:1b:00.0`."""
+    command = ["nvidia-smi", "--query-gpu=uuid,pci.bus_id", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    rows = (line.split(", ") for line in done.stdout.splitlines())
+    return {uuid: address.strip().lower()[-len("0000:00:00.0") :] for uuid, address in rows}
+
+
+def _listed(path: Path) -> CPUs:
+    """Return the CPUs in a list of the kernel, such as `0-15,32-47`; empty without the file."""
+    if not path.exists():
+        return CPUs()
+    ranges = [part.partition("-") for part in path.read_text().strip().split(",") if part]
+    return CPUs().union(*(range(int(low), int(high or low) + 1) for low, _, high in ranges))
