@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.case import Case, eager_by_workload
 from fluxfast.bench.cases.matrix import Excluded
 from fluxfast.bench.cases.own import planned_own_cases
 from fluxfast.bench.cases.planned import PlannedCase, parse_resolution, planned_cases, shard
@@ -85,5 +85,6 @@ def reference_ids(cases: Iterable[Case]) -> frozenset[str]:
     revision measures it, to have the reference for images and speedups.
     """
     cases = list(cases)
-    eager = {case: case.eager_among(cases) for case in cases}
-    return frozenset(e.id for case, e in eager.items() if e and e != case)
+    eager = eager_by_workload(cases)
+    with_eager = ((case, eager.get(case.workload)) for case in cases)
+    return frozenset(one.id for case, one in with_eager if one and one != case)

@@ -18,9 +18,11 @@ from fluxfast.report.charts.effects import effects_chart
 from fluxfast.report.charts.pareto import pareto_chart
 from fluxfast.report.charts.trend import trend_chart
 from fluxfast.report.contents import Report
+from fluxfast.report.rows import ReportRow
 from fluxfast.report.serving import ABOUT, TITLE, serving_table
 
 MOST_TRENDS = 40
+MOST_CASES = 100  # with charts of their own: one takes a tenth of a second and 10 kB of the page
 ABOUT_ABLATION = (
     "Each step adds one optimization to the steps above it. Where no such steps were measured, all "
     "cases are shown."
@@ -68,6 +70,9 @@ def sections_of(report: Report, *, has_images: bool) -> list[Section]:
 
 def _chart_sections(report: Report) -> list[Section]:
     workloads = [rows for machine in report.machines for rows in machine.workloads]
+    cases = _cases_with_charts(report)
+    left_out = len(report.rows) - len(cases)
+    about = f"Of {len(cases)} cases, changed ones first; {left_out} have none." if left_out else ""
     return [
         Section(
             id="staircase",
@@ -86,18 +91,28 @@ def _chart_sections(report: Report) -> list[Section]:
         Section(
             id="roofline",
             name="Roofline",
-            charts=_present(map(roofline_chart, report.rows)),
+            about=about,
+            charts=_present(map(roofline_chart, cases)),
             pick=True,
         ),
         Section(
             id="steps",
             name="Steps",
+            about=about,
             charts=_present(
-                chart(row) for row in report.rows for chart in (steps_chart, telemetry_chart)
+                chart(row) for row in cases for chart in (steps_chart, telemetry_chart)
             ),
             pick=True,
         ),
     ]
+
+
+def _cases_with_charts(report: Report) -> list[ReportRow]:
+    """Return the rows that get charts of their own: all of a usual report."""
+    if len(report.rows) <= MOST_CASES:
+        return report.rows
+    changed = {id(row) for row in report.changed}
+    return sorted(report.rows, key=lambda row: id(row) not in changed)[:MOST_CASES]
 
 
 def _present(charts: Iterable[Chart | None]) -> tuple[Chart, ...]:

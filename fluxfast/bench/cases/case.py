@@ -98,8 +98,7 @@ class Case:
 
     def eager_among(self, cases: Iterable[Case]) -> Case | None:
         """Return the unoptimized case of the same workload among `cases`; None if it is missing."""
-        found = {c.optimizations: c for c in cases if c.workload == self.workload}
-        return next((found[names] for names in eager_combinations() if names in found), None)
+        return eager_by_workload(cases).get(self.workload)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str) -> Case:
@@ -125,3 +124,13 @@ class Case:
                 remedy="record it again",
             ) from error
         return found
+
+
+def eager_by_workload(cases: Iterable[Case]) -> dict[tuple[Any, ...], Case]:
+    """Return the unoptimized case of each workload that has one among `cases`."""
+    ranks = {names: rank for rank, names in enumerate(eager_combinations())}
+    eager = [case for case in cases if case.optimizations in ranks]
+    found: dict[tuple[Any, ...], Case] = {}
+    for case in sorted(eager, key=lambda case: ranks[case.optimizations]):
+        found.setdefault(case.workload, case)
+    return found

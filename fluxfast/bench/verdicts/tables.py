@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.case import Case, eager_by_workload
 from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.artifacts import Figures, psnr_text
 from fluxfast.bench.results.summary import CaseSummary
@@ -45,11 +45,12 @@ def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
     `summaries`; cases without one are omitted.
     """
     by_case = {summary.case: summary for summary in summaries}
+    eager_cases = eager_by_workload(by_case)
     found = {}
     for case, summary in by_case.items():
         if summary.eager_ratio:
             found[case.id] = 1 / summary.eager_ratio
-        elif eager := case.eager_among(by_case):
+        elif eager := eager_cases.get(case.workload):
             found[case.id] = by_case[eager].e2e_s / summary.e2e_s
     return found
 
