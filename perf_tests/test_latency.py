@@ -52,7 +52,7 @@ def test_verdict(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequ
     if not verdict.is_judged:
         pytest.skip(f"{verdict.outcome.display}: {verdict.reason}")
     if not verdict.passes:
-        fail(planned, verdict)
+        fail(planned, verdict, suite)
 
 
 def result_of(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> CaseResult:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fluxfast.bench.verdicts.outcome import ACCEPTING_LABEL
+
 GATING_LABEL = "perf"
-ACCEPTING_LABEL = "perf-ok"
 ISSUE_LABEL = "perf-regression"
 
 

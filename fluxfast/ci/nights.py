@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fluxfast.bench.verdicts.outcome import PASSED_STATUS, Outcome
+from fluxfast.bench.verdicts.outcome import ACCEPTING_LABEL, PASSED_STATUS, Outcome
 from fluxfast.ci.client import gh, note, output_of, say, with_body
-from fluxfast.ci.labels import ACCEPTING_LABEL, ISSUE_LABEL, accepting_reason
+from fluxfast.ci.labels import ISSUE_LABEL, accepting_reason
 from fluxfast.ci.slowdowns import accepted_slowdowns, issue_actions
 from fluxfast.report.escaping import escaped, fenced
 
 BASELINE_BRANCH = "baselines/nightly"
-WORTH_PROPOSING = (Outcome.FASTER, Outcome.NEW, Outcome.WRONG_STACK)
+WORTH_PROPOSING = (Outcome.FASTER, Outcome.CHANGED, Outcome.NEW, Outcome.WRONG_STACK)
 AUTHOR = ("-c", "user.name=fluxfast", "-c", "user.email=fluxfast@users.noreply.github.com")
 
 
@@ -25,10 +25,7 @@ def accepted(options: argparse.Namespace) -> int:
     from fluxfast.history.database import Acceptance, add_acceptances, opened
     from fluxfast.history.queries import commits
 
-    fields = "number,body,mergedAt,mergedBy,mergeCommit"
-    merged = gh("pr", "list", "--state", "merged", "--label", ACCEPTING_LABEL, "--limit", "100",
-                "--json", fields)  # fmt: skip
-    found = []
+    merged, found = merged_pulls(), []
     with opened(options.database) as connection:
         known = commits(connection)
         for pull in merged:
@@ -50,6 +47,15 @@ def accepted(options: argparse.Namespace) -> int:
         add_acceptances(connection, found)
     say(f"recorded {len(found)} acceptances in {options.database}")
     return PASSED_STATUS
+
+
+def merged_pulls() -> Sequence[Mapping[str, Any]]:
+    """Return the newest merged pull requests with the accepting label."""
+    fields = "number,body,mergedAt,mergedBy,mergeCommit"
+    found: Sequence[Mapping[str, Any]] = gh(
+        "pr", "list", "--state", "merged", "--label", ACCEPTING_LABEL, "--limit", "100",
+        "--json", fields)  # fmt: skip
+    return found or []
 
 
 def has_commit(commit: str) -> bool:
@@ -111,12 +117,20 @@ def keep(options: argparse.Namespace) -> int:
 
 
 def worth_proposing(
-    report: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+    report: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    merged: Sequence[Mapping[str, Any]] = (),
 ) -> dict[tuple[str, str], str]:
     """Return the cases whose figures should become their baseline, with the reason.
 
-    A slowdown qualifies once the history has it as an accepted change point. Cases measured by
-    fewer processes than a baseline takes (the ablation, once a night) do not qualify.
+    A slowdown qualifies once the history has it as an accepted change point, and a broken case if
+    accepted pull requests name all that is worse. Cases measured by fewer processes than a baseline
+    takes (the ablation, once a night) do not qualify.
+
+    Args:
+        report: the JSON of `fluxfast report`.
+        history: the JSON of `fluxfast history`.
+        merged: the merged pull requests with the accepting label.
 
     Returns:
         Reasons by GPU and case.
@@ -131,7 +145,26 @@ def worth_proposing(
             found[where] = outcome.value
         elif outcome is Outcome.SLOWER and where in accepted:
             found[where] = f"{outcome.value} as accepted in {accepted[where]}"
+        elif outcome is Outcome.BROKEN and (pulls := _breaking(case, merged)):
+            found[where] = f"{outcome.value} as accepted in {', '.join(pulls)}"
     return found
+
+
+def _breaking(case: Mapping[str, Any], merged: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the accepted pull requests that name what is worse in a case; none if not all of it.
+
+    They were merged after the baseline of the case was measured, and before the case was.
+    """
+    since, until = (case["before"] or {}).get("measured_at"), case["measured_at"]
+    found, named = [], set[str]()
+    for pull in merged:
+        merged_at = pull["mergedAt"].replace("Z", "+00:00")
+        reason = accepting_reason(pull["body"] or "") or ""
+        names = {name for name in case["worse"] if name in reason}
+        if names and since and since < merged_at < until:
+            found.append(f"#{pull['number']}")
+            named |= names
+    return found if named == set(case["worse"]) else []
 
 
 def propose(options: argparse.Namespace) -> int:
@@ -139,7 +172,7 @@ def propose(options: argparse.Namespace) -> int:
     report, history = (
         json.loads(path.read_text(encoding="utf-8")) for path in (options.report, options.history)
     )
-    worth = worth_proposing(report, history)
+    worth = worth_proposing(report, history, merged_pulls())
     if not worth:
         say("no new baseline to propose")
         return PASSED_STATUS

@@ -6,12 +6,14 @@ import argparse
 import json
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.verdicts.outcome import (
+    ACCEPTING_LABEL,
     FAILED_STATUS,
     NOT_JUDGED_STATUS,
     PASSED_STATUS,
@@ -19,9 +21,11 @@ from fluxfast.bench.verdicts.outcome import (
     exit_code,
 )
 from fluxfast.ci.client import gh, note, output_of, say, with_body
-from fluxfast.ci.labels import ACCEPTING_LABEL, GATING_LABEL, accepting_reason, labels_of
+from fluxfast.ci.labels import GATING_LABEL, accepting_reason, labels_of
 from fluxfast.report.escaping import escaped
 
+# A pull request may make these worse if its description says why.
+ACCEPTABLE = {Outcome.SLOWER, Outcome.BROKEN}
 COMMENT_MARK = "<!-- fluxfast: the verdict on this pull request -->"
 COMMENTS = """
 query($owner: String!, $name: String!, $number: Int!, $endCursor: String) {
@@ -188,12 +192,14 @@ class Gate:
     Attributes:
         status: the exit status.
         reason: the sentence that explains it.
-        is_accepted: the pull request passes because its slowdowns were accepted.
+        is_accepted: the pull request passes because what is worse was accepted.
+        how_to_accept: how a maintainer can accept what is worse; "" if nobody can.
     """
 
     status: int
     reason: str
     is_accepted: bool = False
+    how_to_accept: str = ""
 
 
 def gate_of(report: Mapping[str, Any], failed_tests: int, accepted: str | None) -> Gate:
@@ -201,8 +207,9 @@ def gate_of(report: Mapping[str, Any], failed_tests: int, accepted: str | None) 
 
     Args:
         report: the JSON of `fluxfast report`.
-        failed_tests: how many tests failed; cases that were not judged are skipped, not failed.
-        accepted: the reason why slowdowns are accepted; None if they are not.
+        failed_tests: how many tests failed; cases that were not judged are skipped, not failed. A
+            test that fails without a verdict, such as a proof, cannot be accepted.
+        accepted: the reason why what is worse is accepted; None if it is not.
     """
     outcomes = [Outcome(case["outcome"]) for case in report["cases"]]
     worse = [o for o in outcomes if o.is_judged and not o.is_pass]
@@ -213,21 +220,48 @@ def gate_of(report: Mapping[str, Any], failed_tests: int, accepted: str | None) 
         reason = f"{others} tests failed without a verdict; read the log"
         return Gate(status=FAILED_STATUS, reason=reason)
     status, line = exit_code(outcomes), report["verdict_line"]
-    if accepted and worse and set(worse) == {Outcome.SLOWER}:
-        reason = f"{len(worse)} slowdowns accepted: {accepted}"
-        return Gate(status=PASSED_STATUS, reason=reason, is_accepted=True)
+    can_accept = worse and set(worse) <= ACCEPTABLE
+    how_to_accept = _how_to_accept(report) if can_accept else ""
+    if accepted and can_accept:
+        if unnamed := [name for name in worse_names(report) if name not in accepted]:
+            reason = f"{line}; the reason for `{ACCEPTING_LABEL}` does not name {_joined(unnamed)}"
+            return Gate(status=FAILED_STATUS, reason=reason, how_to_accept=how_to_accept)
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in Counter(worse).items())
+        return Gate(
+            status=PASSED_STATUS, reason=f"{counted} accepted: {accepted}", is_accepted=True
+        )
     if status == NOT_JUDGED_STATUS:
         return Gate(status=status, reason=f"{line}; run the job again")
-    return Gate(status=status, reason=line)
+    return Gate(status=status, reason=line, how_to_accept=how_to_accept)
+
+
+def _how_to_accept(report: Mapping[str, Any]) -> str:
+    names = worse_names(report)
+    return (
+        f"to accept what is worse, add the label {ACCEPTING_LABEL} and the line "
+        f"`{ACCEPTING_LABEL}: REASON` to the description"
+        + (f"; REASON has to name {_joined(names)}" if names else "")
+    )
+
+
+def worse_names(report: Mapping[str, Any]) -> list[str]:
+    """Return the counters and sizes that make cases BROKEN, which an acceptance has to name.
+
+    So an acceptance does not cover what a later commit of the pull request breaks.
+    """
+    return list(dict.fromkeys(name for case in report["cases"] for name in case.get("worse", ())))
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and ".join(names)
 
 
 def gate(options: argparse.Namespace) -> int:
     """Exit with the status of a run: 0 passed, 1 failed, 6 not judged."""
     judged = _judged(options)
     say(judged.reason)
-    if judged.status == FAILED_STATUS:
-        say(f"to accept a slowdown, add the label {ACCEPTING_LABEL} and the line "
-            f"`{ACCEPTING_LABEL}: REASON` to the description")  # fmt: skip
+    if judged.how_to_accept:
+        say(judged.how_to_accept)
     return judged.status
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from fluxfast.ci.labels import ACCEPTING_LABEL
+from fluxfast.bench.verdicts.outcome import ACCEPTING_LABEL
 from fluxfast.report.escaping import escaped
 
 NIGHTS_APART = 2  # how far a change point may move as more nights are measured

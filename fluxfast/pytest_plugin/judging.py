@@ -14,9 +14,11 @@ from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.artifacts import write_figures
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.remedies import remedy
 from fluxfast.bench.verdicts.verdict import Verdict, judge_all
 
-# A baseline that grows by itself does not learn from processes that were slower.
+# A baseline that grows by itself does not learn from processes that were slower, nor from those
+# with other counters or kernels: the next run would be compared with these and show no change.
 JOINS_BASELINE = (Outcome.NEW, Outcome.SAME, Outcome.FASTER, Outcome.UNDECIDED)
 NOT_RECORDED = (
     "no baseline for this case, and not recorded because the sources have uncommitted changes: "
@@ -64,7 +66,9 @@ def judge_against_baseline(
     joining = {
         case_id
         for case_id, verdict in verdicts.items()
-        if verdict.outcome in JOINS_BASELINE and len(baseline.results.get(case_id, ())) < PROCESSES
+        if verdict.outcome in JOINS_BASELINE
+        and not verdict.step_changes
+        and len(baseline.results.get(case_id, ())) < PROCESSES
     }
     not_recorded = {
         case_id: replace(verdicts[case_id], reason=NOT_RECORDED)
@@ -93,6 +97,8 @@ def verdict_json(verdict: Verdict | None, sides: Sides | None) -> dict[str, Any]
     data: dict[str, Any] = {"outcome": verdict.outcome.value, "reason": verdict.reason}
     data["changes"] = [str(change) for change in verdict.changes]
     data["figures"] = [change.to_json() for change in verdict.changes]
+    data |= {"headline": verdict.headline, "worse": list(verdict.worse_names)}
+    data["remedy"] = remedy(verdict, is_against=sides is not None)
     if verdict.shown:
         data["change"] = verdict.shown.relative
         data["change_of"] = verdict.shown.metric.name

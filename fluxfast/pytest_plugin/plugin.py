@@ -158,9 +158,10 @@ def built(planned: PlannedCase, suite: Suite) -> Iterator[Any]:
         yield pipeline
 
 
-def fail(planned: PlannedCase, verdict: Verdict) -> None:
+def fail(planned: PlannedCase, verdict: Verdict, suite: Suite) -> None:
     """Fail a test with its verdict."""
-    pytest.fail(failure_text(planned.case, verdict), pytrace=False)
+    is_against = planned.case.id in suite.sides
+    pytest.fail(failure_text(planned.case, verdict, is_against=is_against), pytrace=False)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

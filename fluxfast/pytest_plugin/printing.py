@@ -26,6 +26,8 @@ from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.resuming import why_not_resumed
 from fluxfast.pytest_plugin.session import Suite
 
+IMPROVED = (Outcome.FASTER, Outcome.CHANGED)  # outcomes that pass and make a new baseline
+
 
 def header(suite: Suite, *, judges: bool) -> Iterator[str]:
     """Yield the lines before the tests: machine, weights, results, baseline.
@@ -182,12 +184,11 @@ def _bottleneck(result: CaseResult) -> Iterator[str]:
 
 def remark(suite: Suite, planned: PlannedCase) -> str | None:
     """Return the text of a case that passed or was skipped but needs attention, or None."""
-    if planned.case.id not in suite.judged:
+    case_id = planned.case.id
+    verdict = suite.judgement.verdict(case_id) if case_id in suite.judged else None
+    if verdict is None or (verdict.is_judged and verdict.outcome not in IMPROVED):
         return None
-    verdict = suite.judgement.verdict(planned.case.id)
-    if verdict is None or (verdict.outcome is not Outcome.FASTER and verdict.is_judged):
-        return None
-    return failure_text(planned.case, verdict)
+    return failure_text(planned.case, verdict, is_against=case_id in suite.sides)
 
 
 def _unused_tolerances(suite: Suite, planned: PlannedCase) -> Iterator[str]:

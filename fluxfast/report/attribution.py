@@ -23,7 +23,13 @@ SUPPORTING_SHARE = 0.5  # a case supports a line if it changed by at least this 
 SUPPORTED_SHARE = 0.5  # a line that a smaller share of its cases supports is left out
 ATTRIBUTION_CONFIDENCE = 0.99  # several optimizations are tested at once
 # Outcomes of cases whose times can be compared with the reference.
-COMPARABLE = (Outcome.SAME, Outcome.FASTER, Outcome.SLOWER, Outcome.BROKEN)
+COMPARABLE = (
+    Outcome.SAME,
+    Outcome.FASTER,
+    Outcome.CHANGED,
+    Outcome.SLOWER,
+    Outcome.BROKEN,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

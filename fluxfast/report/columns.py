@@ -16,6 +16,7 @@ from fluxfast.report.rows import ReportRow
 SYMBOLS = {
     Outcome.SAME: "=",
     Outcome.FASTER: "▲",
+    Outcome.CHANGED: "◆",
     Outcome.SLOWER: "▼",
     Outcome.BROKEN: "✕",
     Outcome.WRONG_STACK: "✕",

@@ -119,6 +119,19 @@ class Report:
         """The rows whose commands reproduce the report: of a comparison, the compared ones."""
         return [row for row in self.rows if row.other] or self.rows
 
+    @property
+    def leads(self) -> list[str]:
+        """A line for each case whose steps changed, with the change of the clock, fastest first."""
+        rows = [row for row in self.rows if row.verdict.headline]
+        rows.sort(key=lambda row: row.verdict.change or 0.0)
+        return [f"{row.where}{row.case.model}, {row.label}: {row.verdict.headline}" for row in rows]
+
+    @property
+    def remedies(self) -> list[str]:
+        """The remedies for the cases that changed, each once with its outcome."""
+        found = [(row.verdict.outcome.display, row.verdict.remedy) for row in self.changed]
+        return [f"{word}: {remedy}" for word, remedy in dict.fromkeys(found) if remedy]
+
 
 def report_of(
     paths: Sequence[Path], against: Sequence[Path] = (), database: Path | None = None
@@ -172,6 +185,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "verdict_line": report.verdict_line,
         "comparisons": [vars(m.compared) | {"gpu": m.gpu} for m in report.machines if m.compared],
         "warnings": report.warnings,
+        "leads": report.leads,
         "cases": [_row_json(row) for row in report.rows],
         "effects": [vars(e) | {"gpu": m.gpu} for m in report.machines for e in m.effects],
         "blames": [
@@ -191,6 +205,7 @@ def _figures_json(summary: CaseSummary) -> dict[str, Any]:
         "compile_s": summary.compile_s,
         "peak_memory_gib": summary.peak_memory_gib,
         "processes": summary.processes,
+        "measured_at": summary.measured_at,
         "serving": vars(summary.serving),
     }
 
@@ -203,6 +218,9 @@ def _row_json(row: ReportRow) -> dict[str, Any]:
         "outcome": row.verdict.outcome.value,
         "passes": row.verdict.outcome.is_pass,
         "reason": row.verdict.reason,
+        "headline": row.verdict.headline,
+        "worse": row.verdict.worse,
+        "remedy": row.verdict.remedy,
         "change": row.verdict.change,
         "change_of": row.verdict.change_of,
         "changes": [vars(change) for change in row.verdict.changes],

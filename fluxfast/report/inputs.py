@@ -11,8 +11,9 @@ the roofline, which `fluxfast roofline CASE --results DIR` writes; CASE is the i
   "kernels": [{"name": "…", "tflop": 0.9, "gb": 1.2, "ms": 1.1}]}
 - `verdicts/CASE.json`: the verdict of the run, as {"outcome": "slower", "reason": "…"}, with the
   "change" that is shown, the metric "change_of" which it is, all changes as "figures" and as lines
-  in "changes"; the number of "processes" if there were several, and with --against the number of
-  "processes_against" and their commit as "against"
+  in "changes", the "headline" of changes in a step, the names of counters and sizes that became
+  "worse", and the "remedy"; the number of "processes" if there were several, and with --against the
+  number of "processes_against" and their commit as "against"
 
 The folder of a run with --against holds a folder for each process instead, see `bench.ab.layout`.
 """
@@ -183,15 +184,21 @@ def _is_well_formed(kind: str, data: Any) -> bool:
         case "kernels", dict():
             return all(is_number(ms) and ms >= 0 for ms in data.values())
         case "verdicts", {"outcome": str(outcome), "reason": str()}:
-            lines, change = data.get("changes", []), data.get("change", 0.0)
+            lists = [data.get(key, []) for key in ("changes", "worse")]
+            texts = [data.get(key, "") for key in ("headline", "remedy")]
             is_known = outcome in list(Outcome) and all(map(is_change, data.get("figures", [])))
-            return is_known and isinstance(lines, list) and is_number(change)
+            is_known = is_known and is_number(data.get("change", 0.0))
+            return is_known and _all_are(list, lists) and _all_are(str, texts)
         case "roofline", {
             "ceilings": {"tflops": _, "tb_per_s": _} as ceilings,
             "kernels": [*found],
         }:
             return all(map(_is_positive, ceilings.values())) and all(map(_is_kernel, found))
     return False
+
+
+def _all_are(kind: type, values: Iterable[Any]) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def _is_kernel(kernel: Any) -> bool:

@@ -13,6 +13,7 @@ from fluxfast.bench.results.machine import gpu_from_hardware, machine_name
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.remedies import remedy
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Hardware
 from fluxfast.optimizations.registry import eager_combinations
@@ -32,6 +33,9 @@ class ReportedVerdict:
         change: relative change of the metric that decided, else of the judged metric; or None.
         change_of: the metric whose change that is; None where it is not known.
         changes: the changes of all metrics.
+        headline: what changed in a step, with the change of the clock; "" if nothing did.
+        worse: the names of the counters and sizes that make the case BROKEN.
+        remedy: what to do about the verdict; "" if nothing.
     """
 
     outcome: Outcome
@@ -39,6 +43,9 @@ class ReportedVerdict:
     change: float | None = None
     change_of: str | None = None
     changes: tuple[ReportedChange, ...] = ()
+    headline: str = ""
+    worse: tuple[str, ...] = ()
+    remedy: str = ""
 
     @property
     def shown(self) -> ReportedChange | None:
@@ -125,7 +132,7 @@ def judge(measured: MeasuredCase, reference: Reference) -> ReportedVerdict:
     is_comparable = others or not reference.is_given
     if recorded and is_comparable and _is_verdict_of(recorded, measured.results, others):
         return _recorded_verdict(recorded)
-    return _new_verdict(measured, reference.baseline)
+    return _new_verdict(measured, reference)
 
 
 def _recorded_verdict(recorded: Mapping[str, Any]) -> ReportedVerdict:
@@ -135,19 +142,25 @@ def _recorded_verdict(recorded: Mapping[str, Any]) -> ReportedVerdict:
         change=recorded.get("change"),
         change_of=recorded.get("change_of"),
         changes=tuple(map(ReportedChange.from_json, recorded.get("figures", ()))),
+        headline=recorded.get("headline", ""),
+        worse=tuple(recorded.get("worse", ())),
+        remedy=recorded.get("remedy", ""),
     )
 
 
-def _new_verdict(measured: MeasuredCase, baseline: Baseline | None) -> ReportedVerdict:
-    if baseline is None:
+def _new_verdict(measured: MeasuredCase, reference: Reference) -> ReportedVerdict:
+    if reference.baseline is None:
         return ReportedVerdict(outcome=Outcome.NEW, reason="no baseline describes this machine")
-    verdict = baseline.judge(list(measured.results))
+    verdict = reference.baseline.judge(list(measured.results))
     return ReportedVerdict(
         outcome=verdict.outcome,
         reason=verdict.reason,
         change=verdict.shown.relative if verdict.shown else None,
         change_of=verdict.shown.metric.name if verdict.shown else None,
         changes=tuple(ReportedChange.from_json(change.to_json()) for change in verdict.changes),
+        headline=verdict.headline,
+        worse=verdict.worse_names,
+        remedy=remedy(verdict, is_against=reference.is_given),
     )
 
 

@@ -17,7 +17,7 @@ from fluxfast.report.serving import serving_table
 
 SIGNS = {"pass": "✅", "fail": "❌", "not judged": "⚠️"}
 RECORDED_SIGN = "📌"
-MOST_STEPS = 12
+MOST_LEADS, MOST_STEPS = 3, 12
 LONGEST_REASON = 400
 HEAD_PX, STEP_PX, BAR_COLOUR = 110, 34, "#5b8fd0"  # readable on white and on black
 
@@ -28,13 +28,18 @@ def markdown(report: Report) -> str:
     parts = [f"### {sign} {escaped(report.verdict_line)}"]
     parts += [escaped(f"{m.where}{m.compared}.") for m in report.machines if m.compared]
     parts += [f"⚠️ **{escaped(warning)}**" for warning in report.warnings]
-    lines = [f"{m.where}{attribution}" for m in report.machines for attribution in m.attributions]
+    lines = report.leads[:MOST_LEADS]
+    if (more := len(report.leads) - MOST_LEADS) > 0:
+        lines.append(f"steps of {more} more cases changed")
+    lines += [f"{m.where}{attribution}" for m in report.machines for attribution in m.attributions]
     if lines:
         parts.append("\n".join(f"- **{escaped(line)}**" for line in lines))
     if report.changed:
         parts.append(_table(report.changed, reasons=True))
     elif not report.is_recorded:
         parts.append("No case changed.")
+    if report.remedies:
+        parts.append("\n".join(f"- {escaped(line)}" for line in report.remedies))
     parts += [_ablations(machine) for machine in report.machines]
     parts.append(_folded(f"All {len(report.rows)} cases", _table(report.rows, reasons=False)))
     header, *lines_of_cases = [[*map(escaped, line)] for line in serving_table(report.rows)]

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from fluxfast.bench.cases.matrix import matrix
+from fluxfast.bench.verdicts.counters import COUNTERS
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.cli.main import main, parser
 from fluxfast.models.spec import MODELS, default_request
@@ -50,6 +51,11 @@ def test_the_table_of_verdicts_has_every_outcome():
         assert passes == (outcome.is_pass and outcome is not Outcome.RECORDED)
         if outcome.is_judged:
             assert status == outcome.exit_code
+
+
+def test_the_table_of_counters_has_every_counter_with_its_direction():
+    rows = re.findall(r"^\| `(\w+)`.*? \| (more|fewer) \| (.+) \|$", verdicts(), re.MULTILINE)
+    assert rows == [(counter.name, counter.worse, counter.why) for counter in COUNTERS]
 
 
 def verdicts():

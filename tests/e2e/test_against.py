@@ -25,11 +25,13 @@ from fluxfast.bench.results.store import write_result
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.errors import FluxFastError
-from fluxfast.pytest_plugin import comparing
+from fluxfast.pytest_plugin import comparing, printing
 from fluxfast.pytest_plugin import session as session_module
 from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.planning import reference_ids
 from fluxfast.pytest_plugin.session import Suite
+from fluxfast.report.contents import report_of
+from fluxfast.report.markdown import markdown
 from tests.support.machines import CPU
 from tests.support.processes import process
 from tests.support.results import case, result
@@ -219,6 +221,43 @@ def test_verdicts_are_computed_once_for_a_session(session, monkeypatch):
         session.judge(session.selected[1])
         assert session.outcomes == {case().id: Outcome.SAME}
     assert count == [1]
+
+
+def test_a_fusion_passes_and_leads_the_console_and_the_summary(session, monkeypatch, tmp_path):
+    """865 → 703 launches and 14% faster: the change that a gate on speed is for."""
+    sides = {"A": (865, 100.0), "B": (703, 86.0)}
+
+    def measure(tree, request, report):
+        launches, step_ms = sides[request.results.name[0]]
+        seed = int(request.results.name[1:])
+        found = {}
+        for one in map(Case.from_id, request.cases):
+            found[one.id] = process(
+                step_ms,
+                seed=seed,
+                case=one,
+                counters={"launches_in_a_step": launches},
+                provenance={"commit": request.results.name[0], "dirty": False, "process": seed},
+            )
+            write_result(request.results, found[one.id])
+        return found
+
+    monkeypatch.setattr(comparing, "measure_in", measure)
+    session.compare(lambda: Path("other"))
+    fused = session.selected[1]
+    verdict = session.judge(fused)
+    assert verdict.outcome is Outcome.CHANGED and verdict.passes
+    assert len(session.sides[case().id].ours) == 2  # one process does not show how much faster
+    text = printing.remark(session, fused)
+    assert "changed: 865 → 703 launches in a step; " in text and "nightly run proposes" in text
+
+    folders = {side: sorted(tmp_path.glob(f"{side}[0-9]")) for side in sides}
+    report = report_of(folders["B"], folders["A"])
+    passed, _, lead, table, *_ = markdown(report).split("\n\n")
+    assert passed.startswith("### ✅ 2 cases") and "1 changed" in passed
+    headline = "865 → 703 launches in a step, denoising step -14.0%"
+    assert headline in lead and "| changed |" in table
+    assert "nightly run proposes" in report.remedies[0]
 
 
 @pytest.fixture

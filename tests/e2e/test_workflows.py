@@ -470,8 +470,12 @@ def test_a_run_that_has_not_reached_measuring_is_waited_for():
 
 
 def test_only_accepted_slowdowns_are_proposed_as_baselines():
-    def one(name, outcome, gpu="NVIDIA H200", processes=3):
-        return {"gpu": gpu, "case": name, "outcome": outcome, "processes": processes}
+    def one(name, outcome, gpu="NVIDIA H200", processes=3, worse=()):
+        return {
+            "gpu": gpu, "case": name, "outcome": outcome, "processes": processes, "worse": worse,
+            "before": {"measured_at": "2026-11-01T00:00:00+00:00"},
+            "measured_at": "2026-11-09T02:17:00+00:00",
+        }  # fmt: skip
 
     def changed(name, *changes):
         return {"gpu": "NVIDIA H200", "case": name, "changes": [
@@ -493,6 +497,29 @@ def test_only_accepted_slowdowns_are_proposed_as_baselines():
     assert worth_proposing(report, history) == {
         ("NVIDIA H200", "a"): "slower as accepted in #2, #3",
         ("NVIDIA H200", "e"): "faster",
+    }
+    report = {"cases": [
+        one("a", "changed"),
+        one("b", "broken", worse=["graph_breaks"]),
+        one("c", "broken", worse=["graph_breaks", "launches_in_a_step"]),
+        one("d", "broken", worse=["launches_in_a_step"]),
+        one("e", "broken", worse=["unique_graphs"]),
+        one("f", "broken", worse=["cached_steps"]),
+    ]}  # fmt: skip
+    merged = [
+        {"number": number, "mergedAt": f"2026-{date}T10:00:00Z", "body": f"perf-ok: {name}, why"}
+        for number, date, name in (
+            (5, "11-05", "graph_breaks"),
+            (6, "10-30", "unique_graphs"),  # the baseline is newer
+            (7, "11-06", "launches_in_a_step"),
+            (8, "11-10", "cached_steps"),  # merged after the night
+        )
+    ]
+    assert worth_proposing(report, history, merged) == {
+        ("NVIDIA H200", "a"): "changed",
+        ("NVIDIA H200", "b"): "broken as accepted in #5",
+        ("NVIDIA H200", "c"): "broken as accepted in #5, #7",
+        ("NVIDIA H200", "d"): "broken as accepted in #7",
     }
 
 
@@ -596,7 +623,8 @@ def test_changes_of_timed_code_are_benchmarked_without_a_label():
 
 
 def case(outcome):
-    return {"outcome": outcome, "passes": Outcome(outcome).is_pass}
+    worse = ["launches_in_a_step"] if outcome == "broken" else []
+    return {"outcome": outcome, "passes": Outcome(outcome).is_pass, "worse": worse}
 
 
 @pytest.mark.parametrize(
@@ -620,7 +648,11 @@ def test_only_a_written_reason_accepts_a_slowdown(body, reason):
         (["same"], 1, None, 1),  # a test failed without a verdict
         (["same", "slower"], 1, None, 1),
         (["same", "slower"], 1, "a reason", 0),
-        (["slower", "broken"], 2, "a reason", 1),
+        (["slower", "broken"], 2, "a reason", 1),  # it does not name what is broken
+        (["slower", "broken"], 2, "launches_in_a_step: a reason", 0),
+        (["broken"], 2, "launches_in_a_step: a reason", 1),  # the other is a proof
+        (["broken", "new"], 2, "launches_in_a_step: a reason", 1),
+        (["same", "changed"], 0, None, 0),
         (["undecided"], 0, None, 6),
         (["undecided"], 1, None, 1),  # the case is skipped, so another test failed
         (["slower", "undecided"], 2, "a reason", 1),

@@ -11,7 +11,7 @@ import pytest
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
 from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.machine import Gpu
-from fluxfast.bench.verdicts.comparison import changed_counters
+from fluxfast.bench.verdicts.counters import step_changes
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.errors import BaselineError, FluxFastError
 from fluxfast.pytest_plugin import baselines, plugin, printing
@@ -130,6 +130,19 @@ def test_a_cpus_baseline_grows_by_what_is_not_slower(
     assert shown["outcome"] == ("recorded" if is_first else outcome.value)
 
 
+@pytest.mark.parametrize(
+    ("between", "outcome"), [(0.001, Outcome.CHANGED), (0.05, Outcome.UNDECIDED)]
+)
+def test_a_process_with_other_counters_does_not_join_a_baseline(between, outcome, tmp_path):
+    """It would become the last of the case, whose counters the next run is compared with."""
+    known = processes(count=2, between=between, counters={"launches_in_a_step": 865})
+    fewer = {case().id: process(counters={"launches_in_a_step": 703})}
+    old = baseline(tmp_path, **{case().id: tuple(known)})
+    found = judge_against_baseline(old, fewer, grows=True)
+    assert found.verdicts[case().id].outcome is outcome
+    assert not found.joining
+
+
 def suite_of(tmp_path, baseline, judgement, **options):
     """Return what the printed lines need of a session."""
     return SimpleNamespace(
@@ -230,4 +243,4 @@ def test_conditions_name_samples_and_throttling(sampling, power, line):
 )
 def test_a_changed_kernel_is_named_by_what_happened(now, before, text):
     one, other = process(kernels={"gemm": now}), process(kernels={"gemm": before})
-    assert changed_counters(one, other) == [text]
+    assert list(map(str, step_changes(one, other))) == [text]

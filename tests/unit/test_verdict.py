@@ -5,12 +5,15 @@ import math
 import random
 import statistics
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from fluxfast.bench.baselines.baseline import INTERIM_ANALYSES
 from fluxfast.bench.baselines.lookup import find_baseline
+from fluxfast.bench.measurement.counters import counters
 from fluxfast.bench.verdicts.comparison import Change, Comparison, compare_sides
+from fluxfast.bench.verdicts.counters import COUNTERS
 from fluxfast.bench.verdicts.estimate import Estimate, estimate
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS, metric_named
 from fluxfast.bench.verdicts.noise import PRIOR_DOF, Noise, noise_of, noises
@@ -18,6 +21,8 @@ from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.process import Process, relative_deviation
 from fluxfast.bench.verdicts.tables import failure_text
 from fluxfast.bench.verdicts.verdict import decide
+from fluxfast.optimizations.base import ProfiledStep
+from fluxfast.profiling.evidence import dynamo_counters
 from tests.support.machines import CPU
 from tests.support.processes import process, processes
 from tests.support.results import case, result
@@ -413,27 +418,109 @@ def test_a_metric_is_compared_only_if_both_sides_have_it():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"counters": {"graph_breaks": 1}}, "graph_breaks is 1, was 0"),
+        ({"counters": {"graph_breaks": 1}}, "0 → 1 graph breaks: more is worse: "),
         ({"peak_memory_gib": 26.0}, "peak_memory_gib 26.00 GiB, was 25.00: +4.0%"),
         ({"first_image_s": 50.0}, "compiling: compile_s"),
-        ({"kernels": {"gemm": ("slow_mm",)}}, "gemm kernels: slow_mm instead of nvjet"),
         ({"package_mib": 4.0}, "package_mib 4.0 MiB, was 3.0"),
     ],
 )
-def test_a_changed_counter_fails_even_if_no_time_changed(change, told):
-    same = {"kernels": {"gemm": ("nvjet",)}, "package_mib": 3.0}
-    accepted = processes(**same)
-    found = verdict([process(seed=9, **(same | change))], accepted, QUIET)
+def test_a_worse_counter_fails_even_if_no_time_changed(change, told):
+    accepted = processes(package_mib=3.0)
+    found = verdict([process(seed=9, **({"package_mib": 3.0} | change))], accepted, QUIET)
     assert found.outcome is Outcome.BROKEN and told in found.reason
+
+
+# Counters of the accepted side. The measured side changes one, or the kernels.
+COUNTED = {
+    "launches_in_a_step": 865,
+    "graph_replays_in_a_step": 1,
+    "cached_steps": 17,
+    "host_syncs_in_a_step": 1,
+    "graphs_compiled_after_warmup": 1,
+    "graph_breaks": 1,
+    "unique_graphs": 2,
+}
+OTHER_KERNEL = {"kernels": {"gemm": ("cutlass",)}}
+
+
+@pytest.mark.parametrize("counter", COUNTERS, ids=lambda counter: counter.name)
+@pytest.mark.parametrize("more", [True, False])
+def test_a_counter_fails_in_its_worse_direction_and_is_a_change_in_the_other(counter, more):
+    accepted = processes(counters=COUNTED)
+    now = COUNTED[counter.name] + (1 if more else -1)
+    changed = process(86.0, seed=9, counters=COUNTED | {counter.name: now})
+    found = verdict([changed], accepted, QUIET)
+    is_worse = more is (counter.worse == "more")
+    assert found.outcome is (Outcome.BROKEN if is_worse else Outcome.CHANGED), found.reason
+    assert found.worse_names == ((counter.name,) if is_worse else ())
+    assert found.reason.startswith(f"{COUNTED[counter.name]} → {now} {counter.noun}")
+    assert "denoising step: step_ms 86" in found.reason  # faster, which makes no counter better
+    assert found.headline.startswith(f"{COUNTED[counter.name]} → {now} {counter.noun}, ")
+
+
+@pytest.mark.parametrize("change", [{"counters": {"graph_breaks": 0}}, OTHER_KERNEL], ids=str)
+@pytest.mark.parametrize(
+    ("step_ms", "between", "outcome", "clock"),
+    [
+        (86.0, 0.001, Outcome.CHANGED, "denoising step -13.9%"),
+        (100.0, 0.001, Outcome.CHANGED, "as fast as before"),
+        (110.0, 0.001, Outcome.SLOWER, "denoising step +10"),
+        (100.0, 0.03, Outcome.UNDECIDED, ""),
+    ],
+)
+def test_a_change_in_a_step_passes_if_the_clock_is_the_same_or_better(
+    change, step_ms, between, outcome, clock
+):
+    same = {"counters": {"graph_breaks": 2}, "kernels": {"gemm": ("nvjet",)}}
+    accepted = processes(between=between, **same)
+    noise = QUIET if between == 0.001 else None
+    found = verdict([process(step_ms, seed=9, **(same | change))], accepted, noise)
+    assert found.outcome is outcome, found.reason
+    assert str(found.step_changes[0]) in found.reason
+    assert clock in found.headline and bool(found.headline) is found.is_judged
+
+
+def test_an_invalid_runner_is_no_change():
+    accepted = processes(counters={"graph_breaks": 2}, canaries={"gemm_ms": (10.0, 10.0)})
+    found = verdict([process(canaries={"gemm_ms": (11.0, 11.0)})], accepted, QUIET)
+    assert found.outcome is Outcome.INVALID_RUNNER and "2 → 0 graph breaks" in found.reason
+
+
+def test_a_counter_of_another_version_fails_however_it_changed():
+    """Nothing is known of its direction, neither here nor by a report on older results."""
+    accepted = processes(counters={"spills": 7})
+    found = verdict([process(seed=9, counters={"spills": 6})], accepted, QUIET)
+    assert found.outcome is Outcome.BROKEN and found.worse_names == ("spills",)
+    assert verdict([process(seed=9)], processes(counters={}), QUIET).outcome is Outcome.SAME
+
+
+def test_every_counter_that_is_counted_is_judged():
+    evidence = SimpleNamespace(cached_steps=0, step=ProfiledStep())
+    counted = counters(evidence, dynamo_counters(), 0)
+    assert counted.keys() == {counter.name for counter in COUNTERS} == COUNTED.keys()
+
+
+def test_the_remedy_works_where_it_is_read():
+    """A comparison stores nothing that could be accepted; a baseline has no pull request."""
+    accepted = processes(counters={"graph_breaks": 1})
+    for now, outcome in ((2, Outcome.BROKEN), (0, Outcome.CHANGED)):
+        found = verdict([process(seed=9, counters={"graph_breaks": now})], accepted, QUIET)
+        stored = failure_text(case(), found)
+        compared = failure_text(case(), found, is_against=True)
+        assert found.outcome is outcome
+        assert "fluxfast baseline accept" in stored and "perf-ok" not in stored
+        assert ("`perf-ok: REASON`" in compared) is (outcome is Outcome.BROKEN)
+        assert ("REASON names graph_breaks" in compared) is (outcome is Outcome.BROKEN)
+        assert ("nightly run proposes" in compared) is (outcome is Outcome.CHANGED)
 
 
 def test_a_missing_counter_and_one_changed_in_an_earlier_process_fail():
     accepted = processes(counters={"graph_breaks": 0, "cached_steps": 17})
     found = verdict([process(seed=9)], accepted, QUIET)
     assert found.outcome is Outcome.BROKEN
-    assert found.reason == "cached_steps is not counted, was 17"
+    assert found.reason == "17 → ? cached steps: no longer counted"
     told = verdict([process(counters={"graph_breaks": 2}), process(seed=9)], processes(), QUIET)
-    assert told.outcome is Outcome.BROKEN and "graph_breaks is 2, was 0" in told.reason
+    assert told.outcome is Outcome.BROKEN and "0 → 2 graph breaks" in told.reason
 
 
 def test_a_gpu_that_is_always_throttled_is_an_invalid_runner():
@@ -454,7 +541,8 @@ def test_the_first_case_of_a_process_may_compile_some_seconds_longer():
 def test_a_slowdown_is_reported_with_the_changed_counter():
     found = verdict([process(130.0, counters={"graph_breaks": 57})], processes(), QUIET)
     assert found.outcome is Outcome.BROKEN
-    assert "graph_breaks is 57, was 0; at the same time slower: " in found.reason
+    assert found.reason.startswith("0 → 57 graph breaks: more is worse")
+    assert "; at the same time slower: " in found.reason
     assert "+3" in found.reason
     assert "remedy" in failure_text(case(), found)
 

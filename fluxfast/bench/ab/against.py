@@ -142,7 +142,7 @@ def is_sure(outcome: Outcome, processes: int) -> bool:
     One process of each side can show that nothing changed. A change takes two of each: the scatter
     between processes on this machine is unknown before.
     """
-    changed = outcome in (Outcome.SLOWER, Outcome.FASTER)
+    changed = outcome in (Outcome.SLOWER, Outcome.FASTER, Outcome.CHANGED)
     return outcome is not Outcome.UNDECIDED and not (changed and processes == 1)
 
 

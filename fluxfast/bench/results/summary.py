@@ -30,6 +30,7 @@ class CaseSummary:
         peak_memory_gib: the largest peak device memory in GiB; None where it is not measured.
         spread: the largest over the smallest process median of `e2e_s` or `eager_ratio`, less 1.
         counters: the exact counters of the last process.
+        measured_at: when the newest process measured it, in ISO 8601; "" where that is unknown.
         serving: percentiles, throughput, energy and start.
     """
 
@@ -47,6 +48,7 @@ class CaseSummary:
     peak_memory_gib: float | None
     spread: float
     counters: dict[str, int]
+    measured_at: str
     serving: ServingFigures
 
     @property
@@ -82,6 +84,7 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         peak_memory_gib=max(memory) if memory else None,
         spread=max(spread_of) / min(spread_of) - 1,
         counters=dict(results[-1].counters),
+        measured_at=max(str(r.provenance.get("date", "")) for r in results),
         serving=serving_figures(results),
     )
 

@@ -8,6 +8,7 @@ from math import exp
 from typing import Any
 
 from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.verdicts.counters import StepChange, step_changes
 from fluxfast.bench.verdicts.estimate import Estimate, estimate
 from fluxfast.bench.verdicts.metrics import (
     MISS_RISK,
@@ -73,9 +74,14 @@ class Change:
         return abs(self.measured - self.baseline) <= self.metric.slack
 
     @property
-    def exceeds_tolerance(self) -> bool:
-        """Return whether the change is for the worse and larger than tolerance and slack."""
-        return self.worse > self.tolerance and not self.is_slack
+    def is_broken(self) -> bool:
+        """Return whether a metric without noise is worse by more than tolerance and slack."""
+        return self.estimate is None and self.worse > self.tolerance and not self.is_slack
+
+    @property
+    def is_improved(self) -> bool:
+        """Return whether a metric without noise is better by more than tolerance and slack."""
+        return self.estimate is None and self.better > self.tolerance and not self.is_slack
 
     @property
     def is_excluded(self) -> bool:
@@ -116,12 +122,12 @@ class Comparison:
 
     Attributes:
         changes: the change of each metric that both sides have.
-        broken: one line for each counter or kernel name that changed.
+        step_changes: each counter and kind of kernels that changed.
         invalid_runner: why this machine differs from the baseline's; None if it does not.
     """
 
     changes: tuple[Change, ...] = ()
-    broken: tuple[str, ...] = ()
+    step_changes: tuple[StepChange, ...] = ()
     invalid_runner: str | None = None
 
 
@@ -143,10 +149,10 @@ def compare_sides(
     """
     metrics = with_tolerances(PERFORMANCE_METRICS, tolerances or {})
     changes = [_change(metric, measured, accepted, noise) for metric in metrics]
-    broken = [line for one in measured for line in changed_counters(one, accepted[-1])]
+    in_a_step = [found for one in measured for found in step_changes(one, accepted[-1])]
     return Comparison(
         changes=tuple(found for found in changes if found),
-        broken=tuple(dict.fromkeys(broken)),
+        step_changes=tuple(dict.fromkeys(in_a_step)),
         invalid_runner=why_invalid_runner(measured, accepted),
     )
 
@@ -164,25 +170,3 @@ def _change(
     has_noise = metric.risk is not None
     found = estimate(metric, measured, accepted, noise[metric.name]) if has_noise else None
     return Change(metric=metric, measured=now, baseline=before, estimate=found)
-
-
-def changed_counters(measured: CaseResult, accepted: CaseResult) -> list[str]:
-    """Return a line for each accepted counter and kernel name that changed or is missing."""
-    found = [
-        f"{name} is {measured.counters.get(name, 'not counted')}, was {before}"
-        for name, before in sorted(accepted.counters.items())
-        if measured.counters.get(name) != before
-    ]
-    for kind in sorted(measured.kernels.keys() & accepted.kernels.keys()):
-        now, before = set(measured.kernels[kind]), set(accepted.kernels[kind])
-        if now != before:
-            found.append(f"{kind} kernels: {_difference(now - before, before - now)}")
-    return found
-
-
-def _difference(come: set[str], gone: set[str]) -> str:
-    """Describe which kernels a step runs and which it no longer runs."""
-    new, old = ", ".join(sorted(come)), ", ".join(sorted(gone))
-    if not gone:
-        return f"{new} in addition"
-    return f"{new} instead of {old}" if come else f"{old} no longer runs"

@@ -8,7 +8,12 @@ from enum import StrEnum
 # Exit statuses of `pytest perf_tests` and of CI. 6 comes after pytest's own 0 to 5.
 PASSED_STATUS, FAILED_STATUS, NOT_JUDGED_STATUS = 0, 1, 6
 # How to make a result the new baseline, for messages.
-HOW_TO_ACCEPT = "measure with --record --results DIR, then `fluxfast baseline accept DIR`"
+HOW_TO_ACCEPT = (
+    "measure three times with --record --results DIR, each with a DIR of its own, then "
+    "`fluxfast baseline accept DIR DIR DIR`"
+)
+# The label of a pull request that accepts what its description names in a line of the same name.
+ACCEPTING_LABEL = "perf-ok"
 
 
 class Outcome(StrEnum):
@@ -16,6 +21,7 @@ class Outcome(StrEnum):
 
     SAME = "same"
     FASTER = "faster"
+    CHANGED = "changed"
     SLOWER = "slower"
     UNDECIDED = "undecided"
     NEW = "new"
@@ -27,7 +33,7 @@ class Outcome(StrEnum):
     @property
     def is_pass(self) -> bool:
         """Return whether the case passes; RECORDED does, because it was measured for a baseline."""
-        return self in (Outcome.SAME, Outcome.FASTER, Outcome.RECORDED)
+        return self in (Outcome.SAME, Outcome.FASTER, Outcome.CHANGED, Outcome.RECORDED)
 
     @property
     def is_judged(self) -> bool:

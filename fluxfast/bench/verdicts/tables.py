@@ -9,7 +9,8 @@ from fluxfast.bench.cases.case import Case, eager_by_workload
 from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.artifacts import Figures, psnr_text
 from fluxfast.bench.results.summary import CaseSummary
-from fluxfast.bench.verdicts.outcome import HOW_TO_ACCEPT, Outcome
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.remedies import remedy
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.tables import plain_table, render
 
@@ -17,15 +18,6 @@ from fluxfast.tables import plain_table, render
 # None stands for a case that was only recorded.
 Row = tuple[str, CaseSummary, Verdict | str | None]
 NO_VALUE = "–"
-REMEDIES = {
-    Outcome.SLOWER: f"find the commit, or accept the slowdown: {HOW_TO_ACCEPT}",
-    Outcome.BROKEN: "counters and kernel names are compared exactly: find what changed them, or "
-    f"accept the change: {HOW_TO_ACCEPT}",
-    Outcome.FASTER: f"accept the speedup, or it hides the next slowdown: {HOW_TO_ACCEPT}",
-    Outcome.UNDECIDED: "free the machine, raise --seconds, or compare with --against REF",
-    Outcome.INVALID_RUNNER: "free the machine or use another one; the code was not judged",
-    Outcome.WRONG_STACK: "install the baseline's stack, or record a new baseline with this one",
-}
 
 
 def figure(value: float | None, digits: int) -> str:
@@ -143,12 +135,18 @@ def _wrapped(text: str, width: int) -> str:
     return text if len(text) <= width else text.replace(" ", "\n")
 
 
-def failure_text(case: Case, verdict: Verdict) -> str:
-    """Return the message of a case that fails or needs attention: reason, metrics, remedy."""
+def failure_text(case: Case, verdict: Verdict, *, is_against: bool = False) -> str:
+    """Return the message of a case that fails or needs attention: reason, metrics, remedy.
+
+    Args:
+        case: the case.
+        verdict: the verdict on it.
+        is_against: the case was compared with another revision, not with a stored baseline.
+    """
     lines = [f"{case.id}: {verdict.outcome.display}: {verdict.reason}"]
     lines += [f"  {change}" for change in verdict.changes]
-    remedy = REMEDIES.get(verdict.outcome)
-    return "\n".join([*lines, f"  remedy: {remedy}"] if remedy else lines)
+    found = remedy(verdict, is_against=is_against)
+    return "\n".join([*lines, f"  remedy: {found}"] if found else lines)
 
 
 def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
