@@ -46,6 +46,10 @@ WAYS = {
         "fluxfast roofline --time",
         "fluxfast selftest --gpu h200",
     ),
+    "collected before workers start": (
+        "pytest perf_tests --gpu h200 -n ",
+        "pytest perf_tests --gpu h200 --matrix ablation --record --results results -n ",
+    ),
     "rehearsed by pytest": ("pytest perf_tests",),
     "collected": ("pytest correctness_tests --gpu ",),
     "collected with a fault": ("python -m pytest -p tests.support.sabotage.",),

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from fluxfast.bench.cases.matrix import label
+from fluxfast.bench.results.shards import note_shard
 from fluxfast.bench.results.store import read_results, write_result
 from fluxfast.cli.main import main
 from fluxfast.errors import BaselineError
@@ -458,10 +459,13 @@ def test_an_empty_shard_is_named_and_passed_over(tmp_path, capsys):
     write_result(tmp_path / "a", result())
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "junit.xml").write_text("<testsuites/>")
+    for name, part in (("a", "1/2"), ("empty", "2/2")):
+        note_shard(tmp_path / name, part)
     folders, output = [str(tmp_path / "a"), str(tmp_path / "empty")], tmp_path / "merged"
     assert main(["merge", *folders, "--output", str(output)]) == 0
     printed = capsys.readouterr().out
-    assert "merged 1 results of 1 folders" in printed and f"no results in {folders[1]}" in printed
+    assert "merged 1 results of 1 folders" in printed
+    assert f"no results in {folders[1]} (shard 2/2)\nmissing shards: 2/2\n" in printed
     assert len(read_results([output])) == 1
     for wrong, problem in ((folders[1], "no results here"), ("/mistyped", "do not exist")):
         assert main(["merge", wrong, "--output", str(tmp_path / "other")]) == 2
