@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fluxfast.errors import ArtifactError
+from fluxfast.optimizations.compilation._trust import check_members
 from fluxfast.optimizations.precision._plain_tensors import plain_tensors
 
 INDUCTOR_OPTIONS = {
@@ -252,6 +253,7 @@ def load_package(path: Path, module: nn.Module, entry: Mapping[str, Any]) -> Loa
             allowed="the file that was exported",
             remedy="export again (leave --use-cached-model out)",
         )
+    check_members(path)
     live = live_constants(module)
     device = next(iter(live.values())).device
     # Graph capture needs a runner that does not take a lock and a thread of its own.

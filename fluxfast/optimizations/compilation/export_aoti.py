@@ -5,9 +5,12 @@ Shapes are those of a real call of the pipeline. A package holds no weights (`_p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fluxfast.files import locked
 from fluxfast.hardware import Hardware
 from fluxfast.models.spec import ImageRequest
 from fluxfast.optimizations.base import (
@@ -21,6 +24,7 @@ from fluxfast.optimizations.base import (
     Situation,
 )
 from fluxfast.optimizations.compilation import _manifest as manifest
+from fluxfast.optimizations.compilation._trust import check_owner
 from fluxfast.optimizations.graphs._support import replay_proof
 
 if TYPE_CHECKING:
@@ -29,32 +33,46 @@ if TYPE_CHECKING:
 
 def apply(build: Build) -> None:
     """Export transformer and decoder, or load the cached packages, and call them from now on."""
-    from fluxfast.optimizations.compilation._package import Decoder, export_package, load_package
+    from fluxfast.optimizations.compilation._package import Decoder, export_package
     from fluxfast.optimizations.graphs._replay import GraphReplay
 
     pipeline, situation = build.pipeline, build.situation
     modules = {"transformer": pipeline.transformer, "decoder": Decoder(pipeline.vae)}
     description = manifest.described(situation, build.plan.names)
     folder = build.artifacts.folder / manifest.folder_name(description)
-    if not build.artifacts.use_cached:
+    if folder.exists():
+        check_owner(folder)
+    if build.artifacts.use_cached:
+        loaded = _loaded(modules, folder, description)
+    else:
         calls = _captured_calls(build, situation.request)
-        entries = {
-            name: export_package(
-                module, calls[name], folder / f"{name}.pt2", build.compiler_options
-            )
-            for name, module in modules.items()
-        }
-        manifest.write(folder, description, entries)
-    entries = manifest.read(folder, description)
-    loaded: dict[str, Any] = {
-        name: load_package(folder / f"{name}.pt2", module, entries[name])
-        for name, module in modules.items()
-    }
+        with locked(folder / ".lock"):  # another process may export here; it loads its own package
+            entries = {
+                name: export_package(
+                    module, calls[name], folder / f"{name}.pt2", build.compiler_options
+                )
+                for name, module in modules.items()
+            }
+            manifest.write(folder, description, entries)
+            loaded = _loaded(modules, folder, description)
     for package in loaded.values():
         build.undo.callback(package.release)
     if situation.hardware.is_gpu:
         loaded = {name: GraphReplay(package) for name, package in loaded.items()}
     _install(pipeline, loaded["transformer"], loaded["decoder"])
+
+
+def _loaded(
+    modules: Mapping[str, nn.Module], folder: Path, description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Load the packages in a folder and bind them to the modules."""
+    from fluxfast.optimizations.compilation._package import load_package
+
+    entries = manifest.read(folder, description)
+    return {
+        name: load_package(folder / f"{name}.pt2", module, entries[name])
+        for name, module in modules.items()
+    }
 
 
 def _install(pipeline: Any, transformer: Any, decoder: Any) -> None:
