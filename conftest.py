@@ -41,12 +41,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown() -> None:
+def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Let garbage collections skip what stays, such as the libraries: a pipeline starts two.
 
-    With PyTorch, diffusers and Inductor a collection takes 0.3 s, without them nothing.
+    With PyTorch, diffusers and Inductor a collection takes 0.3 s, without them nothing. A worker of
+    perf_tests collects as a run without workers does; what is frozen may hold a case's memory.
     """
-    if IS_WORKER and len(gc.get_objects()) > MANY_OBJECTS:
+    measures = item.config.pluginmanager.has_plugin("Worker")
+    if IS_WORKER and not measures and len(gc.get_objects()) > MANY_OBJECTS:
         gc.collect()
         gc.freeze()
 
