@@ -14,6 +14,7 @@ from fluxfast.bench.baselines.accept import (
     history_path,
     history_rows,
     history_text,
+    role_changes,
 )
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
 from fluxfast.bench.baselines.file import locked_baseline, write_baseline
@@ -139,14 +140,14 @@ def accept(options: argparse.Namespace) -> None:
     with locked_baseline(baseline) as newest:
         updated = newest.accept(results)
         check_acceptable(newest, found, options.processes)
-        rows = history_rows(newest.results, results)
+        rows, roles = history_rows(newest, results), role_changes(newest, results)
         history = history_text(history_path(updated), rows)  # read before anything is written
         write_baseline(updated)
         write_atomically(history_path(updated), history)
     table = plain_table(*SHOWN)
     for row in rows:
         table.add_row(wrapping(row["case"]), *(row[column] for column in SHOWN[1:]))
-    out(render(table))
+    out("\n".join([render(table), *roles]))
     out(f"wrote {updated.path} and {history_path(updated).name}")
 
 

@@ -65,7 +65,8 @@ def attributions(rows: Sequence[ReportRow]) -> list[Attribution]:
     compared = [
         (row, math.log(value / judged_value(row.before)))
         for row in rows
-        if row.before is not None and row.verdict.outcome in COMPARABLE
+        if row.before is not None and row.before.case == row.case  # the same optimizations
+        if row.verdict.outcome in COMPARABLE
         for value in process_values(row.measured.results)
     ]
     compared_rows = [row for row, _ in compared]

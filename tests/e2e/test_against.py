@@ -34,7 +34,7 @@ from fluxfast.report.contents import report_of
 from fluxfast.report.markdown import markdown
 from tests.support.machines import CPU
 from tests.support.processes import process
-from tests.support.results import case, result
+from tests.support.results import CANARIES, case, result
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -206,6 +206,38 @@ def test_rounds_and_seconds_reach_the_processes_and_eager_is_measured_once(sessi
     assert [request.roles for request in requests] == [{default: Role.DEFAULT}, {}, {}]
     assert session.progress.lines[0] == "process A1: a line"
     assert not session.failed and session.sides.keys() == {default}
+
+
+def test_another_default_is_judged_against_the_default_of_the_other_revision(session, monkeypatch):
+    """The run, and the report of its folder, which knows no case by the id of this revision."""
+    before = case(optimizations=("bf16", "sdpa", "regional"))
+    numbers = iter(range(100))
+
+    def measure(installation, request, report):
+        in_a = bool(request.roles)
+        slower = dict.fromkeys(request.cases, 100.0 if in_a else 175.0)
+        measured = {
+            case_id: process(
+                step_ms,
+                case=before if in_a else Case.from_id(case_id),
+                role=Role.DEFAULT if "regional" in case_id else Role.EAGER,
+                seed=(seed := next(numbers)),
+                canaries=CANARIES,
+                provenance={"commit": "a" if in_a else "b", "dirty": False, "process": seed},
+            )
+            for case_id, step_ms in slower.items()
+        }
+        for one in measured.values():
+            write_result(request.results, one)
+        return measured
+
+    monkeypatch.setattr(comparing, "measure_in", measure)
+    session.compare(lambda: Path("other"))
+    verdict = session.judge(session.selected[1])
+    assert verdict.outcome is Outcome.SLOWER and not session.failed
+    assert verdict.reason.startswith("default: − sdpa; ")
+    (row,) = (row for row in report_of([session.results_folder]).rows if row.case == case())
+    assert row.verdict.reason == verdict.reason and row.other.case == before
 
 
 def test_verdicts_are_computed_once_for_a_session(session, monkeypatch):

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from fluxfast.bench.ab.against import Sides
+from fluxfast.bench.baselines.accept import history_rows, role_changes
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import read_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import find_baseline
@@ -14,13 +16,15 @@ from fluxfast.bench.cases.planned import planned_cases
 from fluxfast.bench.cases.role import Role, difference
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import write_result
+from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.tables import why_not_faster
 from fluxfast.errors import BaselineError
 from fluxfast.pytest_plugin import printing
+from fluxfast.pytest_plugin.judging import judge_against_baseline, judge_sides
 from fluxfast.report.contents import report_json, report_of
 from fluxfast.report.markdown import markdown
 from tests.support.machines import CPU, H200
-from tests.support.processes import processes
+from tests.support.processes import process, processes
 from tests.support.results import CANARIES, case, result
 
 BEFORE, AFTER = ("bf16", "regional"), ("bf16", "sdpa", "regional")
@@ -89,11 +93,6 @@ def test_the_shipped_baselines_know_the_default_of_each_workload(gpu, models):
 DEFAULTS = {"role": Role.DEFAULT, "canaries": CANARIES}
 
 
-def dated(day, **changes):
-    origin = {"commit": "abc", "dirty": False, "date": f"2026-11-{day:02}T00:00:00+00:00"}
-    return processes(provenance=origin, **DEFAULTS, **changes)
-
-
 def test_a_case_is_compared_with_what_was_accepted_last_in_its_role(tmp_path):
     before, after = case(optimizations=BEFORE), case(optimizations=AFTER)
     others = [
@@ -101,15 +100,69 @@ def test_a_case_is_compared_with_what_was_accepted_last_in_its_role(tmp_path):
         *processes(case=case(optimizations=("bf16",)), role=Role.EAGER),
         *processes(case=after),  # of an ablation, when it was not the default
     ]
-    old = accepted(tmp_path / "b.json", *others, *dated(1, case=before))
+    old = accepted(tmp_path / "b.json", *others, *processes(case=before, **DEFAULTS))
     assert old.counterpart(after, Role.DEFAULT) == before.id
     assert old.counterpart(after, Role.LOSSLESS) == old.counterpart(after, None) == after.id
-    new = old.accept(dated(2, case=after))
+    new = old.accept(processes(case=after, **DEFAULTS))
     for one in (before, after):  # a default that is taken back is a change, too
         assert new.counterpart(one, Role.DEFAULT) == after.id
-    same_day = old.accept(dated(1, case=after))
-    for one in (before, after):
-        assert same_day.counterpart(one, Role.DEFAULT) == one.id
+    assert [r.role for r in new.results[before.id]] == [None] * 3
+    again = new.accept(processes(case=before, **DEFAULTS))
+    assert again.counterpart(after, Role.DEFAULT) == before.id
+    schnell = case(optimizations=BEFORE, model="schnell")
+    assert again.counterpart(schnell, Role.DEFAULT) == schnell.id
+
+
+@pytest.mark.parametrize(
+    ("step_ms", "outcome"),
+    [(100.0, Outcome.CHANGED), (90.0, Outcome.CHANGED), (175.0, Outcome.SLOWER)],
+)
+def test_another_default_is_judged_by_the_clock(step_ms, outcome, tmp_path):
+    """Against the default before, in a stored baseline and in another revision."""
+    before = {
+        "counters": {"launches_in_a_step": 700, "graph_breaks": 0},
+        "kernels": {"gemm": ("a",)},
+    }
+    after = {"counters": {"launches_in_a_step": 900}, "kernels": {"gemm": ("b",)}}
+    theirs = processes(**DEFAULTS, case=case(optimizations=BEFORE), **before)
+    ours = processes(step_ms, seed=1, case=case(optimizations=AFTER), **DEFAULTS, **after)
+    sides = Sides(theirs=tuple(theirs), ours=tuple(ours))
+    new_id = ours[0].case.id
+    for verdict in (
+        accepted(tmp_path / "b.json", *theirs).judge(ours),
+        judge_sides({new_id: sides}).verdicts[new_id],
+    ):
+        assert verdict.outcome is outcome and not verdict.worse_names
+        assert verdict.reason.startswith("default: + sdpa; ")
+        assert "700 → 900 launches in a step" in verdict.reason
+        assert verdict.headline.startswith("default: + sdpa, 700 → 900 launches")
+        assert verdict.passes is (outcome is Outcome.CHANGED)
+
+
+def test_memory_beyond_its_tolerance_fails_another_default_too(tmp_path):
+    theirs = processes(**DEFAULTS, case=case(optimizations=BEFORE), peak_memory_gib=25.0)
+    ours = processes(case=case(optimizations=AFTER), peak_memory_gib=30.0, **DEFAULTS)
+    verdict = accepted(tmp_path / "b.json", *theirs).judge(ours)
+    assert verdict.outcome is Outcome.BROKEN and verdict.worse_names == ("peak_memory_gib",)
+
+
+def test_another_default_joins_no_baseline_by_itself(tmp_path):
+    before, after = case(optimizations=BEFORE), case(optimizations=AFTER)
+    old = accepted(tmp_path / "b.json", *processes(**DEFAULTS, case=before))
+    measured = process(case=after, provenance={"commit": "abc", "dirty": False}, **DEFAULTS)
+    found = judge_against_baseline(old, {after.id: measured}, grows=True)
+    assert found.verdicts[after.id].step_changes and not found.joining
+
+
+def test_accepting_another_default_shows_what_it_replaces(tmp_path):
+    before, after = case(optimizations=BEFORE), case(optimizations=AFTER)
+    old = accepted(tmp_path / "b.json", *processes(**DEFAULTS, case=before))
+    new = processes(110.0, case=after, **DEFAULTS)
+    (line,) = role_changes(old, new)
+    assert line == f"dev, default: + sdpa; before: {before.id}"
+    row = next(row for row in history_rows(old, new) if row["figure"] == "step_ms")
+    assert row["case"] == after.id and row["change"].startswith("+10.")
+    assert not role_changes(old.accept(new), new)
 
 
 def test_a_report_finds_the_other_side_by_its_role_and_warns_of_a_slow_default(tmp_path):

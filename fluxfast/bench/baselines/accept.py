@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fluxfast.bench.baselines.baseline import Baseline
+from fluxfast.bench.cases.case import Case
+from fluxfast.bench.cases.role import difference
 from fluxfast.bench.results.joining import check_consistent, check_processes
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS, typical
@@ -115,19 +117,32 @@ def history_path(baseline: Baseline) -> Path:
     return baseline.path.with_suffix(".history.tsv")
 
 
-def history_rows(
-    before: Mapping[str, Sequence[CaseResult]], results: Sequence[CaseResult]
-) -> list[dict[str, str]]:
+def role_changes(baseline: Baseline, results: Sequence[CaseResult]) -> list[str]:
+    """Return a line for each case that takes the place of another one in its role."""
+    lines = []
+    for case_id, ours in sorted(by_case(results).items()):
+        before = baseline.counterpart(ours[-1].case, ours[-1].role)
+        if before != case_id:
+            names = Case.from_id(before).optimizations
+            change = difference(ours[-1].case.optimizations, names)
+            lines.append(f"{ours[-1].case.model}, {ours[-1].role}: {change}; before: {before}")
+    return lines
+
+
+def history_rows(baseline: Baseline, results: Sequence[CaseResult]) -> list[dict[str, str]]:
     """Return a row for each figure of each accepted case.
 
+    The figures before are those of the case, or of the one whose place it takes in its role.
+
     Args:
-        before: the results that are replaced, by case id.
+        baseline: the baseline that the results join.
         results: the results that are accepted.
     """
     rows = []
     for case_id, ours in sorted(by_case(results).items()):
+        before = baseline.results.get(baseline.counterpart(ours[-1].case, ours[-1].role), ())
         for metric in PERFORMANCE_METRICS:
-            new, old = typical(metric, ours), typical(metric, before.get(case_id, ()))
+            new, old = typical(metric, ours), typical(metric, before)
             if new is None:
                 continue
             rows.append(

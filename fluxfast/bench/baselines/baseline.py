@@ -49,6 +49,8 @@ class Baseline:
     def accept(self, results: Iterable[CaseResult]) -> Baseline:
         """Return the baseline with the cases of `results` replaced; other cases are kept.
 
+        A case that is accepted in a role takes the role from the case that had it.
+
         Raises:
             BaselineError: a result belongs to another machine.
         """
@@ -56,8 +58,14 @@ class Baseline:
         for result in results:
             self._check_machine(result)
             fresh.setdefault(result.case.id, []).append(result)
-        merged = dict(self.results) | {case_id: tuple(new) for case_id, new in fresh.items()}
-        return replace(self, results=merged)
+        taken = {(new[-1].role, new[-1].case.workload) for new in fresh.values()}
+        kept = {
+            case_id: tuple(replace(old, role=None) for old in of_case)
+            if of_case and (of_case[-1].role, of_case[-1].case.workload) in taken
+            else of_case
+            for case_id, of_case in self.results.items()
+        }
+        return replace(self, results=kept | {case_id: tuple(new) for case_id, new in fresh.items()})
 
     def extended(self, results: Iterable[CaseResult]) -> Baseline:
         """Return the baseline with each result added as one more process of its case.
@@ -123,20 +131,13 @@ class Baseline:
         It is the case that was accepted last in the same role, such as the default before, whatever
         its optimizations. Without a role, or where none was accepted in it, it is the case itself.
         """
+        accepted = [of_case[-1] for of_case in self.results.values() if of_case]
         in_role = [
-            of_case
-            for of_case in self.results.values()
-            if role
-            and of_case
-            and of_case[-1].role is role
-            and of_case[-1].case.workload == case.workload
+            one.case
+            for one in accepted
+            if role and one.role is role and one.case.workload == case.workload
         ]
-
-        def accepted_at(of_case: Sequence[CaseResult]) -> tuple[str, bool]:
-            date = max(str(result.provenance.get("date", "")) for result in of_case)
-            return date, of_case[-1].case == case
-
-        return max(in_role, key=accepted_at)[-1].case.id if in_role else case.id
+        return (case if case in in_role or not in_role else in_role[-1]).id
 
     def judge(self, results: Sequence[CaseResult], to_come: int = 0) -> Verdict:
         """Return the verdict on one case, `to_come` cases of the run being unmeasured yet."""

@@ -3,15 +3,16 @@
 Counters and kernel names have no noise: each difference is a change of the code or of a library. A
 counter that became worse fails whatever the clock shows, because a faster host, or a device that is
 busy anyway, hides its cost on one machine and not on another. Every other difference is a change
-that the clock has to judge.
+that the clock has to judge. So is every difference to other optimizations in the same role.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from fluxfast.bench.cases.role import difference
 from fluxfast.bench.results.result import CaseResult
 
 
@@ -22,13 +23,13 @@ class Counter:
     Attributes:
         name: the key in results.
         noun: what is counted, for messages.
-        worse: the number that fails.
+        worse: the number that fails; none does between two lists of optimizations.
         why: why that number is worse, for messages.
     """
 
     name: str
     noun: str
-    worse: Literal["more", "fewer", "another"]
+    worse: Literal["more", "fewer", "another", "none"]
     why: str
 
 
@@ -101,6 +102,8 @@ class CounterChange:
     @property
     def is_worse(self) -> bool:
         """Return whether the change fails; a counter that is missing does."""
+        if self.counter.worse == "none":
+            return False
         if self.now is None or self.counter.worse == "another":
             return True
         return (self.now > self.before) is (self.counter.worse == "more")
@@ -155,21 +158,60 @@ class KernelChange:
         return f"{self.name}: {instead}"
 
 
-StepChange = CounterChange | KernelChange
+@dataclass(frozen=True, kw_only=True)
+class RoleChange:
+    """Other optimizations in the same role, such as another default.
+
+    Attributes:
+        name: the role.
+        difference: which optimizations were added and removed.
+    """
+
+    name: str
+    difference: str
+
+    @property
+    def is_worse(self) -> bool:
+        """Return whether the change fails by itself; it never does."""
+        return False
+
+    @property
+    def why_worse(self) -> str:
+        """Why the change fails, if it does."""
+        return ""
+
+    def __str__(self) -> str:
+        """Return the role and the difference, as `default: + sdpa, − fa3_fp8`."""
+        return f"{self.name}: {self.difference}"
+
+
+StepChange = RoleChange | CounterChange | KernelChange
 
 
 def step_changes(measured: CaseResult, accepted: CaseResult) -> Iterator[StepChange]:
-    """Yield each counter of the accepted side, and each kind of kernels, that differs."""
+    """Yield what differs: the optimizations, each counter of the accepted side, and kernels.
+
+    Other optimizations have other counters, so none of these is worse by itself.
+    """
+    ours, theirs = measured.case.optimizations, accepted.case.optimizations
+    if ours != theirs:
+        yield RoleChange(name=measured.role or "optimizations", difference=difference(ours, theirs))
+    for change in _counter_changes(measured, accepted):
+        worse = change.counter.worse if ours == theirs else "none"
+        yield replace(change, counter=replace(change.counter, worse=worse))
+    for kind in sorted(measured.kernels.keys() & accepted.kernels.keys()):
+        come, gone = frozenset(measured.kernels[kind]), frozenset(accepted.kernels[kind])
+        if come != gone:
+            yield KernelChange(kind=kind, come=come - gone, gone=gone - come)
+
+
+def _counter_changes(measured: CaseResult, accepted: CaseResult) -> Iterator[CounterChange]:
     known = {counter.name: counter for counter in COUNTERS}
     others = {name: _unknown(name) for name in sorted(accepted.counters.keys() - known.keys())}
     for name, counter in (known | others).items():
         now, before = measured.counters.get(name), accepted.counters.get(name)
         if before is not None and now != before:
             yield CounterChange(counter=counter, now=now, before=before)
-    for kind in sorted(measured.kernels.keys() & accepted.kernels.keys()):
-        ours, theirs = frozenset(measured.kernels[kind]), frozenset(accepted.kernels[kind])
-        if ours != theirs:
-            yield KernelChange(kind=kind, come=ours - theirs, gone=theirs - ours)
 
 
 def _unknown(name: str) -> Counter:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fluxfast.bench.verdicts.comparison import Change, Comparison
-from fluxfast.bench.verdicts.counters import StepChange
+from fluxfast.bench.verdicts.counters import RoleChange, StepChange
 from fluxfast.bench.verdicts.metrics import WHOLE_IMAGE
 from fluxfast.bench.verdicts.outcome import Outcome
 
@@ -146,10 +146,12 @@ def _adjusted(p_values: Sequence[float], others: int) -> Sequence[float]:
 def _verdict(comparison: Comparison, directions: Mapping[int, int], analyses: int) -> Verdict:
     """Return the verdict on a comparison, whose significant changes `directions` gives by id."""
     outcome, reasons = _outcome(comparison, directions, analyses)
+    # Which optimizations are compared comes first.
+    roles = [one for one in comparison.step_changes if isinstance(one, RoleChange)]
     changes = [reason for reason in reasons if isinstance(reason, Change)]
     return Verdict(
         outcome=outcome,
-        reason="; ".join(map(str, reasons)),
+        reason="; ".join(map(str, [*roles, *reasons])),
         changes=comparison.changes,
         decided_by=max(changes, key=lambda change: change.size, default=None),
         step_changes=comparison.step_changes,
@@ -160,7 +162,8 @@ def _outcome(
     comparison: Comparison, directions: Mapping[int, int], analyses: int
 ) -> tuple[Outcome, Sequence[str | Change]]:
     """Return the outcome of a comparison and its reasons."""
-    changes, in_a_step = comparison.changes, [*map(str, comparison.step_changes)]
+    changes, is_changed = comparison.changes, bool(comparison.step_changes)
+    in_a_step = [str(o) for o in comparison.step_changes if not isinstance(o, RoleChange)]
     slower = [c for c in changes if directions.get(id(c), 0) > 0]
     faster = [c for c in changes if directions.get(id(c), 0) < 0]
     faster += [c for c in changes if c.is_improved]
@@ -179,7 +182,7 @@ def _outcome(
     if undetected:
         return Outcome.UNDECIDED, [*(_why_undecided(c, analyses) for c in undetected), *meanwhile]
     clock: Sequence[str | Change] = faster or [UNCHANGED]
-    if in_a_step:
+    if is_changed:
         return Outcome.CHANGED, [*in_a_step, *clock]
     return Outcome.FASTER if faster else Outcome.SAME, clock
 
@@ -188,7 +191,8 @@ def _broken(comparison: Comparison) -> list[str]:
     """Return what became worse and has no noise, with what else changed in a step; else nothing."""
     worse = [f"{one}: {one.why_worse}" for one in comparison.step_changes if one.is_worse]
     worse += [str(change) for change in comparison.changes if change.is_broken]
-    others = [f"also {one}" for one in comparison.step_changes if not one.is_worse]
+    harmless = [one for one in comparison.step_changes if not one.is_worse]
+    others = [f"also {one}" for one in harmless if not isinstance(one, RoleChange)]
     return [*worse, *others] if worse else []
 
 
