@@ -270,7 +270,7 @@ def test_the_folder_of_a_comparison_is_reported_as_one(tmp_path):
     assert changed.verdict.shown.metric == "e2e_s" and f"| {changed.verdict.shown} |" in text
     was, percent = f"{changed.before.e2e_s:.3f}", changed.verdict.shown.percent
     assert f'{changed.summary.e2e_s:.3f}<br><span class="change worse"' in page
-    assert f"was {was}, {percent}</span>" in page and f">image {percent}" in page
+    assert f"was {was}<br>{percent}</span>" in page and f">image {percent}" in page
     # What reproduces it is the comparison, of the compared cases alone.
     commands = re.findall("^pytest .*$", text, re.MULTILINE)
     assert len(commands) == 2
