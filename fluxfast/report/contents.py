@@ -112,7 +112,7 @@ class Report:
     @property
     def changed(self) -> list[ReportRow]:
         """The rows that changed or were not judged."""
-        return [row for row in self.rows if row.verdict.outcome not in UNCHANGED]
+        return changed_among(self.rows)
 
     @property
     def reproducible(self) -> list[ReportRow]:
@@ -131,6 +131,11 @@ class Report:
         """The remedies for the cases that changed, each once with its outcome."""
         found = [(row.verdict.outcome.display, row.verdict.remedy) for row in self.changed]
         return [f"{word}: {remedy}" for word, remedy in dict.fromkeys(found) if remedy]
+
+
+def changed_among(rows: Sequence[ReportRow]) -> list[ReportRow]:
+    """Return those of the rows that changed or were not judged."""
+    return [row for row in rows if row.verdict.outcome not in UNCHANGED]
 
 
 def report_of(

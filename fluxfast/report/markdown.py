@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fluxfast.bench.results.artifacts import psnr_text
 from fluxfast.report.ablation import ablation_steps
-from fluxfast.report.contents import MachineReport, Report
+from fluxfast.report.contents import MachineReport, Report, changed_among
 from fluxfast.report.escaping import escaped, fenced, inert
 from fluxfast.report.judgement import ReportedVerdict
 from fluxfast.report.labels import MISSING, percent, value_title
@@ -17,7 +17,7 @@ from fluxfast.report.serving import serving_table
 
 SIGNS = {"pass": "✅", "fail": "❌", "not judged": "⚠️"}
 RECORDED_SIGN = "📌"
-MOST_LEADS, MOST_STEPS = 3, 12
+MOST_LEADS, MOST_STEPS, MOST_SERVED = 3, 12, 24
 LONGEST_REASON = 400
 HEAD_PX, STEP_PX, BAR_COLOUR = 110, 34, "#5b8fd0"  # readable on white and on black
 
@@ -42,12 +42,19 @@ def markdown(report: Report) -> str:
         parts.append("\n".join(f"- {escaped(line)}" for line in report.remedies))
     parts += [_ablations(machine) for machine in report.machines]
     parts.append(_folded(f"All {len(report.rows)} cases", _table(report.rows, reasons=False)))
-    header, *lines_of_cases = [[*map(escaped, line)] for line in serving_table(report.rows)]
-    parts.append(_folded(SERVING, f"{_grid(header, lines_of_cases)}\n\n{ABOUT_SERVING}"))
-    rows = report.reproducible
-    commands = "\n".join(row.command for row in [r for r in rows if r in report.changed] or rows)
+    parts.append(_folded(SERVING, _serving(report)))
+    rows = changed_among(report.reproducible) or report.reproducible
+    commands = "\n".join(row.command for row in rows)
     parts.append(_folded("Reproduce", fenced(commands, "console")))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _serving(report: Report) -> str:
+    """Return latency, throughput and start of the first cases; the page has those of all."""
+    header, *lines = [[*map(escaped, line)] for line in serving_table(report.rows)]
+    more = len(lines) - MOST_SERVED
+    others = f" {more} more lines are on the page." if more > 0 else ""
+    return f"{_grid(header, lines[:MOST_SERVED])}\n\n{ABOUT_SERVING}{others}"
 
 
 def _table(rows: Sequence[ReportRow], *, reasons: bool) -> str:
