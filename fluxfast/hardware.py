@@ -179,6 +179,14 @@ def detect(device: str = "auto") -> Hardware:
     )
 
 
+def pci_address(index: int) -> str:
+    """Return the PCI address of a GPU by PyTorch's index, as /sys writes it: `0000:1b:00.0`."""
+    import torch
+
+    gpu: Any = torch.cuda.get_device_properties(index)
+    return f"{gpu.pci_domain_id:04x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0"
+
+
 def environment(hardware: Hardware) -> dict[str, Any]:
     """Return the environment of a measurement: hardware, stack, driver, clock and power limits."""
     facts: dict[str, Any] = {"hardware": hardware.to_json(), "python": host.python_version()}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fluxfast.hardware import Hardware, Platform
+from fluxfast.hardware import Hardware, Platform, pci_address
 
 # A GPU whose clock is below this share of its maximum clock counts as throttled. nvbench discards a
 # sample below the same share of the default clock.
@@ -129,7 +129,9 @@ def _amd_reader() -> GpuReader | None:
     import torch
 
     amdsmi.amdsmi_init()
-    gpu = amdsmi.amdsmi_get_processor_handles()[torch.cuda.current_device()]
+    # PyTorch counts the visible GPUs only, AMD SMI all of them.
+    address = pci_address(torch.cuda.current_device())
+    gpu = amdsmi.amdsmi_get_processor_handle_from_bdf(address)
     highest_mhz = _amd_clock(amdsmi, gpu)["max_clk"]
 
     def read() -> GpuReading:

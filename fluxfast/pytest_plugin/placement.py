@@ -1,16 +1,15 @@
-"""A GPU and CPU cores for each worker of a run with `-n`. Imports torch only to count GPUs."""
+"""A GPU and CPU cores for each worker of a run with `-n`. Imports torch only to query GPUs."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from fluxfast.hardware import Hardware, Platform
+from fluxfast.hardware import Hardware, Platform, pci_address
 
 CUDA, HIP = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 SYSTEM = Path("/sys")
@@ -106,31 +105,19 @@ def physical_cores(cpus: set[int], system: Path = SYSTEM) -> list[CPUs]:
 
 
 def near_cpus(gpus: Sequence[str], system: Path = SYSTEM) -> list[CPUs]:
-    """Return the CPUs of the NUMA node of each visible GPU; empty where unknown."""
-    addresses = _pci_addresses()
-    if not addresses:
-        return [CPUs() for _ in gpus]
+    """Return the CPUs of the NUMA node of each visible GPU; empty where unknown.
+
+    It is unknown of MIG slices, of which PyTorch can query only the first.
+    """
     import torch
 
-    found = []
-    for index, gpu in enumerate(gpus):
-        # Of several MIG slices, PyTorch lists only the first.
-        known = not gpu.startswith("MIG-") and index < torch.cuda.device_count()
-        uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}" if known else ""
-        folder = system / "bus/pci/devices" / addresses.get(uuid, "unknown")
-        found.append(_listed(folder / "local_cpulist"))
+    found = [CPUs() for _ in gpus]
+    for index, gpu in enumerate(gpus[: torch.cuda.device_count()]):
+        if not gpu.startswith("MIG-"):
+            found[index] = _listed(
+                system / "bus/pci/devices" / pci_address(index) / "local_cpulist"
+            )
     return found
-
-
-def _pci_addresses() -> dict[str, str]:
-    """Return the PCI address of each NVIDIA GPU by UUID, as /sys writes it: `0000:1b:00.0`."""
-    command = ["nvidia-smi", "--query-gpu=uuid,pci.bus_id", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    rows = (line.split(", ") for line in done.stdout.splitlines())
-    return {uuid: address.strip().lower()[-len("0000:00:00.0") :] for uuid, address in rows}
 
 
 def _listed(path: Path) -> CPUs:

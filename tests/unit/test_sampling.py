@@ -23,7 +23,7 @@ from fluxfast.profiling import telemetry
 from fluxfast.profiling.evidence import profiled_step
 from fluxfast.profiling.sm_clock import mean_sm_clock_mhz
 from fluxfast.profiling.telemetry import GpuReading
-from tests.support.machines import CPU, H200
+from tests.support.machines import CPU, H200, MI300X
 
 LIMITS = Limits()
 
@@ -234,6 +234,27 @@ def test_nvml_is_read_for_the_selected_gpu(monkeypatch):
     assert telemetry.why_throttled(0x4, 1200, 1980) is None  # a power cap is no fault
     assert telemetry.why_throttled(0x0, 1200, 1980) == "1200 of 1980 MHz"
     assert telemetry.gpu_reader(CPU) is None
+
+
+def test_amd_smi_reads_the_gpu_that_pytorch_uses(monkeypatch):
+    """AMD SMI lists GPUs that HIP_VISIBLE_DEVICES hides, too."""
+    of_gpu = {"0000:c1:00.0": 2100}
+    smi = SimpleNamespace(
+        AmdSmiClkType=SimpleNamespace(GFX=0, MEM=1),
+        AmdSmiTemperatureType=SimpleNamespace(HOTSPOT=1),
+        AmdSmiTemperatureMetric=SimpleNamespace(CURRENT=0),
+        amdsmi_init=lambda: None,
+        amdsmi_get_processor_handle_from_bdf=of_gpu.__getitem__,
+        amdsmi_get_clock_info=lambda gpu, kind: {"clk": gpu, "max_clk": gpu},
+        amdsmi_get_temp_metric=lambda *_: 50,
+        amdsmi_get_energy_count=lambda gpu: {"energy_accumulator": 2e6, "counter_resolution": 1.5},
+    )
+    monkeypatch.setitem(sys.modules, "amdsmi", smi)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    address = SimpleNamespace(pci_domain_id=0, pci_bus_id=0xC1, pci_device_id=0)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: address)
+    reading = telemetry.gpu_reader(MI300X)()
+    assert (reading.sm_clock_mhz, reading.energy_j) == (2100, 3.0)
 
 
 def test_a_gpu_that_does_not_report_energy_is_read_without_it(monkeypatch):

@@ -7,7 +7,6 @@ import pytest
 from fluxfast.bench.results.shards import merge_notes, missing_shards, note_shard, shards_in
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Platform
-from fluxfast.pytest_plugin import placement
 from fluxfast.pytest_plugin.placement import core_shares, near_cpus, physical_cores, visible_gpus
 from fluxfast.pytest_plugin.sharding import resolved_shard
 
@@ -69,14 +68,12 @@ def test_cores_and_numa_nodes_are_read_from_the_kernel(tmp_path, monkeypatch):
         file = tmp_path / "bus/pci/devices" / address / "local_cpulist"
         file.parent.mkdir(parents=True)
         file.write_text(f"{cpus}\n")
-    answer = "GPU-a, 00000000:1B:00.0\nGPU-b, 00000001:C3:00.0\n"
-    found = SimpleNamespace(stdout=answer)
-    monkeypatch.setattr(placement.subprocess, "run", lambda *_, **__: found)
+    properties = [
+        SimpleNamespace(pci_domain_id=domain, pci_bus_id=bus, pci_device_id=0)
+        for domain, bus in ((1, 0xC3), (0, 0x1B))
+    ]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    uuids = iter(("b", "a"))
-    monkeypatch.setattr(
-        "torch.cuda.get_device_properties", lambda index: SimpleNamespace(uuid=next(uuids))
-    )
+    monkeypatch.setattr("torch.cuda.get_device_properties", properties.__getitem__)
     near = near_cpus(["1", "0", "MIG-c"], tmp_path)
     assert near == [frozenset({2}), frozenset({0, 1, 4, 5}), UNKNOWN]
 
