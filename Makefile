@@ -8,7 +8,8 @@ WORKERS ?= auto
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --timeout 300
 
-.PHONY: perf quick check test interpreter workflows site pages nightly runner reporting format clean
+.PHONY: perf quick check test interpreter workflows site pages nightly upgrade runner \
+  base-environment reporting format clean
 
 perf: .venv/installed
 	$(BIN)/pytest perf_tests --gpu cpu --matrix smoke
@@ -56,6 +57,24 @@ nightly:
 	  pytest perf_tests --gpu $(GPU) --matrix $${run#*:} --shard $(SHARD) --record \
 	    --results $$folder --junitxml $$folder/junit.xml || status=$$?; \
 	done; exit $$status
+
+# Compare the newest versions that pyproject.toml allows with those of the active environment.
+NEWEST := .fluxfast/newest
+upgrade:
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet -e '.[cuda,fa3]'
+	$(NEWEST)/bin/pytest perf_tests --gpu $(GPU) --matrix tiers --against-env $(PYTHON) \
+	  --results results --junitxml report/junit.xml
+
+# Set up an environment with the pins of the merge base with BASE, for side A of a comparison.
+BASE ?= origin/main
+OF_BASE := .fluxfast/base
+base-environment:
+	mkdir -p $(OF_BASE)
+	git archive "$$(git merge-base $(BASE) HEAD)" | tar --extract --directory $(OF_BASE)
+	$(PYTHON) -m venv --clear $(OF_BASE)/.venv
+	$(OF_BASE)/.venv/bin/pip install --quiet -c $(OF_BASE)/constraints-h200.txt \
+	  -e './$(OF_BASE)[cuda,fa3]'
 
 # Set up a GPU machine that has a CUDA build of PyTorch.
 runner:

@@ -13,6 +13,7 @@ from fluxfast import ci
 from fluxfast.bench.verdicts.outcome import FAILED_STATUS
 from fluxfast.ci.nights import accepted, issues, keep, propose
 from fluxfast.ci.pulls import again, comment, gate, measured, summary, wanted
+from fluxfast.ci.upgrades import pins, upgrade
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
     command(summary, body=path)
     command(comment, pull={}, body=path, report=path, junit=path)
     command(gate, report=path, junit=path, pull={"required": False})
+    command(pins, base={}, output={})
+    command(upgrade, report=path, body=path)
     command(accepted, database=path)
     command(issues, history=path)
     command(keep, folder=path)

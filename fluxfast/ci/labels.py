@@ -10,6 +10,7 @@ from fluxfast.bench.verdicts.outcome import ACCEPTING_LABEL
 
 GATING_LABEL = "perf"
 ISSUE_LABEL = "perf-regression"
+UPGRADE_LABEL = "perf-upgrade"
 
 
 def labels_of(pull: Mapping[str, Any]) -> list[str]:

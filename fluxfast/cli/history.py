@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sqlite3
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from fluxfast.bench.results.store import read_results
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
 from fluxfast.history.changes import ChangePoint, change_points, still_slower
+from fluxfast.history.comparisons import (
+    ComparedCase,
+    append_compared,
+    compared_cases,
+    known_compared,
+)
 from fluxfast.history.database import (
     DATABASE,
     METRICS,
@@ -65,7 +72,8 @@ def run(options: argparse.Namespace) -> None:
     if options.remove is not None:
         _remove(options)
         return
-    results = _results(options.add or [])
+    comparisons = {path: compared_cases(path) for path in options.add or []}
+    results = _results([path for path, cases in comparisons.items() if not cases])
     with opened(options.database, new=bool(options.add)) as connection:
         if options.add:
             added = append(connection, map(measurement_of, results))
@@ -73,14 +81,12 @@ def run(options: argparse.Namespace) -> None:
                 f"{added} of {len(results)} results added to {options.database}, "
                 f"{len(results) - added} were already there"
             )
+            _append_compared(connection, [case for of in comparisons.values() for case in of])
             return
-        series = all_series(
-            connection,
-            options.metric,
-            gpu=options.gpu,
-            case=options.case,
-            since=options.since or a_year_before_the_newest(connection),
-        )
+        since = options.since or a_year_before_the_newest(connection)
+        named = {"gpu": options.gpu, "case": options.case, "since": since}
+        series = all_series(connection, options.metric, **named)
+        compared = known_compared(connection, **named)
         accepted = acceptances(connection)
         left_out = unusable_dates(connection)
     if left_out:
@@ -89,7 +95,17 @@ def run(options: argparse.Namespace) -> None:
             "remove them with `fluxfast history --remove DATE`"
         )
     found = [(s, change_points(s, accepted)) for s in series]
-    out(json.dumps([_row(s, p) for s, p in found], indent=1) if options.json else _text(found))
+    out(
+        json.dumps([_row(s, p) for s, p in found], indent=1)
+        if options.json
+        else _text(found, compared)
+    )
+
+
+def _append_compared(connection: sqlite3.Connection, cases: list[ComparedCase]) -> None:
+    if cases:
+        added = append_compared(connection, cases)
+        out(f"{added} of {len(cases)} cases of comparisons added")
 
 
 def _remove(options: argparse.Namespace) -> None:
@@ -146,13 +162,17 @@ def point_row(point: ChangePoint) -> dict[str, Any]:
     }
 
 
-def _text(found: list[tuple[Series, list[ChangePoint]]]) -> str:
-    if not found:
+def _text(found: list[tuple[Series, list[ChangePoint]]], compared: list[ComparedCase]) -> str:
+    if not found and not compared:
         return "no results match; add some with `fluxfast history --add DIR`"
     tables = [f"{gpu}\n{_table(list(of_gpu))}" for gpu, of_gpu in groupby(found, _gpu)]
     points = [point for _, of_series in found for point in of_series]
     changed = "\n".join(line for point in points for line in _lines(point))
-    return "\n\n".join([*tables, changed or "no change points"])
+    parts = [*tables, changed or "no change points"] if found else []
+    if compared:
+        lines = (f"{case.measured_at[:10]}  {case.gpu}, {case}" for case in compared)
+        parts.append("\n".join(["comparisons", *lines]))
+    return "\n\n".join(parts)
 
 
 def _gpu(found: tuple[Series, list[ChangePoint]]) -> str:

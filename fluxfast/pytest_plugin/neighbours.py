@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+
+from fluxfast.bench.results.provenance import provenance
 
 FOLDER = Path(tempfile.gettempdir()) / "fluxfast-timing"
 
@@ -44,7 +44,7 @@ def announced(folder: Path = FOLDER) -> Iterator[Callable[[], list[str]]]:
 
 
 def _description() -> str:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = provenance()["command"]
     return f"process {os.getpid()} since {datetime.now():%H:%M:%S}: {command}"
 
 

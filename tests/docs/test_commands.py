@@ -214,9 +214,9 @@ def test_a_command_with_a_fault_is_collected_in_a_process_of_its_own(line):
 
 NOTING = '#!/bin/sh\necho "$(basename "$0") $*" >> "$CALLS"\n'
 MAKES_AN_ENVIRONMENT = (
-    'case "$2" in venv) mkdir -p .venv/bin; '
+    'case "$2" in venv) for folder; do :; done; mkdir -p "$folder/bin"; '
     "for name in python pip pytest ruff mypy zizmor lint-imports; "
-    'do cp "$0" .venv/bin/$name; done;; esac\n'
+    'do cp "$0" "$folder/bin/$name"; done;; esac\n'
 )
 # The last program that each target of make calls.
 LAST_CALL = {
@@ -227,6 +227,8 @@ LAST_CALL = {
     "site": "python -m mkdocs build --strict",
     "nightly": "pytest perf_tests --gpu h200 --matrix ablation --shard 1/2 --record --results "
     "results/5 --junitxml results/5/junit.xml",
+    "upgrade": "pytest perf_tests --gpu h200 --matrix tiers --against-env python3 --results ",
+    "base-environment": r"pip install .*/base/constraints-h200.txt -e ./.fluxfast/base\[cuda,fa3\]",
 }
 
 
@@ -245,6 +247,13 @@ def test_make_calls_what_the_pages_promise(line, tmp_path, monkeypatch):
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("CALLS", str(calls))
+    for words in (
+        "init --quiet",
+        "add .",
+        "commit --quiet -m x",
+        "update-ref refs/remotes/origin/main HEAD",
+    ):
+        run(["git", "-c", "user.name=x", "-c", "user.email=x", *words.split()], folder=tmp_path)
     run(shlex.split(line), folder=tmp_path)
     last = calls.read_text().splitlines()[-1]
     assert re.match(LAST_CALL[line.split()[1]], last), last

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from fluxfast.ci.labels import GATING_LABEL, accepting_reason
 from fluxfast.ci.nights import BASELINE_BRANCH, accepted, first_measured, worth_proposing
 from fluxfast.ci.pulls import COMMENT_MARK, gate_of, is_wanted, rerun_of
 from fluxfast.ci.slowdowns import issue_actions
+from fluxfast.ci.upgrades import BASE_PYTHON, Upgrade, action_on, requirements, upgrade_of
 from fluxfast.history.database import acceptances, opened
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,9 +49,12 @@ options = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("-
 assert sys.argv[1] == "perf_tests" and set(options) <= set(known), options
 results = pathlib.Path(sys.argv[sys.argv.index("--results") + 1])
 slower = {slower!r}
-if "--against" in sys.argv:
+upgraded = "--against-env" in sys.argv and "--against" not in sys.argv
+if {{"--against", "--against-env"}} & set(sys.argv):
     for side, found in (("A", ablation(seed=1)), ("B", ablation(slower, seed=2))):
         for one in found:
+            if side == "B" and upgraded:
+                one.environment["hardware"]["packages"]["torch"] = "2.99.0"
             write_result(results / f"{{side}}{{one.provenance['process'] + 1}}", one)
 else:
     process = int(results.name)
@@ -88,7 +93,10 @@ elif words[:2] == ["issue", "list"]:
     print(json.dumps(state["issues"]))
 elif words[:2] == ["issue", "create"]:
     number = len(state["issues"]) + 1
-    state["issues"].append({{"number": number, "state": "OPEN", "body": after("--body")}})
+    text = after("--body") if "--body" in words else pathlib.Path(after("--body-file")).read_text()
+    state["issues"].append({{"number": number, "state": "OPEN", "body": text}})
+elif words[:2] == ["issue", "edit"]:
+    state["issues"][int(words[2]) - 1]["title"] = after("--title")
 elif words[:2] == ["issue", "close"]:
     state["issues"][int(words[2]) - 1]["state"] = "CLOSED"
 elif words[0] == "api" and "POST" in words:
@@ -226,7 +234,7 @@ def test_actions_are_pinned_and_permissions_are_minimal():
             writes = [right for right, level in rights.items() if level == "write"]
             assert not writes or (name, job) in {
                 ("perf-gate", "gate"), ("perf-label", "again"), ("nightly", "publish"),
-                ("nightly", "announce"), ("nightly", "pages"),
+                ("nightly", "announce"), ("nightly", "pages"), ("upgrade", "announce"),
             }  # fmt: skip
             assert not (writes and "self-hosted" in body["runs-on"])
             assert body["timeout-minutes"]
@@ -316,7 +324,15 @@ def test_the_gate_from_end_to_end(rehearsal):
     forged = f"{COMMENT_MARK}\nby somebody else"
     rehearsal.set_github(comments=[forged], foreign=[0])
     rehearsal.set_slower({"fp8_per_row": 1.3})
+    output = rehearsal.folder / "output.txt"
+    output.unlink()
     assert rehearsal.job("perf-gate", "measure")[pytest_line] == 1
+    assert output.read_text() == "python=\n"
+    with (rehearsal.folder / "constraints-h200.txt").open("a") as constraints:
+        constraints.write("peft==0.21.2\n")
+    rehearsal.git("commit", "--quiet", "--all", "--message", "pins")
+    rehearsal.job("perf-gate", "measure", BASE_PYTHON=BASE_PYTHON)
+    assert output.read_text() == f"python=\npython={BASE_PYTHON}\n"
     assert "❌" in (rehearsal.folder / "step-summary.md").read_text()
     assert rehearsal.job("perf-gate", "gate")[gate] == 1
     unchanged, comment = rehearsal.github()["comments"]
@@ -343,6 +359,58 @@ def test_the_gate_from_end_to_end(rehearsal):
     assert rehearsal.job("perf-gate", "gate")[gate] == 0
     (comment,) = rehearsal.github()["comments"]
     assert "✅" in comment and "No case changed." in comment
+
+
+MAKE_UPGRADE = """
+import os, sys
+if sys.argv[1] == "upgrade":
+    words = "--gpu h200 --against-env python3 --results results --junitxml report/junit.xml"
+    os.execvp("pytest", ["pytest", "perf_tests", *words.split()])
+"""
+
+
+@pytest.mark.subprocess
+def test_the_newest_versions_from_end_to_end(rehearsal):
+    """One issue has the verdict of each night; it is updated and closed."""
+    rehearsal.program("make", MAKE_UPGRADE)
+    rehearsal.set_slower({"fp8_per_row": 1.3})
+    assert rehearsal.job("upgrade", "measure")["make upgrade GPU=h200"] == 1
+    rehearsal.job("upgrade", "announce")
+    rehearsal.job("upgrade", "announce")
+    [issue] = rehearsal.github()["issues"]
+    assert "torch 1 → 2.99.0" in issue["body"] and "fp8_per_row" in issue["body"]
+    assert "torch 1 → 2.99.0" in issue["title"] and "slower" in issue["title"].lower()
+    report = rehearsal.folder / "report" / "report.json"
+    unchanged = json.loads(report.read_text()) | {"comparisons": []}
+    report.write_text(json.dumps(unchanged))
+    rehearsal.job("upgrade", "announce")
+    assert [one["state"] for one in rehearsal.github()["issues"]] == ["CLOSED"]
+
+
+def test_there_is_one_issue_about_an_upgrade_and_a_closed_one_stays_closed():
+    new = Upgrade(change="torch 2.11.0 → 2.12.0", verdict="Passed", summary="table")
+
+    def issue(state, body=new.body):
+        return {"number": 4, "state": state, "body": body}
+
+    older = issue("CLOSED", replace(new, change="torch 2.10.0 → 2.11.0").body)
+    assert action_on(new, []) == action_on(new, [older]) == ("create", 0)
+    assert action_on(new, [issue("OPEN", older["body"])]) == ("edit", 4)
+    assert action_on(new, [issue("CLOSED")]) == ("nothing", 4)
+    assert action_on(None, [issue("OPEN")]) == ("close", 4)
+    assert action_on(None, [issue("CLOSED")]) == ("nothing", 0)
+    others = {"comparisons": [{"environment": "no package of the stack differs"}]}
+    assert upgrade_of(others, "") is None
+
+
+def test_what_runner_installs_decides_whether_the_base_needs_its_own_environment():
+    project = '[project]\ndependencies = ["torch>=2.11"]\n'
+    extras = '[project.optional-dependencies]\ncuda = ["triton"]\ndocs = ["mkdocs"]\n'
+    before = requirements(project + extras, "# why\ntorch==2.11.0\n")
+    assert before == {"torch>=2.11", "triton", "torch==2.11.0"}
+    assert requirements(project + extras, "torch==2.11.0  # why\n\n") == before
+    assert requirements(project + extras, "torch==2.12.0") != before
+    assert requirements(project + extras.replace("mkdocs", "sphinx"), "torch==2.11.0") == before
 
 
 @pytest.mark.subprocess

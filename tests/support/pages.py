@@ -38,6 +38,7 @@ WAYS = {
         "python -m tests.support.synthetic_history ",
         "git diff --stat baselines/",
         "source .venv/bin/activate",
+        "python3 -m venv newest",
     ),
     "on mini weights": ("fluxfast generate --ckpt mini-schnell", "fluxfast roofline schnell-mini"),
     "rehearsed": (
@@ -50,7 +51,7 @@ WAYS = {
         "pytest perf_tests --gpu h200 -n ",
         "pytest perf_tests --gpu h200 --matrix ablation --record --results results -n ",
     ),
-    "rehearsed by pytest": ("pytest perf_tests",),
+    "rehearsed by pytest": ("pytest perf_tests", "newest/bin/pytest perf_tests"),
     "collected": ("pytest correctness_tests --gpu ",),
     "collected with a fault": ("python -m pytest -p tests.support.sabotage.",),
     "bisected": ("cp fluxfast/bench/ab/bisect_run.py /tmp/", "git bisect "),  # by tests/e2e
@@ -59,7 +60,7 @@ WAYS = {
         f"python -m benchmarks.{name}"
         for name in ("epilogues", "fusions", "own_pipeline", "start", "vae")
     ),
-    "read": ("pip install ", "pytest tests"),
+    "read": ("pip install ", "newest/bin/pip install ", "pytest tests"),
 }
 
 

@@ -30,7 +30,7 @@ ON_CPU = {"environment": {"hardware": CPU.to_json()}, "pace_ms": (50.0,) * 8}
 def report(**versions):
     """Return what `fluxfast doctor --json` prints with these versions."""
     stack = {"torch": "2.11.0", "diffusers": "0.42.0"} | versions
-    more = {"numpy": "2.1" if versions else "2.0"}
+    more = {"numpy": "2.1" if versions else "2.0", "pip": "26" if versions else "25"}
     return {"hardware": {"packages": stack}, "python": "3.11.7", "packages": stack | more}
 
 

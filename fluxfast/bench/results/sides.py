@@ -26,6 +26,8 @@ from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically
 
 FOLDER = "sides"
+# Distributions that no process imports, and this one, whose revision is named.
+UNTIMED = {"fluxfast", "pip", "setuptools", "wheel"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,8 @@ class ComparedSides:
     def other_changes(self) -> int:
         """The number of further packages that differ, which no optimization names."""
         before, now = self.a.packages, self.b.packages
-        names = (before.keys() | now.keys()) - (self.a.versions.keys() | self.b.versions.keys())
+        named = self.a.versions.keys() | self.b.versions.keys()
+        names = (before.keys() | now.keys()) - named - UNTIMED
         return sum(before.get(name) != now.get(name) for name in names)
 
     @property

@@ -1,0 +1,51 @@
+"""Comparisons in the history: what an upgrade did, with its interval, apart from the nights."""
+
+import json
+from dataclasses import replace
+
+from fluxfast.bench.cases.role import Role
+from fluxfast.bench.results.artifacts import write_figures
+from fluxfast.bench.results.sides import ComparedSide, ComparedSides, write_sides
+from fluxfast.bench.results.store import write_result
+from fluxfast.cli.main import main
+from tests.support.results import case, result
+
+VERDICT = {"outcome": "same", "reason": "", "change": 0.018, "interval": [0.011, 0.025]}
+
+
+def side(name, torch):
+    return ComparedSide(
+        name=name,
+        revision=None,
+        commit="0123",
+        dirty=False,
+        interpreter=f"/{name}/bin/python",
+        versions={"torch": torch},
+        packages={},
+    )
+
+
+def comparison(results):
+    """Write a comparison of two environments in two pairs of processes; return its folder."""
+    write_sides(results, ComparedSides(a=side("A", "2.11.0"), b=side("B", "2.12.0")))
+    for number, folder in enumerate(("A1", "B1", "B2", "A2")):
+        origin = {"commit": "0123", "dirty": False, "date": f"2026-11-30T10:0{number}:00+00:00"}
+        write_result(results / folder, replace(result(provenance=origin), role=Role.DEFAULT))
+    write_figures(results / "B2", "verdicts", case(), VERDICT)
+    return results
+
+
+def test_the_history_has_what_an_upgrade_did_and_no_night_of_it(tmp_path, capsys):
+    run, history = str(comparison(tmp_path / "upgrade")), ["history", "--database", "h.sqlite3"]
+    history[-1] = str(tmp_path / "h.sqlite3")
+    for added in (1, 0):
+        assert main([*history, "--add", run]) == 0
+        assert f"{added} of 1 cases of comparisons added" in capsys.readouterr().out
+    assert main(history) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    line = "torch 2.11.0 → 2.12.0: dev default +1.8% (+1.1 to +2.5%), same"
+    assert f"2026-11-30 NVIDIA H200, {line}" in output
+    assert main([*history, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main([*history, "--gpu", "h100"]) == 0
+    assert "no results match" in capsys.readouterr().out
