@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fluxfast.bench.ab.against import PAIRS, Sides
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.lookup import baseline_for
 from fluxfast.bench.results.machine import gpu_from_hardware, machine_name
 from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.sides import ComparedSides
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.remedies import remedy
+from fluxfast.bench.verdicts.verdict import Verdict, decide
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Hardware
 from fluxfast.optimizations.registry import eager_combinations
@@ -151,7 +154,8 @@ def _recorded_verdict(recorded: Mapping[str, Any]) -> ReportedVerdict:
 def _new_verdict(measured: MeasuredCase, reference: Reference) -> ReportedVerdict:
     if reference.baseline is None:
         return ReportedVerdict(outcome=Outcome.NEW, reason="no baseline describes this machine")
-    verdict = reference.baseline.judge(list(measured.results))
+    between = _between_environments(measured, reference.other(measured))
+    verdict = between or reference.baseline.judge(list(measured.results))
     return ReportedVerdict(
         outcome=verdict.outcome,
         reason=verdict.reason,
@@ -162,6 +166,16 @@ def _new_verdict(measured: MeasuredCase, reference: Reference) -> ReportedVerdic
         worse=verdict.worse_names,
         remedy=remedy(verdict, is_against=reference.is_given),
     )
+
+
+def _between_environments(measured: MeasuredCase, other: MeasuredCase | None) -> Verdict | None:
+    """Return the verdict on two environments, whose stacks may differ; None for one environment."""
+    if not (other and other.side and measured.side):
+        return None
+    if not ComparedSides(a=other.side, b=measured.side).across_environments:
+        return None
+    sides = Sides(theirs=other.results, ours=measured.results, across_environments=True)
+    return decide([sides.comparison], PAIRS)[0]
 
 
 def _is_verdict_of(

@@ -5,29 +5,18 @@ from dataclasses import replace
 
 from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.artifacts import write_figures
-from fluxfast.bench.results.sides import ComparedSide, ComparedSides, write_sides
+from fluxfast.bench.results.sides import write_sides
 from fluxfast.bench.results.store import write_result
 from fluxfast.cli.main import main
 from tests.support.results import case, result
+from tests.support.synthetic_sides import two_environments
 
 VERDICT = {"outcome": "same", "reason": "", "change": 0.018, "interval": [0.011, 0.025]}
 
 
-def side(name, torch):
-    return ComparedSide(
-        name=name,
-        revision=None,
-        commit="0123",
-        dirty=False,
-        interpreter=f"/{name}/bin/python",
-        versions={"torch": torch},
-        packages={},
-    )
-
-
 def comparison(results):
     """Write a comparison of two environments in two pairs of processes; return its folder."""
-    write_sides(results, ComparedSides(a=side("A", "2.11.0"), b=side("B", "2.12.0")))
+    write_sides(results, two_environments("2.11.0", "2.12.0"))
     for number, folder in enumerate(("A1", "B1", "B2", "A2")):
         origin = {"commit": "0123", "dirty": False, "date": f"2026-11-30T10:0{number}:00+00:00"}
         write_result(results / folder, replace(result(provenance=origin), role=Role.DEFAULT))

@@ -2,6 +2,7 @@
 
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,14 @@ from fluxfast.bench.ab.environment import (
 )
 from fluxfast.bench.ab.installation import Installation
 from fluxfast.bench.results.sides import FOLDER, read_sides, write_sides
+from fluxfast.bench.results.store import write_result
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.errors import BaselineError, FluxFastError
-from tests.support.machines import CPU
+from fluxfast.report.contents import report_of
+from tests.support.machines import CPU, H200
 from tests.support.processes import process
+from tests.support.synthetic_sides import two_environments
 
 REPOSITORY = Path(__file__).parents[2]
 ON_CPU = {"environment": {"hardware": CPU.to_json()}, "pace_ms": (50.0,) * 8}
@@ -156,3 +160,17 @@ def test_canaries_of_pytorch_do_not_make_another_environment_another_machine():
     assert outcome(theirs, faster_gemm).outcome is Outcome.SAME
     slower_memory = [process(seed=n + 5, **canaries(0.40, copy=0.35)) for n in range(2)]
     assert outcome(theirs, slower_memory).outcome is Outcome.INVALID_RUNNER
+
+
+def test_a_report_judges_two_environments_without_a_wrong_stack(tmp_path):
+    """The run's own verdicts do not cover a part of its processes, so they are judged again."""
+    write_sides(tmp_path, two_environments("2.11.0", "2.12.0"))
+    for number in range(2):
+        for side, torch in (("A", "2.11.0"), ("B", "2.12.0")):
+            hardware = replace(H200, packages={**H200.packages, "torch": torch})
+            slower = 1.05 if side == "B" else 1.0
+            one = process(100 * slower, seed=number, environment={"hardware": hardware.to_json()})
+            origin = {"commit": "0123", "dirty": False, "process": number}
+            write_result(tmp_path / f"{side}{number + 1}", replace(one, provenance=origin))
+    [row] = report_of([tmp_path]).rows
+    assert row.verdict.outcome is Outcome.SLOWER, row.verdict.reason
