@@ -24,9 +24,15 @@ from fluxfast.history.dates import measured_at
 
 DATABASE = local_folder() / "history.sqlite3"
 SCHEMA_VERSION = 3
-WITHOUT_CARDS = 2  # the schema before results kept their card; it is migrated
+WITHOUT_CARDS = 2  # the schema before results kept their card and cycles; it is migrated
 WAIT_FOR_WRITERS_S = 60.0
-METRICS = ("e2e_s", "step_ms", "decode_ms", "compile_s", "peak_memory_gib", "eager_ratio")
+METRICS = (
+    *("e2e_s", "step_ms", "step_mcycles", "decode_ms"),
+    *("compile_s", "peak_memory_gib", "eager_ratio"),
+)
+ADDED = {"card": "TEXT", "step_mcycles": "REAL"}  # since the schema WITHOUT_CARDS
+KEYS = ("gpu", "case_id", "measured_at", "commit_id", "stack", "process")
+COLUMNS = (*KEYS, *METRICS, "card")
 
 TABLES = f"""
 CREATE TABLE IF NOT EXISTS stack (id INTEGER PRIMARY KEY, versions TEXT NOT NULL UNIQUE);
@@ -42,7 +48,6 @@ CREATE TABLE IF NOT EXISTS accepted (
 ) WITHOUT ROWID;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-RESULT_COLUMNS = {"gpu", "case_id", "measured_at", "commit_id", "stack", "process", *METRICS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +136,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master ORDER BY name")]
     columns = {row[1] for row in connection.execute("PRAGMA table_info(result)")}
-    if (tables or version) and not columns >= RESULT_COLUMNS:
+    if (tables or version) and not columns >= {*COLUMNS} - ADDED.keys():
         raise FluxFastError(
             "this database belongs to another program",
             got=f"{path}, with {', '.join(tables) or f'version {version} of no table'}",
@@ -150,16 +155,17 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.executescript(f"BEGIN IMMEDIATE;{TABLES}COMMIT;")
     if version == WITHOUT_CARDS:
-        _add_cards(connection)
+        _add_columns(connection)
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def _add_cards(connection: sqlite3.Connection) -> None:
-    """Migrate a database of the schema before; the card of its results stays unknown (NULL)."""
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Migrate a database of the schema before; its results have NULL in the new columns."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")  # another process may have migrated it meanwhile
         if connection.execute("PRAGMA user_version").fetchone()[0] == WITHOUT_CARDS:
-            connection.execute("ALTER TABLE result ADD COLUMN card TEXT")
+            for name, kind in ADDED.items():
+                connection.execute(f"ALTER TABLE result ADD COLUMN {name} {kind}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
@@ -194,13 +200,14 @@ def append(connection: sqlite3.Connection, measurements: Iterable[StoredFigures]
         for m in measurements
     ]
     stack = "(SELECT id FROM stack WHERE versions = ?)"
-    values = ", ".join(["?", "?", "?", "?", stack, "?", *("?" for _ in METRICS), "?"])
+    values = ", ".join(stack if name == "stack" else "?" for name in COLUMNS)
+    insert = f"INSERT OR IGNORE INTO result ({', '.join(COLUMNS)}) VALUES ({values})"
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         stacks = {(row[4],): None for row in rows}
         connection.executemany("INSERT OR IGNORE INTO stack (versions) VALUES (?)", stacks)
         before = connection.total_changes
-        connection.executemany(f"INSERT OR IGNORE INTO result VALUES ({values})", rows)
+        connection.executemany(insert, rows)
         return connection.total_changes - before
 
 

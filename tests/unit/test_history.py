@@ -21,6 +21,7 @@ from fluxfast.errors import FluxFastError
 from fluxfast.files import shipped_baselines
 from fluxfast.history.changes import Cause, change_points, still_slower
 from fluxfast.history.database import (
+    ADDED,
     METRICS,
     TABLES,
     Acceptance,
@@ -292,7 +293,9 @@ def test_a_history_without_cards_is_migrated(tmp_path, capsys):
     with opened(database, new=True) as connection:
         append(connection, map(measurement_of, old))
     with sqlite3.connect(database) as connection:
-        connection.executescript("ALTER TABLE result DROP COLUMN card; PRAGMA user_version = 2;")
+        for name in ADDED:
+            connection.execute(f"ALTER TABLE result DROP COLUMN {name}")
+        connection.execute("PRAGMA user_version = 2")
     with_card = [
         replace(one, environment=one.environment | {"gpu": {"uuid": "GPU-1b2c"}})
         for one in nightly_results()[9:18]
@@ -307,6 +310,18 @@ def test_a_history_without_cards_is_migrated(tmp_path, capsys):
     for row in json.loads(capsys.readouterr().out):
         old_night, new_night = row["nights"]
         assert old_night["by_card"] == {} and list(new_night["by_card"]) == ["GPU-1b2c"]
+
+
+def test_the_cycles_of_a_step_are_kept(tmp_path, capsys):
+    dated = result(provenance={"date": "2026-11-30T00:00:00+00:00"})
+    counted = replace(dated, images=(replace(dated.images[0], sm_clock_mhz=1500.0),))
+    write_result(tmp_path / "results", counted)
+    command = ["history", "--database", str(tmp_path / "history.sqlite3")]
+    assert main([*command, "--add", str(tmp_path / "results")]) == 0
+    capsys.readouterr()
+    assert main([*command, "--metric", "step_mcycles", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["nights"][0]["value"] == pytest.approx(900.0 * 1.5)
 
 
 def test_a_date_that_would_hide_other_nights_is_refused_and_can_be_removed(tmp_path, capsys):
@@ -396,7 +411,7 @@ def test_a_hundred_thousand_rows_are_queried_in_under_a_second(tmp_path, capsys)
         StoredFigures(
             gpu="NVIDIA H200",
             case_id=f"case {number}",
-            measured_at=str(night)[:10],
+            measured_at=f"{night}T02:00:00+00:00",
             commit_id="a commit",
             stack={"torch": "2.11.0", "triton": "3.6.0"},
             process=process,

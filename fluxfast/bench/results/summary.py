@@ -22,6 +22,7 @@ class CaseSummary:
         encode_ms: milliseconds of the text encoders.
         prepare_ms: milliseconds between encoding and the first step.
         step_ms: milliseconds of a step, the mean over the steps of an image.
+        step_mcycles: millions of GPU cycles of a step; None where they were not counted.
         decode_ms: milliseconds of the VAE decoder.
         postprocess_ms: milliseconds of postprocessing.
         eager_ratio: the time of an image over that of its paired eager image; None on a GPU.
@@ -40,6 +41,7 @@ class CaseSummary:
     encode_ms: float
     prepare_ms: float
     step_ms: float
+    step_mcycles: float | None
     decode_ms: float
     postprocess_ms: float
     eager_ratio: float | None
@@ -76,6 +78,7 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         encode_ms=stage(lambda i: i.encode_ms),
         prepare_ms=stage(lambda i: i.prepare_ms),
         step_ms=stage(lambda i: statistics.fmean(i.step_ms)),
+        step_mcycles=_median_mcycles(results),
         decode_ms=stage(lambda i: i.decode_ms),
         postprocess_ms=stage(lambda i: i.postprocess_ms),
         eager_ratio=statistics.median(ratios) if ratios else None,
@@ -87,6 +90,15 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         measured_at=max(str(r.provenance.get("date", "")) for r in results),
         serving=serving_figures(results),
     )
+
+
+def _median_mcycles(results: Sequence[CaseResult]) -> float | None:
+    medians = [
+        statistics.median(counted)
+        for result in results
+        if (counted := [i.step_mcycles for i in result.images if i.step_mcycles is not None])
+    ]
+    return statistics.median(medians) if medians else None
 
 
 def eager_ratio(result: CaseResult) -> float | None:
