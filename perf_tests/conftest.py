@@ -1,8 +1,8 @@
-"""Fixtures of the performance tests: paired references, the tree of another revision, swaps."""
+"""Fixtures of the performance tests: paired references, the tree of side A, tables of times."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,18 @@ from fluxfast.pytest_plugin.session import Suite
 from fluxfast.tables import plain_table, render
 
 if TYPE_CHECKING:
+    from fluxfast.bench.measurement.other_sizes import SizeTiming
     from fluxfast.bench.measurement.paired import PairedReferences
 
-collect_ignore = ["test_lora_swap.py"]  # runs where it is named: its times have no baseline
+# They run where they are named: their times have no baseline.
+collect_ignore = ["test_lora_swap.py", "test_other_sizes.py"]
 SWAPS = pytest.StashKey[list[tuple[str, ...]]]()
+SIZES = pytest.StashKey[list[tuple[str, ...]]]()
+# Heading and columns of each table at the end.
+TABLES = {
+    SWAPS: ("LoRA swaps", ("rank", "median s", "least s", "most s", "limit s")),
+    SIZES: ("one size after another", ("size", "first s", "then s", "extra s", "graphs")),
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,14 +75,26 @@ def show(suite: Suite) -> Callable[..., None]:
     return add
 
 
+@pytest.fixture(scope="session")
+def show_sizes(suite: Suite) -> Callable[[PlannedCase, Sequence[SizeTiming]], None]:
+    """Return a function that adds the times of each size to the table at the end."""
+
+    def add(planned: PlannedCase, timings: Sequence[SizeTiming]) -> None:
+        for t in timings:
+            times = [f"{seconds:.2f}" for seconds in (t.first_s, t.steady_s, t.extra_s)]
+            case = f"{planned.case.model}, {planned.label}"
+            row = (case, f"{t.height}×{t.width}", *times, str(t.graphs))
+            suite.config.stash.setdefault(SIZES, []).append(row)
+
+    return add
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the times of LoRA swaps, if there are any."""
-    rows = config.stash.get(SWAPS, [])
-    if not rows:
-        return
-    titles = ("rank", "median s", "least s", "most s", "limit s")
-    table = plain_table("case", *titles, numbers=titles)
-    for row in rows:
-        table.add_row(*row)
-    terminalreporter.section("LoRA swaps")
-    terminalreporter.write_line(render(table))
+    """Print the times of LoRA swaps and of sizes, if there are any."""
+    for key, (heading, titles) in TABLES.items():
+        if rows := config.stash.get(key, []):
+            table = plain_table("case", *titles, numbers=titles)
+            for row in rows:
+                table.add_row(*row)
+            terminalreporter.section(heading)
+            terminalreporter.write_line(render(table))

@@ -29,7 +29,8 @@ from fluxfast.pytest_plugin.workers import Workers
 SUITE = pytest.StashKey[Suite]()
 OTHER_RUNS = pytest.StashKey[Callable[[], list[str]]]()
 WARNINGS = pytest.StashKey[list[str]]()
-UNSUITED_FOR_WORKERS = ("::test_lora_swap[",)  # pytest-benchmark times it
+# The tables of their times are printed by the process that runs them.
+UNSUITED_FOR_WORKERS = ("::test_lora_swap[", "::test_other_sizes[")
 TIMING = ("::test_verdict[", *UNSUITED_FOR_WORKERS)  # tests that depend on times
 
 

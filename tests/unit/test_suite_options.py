@@ -80,6 +80,12 @@ def test_lora_swaps_are_timed_where_their_file_is_named(collect):
     assert all(name.startswith("test_lora_swap[") for name in names)
 
 
+def test_other_sizes_are_timed_where_their_file_is_named(collect):
+    status, names, _ = collect(f"{SUITE}/test_other_sizes.py", "--gpu", "cpu")
+    assert status == 0 and len(names) == 3
+    assert all(name.startswith("test_other_sizes[") for name in names)
+
+
 def test_loras_are_compared_on_schnell_alone_on_a_cpu(collect):
     file = str(REPOSITORY / "correctness_tests" / "test_lora.py")
     for words, model in (((), "[schnell-"), (("--model", "dev"), "[dev-")):
@@ -93,6 +99,7 @@ def test_loras_are_compared_on_schnell_alone_on_a_cpu(collect):
         ("test_latency.py::test_verdict", False, True),
         ("test_latency.py::test_verdict", True, False),
         ("test_lora_swap.py::test_lora_swap", True, True),
+        ("test_other_sizes.py::test_other_sizes", True, True),
     ],
 )
 def test_workers_time_only_cases_and_only_where_each_has_a_gpu(name, prepared, refused):
