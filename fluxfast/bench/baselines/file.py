@@ -15,14 +15,15 @@ from typing import Any
 
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.results.checks import check_positive
-from fluxfast.bench.results.machine import Gpu
-from fluxfast.bench.results.result import (
+from fluxfast.bench.results.checks import (
     SCHEMA,
-    CaseResult,
+    check_positive,
     check_schema,
+    check_texts,
     why_unreadable,
 )
+from fluxfast.bench.results.machine import Gpu
+from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_json
 from fluxfast.errors import BaselineError
 from fluxfast.files import locked, write_atomically
@@ -60,6 +61,7 @@ def _read_gpu(data: Mapping[str, Any]) -> Gpu:
     if not names or isinstance(names, str):
         raise ValueError(f"device_names is {names!r}, which is no list of names")
     check_positive(memory_gib=given["memory_gib"])
+    check_texts(device_names=tuple(names), slug=data["slug"], architecture=data["architecture"])
     changes = {"device_names": tuple(names), "platform": Platform(given["platform"])}
     return Gpu(**{**data, **changes})
 

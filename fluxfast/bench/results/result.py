@@ -9,11 +9,18 @@ from typing import Any
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.role import Role
-from fluxfast.bench.results.checks import check_positive, check_readings
+from fluxfast.bench.results.checks import (
+    SCHEMA,
+    check_environment,
+    check_positive,
+    check_provenance,
+    check_readings,
+    check_schema,
+    check_texts,
+    why_unreadable,
+)
 from fluxfast.errors import BaselineError
-from fluxfast.hardware import Hardware, Platform
 
-SCHEMA = 2
 # Share of a step. Below it the device waits for kernel launches at least a tenth of the time.
 DEVICE_BOUND = 0.9
 # Share of the power limit. Above it the power limit determines the clock.
@@ -163,7 +170,9 @@ class CaseResult:
     def power_share(self) -> float | None:
         """Mean power over the power limit; None where the GPU does not report both."""
         limit_w = (self.environment.get("gpu") or {}).get("power_cap_w")
-        return self.power_w / float(limit_w) if self.power_w and limit_w else None
+        if not isinstance(limit_w, int | float) or not limit_w:  # text such as [N/A]
+            return None
+        return self.power_w / limit_w if self.power_w else None
 
     @property
     def compile_s(self) -> float | None:
@@ -198,7 +207,8 @@ class CaseResult:
         check_schema(data, where)
         try:
             found = cls(**_values(data, where))
-            _check_environment(data["environment"])
+            check_environment(data["environment"])
+            check_provenance(found.provenance)
             _check_figures(found)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BaselineError(
@@ -231,16 +241,6 @@ def _values(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     return values
 
 
-def _check_environment(environment: Mapping[str, Any]) -> None:
-    """Raise unless the data describes a machine."""
-    data = environment["hardware"]
-    if not isinstance(environment.get("gpu") or {}, dict):
-        raise ValueError("gpu of the environment is no mapping")
-    changes = {"platform": Platform(data["platform"]), "packages": dict(data["packages"])}
-    Hardware(**{**data, **changes})
-    check_positive(memory_gib=data["memory_gib"])
-
-
 def _check_figures(result: CaseResult) -> None:
     """Raise ValueError for a figure that has no logarithm, while the file's name is known."""
     check_positive(load_s=result.load_s, apply_s=result.apply_s, first_image_s=result.first_image_s)
@@ -253,6 +253,8 @@ def _check_figures(result: CaseResult) -> None:
         if image.sm_clock_mhz is None:
             del figures["sm_clock_mhz"]
         check_positive(**figures)
+    check_texts(**result.proofs)
+    check_texts(**result.kernels)
     if not isinstance(result.compiles, bool):
         raise ValueError(f"compiles is {result.compiles!r}")
     for name, count in result.counters.items():
@@ -263,32 +265,8 @@ def _check_figures(result: CaseResult) -> None:
             check_positive(**{name: figure})
 
 
-def why_unreadable(error: Exception) -> str:
-    """Return the reason why JSON could not be read: the missing key, or what is wrong."""
-    if isinstance(error, KeyError):
-        return f"the key {error.args[0]!r} is missing"
-    return str(error)
-
-
 def eager_ratios(images: Sequence[ImageTiming], reference_e2e_s: Sequence[float]) -> list[float]:
     """Return the time of each image over that of its paired eager image; empty without those."""
     if not reference_e2e_s:
         return []
     return [i.e2e_s / eager_s for i, eager_s in zip(images, reference_e2e_s, strict=True)]
-
-
-def check_schema(data: Any, where: str) -> None:
-    """Raise BaselineError unless `data`, from the file `where`, has the schema of this version."""
-    found = data.get("schema") if isinstance(data, dict) else None
-    if found == SCHEMA:
-        return
-    problem = "this file is no result or baseline of fluxfast"
-    if isinstance(found, int):
-        age = "newer" if found > SCHEMA else "older"
-        problem = f"this file is {age} than this version of fluxfast can read"
-    raise BaselineError(
-        problem,
-        got=f"{where}: schema {found!r}",
-        allowed=f"schema {SCHEMA}",
-        remedy="record it again, or use the fluxfast that wrote it",
-    )
