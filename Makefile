@@ -70,6 +70,7 @@ upgrade:
 BASE ?= origin/main
 OF_BASE := .fluxfast/base
 base-environment:
+	rm -rf $(OF_BASE)
 	mkdir -p $(OF_BASE)
 	git archive "$$(git merge-base $(BASE) HEAD)" | tar --extract --directory $(OF_BASE)
 	$(PYTHON) -m venv --clear $(OF_BASE)/.venv

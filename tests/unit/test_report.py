@@ -148,7 +148,7 @@ def test_summary_page_and_json_begin_with_the_changes(tmp_path, baseline_file, c
 
     page = files["html"].read_text()
     assert 'data-outcome="slower"' in page
-    assert "<h3>What to do</h3>" in page and "SLOWER: find the commit, or accept it" in page
+    assert "<h3>What to do</h3>" in page and "SLOWER: find the commit or the package" in page
     assert "http-equiv" in page and "default-src 'none'" in page  # no network
 
 

@@ -23,7 +23,7 @@ _AFTER_THE_MERGE = (
     f"Without one, {HOW_TO_ACCEPT}"
 )
 AGAINST_A_REVISION = AGAINST_A_BASELINE | {
-    Outcome.SLOWER: f"find the commit, {_ON_A_PULL_REQUEST}",
+    Outcome.SLOWER: f"find the commit or the package, {_ON_A_PULL_REQUEST}",
     Outcome.BROKEN: f"find what changed {{names}}, {_ON_A_PULL_REQUEST}; REASON names {{names}}",
     Outcome.FASTER: _AFTER_THE_MERGE,
     Outcome.CHANGED: _AFTER_THE_MERGE,
