@@ -67,6 +67,8 @@ def test_a_process_joins_a_baseline_once_and_a_complete_case_takes_no_more(tmp_p
     origin = {"commit": "abc", "process": 7, "date": "2026-11-27T09:13:42+00:00"}
     for _ in range(3):
         assert grow(baseline, [process(provenance=origin)]) is None
+    # Another run, which began with an empty baseline too, may have measured another program.
+    assert grow(baseline, [process(counters={"graph_breaks": 1})]) is None
     assert len(read_baseline(baseline.path).results[case().id]) == 1
     grow(baseline, processes(count=5, seed=1))
     assert len(read_baseline(baseline.path).results[case().id]) == PROCESSES

@@ -14,6 +14,7 @@ from fluxfast.bench.results.machine import Gpu, hardware_of, stack_difference
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.comparison import Comparison, compare_sides
+from fluxfast.bench.verdicts.counters import step_changes
 from fluxfast.bench.verdicts.noise import Noise, noises
 from fluxfast.bench.verdicts.outcome import HOW_TO_ACCEPT, Outcome
 from fluxfast.bench.verdicts.verdict import Verdict, decide, judge_all
@@ -70,13 +71,15 @@ class Baseline:
     def extended(self, results: Iterable[CaseResult]) -> Baseline:
         """Return the baseline with each result added as one more process of its case.
 
-        A process that is there, and a case that is complete, stay as they are.
+        A process that is there, and a case that is complete, stay as they are. So does a case whose
+        counters or kernels differ: another run has recorded another program meanwhile.
         """
         grown = self
         for result in results:
             known = grown.results.get(result.case.id, ())
             is_there = any(is_same_process(result, one) for one in known)
-            if len(known) < PROCESSES and not is_there:
+            is_other = known and any(step_changes(result, known[-1]))
+            if len(known) < PROCESSES and not is_there and not is_other:
                 grown = grown.accept([*known, result])
         return grown
 
