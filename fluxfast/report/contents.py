@@ -29,6 +29,7 @@ from fluxfast.report.rows import ReportRow, rows_of
 
 # Values of "status" in `fluxfast report --json`, by the exit status of such a run.
 STATUSES = {PASSED_STATUS: "pass", FAILED_STATUS: "fail", NOT_JUDGED_STATUS: "not judged"}
+MOST_LEADS = 5
 UNCHANGED = (Outcome.SAME, Outcome.RECORDED)
 
 AnnotatedSeries = tuple[Series, tuple[ChangePoint, ...]]
@@ -121,10 +122,12 @@ class Report:
 
     @property
     def leads(self) -> list[str]:
-        """A line for each case whose steps changed, with the change of the clock, fastest first."""
+        """A line for each case whose steps changed: failing ones, then fastest first, a few."""
         rows = [row for row in self.rows if row.verdict.headline]
-        rows.sort(key=lambda row: row.verdict.change or 0.0)
-        return [f"{row.where}{row.case.model}, {row.label}: {row.verdict.headline}" for row in rows]
+        rows.sort(key=lambda row: (row.verdict.outcome.is_pass, row.verdict.change or 0.0))
+        shown = [f"{r.where}{r.case.model}, {r.label}: {r.verdict.headline}" for r in rows]
+        rest = len(rows) - MOST_LEADS
+        return [*shown[:MOST_LEADS], *([f"steps of {rest} more cases changed"] if rest > 0 else [])]
 
     @property
     def remedies(self) -> list[str]:

@@ -17,7 +17,7 @@ from fluxfast.report.serving import serving_table
 
 SIGNS = {"pass": "✅", "fail": "❌", "not judged": "⚠️"}
 RECORDED_SIGN = "📌"
-MOST_LEADS, MOST_STEPS, MOST_SERVED = 3, 12, 24
+MOST_STEPS, MOST_SERVED = 12, 24
 LONGEST_REASON = 400
 HEAD_PX, STEP_PX, BAR_COLOUR = 110, 34, "#5b8fd0"  # readable on white and on black
 
@@ -28,10 +28,8 @@ def markdown(report: Report) -> str:
     parts = [f"### {sign} {escaped(report.verdict_line)}"]
     parts += [escaped(f"{m.where}{m.compared}.") for m in report.machines if m.compared]
     parts += [f"⚠️ **{escaped(warning)}**" for warning in report.warnings]
-    lines = report.leads[:MOST_LEADS]
-    if (more := len(report.leads) - MOST_LEADS) > 0:
-        lines.append(f"steps of {more} more cases changed")
-    lines += [f"{m.where}{attribution}" for m in report.machines for attribution in m.attributions]
+    lines = [f"{m.where}{attribution}" for m in report.machines for attribution in m.attributions]
+    lines = [*report.leads, *lines]
     if lines:
         parts.append("\n".join(f"- **{escaped(line)}**" for line in lines))
     if report.changed:

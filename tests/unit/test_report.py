@@ -152,6 +152,21 @@ def test_summary_page_and_json_begin_with_the_changes(tmp_path, baseline_file, c
     assert "http-equiv" in page and "default-src 'none'" in page  # no network
 
 
+def test_changes_in_a_step_lead_the_report_and_what_fails_comes_first(tmp_path):
+    def counted(results, launches):
+        return [replace(r, counters={"launches_in_a_step": launches(r.case)}) for r in results]
+
+    theirs = counted(ablation(seed=1), lambda case: 865)
+    ours = counted(ablation(), lambda case: 900 if case.id == theirs[-1].case.id else 703)
+    report = report_of(write(ours, tmp_path / "ours"), write(theirs, tmp_path / "theirs"))
+    assert report.status == "fail"
+    assert report.outcomes == {"changed": len(report.rows) - 1, "broken": 1}
+    first, second, *_, last = report.leads
+    assert "865 → 900 launches in a step" in first and "865 → 703" in second
+    assert last == f"steps of {len(report.rows) - 5} more cases changed"
+    assert [line.partition(":")[0] for line in report.remedies] == ["changed", "BROKEN"]
+
+
 def on_an_h100(results):
     hardware = H100.to_json()
     return [replace(r, environment=r.environment | {"hardware": hardware}) for r in results]
