@@ -116,14 +116,16 @@ def _problems_of_all(requested: list[str], situation: Situation) -> list[str]:
 
 
 def _axis_clashes(wanted: list[Optimization]) -> list[str]:
-    clashes = []
-    for axis in Axis:
-        names = sorted({o.name for o in wanted if o.axis is axis})
-        if len(names) > 1:
-            clashes.append(
-                f"{' and '.join(names)} exclude each other: a plan has one choice of {axis.value}"
-            )
-    return clashes
+    by_axis: dict[Axis, set[str]] = {}
+    for optimization in wanted:
+        by_axis.setdefault(optimization.axis, set()).add(optimization.name)
+    if len(by_axis) == len(wanted):
+        return []
+    return [
+        f"{' and '.join(sorted(names))} exclude each other: a plan has one choice of {axis.value}"
+        for axis in Axis
+        if len(names := by_axis.get(axis, set())) > 1
+    ]
 
 
 def problems_of(
@@ -136,13 +138,16 @@ def problems_of(
         optimization.why_unsupported_request(situation),
     ]
     reasons += [
-        f"requires {_one_of(name)}: {why}"
-        for name, why in optimization.requires.items()
-        if name not in present
+        f"requires {_one_of(need)}: {why}"
+        for need, why in optimization.requires.items()
+        if need not in present
     ]
-    for other in wanted:
-        why = optimization.conflicts.get(other.name) or other.conflicts.get(optimization.name)
-        reasons += [f"conflicts with {other.name}: {why}"] if why else []
+    name, conflicts = optimization.name, optimization.conflicts
+    reasons += [
+        f"conflicts with {other.name}: {why}"
+        for other in wanted
+        if (why := conflicts.get(other.name) or other.conflicts.get(name))
+    ]
     return [f"{optimization.name}: {reason}" for reason in reasons if reason]
 
 

@@ -14,7 +14,7 @@ from fluxfast.models.spec import DEV, default_request
 from fluxfast.models.weights import resolve
 from fluxfast.optimizations.base import Artifacts, Situation
 from fluxfast.optimizations.compilation import _manifest as manifest
-from fluxfast.optimizations.compilation._package import export_package, load_package
+from fluxfast.optimizations.compilation._package import check_loads, export_package, load_package
 from fluxfast.optimizations.graphs._replay import call_key
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import gather_evidence, proofs
@@ -54,13 +54,15 @@ def test_a_package_reads_the_weights_of_the_module_it_is_bound_to(exported):
         assert torch.allclose(package(x=x, scale=None, flag=False)[0], other(x)[0], atol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.compile
-def test_a_package_that_crashes_when_loaded_is_refused_and_not_kept(tmp_path, monkeypatch):
+@pytest.mark.subprocess
+def test_packages_that_crash_when_loaded_are_refused_and_not_kept(tmp_path, monkeypatch):
+    packages = [tmp_path / name for name in ("transformer.pt2", "decoder.pt2")]
+    for package in packages:
+        package.touch()
     crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
     monkeypatch.setattr("fluxfast.optimizations.compilation._package.LOADING", crash)
     with pytest.raises(ArtifactError, match="signal 11, compiled with CXX"):
-        export_package(Scaled().requires_grad_(False), CALL, tmp_path / "scaled.pt2")
+        check_loads(packages)
     assert not list(tmp_path.iterdir())
 
 
@@ -163,6 +165,11 @@ def test_the_key_of_a_graph_covers_every_argument():
 @pytest.mark.compile
 def test_packages_generate_the_same_image_when_exported_and_when_loaded(tmp_path, monkeypatch):
     load_one_block_of_each_kind(monkeypatch)
+    checked = []  # correctness_tests start the process that loads them
+    monkeypatch.setattr(
+        "fluxfast.optimizations.compilation._package.check_loads",
+        lambda paths: checked.extend(path.name for path in paths),
+    )
     here = detect("cpu")
     checkpoint = resolve("schnell", "mini", here)
     request = dict(height=64, width=32, num_inference_steps=2, prompt="A cat with a ball of yarn")
@@ -176,6 +183,7 @@ def test_packages_generate_the_same_image_when_exported_and_when_loaded(tmp_path
         with build(checkpoint, planned.plan, artifacts=artifacts) as pipeline:
             assert torch.allclose(pipeline.generate(output_type="pt"), expected, atol=2e-2)
             assert proofs(gather_evidence(pipeline))["export_aoti"].is_active
+    assert checked == ["transformer.pt2", "decoder.pt2"]
     other = planned_case(names, checkpoint, situation_of(checkpoint, here, height=32, width=32))
     with pytest.raises(ArtifactError, match="no usable exported package"):
         build(checkpoint, other.plan, artifacts=Artifacts(folder=tmp_path, use_cached=True))

@@ -8,7 +8,7 @@ import pytest
 from fluxfast.hardware import Platform
 from fluxfast.optimizations.base import Axis
 from fluxfast.optimizations.registry import default_choice, default_names
-from tests.support.machines import B200, L20, machine, situation
+from tests.support.machines import B200, CPU, L20, machine, situation
 
 RTX_5090 = machine(Platform.CUDA, "NVIDIA GeForce RTX 5090", "sm_120", memory_gib=31.4)
 
@@ -24,7 +24,8 @@ def quantized_layer(apply):
     layer.weight.data[2] = 0
     transformer = nn.ModuleDict({"transformer_blocks": nn.ModuleList([layer])})
     with patch.object(quant_api, "_check_hardware_support", lambda granularity: None):
-        apply(SimpleNamespace(pipeline=SimpleNamespace(transformer=transformer)))
+        pipeline = SimpleNamespace(transformer=transformer)
+        apply(SimpleNamespace(pipeline=pipeline, situation=situation(CPU)))
     return layer
 
 
@@ -41,6 +42,21 @@ def test_rows_of_zeros_stay_zero(name):
         product, nothing = layer(rows), layer(torch.zeros_like(rows))
     assert product.isfinite().all() and product.any()
     assert not product[5].any() and not product[:, 2].any() and not nothing.any()
+
+
+def test_an_int8_gemm_in_float64_gives_every_integer(monkeypatch):
+    import torch
+
+    from fluxfast.optimizations.precision._int8_gemm import use_float64_gemms
+
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    registered = use_float64_gemms.__wrapped__()
+    left, right = torch.full((17, 4096), -128), torch.full((4096, 8), -128)
+    left[3], left[5, ::2], right[7] = 127, 1, -127
+    with torch.profiler.profile() as profiled:
+        product = torch._int_mm(left.to(torch.int8), right.to(torch.int8))
+    assert registered and "aten::mm" in {event.key for event in profiled.key_averages()}
+    assert product.dtype is torch.int32 and torch.equal(product.long(), left @ right)
 
 
 @pytest.mark.parametrize("granularity", ["PerRow", "PerTensor"])

@@ -33,7 +33,7 @@ INDUCTOR_OPTIONS = {
     "always_keep_tensor_constants": True,
 }
 
-LOADING = "import sys, torch; torch._inductor.aoti_load_package(sys.argv[1])"
+LOADING = "import sys, torch; [*map(torch._inductor.aoti_load_package, sys.argv[1:])]"
 
 
 def layout(tensor: Tensor) -> list[Any]:
@@ -74,7 +74,7 @@ def export_package(
         options.
 
     Raises:
-        ArtifactError: the package cannot be written or crashes the process that loads it.
+        ArtifactError: the package cannot be written.
     """
     from torch._inductor import aot_compile, config
     from torch.export.pt2_archive._package import package_pt2
@@ -93,7 +93,6 @@ def export_package(
     temporary = path.with_name(f".{path.stem}.part.pt2")
     try:
         package_pt2(str(temporary), aoti_files=[file for file in files if isinstance(file, str)])
-        _check_loads(temporary)
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         raise ArtifactError(
@@ -112,11 +111,18 @@ def export_package(
     }
 
 
-def _check_loads(path: Path) -> None:
-    """Load in another process, which a crash would end; exceptions are left to the real load."""
-    loader = [sys.executable, "-c", LOADING, str(path)]
+def check_loads(paths: Iterable[Path]) -> None:
+    """Load packages in another process, which a crash would end; the real load raises other errors.
+
+    Raises:
+        ArtifactError: the process crashed; the packages are removed.
+    """
+    paths = list(paths)
+    loader = [sys.executable, "-c", LOADING, *map(str, paths)]
     status = subprocess.run(loader, capture_output=True, check=False).returncode
     if status < 0:
+        for path in paths:
+            path.unlink()
         raise ArtifactError(
             "an exported package crashes the process that loads it",
             got=f"signal {-status}, compiled with CXX={os.environ.get('CXX', 'unset: g++')}",

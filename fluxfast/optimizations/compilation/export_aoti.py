@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def apply(build: Build) -> None:
     """Export transformer and decoder, or load the cached packages, and call them from now on."""
-    from fluxfast.optimizations.compilation._package import Decoder, export_package
+    from fluxfast.optimizations.compilation._package import Decoder, check_loads, export_package
     from fluxfast.optimizations.graphs._replay import GraphReplay
 
     pipeline, situation = build.pipeline, build.situation
@@ -53,6 +53,7 @@ def apply(build: Build) -> None:
                 )
                 for name, module in modules.items()
             }
+            check_loads(folder / f"{name}.pt2" for name in modules)
             manifest.write(folder, description, entries)
             loaded = _loaded(modules, folder, description)
     for package in loaded.values():

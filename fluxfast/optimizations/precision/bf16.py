@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof, Situation
+from fluxfast.optimizations.memory._memory_format import to_channels_last
 
 
 def apply(build: Build) -> None:
-    """Do nothing: the weights are loaded in bfloat16 (`load_dtype`)."""
+    """Set the VAE to channels_last on a CPU; `load_dtype` has loaded the weights in bfloat16.
+
+    oneDNN has bfloat16 convolutions only for AVX-512. PyTorch's own take 13 times as long when they
+    are contiguous: a 256×256 image decodes in 25 s instead of 2 s (AMD EPYC, one thread, 2.13.0).
+    """
+    if not build.situation.hardware.is_gpu and not build.situation.lacks("vae"):
+        to_channels_last(build.pipeline.vae)
 
 
 def proof(evidence: Evidence) -> Proof:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimizations.base import Axis, Build, Evidence, NumberFormat, Optimization, Proof
+from fluxfast.optimizations.precision._int8_gemm import use_float64_gemms
 from fluxfast.optimizations.precision._torchao import (
     INT8_GEMMS,
     TORCHAO,
@@ -18,6 +19,8 @@ def apply(build: Build) -> None:
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig
 
     quantize_blocks(build, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
+    if not build.situation.hardware.is_gpu:
+        use_float64_gemms()
 
 
 def proof(evidence: Evidence) -> Proof:
