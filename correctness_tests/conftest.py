@@ -150,10 +150,7 @@ def reference(
 
 @pytest.fixture(scope="session")
 def sheets(suite: Suite) -> Iterator[dict[str, tuple[GeneratedImages, dict[str, GeneratedImages]]]]:
-    """Yield eager images and those of each case by sheet; at the end, write every sheet.
-
-    A sheet is of a model, or of a workload of a case of one's own.
-    """
+    """Yield eager images and those of each case by workload; at the end, write a sheet for each."""
     by_name: dict[str, tuple[GeneratedImages, dict[str, GeneratedImages]]] = {}
     yield by_name
     for name, (eager, cases) in by_name.items():
@@ -173,9 +170,8 @@ def generated(
     suite.report(planned, "generating")
     images = generate_images(built, prompts)
     columns = slice(SHEET_COLUMNS)
-    case = planned.case
-    sheet = case.id.rpartition("-")[0] if case.is_own else case.model
-    _, cases = sheets.setdefault(sheet, (reference.only(columns), {}))
+    workload = planned.case.id.rpartition("-")[0]
+    _, cases = sheets.setdefault(workload, (reference.only(columns), {}))
     cases[planned.label] = images.only(columns)
     return images
 

@@ -22,6 +22,8 @@ from fluxfast.quality.sheet import write_sheet
 
 MATRIX, BATCH_SIZE = "alone", 2  # this module's cases, unless an option chooses others
 TAKES_OWN_CASES = True  # with --cases
+# More than the 8 recompilations that torch.compile allows: a compiled step must serve them all.
+MOST_STEPS_ON_A_CPU = 10
 GOLDENS = Path(__file__).parent / "goldens"
 pytestmark = pytest.mark.slow
 

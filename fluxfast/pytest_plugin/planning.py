@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.cases.case import Case, eager_by_workload
 from fluxfast.bench.cases.matrix import Excluded
 from fluxfast.bench.cases.own import planned_own_cases
-from fluxfast.bench.cases.planned import PlannedCase, parse_resolution, planned_cases, shard
+from fluxfast.bench.cases.planned import (
+    PlannedCase,
+    parse_resolution,
+    planned_case,
+    planned_cases,
+    shard,
+)
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
+from fluxfast.optimizations.base import Axis
 from fluxfast.pytest_plugin.options import Options
 
 
@@ -31,9 +38,21 @@ class SessionPlan:
 
 
 def plan_session(
-    options: Options, hardware: Hardware, matrix: str, batch_size: int | None
+    options: Options,
+    hardware: Hardware,
+    matrix: str,
+    batch_size: int | None,
+    most_steps_on_a_cpu: int | None = None,
 ) -> SessionPlan:
     """Plan the cases that the options ask for.
+
+    Args:
+        options: the options of the suite.
+        hardware: the machine.
+        matrix: the name of the matrix.
+        batch_size: images of one prompt at a time; None for the model's own.
+        most_steps_on_a_cpu: the most denoising steps of cases on a CPU, unless an option names
+            their number or a cache decides from step to step; None for the model's own.
 
     Raises:
         FluxFastError: an option names nothing that exists.
@@ -51,7 +70,18 @@ def plan_session(
         batch_size=batch_size,
         num_inference_steps=options.num_inference_steps,
     )
+    if most_steps_on_a_cpu and not hardware.is_gpu and options.num_inference_steps is None:
+        cases = [_shortened(planned, most_steps_on_a_cpu) for planned in cases]
     return SessionPlan(cases=tuple(shard(cases, options.shard)), left_out=left_out)
+
+
+def _shortened(planned: PlannedCase, steps: int) -> PlannedCase:
+    """Return the case with at most this many steps; a case with a cache as it is."""
+    situation = planned.plan.situation
+    if planned.plan.on(Axis.CACHE) or situation.request.num_inference_steps <= steps:
+        return planned
+    request = replace(situation.request, num_inference_steps=steps)
+    return planned_case(planned.plan.names, planned.checkpoint, replace(situation, request=request))
 
 
 def _plan_own(options: Options, file: Path, hardware: Hardware, matrix: str) -> SessionPlan:

@@ -68,7 +68,7 @@ def _left_out(suite: Suite) -> Iterator[str]:
     """Yield one line with the number of optimizations that no case has."""
     by_model = [names for plan in suite.plans.values() for names in plan.left_out.values()]
     if names := {excluded.name for of_model in by_model for excluded in of_model}:
-        matrix, _ = next(iter(suite.plans))
+        matrix, *_ = next(iter(suite.plans))
         command = f"fluxfast matrix --gpu {suite.options.gpu} --matrix {matrix}"
         yield f"{len(names)} optimizations left out: `{command}` lists them"
 

@@ -46,7 +46,7 @@ class Suite:
     Attributes:
         config: the session's configuration.
         options: the options of the suite.
-        plans: the plan for each matrix and batch size of a test module.
+        plans: the plan for each matrix, batch size and number of steps of a test module.
         selected: the cases that pytest selected, each once.
         other_environment: the environment of side A, if it differs from this one.
         mistake: an error of the options that stops the session after collection.
@@ -61,7 +61,7 @@ class Suite:
 
     config: pytest.Config
     options: Options
-    plans: dict[tuple[str, int | None], SessionPlan] = field(default_factory=dict)
+    plans: dict[tuple[str, int | None, int | None], SessionPlan] = field(default_factory=dict)
     selected: tuple[PlannedCase, ...] = ()
     other_environment: Environment | None = None
     mistake: FluxFastError | None = None
@@ -144,14 +144,17 @@ class Suite:
     # Planning.
 
     def plan(self, module: Any) -> tuple[PlannedCase, ...]:
-        """Return the cases of a test module; its MATRIX and BATCH_SIZE are the defaults."""
+        """Return the cases of a test module.
+
+        Its MATRIX, BATCH_SIZE and MOST_STEPS_ON_A_CPU apply where no option names others.
+        """
         matrix = str(self.options.matrix or getattr(module, "MATRIX", "smoke"))
         batch_size = self.options.batch_size
         if batch_size is None:
             batch_size = getattr(module, "BATCH_SIZE", None)
-        key = (matrix, batch_size)
+        key = (matrix, batch_size, getattr(module, "MOST_STEPS_ON_A_CPU", None))
         if key not in self.plans:
-            self.plans[key] = plan_session(self.options, self.hardware, matrix, batch_size)
+            self.plans[key] = plan_session(self.options, self.hardware, *key)
         return self.plans[key].cases
 
     @property

@@ -8,8 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from fluxfast.mini import WEIGHTS
+from fluxfast.optimizations.base import Axis
 from fluxfast.pytest_plugin import benchmark, plugin
+from fluxfast.pytest_plugin.options import Options
+from fluxfast.pytest_plugin.planning import plan_session
 from tests.support.collecting import QUIET
+from tests.support.machines import CPU, H200
 from tests.support.pages import REPOSITORY
 
 SUITE = str(REPOSITORY / "perf_tests")
@@ -91,6 +95,25 @@ def test_loras_are_compared_on_schnell_alone_on_a_cpu(collect):
     for words, model in (((), "[schnell-"), (("--model", "dev"), "[dev-")):
         status, names, _ = collect(file, "--gpu", "cpu", *words)
         assert status == 0 and len(names) == 3 and all(model in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "asked", "without_a_cache", "with_a_cache"),
+    [(CPU, None, 10, 28), (CPU, 12, 12, 12), (H200, None, 28, 28)],
+    ids=["CPU", "option", "GPU"],
+)
+def test_a_cpu_generates_few_steps_unless_a_cache_decides_between_them(
+    hardware, asked, without_a_cache, with_a_cache
+):
+    options = Options(
+        models=("dev",),
+        weights="mini",
+        num_inference_steps=asked,
+        baselines=REPOSITORY / "baselines",
+    )
+    cases = plan_session(options, hardware, "alone", 2, most_steps_on_a_cpu=10).cases
+    found = {(one.plan.on(Axis.CACHE) is None, one.case.num_inference_steps) for one in cases}
+    assert found == {(True, without_a_cache), (False, with_a_cache)}
 
 
 @pytest.mark.parametrize(
