@@ -8,7 +8,10 @@ WORKERS ?= auto
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --timeout 300
 
-.PHONY: perf quick check test interpreter workflows site pages nightly upgrade runner \
+# Two at a time: mypy takes as long as the other linters together.
+IN_PAIRS := $(MAKE) --no-print-directory --jobs=2
+
+.PHONY: perf quick check lint types test interpreter workflows site pages nightly upgrade runner \
   base-environment reporting format clean
 
 perf: .venv/installed
@@ -21,13 +24,19 @@ quick: .venv/developing
 	$(PYTEST) tests/unit -m "not (slow or subprocess or interpreter or compile or browser or gpu)"
 
 check: .venv/developing
+	$(IN_PAIRS) lint types
+
+lint: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+types: .venv/developing
+	$(BIN)/mypy
+
 # Everything that a machine without a GPU can run, with one shape of each interpreted kernel.
-test: check workflows
+test: .venv/developing
+	$(IN_PAIRS) types lint workflows
 	$(PYTEST) correctness_tests tests -m "not interpreter"
 
 # The other shapes of the interpreted kernels. CI runs them, too.

@@ -21,6 +21,7 @@ ONE_CORE_EACH = {
     # of a package with optimizations that a package called twice does not repay.
     "TORCHINDUCTOR_VEC_ISA_OK": "1",
     "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O0",
+    "COMPILER_PATH": str(Path(__file__).parent / "tests" / "support" / "linker"),
 }
 
 

@@ -222,7 +222,7 @@ MAKES_AN_ENVIRONMENT = (
 LAST_CALL = {
     "perf": "pytest perf_tests --gpu cpu --matrix smoke",
     "quick": r"pytest .*tests/unit -m .*not \(slow",
-    "check": "lint-imports ",
+    "check": "(lint-imports|mypy) ",
     "test": "pytest .*correctness_tests tests ",
     "site": "python -m mkdocs build --strict",
     "nightly": "pytest perf_tests --gpu h200 --matrix ablation --shard 1/2 --record --results "

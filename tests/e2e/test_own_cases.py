@@ -1,10 +1,7 @@
 """`pytest perf_tests --cases FILE`: the first run records, the second compares."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from fluxfast.mini import WEIGHTS
+from tests.support.forked import run_module
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
@@ -32,6 +30,8 @@ cases:
 def folder(tmp_path, monkeypatch):
     """Return a folder with a checkpoint, a LoRA and a file of cases."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("FLUXFAST_COMMIT", "tests")
     shutil.copytree(WEIGHTS / "mini-dev", tmp_path / "my-flux-dev")
     (tmp_path / "my-cases.yaml").write_text(CASES)
     config = json.loads((tmp_path / "my-flux-dev" / "transformer" / "config.json").read_text())
@@ -42,26 +42,21 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(folder: Path) -> subprocess.CompletedProcess[str]:
+def run(folder: Path) -> pytest.RunResult:
     """Run the suite from another directory than its own."""
     words = [str(REPOSITORY / "perf_tests"), f"--rootdir={folder}", "--gpu=cpu", "--rounds=2"]
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *words, "--cases=my-cases.yaml", "--results=results"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "FLUXFAST_COMMIT": "tests"},
-        capture_output=True,
-        text=True,
-    )
+    return run_module("pytest", [*words, "--cases=my-cases.yaml", "--results=results"], folder)
 
 
 def test_the_first_run_records_the_second_compares_and_a_mistake_loads_nothing(folder):
     first = run(folder)
-    assert first.returncode == 0, first.stdout
-    assert (
-        "these cases have no baseline yet: this run records commit tests and passes" in first.stdout
-    )
-    assert "my-flux-dev with style.safetensors × 0.8" in first.stdout
-    assert "no such figure here, so no tolerance: step_ms" in first.stdout
+    assert first.ret == 0, first.stdout.str()
+    for line in (
+        "these cases have no baseline yet: this run records commit tests and passes",
+        "my-flux-dev with style.safetensors × 0.8",
+        "no such figure here, so no tolerance: step_ms",
+    ):
+        assert line in first.stdout.str()
     (path,) = folder.glob("my-cases.cpu-*.json")
     (case,) = json.loads(path.read_text())["cases"]
     assert case["case"]["weights"].startswith("my_flux_dev_")
@@ -74,14 +69,15 @@ def test_the_first_run_records_the_second_compares_and_a_mistake_loads_nothing(f
     data = json.loads(path.read_text()) | {"cases": [case]}
     path.write_text(json.dumps(data))
     slower = run(folder)
-    assert slower.returncode == 1, slower.stdout
-    assert "SLOWER: whole image: eager_ratio" in slower.stdout
-    assert "(tolerance ±40%)" in slower.stdout
+    assert slower.ret == 1, slower.stdout.str()
+    assert "SLOWER: whole image: eager_ratio" in slower.stdout.str()
+    assert "(tolerance ±40%)" in slower.stdout.str()
     assert len(json.loads(path.read_text())["cases"][0]["processes"]) == 1
 
     (folder / "my-cases.yaml").write_text(CASES.replace("fused_projections", "fused_projektions"))
     mistake = run(folder)
-    assert mistake.returncode == pytest.ExitCode.USAGE_ERROR
+    assert mistake.ret == pytest.ExitCode.USAGE_ERROR
     for part in ("unknown optimization", "got:     fused_projektions", "allowed:", "remedy:"):
-        assert part in mistake.stderr
-    assert "building" not in mistake.stdout and "Traceback" not in mistake.stderr
+        assert part in mistake.stderr.str()
+    assert "building" not in mistake.stdout.str()
+    assert "Traceback" not in mistake.stderr.str()
