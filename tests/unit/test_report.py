@@ -12,6 +12,7 @@ import pytest
 
 from fluxfast.bench.cases.matrix import label
 from fluxfast.bench.results.shards import note_shard
+from fluxfast.bench.results.sides import write_sides
 from fluxfast.bench.results.store import read_results, write_result
 from fluxfast.cli.main import main
 from fluxfast.errors import BaselineError
@@ -39,6 +40,7 @@ from tests.support.synthetic_results import (
     write_artifacts,
     write_baseline,
 )
+from tests.support.synthetic_sides import two_environments
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +311,16 @@ def test_the_folder_of_a_comparison_is_reported_as_one(tmp_path):
     write_result(run, changed.measured.results[0])
     with pytest.raises(BaselineError, match="a comparison and the results of another run"):
         report_of([run])
+
+
+def test_two_environments_are_named_and_compared_again(tmp_path):
+    run = comparison(tmp_path / "run")
+    write_sides(run, two_environments("2.11.0", "2.12.0"))
+    text = markdown(report_of([run]))
+    sides = "0123456789ab (1 process) compared with 0123456789ab (1 process)"
+    assert f"{sides}; torch 2.11.0 → 2.12.0." in text
+    commands = re.findall("^pytest .*$", text, re.MULTILINE)
+    assert commands and all(c.endswith("--against-env /A/bin/python") for c in commands)
 
 
 def replace_commit(one, commit):
