@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -73,19 +73,31 @@ def marks(body: str) -> tuple[str, date] | None:
 
 def slowdowns(history: Sequence[Mapping[str, Any]]) -> list[Slowdown]:
     """Return the slowdowns in `fluxfast history --json` that are still open."""
-    found: dict[tuple[str, date, tuple[str, str]], dict[str, str]] = {}
+    found: dict[tuple[str, date, str], dict[str, Mapping[str, Any]]] = {}
     for series in history:
-        for change in series["changes"]:
-            if change["still_slower"]:
-                commits = change["last_good_commit"], change["first_changed_commit"]
-                since = date.fromisoformat(change["date"][:10])
-                text = f"{change['relative']:+.1%}, {change['cause']}: {change['detail']}"
-                found.setdefault((series["gpu"], since, commits), {})[series["case"]] = text
-    nights = tuple(nights_of(history))
+        for change in (change for change in series["changes"] if change["still_slower"]):
+            since = date.fromisoformat(change["date"][:10])
+            where = series["gpu"], since, change["first_changed_commit"]
+            found.setdefault(where, {})[series["case"]] = change
     return [
-        Slowdown(gpu=gpu, since=since, commits=commits, cases=cases, nights=nights)
-        for (gpu, since, commits), cases in found.items()
+        Slowdown(
+            gpu=gpu,
+            since=since,
+            commits=(_last_good(changes.values())["last_good_commit"], first_changed),
+            cases={case: _text(change) for case, change in changes.items()},
+            nights=tuple(nights_of(history)),
+        )
+        for (gpu, since, first_changed), changes in found.items()
     ]
+
+
+def _last_good(changes: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the change whose last good night is the oldest: cases run on different cards."""
+    return min(changes, key=lambda change: str(change["last_good_date"]))
+
+
+def _text(change: Mapping[str, Any]) -> str:
+    return f"{change['relative']:+.1%}, {change['cause']}: {change['detail']}"
 
 
 def nights_of(history: Sequence[Mapping[str, Any]]) -> list[date]:

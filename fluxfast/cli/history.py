@@ -156,6 +156,7 @@ def point_row(point: ChangePoint) -> dict[str, Any]:
         "relative": point.relative,
         "cause": point.cause.value,
         "detail": point.detail,
+        "last_good_date": point.last_good.measured_at,
         "last_good_commit": point.last_good.commit_id,
         "first_changed_commit": point.first_changed.commit_id,
         "accepted": [vars(acceptance) for acceptance in point.accepted],

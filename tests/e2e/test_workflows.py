@@ -653,6 +653,7 @@ def test_an_issue_is_opened_once_and_closed_on_recovery():
     def history(still_slower, commits=("a", "b"), day=19, cases=(1, 2), begins=1):
         change = {"date": f"2026-10-{day:02}T02:00", "relative": 0.06, "cause": "code",
                   "detail": "a → b", "still_slower": still_slower,
+                  "last_good_date": f"2026-10-{day - 1:02}T02:00",
                   "last_good_commit": commits[0], "first_changed_commit": commits[1]}  # fmt: skip
         nights = [{"measured_at": f"2026-10-{day:02}T02:00"} for day in days if day >= begins]
         return [{"gpu": "NVIDIA H200", "case": f"case {n}", "changes": [change], "nights": nights}
@@ -679,6 +680,19 @@ def test_an_issue_is_opened_once_and_closed_on_recovery():
     for now in (True, False):
         done = issue_actions(history(now), [closed])
         assert (done.to_open, done.to_close, done.to_edit) == ([], [], {})
+
+
+def test_one_slowdown_of_cases_on_two_cards_is_one_issue_and_another_card_is_none():
+    def series(name, commit, day, still_slower=True):
+        change = {"date": "2026-10-19T02:00", "relative": 0.06, "cause": "code", "detail": "",
+                  "still_slower": still_slower, "last_good_date": f"2026-10-{day}T02:00",
+                  "last_good_commit": commit, "first_changed_commit": "c"}  # fmt: skip
+        nights = [{"measured_at": "2026-10-01T02:00"}, {"measured_at": "2026-10-19T02:00"}]
+        return {"gpu": "NVIDIA H200", "case": name, "changes": [change], "nights": nights}
+
+    found = [series("x", "b", 18), series("y", "a", 15), series("z", "b", 18, still_slower=False)]
+    (slowdown,) = issue_actions(found, []).to_open
+    assert slowdown.commits == ("a", "c") and list(slowdown.cases) == ["x", "y"]
 
 
 def test_changes_of_timed_code_are_benchmarked_without_a_label():
