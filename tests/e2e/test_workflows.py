@@ -370,6 +370,13 @@ def test_the_gate_from_end_to_end(rehearsal):
     assert "✅" in comment and "No case changed." in comment
 
 
+# The page has tests of its own, and its charts take seconds to compute.
+WITHOUT_CHARTS = """
+import sys
+from fluxfast.cli import main, report
+report.page = lambda report: "<!doctype html>"
+sys.exit(main.main())
+"""
 MAKE_UPGRADE = """
 import os, sys
 if sys.argv[1] == "upgrade":
@@ -384,6 +391,7 @@ def test_the_newest_versions_from_end_to_end(shared_rehearsal):
     rehearsal = shared_rehearsal
     rehearsal.set_github()
     rehearsal.program("make", MAKE_UPGRADE)
+    rehearsal.program("fluxfast", WITHOUT_CHARTS)
     rehearsal.set_slower({"fp8_per_row": 1.3})
     assert rehearsal.job("upgrade", "measure")["make upgrade GPU=h200"] == 1
     rehearsal.job("upgrade", "announce")
