@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from importlib.metadata import Distribution, PackageNotFoundError
 
 import pytest
 import torch
 from torch import nn
 
+from fluxfast import __version__
 from fluxfast.bench.cases.planned import planned_case, situation_of
 from fluxfast.errors import ArtifactError
 from fluxfast.hardware import detect
@@ -115,6 +117,18 @@ def description(**changes):
     request = default_request(DEV, side=1024, **changes)
     names = ("bf16", "export_aoti")
     return manifest.described(Situation(model=DEV, hardware=hardware, request=request), names)
+
+
+def test_a_package_is_described_where_the_project_is_not_installed(monkeypatch):
+    from_name = Distribution.from_name
+
+    def found(name):
+        if name == "fluxfast":
+            raise PackageNotFoundError(name)
+        return from_name(name)
+
+    monkeypatch.setattr(Distribution, "from_name", staticmethod(found))
+    assert description()["fluxfast"]["version"] == __version__
 
 
 @pytest.mark.parametrize(
