@@ -64,7 +64,9 @@ def _loaded(hardware: Hardware) -> Any:
 
 
 def _choice(hardware: Hardware) -> dict[str, Any]:
-    return {} if hardware.is_gpu else {"disable": ("regional", "inductor_flags")}
+    """Return the arguments of `optimize()`: each call is computed when it is made."""
+    compiler = () if hardware.is_gpu else ("regional", "inductor_flags")
+    return {"disable": ("true_cfg_batch", *compiler)}
 
 
 def compared(optimized: Any, side: int, hardware: Hardware) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Axis(StrEnum):
     ENCODER = "encoder"
     HOST = "host"
     GRAPH = "graph"
+    GUIDANCE = "guidance"
 
 
 class KernelCategory(StrEnum):

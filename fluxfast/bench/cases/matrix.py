@@ -226,6 +226,7 @@ DETAILS = (
     Axis.ENCODER,
     Axis.HOST,
     Axis.GRAPH,
+    Axis.GUIDANCE,
 )
 
 
