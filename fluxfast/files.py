@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 from fluxfast.errors import FluxFastError
@@ -137,8 +138,10 @@ def check_writable(path: Path, *, creates_folder: bool = False) -> None:
         problem = "it is a folder"
     elif not folder.is_dir():
         problem = f"there is no folder {folder}"
-    elif not os.access(path if path.exists() else folder, os.W_OK):
-        problem = f"no permission to write in {folder}"
+    elif path.exists():
+        problem = None if os.access(path, os.W_OK) else "no permission to write it"
+    else:
+        problem = _why_no_new_file(folder)
     if problem:
         raise FluxFastError(
             "cannot write this file",
@@ -146,6 +149,15 @@ def check_writable(path: Path, *, creates_folder: bool = False) -> None:
             allowed="a file in an existing folder that this user may write",
             remedy="create the folder, or name another file",
         )
+
+
+def _why_no_new_file(folder: Path) -> str | None:
+    """Return why a folder takes no new file, or None; permissions do not tell, as in /proc."""
+    try:
+        with TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return f"nothing can be written in {folder}: {error.strerror}"
 
 
 def checkout() -> Path | None:

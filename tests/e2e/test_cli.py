@@ -113,6 +113,7 @@ def test_generate_writes_images_and_bench_times(tmp_path, capsys):
         (["bench", *EAGER, "--output-file", "image"], "unknown image format"),
         (["generate", *EAGER, "--output-file", "/nowhere/x.png"], "cannot write this file"),
         (["generate", *EAGER, "--trace-file", "/dev/null/t.json"], "cannot write this file"),
+        (["generate", *EAGER, "--trace-file", "/proc/x/t.json"], "cannot write this file"),
         (["profile", "dev-mini-32x32-b1-s1-eager", "--trace-file", "."], "cannot write this file"),
         (["generate", *EAGER, "--seed", str(2**64)], "this seed is not possible"),
         (["generate", *EAGER, "--guidance_scale", "nan"], "this guidance_scale is not possible"),
