@@ -150,5 +150,6 @@ def test_alone_has_each_optimization_with_its_requirements():
     assert ("bf16", "fused_projections", "fa3_fp8", "fused_gelu") in found
     assert set(tiers(situation(H200))[1:]) <= set(found)
     covered = {name for names in found for name in names}
-    able = {o.name for o in optimizations().values() if o.why_unavailable(H200) is None}
+    runs = [o for o in optimizations().values() if o.why_unavailable(H200) is None]
+    able = {o.name for o in runs if o.why_unsupported_request(situation(H200)) is None}
     assert able - covered == {o for o in able if optimizations()[o].slow_to_build(H200)}
