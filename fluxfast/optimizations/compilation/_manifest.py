@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fluxfast import __version__
 from fluxfast.errors import ArtifactError
 from fluxfast.files import write_atomically
 from fluxfast.optimizations.base import Situation
@@ -42,7 +42,7 @@ def described(situation: Situation, names: tuple[str, ...]) -> dict[str, Any]:
         "batch_size": request.batch_size,
         "max_sequence_length": request.max_sequence_length,
         "gpu": f"{hardware.name} ({hardware.architecture})",
-        "fluxfast": {"version": __version__, "sources": sources_digest()},
+        "fluxfast": {"version": import_module("fluxfast").__version__, "sources": sources_digest()},
         "stack": {n: v for n, v in hardware.packages.items() if n in COMPILING_STACK},
     }
 
