@@ -30,6 +30,11 @@ class Place:
     gpu: str
     cpus: tuple[int, ...]
 
+    @property
+    def gpu_name(self) -> str:
+        """The GPU for messages, such as `GPU 2`; a UUID as it is."""
+        return f"GPU {self.gpu}" if self.gpu.isdecimal() else self.gpu
+
     def occupy(self) -> None:
         """Restrict this process to the place; call it before the first use of a GPU."""
         os.environ[self.variable] = self.gpu

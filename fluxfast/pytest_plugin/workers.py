@@ -7,7 +7,7 @@ folder of results, and runs `test_verdict` itself when every case is measured.
 from __future__ import annotations
 
 import os
-import time
+import statistics
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -17,7 +17,6 @@ import pytest
 
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.results.artifacts import write_missing_quality
-from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_path
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
@@ -97,14 +96,14 @@ class Workers:
         places: a place for each worker.
         taken: the place of each running worker, by the worker's name.
         planned: the case of each test, by node id.
-        began_s: when the workers began, as `time.monotonic` counts.
+        seconds: how long the tests of each case took in a worker, by the case's id.
     """
 
     suite: Suite
     places: tuple[Place, ...] = ()
     taken: dict[str, Place] = field(default_factory=dict)
     planned: dict[str, PlannedCase | None] = field(default_factory=dict)
-    began_s: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def pytest_xdist_setupnodes(self, config: pytest.Config, specs: Sequence[Any]) -> None:
         """Check options and machine, collect the tests, and lock the folder of results."""
@@ -116,7 +115,6 @@ class Workers:
         session: Any = config.pluginmanager.get_plugin("session")
         session.perform_collect()
         self.planned = {item.nodeid: planned_of(item) for item in session.items}
-        self.began_s = time.monotonic()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -133,9 +131,9 @@ class Workers:
         """Print what each worker has; nothing with -q."""
         if not self.suite.selected or self.suite.config.get_verbosity() < 0:
             return []
-        gpus = ", ".join(place.gpu for place in self.places)
+        gpus = ", ".join(place.gpu_name for place in self.places)
         cpus = len(self.places[0].cpus)
-        return [f"fluxfast: each worker has a GPU (of {gpus}) and {cpus} CPUs of its own"]
+        return [f"fluxfast: each worker has one of {gpus}, and {cpus} CPUs of its own"]
 
     def pytest_configure_node(self, node: Any) -> None:
         """Give a worker, or the one that replaces it after a crash, a place that is free."""
@@ -156,20 +154,23 @@ class Workers:
         case_id, suite = planned.case.id, self.suite
         if case_id in suite.measured:
             return
+        self.seconds[case_id] = self.seconds.get(case_id, 0.0) + report.duration
         if measured_case(report):
             suite.measured[case_id] = read_result(result_path(suite.results_folder, planned.case))
             suite.failed.discard(case_id)
-            self._print_progress(planned, suite.measured[case_id])
+            self._print_progress(planned, report)
         elif report.failed:
             suite.failed.add(case_id)
 
-    def _print_progress(self, planned: PlannedCase, result: CaseResult) -> None:
-        suite = self.suite
+    def _print_progress(self, planned: PlannedCase, report: Any) -> None:
+        suite, worker = self.suite, report.node.gateway.id
         done, total = len(suite.measured.keys() | suite.failed), len(suite.selected)
-        left_s = (time.monotonic() - self.began_s) / done * (total - done)
-        place = f"[{done}/{total}{left_text(left_s) if done < total else ''}]"
+        each_s = statistics.mean(self.seconds[case_id] for case_id in suite.measured)
+        left = left_text(each_s * (total - done) / len(self.places)) if done < total else ""
+        images = len(suite.measured[planned.case.id].images)
         suite.progress.line(
-            f"{place} {planned.case.model}, {planned.label}: {len(result.images)} images"
+            f"[{done}/{total}{left}] {planned.case.model}, {planned.label}: {images} images "
+            f"({worker}, {self.taken[worker].gpu_name})"
         )
 
     @pytest.hookimpl(wrapper=True)

@@ -24,6 +24,7 @@ pytestmark = [
 COMMAND = ["perf_tests", "--gpu=h200", "--cases=my.yaml", "-p", "tests.support.fake_gpus"]
 # Other plugins of this environment take half a second of each process.
 PLUGINS = ["-p", "xdist.plugin", "-p", "pytest_benchmark.plugin"]
+CARDS = ("GPU-a", "MIG-b")
 # A case of each resolution. One worker begins with the first two, the other with the last two.
 SAME, CRASHES, SLOWER, NEW = 64, 128, 192, 256
 
@@ -35,7 +36,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("FLUXFAST_COMMIT", "tests")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,MIG-b")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(CARDS))
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     Path("conftest.py").write_text((REPOSITORY / "conftest.py").read_text())
     Path("perf_tests").mkdir()
@@ -49,8 +50,9 @@ def project(tmp_path, monkeypatch):
     )
     planned, _ = planned_own_cases(Path("my.yaml"), "smoke", fake_gpus.H200, [])
     known = [one.case for one in planned if one.case.height != NEW]
-    measured = [fake_gpus.synthetic(case, gpu={"uuid": "GPU-a"}) for case in known]
-    write_baseline(measured * 3, Path("my.nvidia-h200.json"))
+    cards = [{"uuid": uuid} for uuid in CARDS] * 2
+    measured = [fake_gpus.synthetic(case, gpu=card) for case in known for card in cards]
+    write_baseline(measured, Path("my.nvidia-h200.json"))
     return tmp_path
 
 
@@ -64,8 +66,8 @@ def test_workers_measure_on_a_gpu_each_and_the_main_process_judges_once(project,
 
     found = {one.case.height: one for one in read_results([Path("results")])}
     assert found.keys() == {SAME, SLOWER, NEW}
-    cpus = {one.card: one.environment["gpu"]["cpus"] for one in found.values()}
-    assert cpus.keys() == {"GPU-a", "MIG-b"} and not set.intersection(*map(set, cpus.values()))
+    cpus = {one.card: one.provenance["cpus"] for one in found.values()}
+    assert cpus.keys() == set(CARDS) and not set.intersection(*map(set, cpus.values()))
     assert all("pytest perf_tests --gpu=h200" in r.provenance["command"] for r in found.values())
     assert not Path("results", ".lock").exists()
 
@@ -76,10 +78,12 @@ def test_workers_measure_on_a_gpu_each_and_the_main_process_judges_once(project,
         done.stdout.re_match_lines([rf"dev +my_dev {size}×{size}: sdpa .* {verdict}"])
     unmeasured = f"no figures: dev, my_dev {CRASHES}×{CRASHES}: sdpa"
     assert unmeasured in lines and any("replacing crashed worker" in line for line in lines)
-    assert sum(bool(re.match(r".*\[[1-4]/4.*\] dev, my_dev .* 3 images", x)) for x in lines) == 3
+    assert (
+        sum(bool(re.match(r".*\[[1-4]/4.*\] dev, my_dev .* 3 images \(gw", x)) for x in lines) == 3
+    )
 
     known = json.loads(Path("my.nvidia-h200.json").read_text())["cases"]
-    assert sorted(len(case["processes"]) for case in known) == [1, 3, 3, 3]  # NEW, once
+    assert sorted(len(case["processes"]) for case in known) == [1, 4, 4, 4]  # NEW, once
     tests = ElementTree.parse("junit.xml").getroot().iter("testcase")
     names = [test.get("name", "").partition("[")[0] for test in tests]
     assert names.count("test_verdict") == 4

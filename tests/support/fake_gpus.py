@@ -47,11 +47,14 @@ def measured(planned, suite, request):
     """Stand in for `measured` of perf_tests."""
     if named("CRASHES", planned.case):
         os._exit(1)
-    gpu = {"uuid": os.environ["CUDA_VISIBLE_DEVICES"], "cpus": sorted(os.sched_getaffinity(0))}
-    command = shlex.join(["pytest", *sys.argv[1:]])
+    gpu = {"uuid": os.environ["CUDA_VISIBLE_DEVICES"]}
+    process = {
+        "command": shlex.join(["pytest", *sys.argv[1:]]),
+        "cpus": sorted(os.sched_getaffinity(0)),
+    }
     found = synthetic(planned.case, 3.0 if named("SLOWER", planned.case) else 2.0, gpu=gpu)
     return SimpleNamespace(
-        result=replace(found, provenance=found.provenance | {"command": command}),
+        result=replace(found, provenance=found.provenance | process),
         step=ProfiledStep(),
         image=Image.new("RGB", (16, 16), "grey"),
         eager_image=None,
