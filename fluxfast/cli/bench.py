@@ -11,6 +11,7 @@ from typing import Any
 
 from fluxfast.bench.measurement.stages import peak_memory_gib, reset_peak_memory, time_image
 from fluxfast.bench.results.result import ImageTiming
+from fluxfast.bench.results.serving import percentile
 from fluxfast.cli.arguments import add_options
 from fluxfast.cli.finish import finish
 from fluxfast.cli.pipeline_options import (
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
             "peak_memory_gib": peak_memory_gib(built),
             "stages": _statistics(timings),
             "e2e_s": [timing.e2e_s for timing in timings],
+            **_latency([timing.e2e_s for timing in timings], planned.case.batch_size),
         }
         out(json.dumps(figures, indent=1) if options.json else _table(figures))
         save(images, built, options, console)
@@ -67,6 +69,16 @@ def _time(built: BuiltPipeline, console: Console) -> tuple[float, list[ImageTimi
         timings.append(timing)
         console.progress("image", number + 1, total, since)
     return first.e2e_s, timings[-TIMED_IMAGES:], images
+
+
+def _latency(calls_s: list[float], batch_size: int) -> dict[str, float | None]:
+    """Return percentiles of the time of a call in seconds, and images per second."""
+    p50_s = statistics.median(calls_s)
+    return {
+        "p50_s": p50_s,
+        "p90_s": percentile(calls_s, 90),
+        "images_per_s": batch_size / p50_s,
+    }
 
 
 def _statistics(timings: list[ImageTiming]) -> dict[str, dict[str, float]]:
@@ -97,4 +109,6 @@ def _table(figures: dict[str, Any]) -> str:
     memory = figures["peak_memory_gib"]
     peak = f", peak memory {memory:.1f} GiB" if memory else ""
     first = f"first image {figures['first_image_s']:.2f} s{peak}, then {TIMED_IMAGES} images:"
-    return f"{figures['case']}\n{first}\n{render(table)}"
+    latency = f"p50 {figures['p50_s']:.3f} s, p90 {figures['p90_s']:.3f} s"
+    throughput = f"{figures['images_per_s']:.3f} images/s"
+    return f"{figures['case']}\n{first}\n{render(table)}\n{latency}, {throughput}"

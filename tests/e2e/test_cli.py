@@ -79,7 +79,11 @@ def test_generate_writes_images_and_bench_times(tmp_path, capsys):
     assert main(arguments) == 0
     output = capsys.readouterr()
     figures = json.loads(output.out)
-    assert len(figures["e2e_s"]) == 10 and figures["stages"]["denoising step"]["median_ms"] > 0
+    assert len(figures["e2e_s"]) == 10 and figures["p50_s"] <= figures["p90_s"]
+    assert (
+        figures["images_per_s"] == 1 / figures["p50_s"]
+        and figures["stages"]["denoising step"]["median_ms"] > 0
+    )
     assert figures["case"] == "dev-mini-32x32-b1-s1-fused_projections+channels_last"
     assert trace.stat().st_size > 1000 and "s left" in output.err
 
