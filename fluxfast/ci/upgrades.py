@@ -17,7 +17,7 @@ from fluxfast.ci.labels import UPGRADE_LABEL
 
 CONSTRAINTS, PROJECT = "constraints-h200.txt", "pyproject.toml"
 BASE_PYTHON = ".fluxfast/base/.venv/bin/python"  # as `make base-environment` creates it
-EXTRAS = ("cuda", "fa3")  # what `make runner` installs
+EXTRAS = "cuda,fa3"  # as `make runner` names them
 MARK = "<!-- fluxfast upgrade"
 LONGEST_TITLE = 250  # characters; GitHub's limit is 256
 
@@ -48,7 +48,7 @@ def requirements(project: str, constraints: str) -> frozenset[str]:
     declared = tomllib.loads(project)["project"]
     extras = declared.get("optional-dependencies", {})
     lines = [line.partition("#")[0].strip() for line in constraints.splitlines()]
-    of_extras = (entry for name in EXTRAS for entry in extras.get(name, ()))
+    of_extras = (entry for name in EXTRAS.split(",") for entry in extras.get(name, ()))
     return frozenset([*declared["dependencies"], *of_extras, *filter(None, lines)])
 
 
