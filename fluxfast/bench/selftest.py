@@ -10,8 +10,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
 from fluxfast.bench.baselines.baseline import INTERIM_ANALYSES
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.comparison import compare_sides
@@ -42,6 +40,8 @@ class Rate:
         """Return the rate with its 95% interval (Wilson)."""
         if not self.total:
             return "–"
+        from scipy.stats import binomtest  # takes a second to import
+
         low, high = binomtest(self.count, self.total).proportion_ci(0.95, method="wilson")
         return f"{self.count}/{self.total} ({low:.0%}–{high:.0%})"
 

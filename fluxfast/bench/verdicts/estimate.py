@@ -18,8 +18,6 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtr, stdtrit
-
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.metrics import MISS_RISK, PerformanceMetric
 from fluxfast.bench.verdicts.noise import Noise
@@ -71,15 +69,17 @@ class Estimate:
     @property
     def p_worse(self) -> float:
         """The one-sided p-value: how often noise alone is at least this much worse."""
-        return float(stdtr(self.dof, -self.lowest_effect / self.error))
+        return _student_t(self.dof, -self.lowest_effect / self.error)
 
     @property
     def p_better(self) -> float:
         """The one-sided p-value: how often noise alone is at least this much better."""
-        return float(stdtr(self.dof, self.highest_effect / self.error))
+        return _student_t(self.dof, self.highest_effect / self.error)
 
     def _margin(self, risk: float) -> float:
         """Return the half-width on the log scale that the error exceeds with probability `risk`."""
+        from scipy.special import stdtrit  # takes half a second to import
+
         return float(stdtrit(self.dof, 1 - risk)) * self.error
 
     def upper_limit(self, risk: float) -> float:
@@ -135,6 +135,13 @@ def estimate(
         dof=dof,
         halves=tuple(effect(*sides) for sides in halves),
     )
+
+
+def _student_t(dof: float, t: float) -> float:
+    """Return the probability that Student's t with `dof` degrees of freedom is at most `t`."""
+    from scipy.special import stdtr  # takes half a second to import
+
+    return float(stdtr(dof, t))
 
 
 def _halves(side: Sequence[Process]) -> Iterable[Sequence[Process]]:

@@ -8,8 +8,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from scipy.special import ndtri
-
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.metrics import PerformanceMetric
 
@@ -20,7 +18,7 @@ HALVED_FROM = 6
 # Samples of a process whose distances are taken: their number grows with the square.
 MOST_PAIRED = 300
 # The standard deviation of a normal distribution over the median distance of two of its samples.
-SHAMOS = 1 / (math.sqrt(2) * float(ndtri(0.75)))
+SHAMOS = 1 / (math.sqrt(2) * statistics.NormalDist().inv_cdf(0.75))
 
 
 @dataclass(frozen=True, kw_only=True)
