@@ -51,7 +51,7 @@ def check_environment(environment: Mapping[str, Any]) -> None:
     check_positive(memory_gib=data["memory_gib"])
     check_texts(name=data["name"], architecture=data["architecture"], **packages)
     check_texts(python=environment.get("python", ""))
-    facts = environment.get("gpu") or {}
+    facts = {} if environment.get("gpu") is None else environment["gpu"]
     if not isinstance(facts, dict):
         raise ValueError("gpu of the environment is no mapping")
     for name, fact in facts.items():

@@ -11,7 +11,7 @@ DRIVER_FACTS = ("driver", "cuda", "hip")
 
 def stack_versions(result: CaseResult) -> dict[str, str]:
     """Return the version of every package, of Python and of the driver, by name."""
-    gpu = result.environment.get("gpu", {})
+    gpu = result.environment.get("gpu") or {}
     drivers = {name: str(gpu[name]) for name in DRIVER_FACTS if gpu.get(name)}
     python = {"python": result.environment.get("python", "?")}
     return dict(hardware_of(result).packages) | python | drivers
