@@ -19,15 +19,13 @@ from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.results.artifacts import write_missing_quality
 from fluxfast.bench.results.store import read_result, result_path
 from fluxfast.errors import FluxFastError
-from fluxfast.hardware import detect
+from fluxfast.hardware import available_cores, detect
 from fluxfast.pytest_plugin import benchmark
 from fluxfast.pytest_plugin.items import judges, planned_of
 from fluxfast.pytest_plugin.placement import Place, places, visible_gpus
 from fluxfast.pytest_plugin.progress import left_text
 from fluxfast.pytest_plugin.session import Suite
 from fluxfast.pytest_plugin.worker import KEY, Worker, is_worker, measured_case, worker_input
-
-ALLOWED = "pytest perf_tests -n N on a machine with a GPU and a CPU core for each of N workers"
 
 
 def configure(suite: Suite) -> None:
@@ -45,7 +43,7 @@ def configure(suite: Suite) -> None:
 def auto_workers(config: pytest.Config) -> int:
     """Return how many workers `-n auto` starts: one for each GPU, and none on a CPU."""
     hardware = detect("cpu" if config.getoption("--gpu") == "cpu" else "auto")
-    return len(visible_gpus(hardware.platform, os.environ)[1]) if hardware.is_gpu else 0
+    return len(places(hardware, available_cores())) if hardware.is_gpu else 0
 
 
 def why_unusable(suite: Suite, specs: Sequence[Any]) -> FluxFastError | None:
@@ -55,36 +53,49 @@ def why_unusable(suite: Suite, specs: Sequence[Any]) -> FluxFastError | None:
         suite: the session.
         specs: the workers, as pytest-xdist describes them.
     """
-    option = suite.config.option
+    dist = suite.config.option.dist
     if suite.options.compares:
-        name = suite.options.comparing
-        problem = f"{name} measures both sides in turn, in processes of its own"
-        return _refusal(problem, f"-n with {name}", "leave -n out")
-    if option.dist == "each" or not all(spec.popen for spec in specs):
-        problem = "workers share the cases on this machine"
-        return _refusal(problem, f"--dist {option.dist} --tx {specs[0]}", "use -n N alone")
+        return FluxFastError(
+            "a comparison measures both sides in turn, in processes of its own",
+            got=f"-n with {suite.options.comparing}",
+            allowed="workers without --against and --against-env",
+            remedy="leave -n out",
+        )
+    if dist == "each" or not all(spec.popen for spec in specs):
+        return FluxFastError(
+            "workers share the cases on this machine",
+            got=f"--dist {dist} --tx {specs[0]}",
+            allowed="-n N",
+            remedy="leave --dist and --tx out; share cases between machines with --shard",
+        )
     if needless := benchmark.recording_option(suite.config):
-        problem = f"pytest-benchmark records nothing in workers, so {needless} has no effect"
-        remedy = f"leave {needless} out: --results has every time"
-        return _refusal(problem, f"-n with {needless}", remedy)
+        return FluxFastError(
+            "pytest-benchmark records nothing in workers",
+            got=f"-n with {needless}",
+            allowed="options of pytest-benchmark in a run without workers",
+            remedy="leave the option or -n out: --results has every time",
+        )
     return None
 
 
 def why_no_room(suite: Suite, count: int, found: Sequence[Place]) -> FluxFastError | None:
     """Return why the machine has no place for each of `count` workers; None if it has."""
     if not suite.hardware.is_gpu:
-        problem = "cases that run in parallel on a CPU slow each other down"
-        return _refusal(problem, f"-n {count} on {suite.hardware.name}", "leave -n out")
+        return FluxFastError(
+            "cases that run in parallel on a CPU slow each other down",
+            got=f"-n {count} on {suite.hardware.name}",
+            allowed="-n on a machine with GPUs",
+            remedy="leave -n out",
+        )
     if len(found) == count:
         return None
-    problem = "each worker needs a GPU and a CPU core of its own"
-    gpus, cores = visible_gpus(suite.hardware.platform, os.environ)[1], suite.hardware.cores
-    got = f"-n {count} with {len(gpus)} GPUs ({', '.join(gpus)}) and {cores} CPUs"
-    return _refusal(problem, got, f"use -n auto, or up to -n {len(found)}")
-
-
-def _refusal(problem: str, got: str, remedy: str) -> FluxFastError:
-    return FluxFastError(problem, got=got, allowed=ALLOWED, remedy=remedy)
+    gpus = visible_gpus(suite.hardware.platform, os.environ)[1]
+    return FluxFastError(
+        "each worker needs a GPU and a CPU core of its own",
+        got=f"-n {count} with {len(gpus)} GPUs ({', '.join(gpus)}) and {available_cores()} CPUs",
+        allowed=f"up to -n {len(found)}",
+        remedy="use -n auto",
+    )
 
 
 @dataclass(kw_only=True)

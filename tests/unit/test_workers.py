@@ -1,5 +1,6 @@
 """Which GPU and which CPUs a worker has, and which part of the cases a job and a folder have."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -7,8 +8,18 @@ import pytest
 from fluxfast.bench.results.shards import merge_notes, missing_shards, note_shard, shards_in
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Platform
-from fluxfast.pytest_plugin.placement import core_shares, near_cpus, physical_cores, visible_gpus
+from fluxfast.pytest_plugin import workers
+from fluxfast.pytest_plugin.options import Options
+from fluxfast.pytest_plugin.placement import (
+    Place,
+    core_shares,
+    near_cpus,
+    physical_cores,
+    visible_gpus,
+)
 from fluxfast.pytest_plugin.sharding import resolved_shard
+from fluxfast.pytest_plugin.workers import why_no_room, why_unusable
+from tests.support.machines import CPU, H200
 
 
 @pytest.mark.parametrize(
@@ -76,6 +87,50 @@ def test_cores_and_numa_nodes_are_read_from_the_kernel(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_properties", properties.__getitem__)
     near = near_cpus(["1", "0", "MIG-c"], tmp_path)
     assert near == [frozenset({2}), frozenset({0, 1, 4, 5}), UNKNOWN]
+
+
+PLACE = Place(variable="CUDA_VISIBLE_DEVICES", gpu="0", cpus=(0,))
+
+
+@pytest.mark.parametrize(
+    ("machine", "count", "problem"),
+    [
+        (CPU, 1, "got:     -n 1 on a CPU"),
+        (H200, 1, None),
+        (H200, 3, r"-n 3 with 2 GPUs \(0, 1\)"),
+    ],
+)
+def test_each_worker_needs_a_gpu(machine, count, problem, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    refused = why_no_room(SimpleNamespace(hardware=machine), count, [PLACE][:count])
+    assert bool(refused) == bool(problem) and re.search(problem or "None", str(refused))
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "popen", "problem"),
+    [
+        ({}, {}, True, None),
+        ({"against": "main"}, {}, True, "-n with --against"),
+        ({}, {"dist": "each"}, True, "--dist each"),
+        ({}, {}, False, "--dist load"),
+        ({}, {"benchmark_json": "b.json"}, True, "-n with --benchmark-json"),
+    ],
+)
+def test_options_that_workers_cannot_follow_are_refused(options, given, popen, problem, tmp_path):
+    given = {"dist": "load"} | given
+    config = SimpleNamespace(
+        option=SimpleNamespace(**given), getoption=lambda name, default: given.get(name, default)
+    )
+    suite = SimpleNamespace(config=config, options=Options(baselines=tmp_path, **options))
+    refused = why_unusable(suite, [SimpleNamespace(popen=popen)])
+    assert bool(refused) == bool(problem) and (problem or "None") in str(refused)
+
+
+def test_auto_starts_a_worker_for_each_gpu_and_none_on_a_cpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a")
+    for machine, count in ((H200, 1), (CPU, 0)):
+        monkeypatch.setattr(workers, "detect", lambda device, found=machine: found)
+        assert workers.auto_workers(SimpleNamespace(getoption=lambda name: "auto")) == count
 
 
 SLURM = "SLURM_ARRAY_TASK"
