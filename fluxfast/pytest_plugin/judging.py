@@ -22,8 +22,9 @@ from fluxfast.bench.verdicts.verdict import Verdict, judge_all
 JOINS_BASELINE = (Outcome.NEW, Outcome.SAME, Outcome.FASTER, Outcome.UNDECIDED)
 NOT_RECORDED = (
     "no baseline for this case, and not recorded because the sources have uncommitted changes: "
-    "commit or stash them, or compare with --against HEAD"
+    "commit or stash them"
 )
+OR_COMPARE = ", or compare with --against HEAD"
 FIRST_OF_BASELINE = "first result of this case in a baseline that grows by itself"
 
 
@@ -71,11 +72,16 @@ def judge_against_baseline(
         and len(baseline.results.get(case_id, ())) < PROCESSES
     }
     not_recorded = {
-        case_id: replace(verdicts[case_id], reason=NOT_RECORDED)
+        case_id: replace(verdicts[case_id], reason=_why_not_recorded(measured[case_id].case))
         for case_id in changed
         if verdicts[case_id].outcome is Outcome.NEW
     }
     return Judgement(verdicts=verdicts | not_recorded, joining=frozenset(joining - changed))
+
+
+def _why_not_recorded(case: Case) -> str:
+    """Return the reason for a new case of changed sources; --against takes no case of one's own."""
+    return NOT_RECORDED if case.is_own else f"{NOT_RECORDED}{OR_COMPARE}"
 
 
 def judge_sides(sides: Mapping[str, Sides]) -> Judgement:

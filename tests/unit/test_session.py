@@ -168,6 +168,11 @@ def test_results_of_changed_sources_are_judged_and_never_recorded(known, tmp_pat
     verdict = found.verdict(case().id)
     assert verdict.outcome is (Outcome.SAME if known else Outcome.NEW)
     assert ("compare with --against HEAD" in verdict.reason) is not known
+    own = case(weights="my_dev_0a1b2c")
+    found = judge_against_baseline(
+        baseline(tmp_path), {own.id: process(case=own, provenance=CHANGED)}, grows=True
+    )
+    assert found.verdict(own.id).reason.endswith("commit or stash them")
 
 
 def test_a_run_that_could_only_record_changed_sources_stops_at_once(tmp_path, monkeypatch):
