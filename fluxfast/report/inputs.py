@@ -108,8 +108,13 @@ def sides_of(paths: Sequence[Path], against: Sequence[Path] = ()) -> tuple[list[
             allowed="a folder with one of the two",
             remedy="name the processes to report on, as DIR/B* --against DIR/A*",
         )
-    ours = [one for path in paths for one in (process_folders(path, OURS) or [path])]
-    return ours, list(against) or [one for run in runs for one in process_folders(run, THEIRS)]
+    ours = [one for path in paths for one in (_complete(path, OURS) or [path])]
+    return ours, list(against) or [one for run in runs for one in _complete(run, THEIRS)]
+
+
+def _complete(run: Path, side: str) -> list[Path]:
+    """Return the folders of a side's processes that wrote results, as not all of a stopped run."""
+    return [folder for folder in process_folders(run, side) if any(folder.glob("*.json"))]
 
 
 def _joined(first: MeasuredCase, second: MeasuredCase) -> MeasuredCase:

@@ -277,6 +277,7 @@ def comparison(folder):
 @pytest.mark.slow
 def test_the_folder_of_a_comparison_is_reported_as_one(tmp_path):
     run = comparison(tmp_path / "run")
+    (run / "A2").mkdir()  # of a process that was stopped
     report = report_of([run])
     assert report.outcomes == {"slower": 2, "recorded": 2}
     before, after = "0123456789ab (1 process)", "ffffffffffff (1 process)"
