@@ -143,6 +143,10 @@ MISTAKES = {
     ("--cases=my.yaml", "--model=dev"): "--model has no effect with --cases",
     ("--cases=my.yaml", "--resolution=64"): "--resolution has no effect with --cases",
     ("--cases=my.yaml", "--against=HEAD"): "--against compares the project's cases",
+    ("--cases=my.yaml", "--against-env=/nope"): "--against-env compares the project's cases",
+    ("--record", "--against-env=/nope"): "--against-env compares and --record judges nothing",
+    ("--against-env=/nope",): "this is no Python interpreter that can be run",
+    ("--against-env=",): "give it the path of a Python, or leave it out",
     ("--cases=my.yaml", "--matrix=tiers"): "--matrix has no effect: every case",
     ("--cases=my.yaml", "--gpu=h200"): "not the GPU that --gpu names",
 }
