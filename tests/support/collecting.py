@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.pages import REPOSITORY
-from tests.support.rehearsal import described
+from tests.support.rehearsal import described, forget_suites
 
 QUIET = ["--collect-only", "-qq", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
 
@@ -26,5 +26,6 @@ def collected(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
         monkeypatch.setattr("fluxfast.pytest_plugin.session.detect", lambda device: machine)
     monkeypatch.chdir(REPOSITORY)
     plugin = Collected()
+    forget_suites()
     assert pytest.main([*words, *QUIET], plugins=[plugin]) == 0
     return plugin.tests

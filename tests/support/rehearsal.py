@@ -5,6 +5,7 @@ options, plans, cases, files, verdicts, tables and exit statuses are real.
 """
 
 import itertools
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from fluxfast.hardware import Hardware
 from fluxfast.optimizations.base import Plan, ProfiledStep
 from fluxfast.profiling.roofline import Ceilings
 from tests.support.machines import EVERYTHING
+from tests.support.pages import REPOSITORY
 from tests.support.results import result
 
 NUMBERS = itertools.count()
@@ -91,6 +93,13 @@ def measured_in(installation, request, report):
     return found
 
 
+def forget_suites() -> None:
+    """Forget the test modules of both suites: one process may run those of a copy, too."""
+    names = {path.stem for path in REPOSITORY.glob("*_tests/test_*.py")}
+    for name in [name for name in sys.modules if name.rpartition(".")[2] in names]:
+        del sys.modules[name]
+
+
 def run_pytest(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, Rehearsal]:
     """Run `pytest perf_tests …` in the working directory, on the GPU it names or on this CPU."""
     gpu = arguments[arguments.index("--gpu") + 1]
@@ -105,6 +114,7 @@ def run_pytest(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[i
     )
     monkeypatch.setattr("fluxfast.pytest_plugin.comparing.measure_in", measured_in)
     rehearsal = Rehearsal()
+    forget_suites()
     here = [f"--rootdir={Path.cwd()}", "--baselines=baselines", "-p", "no:cacheprovider"]
     return pytest.main([*arguments, *here, "-p", "no:faulthandler"], plugins=[rehearsal]), rehearsal
 
