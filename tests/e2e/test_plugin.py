@@ -314,7 +314,7 @@ def test_a_gpu_case_without_a_baseline_fails_and_the_message_shows_how_to_record
         pytest_plugins = ["fluxfast.pytest_plugin.plugin"]
         from fluxfast import hardware
         from fluxfast.pytest_plugin import session as suite
-        from fluxfast.bench.measurement import measure
+        from fluxfast.bench.measurement import measure, stages
         from fluxfast.hardware import Hardware, Platform
 
         class PretendedL20(Hardware):
@@ -325,6 +325,7 @@ def test_a_gpu_case_without_a_baseline_fails_and_the_message_shows_how_to_record
         measure.environment = lambda machine: {"hardware": machine.to_json()}
         measure.momentary = lambda machine: {}
         measure.gpu_reader = lambda machine: None
+        stages.is_clock_readable = lambda machine: False
         suite.detect = lambda device: PretendedL20(**{
             **vars(real), "platform": Platform.CUDA, "name": "NVIDIA L20", "architecture": "sm_89",
         })
