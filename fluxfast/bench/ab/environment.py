@@ -21,7 +21,7 @@ from fluxfast.files import PACKAGE, git
 PROBE = PACKAGE / "bench" / "ab" / "probe.py"
 MARK = "fluxfast probe: "
 OLDEST, NEWEST = (3, 11), (3, 13)  # of Python, as in pyproject.toml
-TIMEOUT_S = 120  # importing PyTorch from a cold network disk takes most of a minute
+TIMEOUT_S = 300  # importing takes 10 s; from a cold network disk or on a busy machine, minutes
 LINES_QUOTED = 5
 CREATE = "create one: python3 -m venv DIR && DIR/bin/pip install -e ."
 # The modules that measuring imports, and the distributions that have them.
