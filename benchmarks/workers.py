@@ -49,13 +49,15 @@ def main() -> int:
 
 def summary(compared: Mapping[tuple[str, str], Comparison]) -> int:
     """Print what differs besides times, and how many figures agree; return the exit status."""
-    broken = [f"{case}: {line}" for (case, _), one in compared.items() for line in one.broken]
-    for line in broken:
+    counted = [
+        f"{case}: {change}" for (case, _), one in compared.items() for change in one.step_changes
+    ]
+    for line in counted:
         out(line)
     changes = [change for one in compared.values() for change in one.changes]
     agreeing = sum(map(agrees, changes))
     out(f"{agreeing} of {len(changes)} figures agree")
-    return 0 if changes and agreeing == len(changes) and not broken else 1
+    return 0 if changes and agreeing == len(changes) and not counted else 1
 
 
 def by_case_and_card(folders: Sequence[Path]) -> Results:
@@ -67,8 +69,8 @@ def by_case_and_card(folders: Sequence[Path]) -> Results:
 
 
 def name_of(result: CaseResult) -> str:
-    """Return a short name: the model, and how many optimizations the case has."""
-    return f"{result.case.model}, {len(result.case.optimizations)} optimizations"
+    """Return a short name: the model and the role, or else how many optimizations the case has."""
+    return f"{result.case.model}, {result.role or len(result.case.optimizations)}"
 
 
 def agrees(change: Change) -> bool:
