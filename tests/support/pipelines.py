@@ -21,7 +21,10 @@ def built(*names, model="schnell", num_inference_steps=1):
 
 
 def load_one_block_of_each_kind(monkeypatch):
-    """Let pipelines of the mini family be loaded with the first block of each kind alone."""
+    """Let pipelines of the mini family be loaded with the first block of each kind alone.
+
+    Each level of the VAE's decoder keeps one of its two residual blocks.
+    """
     load_mini = weights._load_mini
 
     def load(name, dtype):
@@ -29,6 +32,8 @@ def load_one_block_of_each_kind(monkeypatch):
         transformer = pipeline.transformer
         transformer.transformer_blocks = transformer.transformer_blocks[:1]
         transformer.single_transformer_blocks = transformer.single_transformer_blocks[:1]
+        for level in pipeline.vae.decoder.up_blocks:
+            level.resnets = level.resnets[:1]
         return pipeline
 
     monkeypatch.setattr(weights, "_load_mini", load)
