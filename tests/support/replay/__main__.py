@@ -11,6 +11,7 @@ from pathlib import Path
 from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.measurement.limits import ON_CPU, Limits
 from fluxfast.bench.verdicts.metrics import metric_named
+from fluxfast.bench.verdicts.runner import without_environment
 from fluxfast.files import write_atomically
 from tests.support.replay.peers import PEERS
 from tests.support.replay.simulate import against_rates, interval, recording, stored_rates
@@ -99,6 +100,10 @@ def cpu_reduced():
     return recording(CPU, "eager_ratio", reduced=True)
 
 
+def cpu_two_environments():
+    return recording(CPU, "image_pace", reduced=True, judged=without_environment)
+
+
 # Title of the table, recording, how a run proceeds, slowdowns in per cent.
 SCENARIOS = (
     (
@@ -142,6 +147,12 @@ SCENARIOS = (
         (15, 25),
     ),
     ("CPU: paired ratio to eager with `--against`", cpu_reduced, against_rates, (15, 25)),
+    (
+        "CPU: image over fixed work with `--against-env`",
+        cpu_two_environments,
+        against_rates,
+        (15, 25),
+    ),
 )
 
 
@@ -183,7 +194,8 @@ def table(name, recorded, simulate, percents, alarm_runs, runs):
     columns, undecided = [], []
     for percent in (0, *percents):
         count = alarm_runs if percent == 0 else runs
-        limits = ON_CPU if recorded.metric.name == "eager_ratio" else Limits()
+        is_cpu = recorded.metric.name in ("eager_ratio", "image_pace")
+        limits = ON_CPU if is_cpu else Limits()
         called, outcomes = simulate(recorded, 1 + percent / 100, PEERS, count, limits)
         total = outcomes.total()
         columns.append({rule: _rate(times, total) for rule, times in called.items()})

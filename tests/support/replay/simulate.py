@@ -86,6 +86,7 @@ def recording(
     cases=lambda case: True,
     pace=None,
     reduced=False,
+    judged=lambda result: result,
 ):
     """Read the recording of the metric called `name`.
 
@@ -98,8 +99,10 @@ def recording(
         pace: replaces the canaries of a result.
         reduced: subtract from the effects the part that the scatter within a process explains.
             Otherwise the simulation contains that scatter twice and is noisier than reality.
+        judged: returns a result with the readings that the comparison may use.
     """
-    metric = metric_named(name)
+    named = metric_named(name)
+    metric = replace(named, samples=lambda result: named.samples(judged(result)))
     image_s, scatter, effects = [], [], []
     for results in read_baseline(path).results.values():
         if len(results) < 3 or not cases(results[0].case):
