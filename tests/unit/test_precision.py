@@ -1,5 +1,6 @@
 """Quantization of zeros, and which fp8 scale is the default of a GPU."""
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -25,7 +26,7 @@ def quantized_layer(apply):
     transformer = nn.ModuleDict({"transformer_blocks": nn.ModuleList([layer])})
     with patch.object(quant_api, "_check_hardware_support", lambda granularity: None):
         pipeline = SimpleNamespace(transformer=transformer)
-        apply(SimpleNamespace(pipeline=pipeline, situation=situation(CPU)))
+        apply(SimpleNamespace(pipeline=pipeline, situation=situation(CPU), undo=ExitStack()))
     return layer
 
 
@@ -47,16 +48,28 @@ def test_rows_of_zeros_stay_zero(name):
 def test_an_int8_gemm_in_float64_gives_every_integer(monkeypatch):
     import torch
 
-    from fluxfast.optimizations.precision._int8_gemm import use_float64_gemms
+    from fluxfast.optimizations.precision._int8_gemm import float64_gemms
 
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    registered = use_float64_gemms.__wrapped__()
     left, right = torch.full((17, 4096), -128), torch.full((4096, 8), -128)
     left[3], left[5, ::2], right[7] = 127, 1, -127
-    with torch.profiler.profile() as profiled:
-        product = torch._int_mm(left.to(torch.int8), right.to(torch.int8))
-    assert registered and "aten::mm" in {event.key for event in profiled.key_averages()}
-    assert product.dtype is torch.int32 and torch.equal(product.long(), left @ right)
+
+    def is_in_float64():
+        with torch.profiler.profile() as profiled:
+            product = torch._int_mm(left.to(torch.int8), right.to(torch.int8))
+        assert product.dtype is torch.int32 and torch.equal(product.long(), left @ right)
+        return "aten::mm" in {event.key for event in profiled.key_averages()}
+
+    first, second = float64_gemms(), float64_gemms()
+    first.__enter__()
+    second.__enter__()
+    assert is_in_float64()
+    first.__exit__(None, None, None)
+    assert is_in_float64()  # for the second
+    second.__exit__(None, None, None)
+    assert not is_in_float64()
+    with float64_gemms():
+        assert is_in_float64()
 
 
 @pytest.mark.parametrize("granularity", ["PerRow", "PerTensor"])

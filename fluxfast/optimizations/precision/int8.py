@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fluxfast.hardware import Hardware, Platform
 from fluxfast.optimizations.base import Axis, Build, Evidence, NumberFormat, Optimization, Proof
-from fluxfast.optimizations.precision._int8_gemm import use_float64_gemms
+from fluxfast.optimizations.precision._int8_gemm import float64_gemms
 from fluxfast.optimizations.precision._torchao import (
     INT8_GEMMS,
     TORCHAO,
@@ -20,7 +20,7 @@ def apply(build: Build) -> None:
 
     quantize_blocks(build, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
     if not build.situation.hardware.is_gpu:
-        use_float64_gemms()
+        build.undo.enter_context(float64_gemms())
 
 
 def proof(evidence: Evidence) -> Proof:
