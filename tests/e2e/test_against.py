@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from fluxfast.bench.ab import child
-from fluxfast.bench.ab.against import PAIRS, forget, interleaved
+from fluxfast.bench.ab.against import PAIRS, Sides, forget, interleaved
 from fluxfast.bench.ab.installation import Installation
 from fluxfast.bench.ab.process import log_path, measure_in
 from fluxfast.bench.ab.request import Event, Request, parse_event
@@ -128,6 +128,23 @@ def test_a_process_on_a_disturbed_machine_is_left_out(of_process, outcome, count
     assert decide([sides.comparison], PAIRS)[0].outcome.value == outcome
     assert len(order) == count
     assert sides.left_out == (1 if outcome == "same" else 0)
+
+
+def test_a_machine_that_is_mostly_disturbed_is_an_invalid_runner():
+    """The few processes that remain would be the same as each other, whatever the code does."""
+
+    def side(step_ms, levels, seed):
+        return tuple(
+            process(step_ms, seed=seed + n, canaries=canary(level))
+            for n, level in enumerate(levels)
+        )
+
+    sides = Sides(
+        theirs=side(100, (1.0, 1.5, 2.0, 0.5), 0), ours=side(100, (1.0, 1.5, 0.5, 1.02), 10)
+    )
+    verdict = decide([sides.comparison], PAIRS)[0]
+    assert sides.left_out == 5 and verdict.outcome is Outcome.INVALID_RUNNER
+    assert "in 5 of 8 processes the canaries differ" in verdict.reason
 
 
 def test_a_change_is_not_sure_while_a_side_has_one_process_that_counts():
