@@ -84,6 +84,7 @@ def shape(config):
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(mutated=mutated_files())
+@pytest.mark.slow
 def test_a_mutated_checkpoint_is_refused_or_the_right_model(mutated, folder):
     file, text = mutated
     whole = (folder / file).read_bytes()
