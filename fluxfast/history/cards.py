@@ -68,6 +68,8 @@ def _level(night: Night, offsets: Mapping[str, float]) -> float | None:
 
 def without_offsets(nights: Sequence[Night], offsets: Mapping[str, float]) -> list[float]:
     """Return the log value of each night as the first card would have measured it."""
+    if not offsets:
+        return [math.log(night.value) for night in nights]
     levels = (_level(night, offsets) for night in nights)
     return [
         math.log(night.value) if level is None else level

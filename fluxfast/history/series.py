@@ -116,4 +116,6 @@ def _by_card(processes: Sequence[Sequence[Any]], column: int) -> dict[str, float
     for row in processes:
         if row[CARD]:
             found.setdefault(row[CARD], []).append(row[column])
+    if not found:
+        return {}
     return {card: statistics.median(values) for card, values in found.items()}

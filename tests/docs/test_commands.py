@@ -29,6 +29,7 @@ from tests.support.results import result
 from tests.support.synthetic_results import ablation, write
 
 TINY = "dev-mini-32x32-b1-s1-eager"  # stands for CASE
+OWN_CASES = "my-cases.yaml"
 NO_GPU = "PyTorch finds no GPU on this machine"
 each_of = partial(pytest.mark.parametrize, "line", ids=lambda line: f"{COMMANDS[line]}: {line:.60}")
 
@@ -56,6 +57,7 @@ def test_a_command_that_needs_no_gpu_runs_unchanged(tmp_path, monkeypatch, capsy
             shutil.copytree(folder, results / name)
         (tmp_path / "shards").mkdir(exist_ok=True)
         (tmp_path / "shards" / str(number)).symlink_to(folder)
+    (tmp_path / "upgrade").symlink_to(results)
     (tmp_path / "baselines").symlink_to(REPOSITORY / "baselines")
     run([sys.executable, "-m", "venv", "--without-pip", ".venv"], folder=tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -162,15 +164,20 @@ def test_a_command_that_generates_on_a_gpu_is_rehearsed(tmp_path, monkeypatch, c
     assert Path("output.png").exists() and Path("cat.png").exists()
 
 
+def own_cases(folder):
+    """Write the file of cases that the guide shows, and its checkpoint."""
+    (cases,) = YAML.findall((REPOSITORY / "docs/guides/gate-your-own-model.md").read_text())
+    (folder / OWN_CASES).write_text(cases)
+    (folder / "my-flux-dev").symlink_to(WEIGHTS / "mini-dev")
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """Return a folder with `perf_tests` and `baselines` in which runs may write."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(REPOSITORY / "baselines", folder / "baselines")
     new_gpu(folder / "baselines")
-    (cases,) = YAML.findall((REPOSITORY / "docs/guides/gate-your-own-model.md").read_text())
-    (folder / "my-cases.yaml").write_text(cases)
-    (folder / "my-flux-dev").symlink_to(WEIGHTS / "mini-dev")
+    own_cases(folder)
     (folder / "conftest.py").write_text((REPOSITORY / "conftest.py").read_text())
     (folder / "perf_tests").mkdir()
     for name in ("conftest.py", "test_latency.py"):
@@ -196,9 +203,11 @@ def test_a_measurement_is_rehearsed(line, project, monkeypatch):
 
 
 @each_of([line for line in commands("collected") if "sdpa_flash" not in line])
-def test_a_command_that_takes_minutes_is_collected(line, monkeypatch):
+def test_a_command_that_takes_minutes_is_collected(line, tmp_path, monkeypatch):
     """The lines of `sdpa_flash` are collected by test_snippets.py, which adds it."""
-    assert collected(shlex.split(line)[1:], monkeypatch) > 0
+    own_cases(tmp_path)
+    words = [str(tmp_path / w) if w == OWN_CASES else w for w in shlex.split(line)]
+    assert collected(words[1:], monkeypatch) > 0
 
 
 @pytest.mark.slow

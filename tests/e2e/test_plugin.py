@@ -16,6 +16,7 @@ from fluxfast.bench.verdicts.outcome import NOT_JUDGED_STATUS
 from fluxfast.hardware import detect
 from fluxfast.pytest_plugin.folders import locked
 from tests.support.forked import run_module
+from tests.support.rehearsal import forget_suites
 
 REPOSITORY = Path(__file__).parents[2]
 pytest_plugins = ["pytester"]
@@ -55,6 +56,7 @@ def run(project, *arguments):
 def refused(project, *arguments):
     """Run in this process a command that stops before it measures anything."""
     words = ("perf_tests", *arguments, "-p", "no:faulthandler")
+    forget_suites()
     result = project.runpytest_inprocess(*words)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.no_fnmatch_line("*building*")
