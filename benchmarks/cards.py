@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from fluxfast.bench.cases.planned import planned_case, situation_of
 from fluxfast.bench.measurement.stages import time_image
+from fluxfast.bench.results.result import ImageTiming
 from fluxfast.console import quiet_libraries
 from fluxfast.files import write_atomically
 from fluxfast.hardware import detect, environment
@@ -40,6 +42,7 @@ from fluxfast.pipeline.build import build
 TOKENS, WIDTH, HEADS = 4608, 3072, 24  # a Flux block at 1024×1024
 ROUNDS, IMAGES, REPLAYS = 2, 2, 30
 GRAPH_MS = 20.0
+clock_of, cycles_of = attrgetter("sm_clock_mhz"), attrgetter("step_mcycles")
 Work = Callable[[], object]
 
 
@@ -160,7 +163,7 @@ def table(processes: Sequence[Mapping[str, Any]]) -> list[str]:
         cards.setdefault(process["environment"]["gpu"]["uuid"][4:12], []).append(process)
     lines = ["| card | processes | ms/step | mean clock, MHz | M cycles/step |", "| --- " * 5 + "|"]
     for name, of_card in cards.items():
-        step_ms, clock, mcycles = (_level(of_card, value) for value in (_step, _clock, _cycles))
+        step_ms, clock, mcycles = (_level(of_card, value) for value in (_step, clock_of, cycles_of))
         lines.append(f"| {name} | {len(of_card)} | {step_ms:.2f} | {clock:.0f} | {mcycles:.2f} |")
     times = [_level(of_card, _step) for of_card in cards.values()]
     predictors = {
@@ -170,7 +173,7 @@ def table(processes: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = {
         "none: the mean of the other cards": _residuals(times, None),
         **{name: _residuals(times, known) for name, known in predictors.items()},
-        "mean clock: cycles": _residuals([_level(c, _cycles) for c in cards.values()], None),
+        "mean clock: cycles": _residuals([_level(c, cycles_of) for c in cards.values()], None),
     }
     for name, found in rows.items():
         rms = math.sqrt(statistics.fmean(x * x for x in found))
@@ -178,22 +181,18 @@ def table(processes: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _step(image: Mapping[str, Any]) -> float:
-    return statistics.fmean(image["step_ms"])
+def _step(image: ImageTiming) -> float:
+    return statistics.fmean(image.step_ms)
 
 
-def _clock(image: Mapping[str, Any]) -> float:
-    return float(image["sm_clock_mhz"])
-
-
-def _cycles(image: Mapping[str, Any]) -> float:
-    return _step(image) * _clock(image) / 1e3
-
-
-def _level(of_card: Sequence[Mapping[str, Any]], value: Callable[[Any], float]) -> float:
+def _level(of_card: Sequence[Mapping[str, Any]], value: Callable[[ImageTiming], Any]) -> float:
     """Return the mean over processes of the medians of their images."""
     return statistics.fmean(
-        statistics.median(value(image) for part in process["rounds"] for image in part["images"])
+        statistics.median(
+            value(ImageTiming.from_json(image))
+            for part in process["rounds"]
+            for image in part["images"]
+        )
         for process in of_card
     )
 

@@ -141,6 +141,13 @@ class CaseResult:
         return str((self.environment.get("gpu") or {}).get("uuid", ""))
 
     @property
+    def step_mcycles(self) -> list[float]:
+        """Millions of cycles of each image's mean step; empty unless all were counted."""
+        counted = [image.step_mcycles for image in self.images]
+        known = [mcycles for mcycles in counted if mcycles is not None]
+        return known if len(known) == len(counted) else []
+
+    @property
     def eager_ratios(self) -> list[float]:
         """The time of each image over that of its paired eager image; empty without references."""
         return eager_ratios(self.images, self.reference_e2e_s)

@@ -66,6 +66,7 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
     def stage(value: Callable[[ImageTiming], float]) -> float:
         return statistics.median(statistics.median(value(i) for i in r.images) for r in results)
 
+    mcycles = [statistics.median(r.step_mcycles) for r in results if r.step_mcycles]
     ratios = [ratio for r in results if (ratio := eager_ratio(r)) is not None]
     compiles = [r.compile_s for r in results if r.compile_s is not None]
     memory = [r.peak_memory_gib for r in results if r.peak_memory_gib is not None]
@@ -78,7 +79,7 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         encode_ms=stage(lambda i: i.encode_ms),
         prepare_ms=stage(lambda i: i.prepare_ms),
         step_ms=stage(lambda i: statistics.fmean(i.step_ms)),
-        step_mcycles=_median_mcycles(results),
+        step_mcycles=statistics.median(mcycles) if mcycles else None,
         decode_ms=stage(lambda i: i.decode_ms),
         postprocess_ms=stage(lambda i: i.postprocess_ms),
         eager_ratio=statistics.median(ratios) if ratios else None,
@@ -90,15 +91,6 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         measured_at=max(str(r.provenance.get("date", "")) for r in results),
         serving=serving_figures(results),
     )
-
-
-def _median_mcycles(results: Sequence[CaseResult]) -> float | None:
-    medians = [
-        statistics.median(counted)
-        for result in results
-        if (counted := [i.step_mcycles for i in result.images if i.step_mcycles is not None])
-    ]
-    return statistics.median(medians) if medians else None
 
 
 def eager_ratio(result: CaseResult) -> float | None:

@@ -120,8 +120,22 @@ class CounterChange:
         return f"{self.before} → {'?' if self.now is None else self.now} {self.counter.noun}"
 
 
+class _Neutral:
+    """A change that is neither better nor worse by itself."""
+
+    @property
+    def is_worse(self) -> bool:
+        """Return whether the change fails by itself; it never does."""
+        return False
+
+    @property
+    def why_worse(self) -> str:
+        """Why the change fails, if it does."""
+        return ""
+
+
 @dataclass(frozen=True, kw_only=True)
-class KernelChange:
+class KernelChange(_Neutral):
     """Another choice of kernels of one kind, which is neither better nor worse by itself.
 
     Attributes:
@@ -139,16 +153,6 @@ class KernelChange:
         """The kind of kernels."""
         return f"{self.kind} kernels"
 
-    @property
-    def is_worse(self) -> bool:
-        """Return whether the change fails by itself; it never does."""
-        return False
-
-    @property
-    def why_worse(self) -> str:
-        """Why the change fails, if it does."""
-        return ""
-
     def __str__(self) -> str:
         """Return which kernels run instead of which."""
         new, old = ", ".join(sorted(self.come)), ", ".join(sorted(self.gone))
@@ -159,7 +163,7 @@ class KernelChange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoleChange:
+class RoleChange(_Neutral):
     """Other optimizations in the same role, such as another default.
 
     Attributes:
@@ -169,16 +173,6 @@ class RoleChange:
 
     name: str
     difference: str
-
-    @property
-    def is_worse(self) -> bool:
-        """Return whether the change fails by itself; it never does."""
-        return False
-
-    @property
-    def why_worse(self) -> str:
-        """Why the change fails, if it does."""
-        return ""
 
     def __str__(self) -> str:
         """Return the role and the difference, as `default: + sdpa, − fa3_fp8`."""
