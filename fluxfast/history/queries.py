@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from typing import Any
 
 from fluxfast.errors import FluxFastError
@@ -25,44 +24,51 @@ def stacks(connection: sqlite3.Connection) -> dict[int, str]:
     return dict(connection.execute("SELECT id, versions FROM stack").fetchall())
 
 
-def metric_rows(
-    connection: sqlite3.Connection,
-    metrics: Sequence[str],
-    *,
-    gpu: str = "",
-    case: str = "",
-    since: str = "",
-) -> list[tuple[Any, ...]]:
-    """Return the rows that have a value of one of the metrics, oldest first within a case.
+def known_cases(
+    connection: sqlite3.Connection, *, gpu: str = "", case: str = "", since: str = ""
+) -> list[tuple[str, str]]:
+    """Return each GPU and case that has results.
 
     Args:
         connection: the database.
-        metrics: names in `METRICS`.
         gpu: a part of the GPU's name; "" for any.
         case: a part of the case id; "" for any.
         since: the first date, as 2026-01-31; "" for all.
+    """
+    return connection.execute(
+        f"SELECT DISTINCT gpu, case_id FROM result WHERE {has_usable_date()} AND measured_at >= ? "
+        "AND instr(lower(gpu), lower(?)) AND instr(case_id, ?) ORDER BY gpu, case_id",
+        (since, gpu, case),
+    ).fetchall()
+
+
+def metric_rows(
+    connection: sqlite3.Connection, metric: str, *, gpu: str, case: str, since: str = ""
+) -> list[tuple[Any, ...]]:
+    """Return the values of a metric of one case, oldest first.
+
+    Args:
+        connection: the database.
+        metric: a name in `METRICS`.
+        gpu: the name of the machine.
+        case: the case id.
+        since: the first date, as 2026-01-31; "" for all.
 
     Returns:
-        Tuples (gpu, case_id, day, commit_id, stack, measured_at, card, a value of each metric).
+        Tuples (measured_at, commit_id, stack, card, value).
 
     Raises:
-        FluxFastError: a metric is unknown.
+        FluxFastError: the metric is unknown.
     """
-    if unknown := [metric for metric in metrics if metric not in METRICS]:
+    if metric not in METRICS:
         raise FluxFastError(
-            "unknown metric",
-            got=", ".join(unknown),
-            allowed=", ".join(METRICS),
-            remedy="leave --metric out",
+            "unknown metric", got=metric, allowed=", ".join(METRICS), remedy="leave --metric out"
         )
-    known = " OR ".join(f"{metric} IS NOT NULL" for metric in metrics)
     return connection.execute(
-        "SELECT gpu, case_id, substr(measured_at, 1, 10), commit_id, stack, measured_at, card, "
-        f"{', '.join(metrics)} FROM result "
-        f"WHERE ({known}) AND {has_usable_date()} AND measured_at >= ? "
-        "AND instr(lower(gpu), lower(?)) AND instr(case_id, ?) "
-        "ORDER BY gpu, case_id, measured_at",
-        (since, gpu, case),
+        f"SELECT measured_at, commit_id, stack, card, {metric} FROM result WHERE gpu = ? "
+        f"AND case_id = ? AND measured_at >= ? AND {metric} IS NOT NULL AND {has_usable_date()} "
+        "ORDER BY measured_at",
+        (gpu, case, since),
     ).fetchall()
 
 

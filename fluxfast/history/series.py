@@ -7,13 +7,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
 from typing import Any, NamedTuple
 
-from fluxfast.history.queries import metric_rows, stacks
+from fluxfast.history.queries import known_cases, metric_rows, stacks
 
 JUDGED_BY = ("eager_ratio", "e2e_s")  # a case is judged by the first that it has
-CARD, FIRST_VALUE = 6, 7  # the index of the card, and of the first metric, in a row
+DAY_CHARACTERS = len("2026-01-31")
 
 
 class Night(NamedTuple):
@@ -72,50 +71,56 @@ def all_series(
         case: a part of the case id; "" for any.
         since: the first date, as 2026-01-31; "" for all.
     """
-    metrics = (metric,) if metric else JUDGED_BY
-    rows = metric_rows(connection, metrics, gpu=gpu, case=case, since=since)
     versions = stacks(connection)
-    return [
-        _series(gpu, case_id, list(of_case), metrics, versions)
-        for (gpu, case_id), of_case in groupby(rows, key=itemgetter(0, 1))
-    ]
+    found = (
+        _series(connection, metric, versions, gpu=gpu, case_id=case_id, since=since)
+        for gpu, case_id in known_cases(connection, gpu=gpu, case=case, since=since)
+    )
+    return [series for series in found if series is not None]
 
 
 def _series(
+    connection: sqlite3.Connection,
+    metric: str | None,
+    versions: Mapping[int, str],
+    *,
     gpu: str,
     case_id: str,
-    rows: Sequence[Sequence[Any]],
-    metrics: Sequence[str],
-    versions: Mapping[int, str],
-) -> Series:
-    """Return the series of the first metric that the case has."""
-    column = next(
-        i for i in range(FIRST_VALUE, len(rows[0])) if any(r[i] is not None for r in rows)
-    )
-    nights = []
-    for (_, commit_id, stack), of_night in groupby(rows, key=itemgetter(2, 3, 4)):
-        processes = [row for row in of_night if row[column] is not None]
-        if processes:
-            nights.append(
-                Night(
-                    measured_at=processes[0][5],
-                    commit_id=commit_id,
-                    stack=versions[stack],
-                    value=statistics.median(row[column] for row in processes),
-                    processes=len(processes),
-                    by_card=_by_card(processes, column),
-                )
+    since: str,
+) -> Series | None:
+    """Return the series of one case; None if it has no value of the metric."""
+    for name in (metric,) if metric else JUDGED_BY:
+        rows = metric_rows(connection, name, gpu=gpu, case=case_id, since=since)
+        if rows:
+            nights = tuple(
+                _night(list(of_night), versions) for _, of_night in groupby(rows, key=_key)
             )
-    metric = metrics[column - FIRST_VALUE]
-    return Series(gpu=gpu, case_id=case_id, metric=metric, nights=tuple(nights))
+            return Series(gpu=gpu, case_id=case_id, metric=name, nights=nights)
+    return None
 
 
-def _by_card(processes: Sequence[Sequence[Any]], column: int) -> dict[str, float]:
+def _key(row: Sequence[Any]) -> tuple[str, str, int]:
+    """Return the day, commit and stack of a row: what makes a night."""
+    measured_at, commit_id, stack, *_ = row
+    return measured_at[:DAY_CHARACTERS], commit_id, stack
+
+
+def _night(rows: Sequence[Sequence[Any]], versions: Mapping[int, str]) -> Night:
+    measured_at, commit_id, stack, *_ = rows[0]
+    return Night(
+        measured_at=measured_at,
+        commit_id=commit_id,
+        stack=versions[stack],
+        value=statistics.median([row[-1] for row in rows]),
+        processes=len(rows),
+        by_card=_by_card(rows),
+    )
+
+
+def _by_card(rows: Sequence[Sequence[Any]]) -> dict[str, float]:
     """Return the median over the processes of each card whose UUID is known."""
     found: dict[str, list[float]] = {}
-    for row in processes:
-        if row[CARD]:
-            found.setdefault(row[CARD], []).append(row[column])
-    if not found:
-        return {}
-    return {card: statistics.median(values) for card, values in found.items()}
+    for *_, card, value in rows:
+        if card:
+            found.setdefault(card, []).append(value)
+    return {card: statistics.median(values) for card, values in found.items()} if found else {}

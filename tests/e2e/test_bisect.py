@@ -36,6 +36,8 @@ FIRST_SLOW = 9
 def repository(tmp_path, monkeypatch):
     """Return a repository with a commit for each of STEPS, and a function that runs git in it."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    # Commits of one second and one size would share their bytecode; real ones take minutes each.
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
 
     def git(*arguments):
         words = ["git", "-c", "user.name=x", "-c", "user.email=x", *arguments]
