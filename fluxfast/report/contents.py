@@ -125,15 +125,21 @@ class Report:
         """A line for each case whose steps changed: failing ones, then fastest first, a few."""
         rows = [row for row in self.rows if row.verdict.headline]
         rows.sort(key=lambda row: (row.verdict.outcome.is_pass, row.verdict.change or 0.0))
-        shown = [f"{r.where}{r.case.model}, {r.label}: {r.verdict.headline}" for r in rows]
+        shown = [_lead(row) for row in rows[:MOST_LEADS]]
         rest = len(rows) - MOST_LEADS
-        return [*shown[:MOST_LEADS], *([f"steps of {rest} more cases changed"] if rest > 0 else [])]
+        return [*shown, *([f"steps of {rest} more cases changed"] if rest > 0 else [])]
 
     @property
     def remedies(self) -> list[str]:
         """The remedies for the cases that changed, each once with its outcome."""
         found = [(row.verdict.outcome.display, row.verdict.remedy) for row in self.changed]
         return [f"{word}: {remedy}" for word, remedy in dict.fromkeys(found) if remedy]
+
+
+def _lead(row: ReportRow) -> str:
+    """Return a headline after its case, whose role it need not name again."""
+    headline = row.verdict.headline.removeprefix(f"{row.label}: ")
+    return f"{row.where}{row.case.model}, {row.label}: {headline}"
 
 
 def changed_among(rows: Sequence[ReportRow]) -> list[ReportRow]:

@@ -179,6 +179,17 @@ def test_a_report_finds_the_other_side_by_its_role_and_warns_of_a_slow_default(t
     assert f"⚠️ **{warning}**" in markdown(report)
 
 
+def test_the_lead_of_a_report_names_a_role_once(tmp_path):
+    few, many = ({"counters": {"launches_in_a_step": count}} for count in (700, 900))
+    for number, one in enumerate(processes(case=case(optimizations=BEFORE), **DEFAULTS, **few)):
+        write_result(tmp_path / f"A{number}", one)
+    for number, one in enumerate(processes(case=case(optimizations=AFTER), **DEFAULTS, **many)):
+        write_result(tmp_path / f"B{number}", one)
+    ours, theirs = (sorted(tmp_path.glob(f"{side}*")) for side in "BA")
+    (lead,) = report_of(ours, theirs).leads
+    assert lead.startswith("dev, default: + sdpa, 700 → 900 launches in a step")
+
+
 @pytest.mark.parametrize(
     ("role", "speedup", "warning"),
     [
