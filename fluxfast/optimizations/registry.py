@@ -93,8 +93,7 @@ def plan(names: Iterable[str], situation: Situation) -> Plan:
         PlanError: with every reason why the combination is not supported.
     """
     requested, hardware = list(names), situation.hardware
-    problems = _problems_of_all(requested, situation)
-    if problems:
+    if problems := list(_problems(requested, situation)):
         raise PlanError(
             f"incompatible optimizations: {'; '.join(problems)}",
             got=f"{' + '.join(requested)} on {hardware.name} ({hardware.architecture})",
@@ -105,14 +104,14 @@ def plan(names: Iterable[str], situation: Situation) -> Plan:
     return Plan(optimizations=ordered, situation=situation)
 
 
-def _problems_of_all(requested: list[str], situation: Situation) -> list[str]:
+def _problems(requested: list[str], situation: Situation) -> Iterator[str]:
     wanted = [optimization_named(name) for name in requested]
-    repeated = [name for name in sorted(set(requested)) if requested.count(name) > 1]
-    problems = [f"{name} is given twice" for name in repeated]
-    problems += _axis_clashes(wanted)
+    if len(set(requested)) < len(requested):
+        repeated = [name for name in sorted(set(requested)) if requested.count(name) > 1]
+        yield from (f"{name} is given twice" for name in repeated)
+    yield from _axis_clashes(wanted)
     for optimization in wanted:
-        problems += problems_of(optimization, wanted, situation)
-    return problems
+        yield from problems_of(optimization, wanted, situation)
 
 
 def _axis_clashes(wanted: list[Optimization]) -> list[str]:
@@ -160,12 +159,12 @@ def _one_of(name: str) -> str:
 
 def is_valid(names: Iterable[str], situation: Situation) -> bool:
     """Return whether `plan` accepts the names."""
-    return why_invalid(names, situation) is None
+    return next(_problems(list(names), situation), None) is None
 
 
 def why_invalid(names: Iterable[str], situation: Situation) -> str | None:
     """Return the reasons of the PlanError that `plan` would raise, or None."""
-    return "; ".join(_problems_of_all(list(names), situation)) or None
+    return "; ".join(_problems(list(names), situation)) or None
 
 
 def default_names(

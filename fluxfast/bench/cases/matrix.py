@@ -19,6 +19,7 @@ from fluxfast.optimizations.registry import (
     is_valid,
     optimization_named,
     optimizations,
+    problems_of,
     why_invalid,
 )
 
@@ -178,13 +179,13 @@ def full(situation: Situation) -> list[Names]:
 def pairwise(situation: Situation) -> list[Names]:
     """Return few combinations, chosen greedily, that cover every valid pair of settings."""
     quick = _combinations(situation, lambda o: o.slow_to_build(situation.hardware) is None)
-    candidates = [names for names in quick if is_valid(names, situation)]
-    missing = {pair for names in candidates for pair in _pairs(names)}
+    pairs = {names: set(_pairs(names)) for names in quick if is_valid(names, situation)}
+    missing = set().union(*pairs.values())
     chosen: list[Names] = []
     while missing:
-        best = max(candidates, key=lambda names: len(missing.intersection(_pairs(names))))
+        best = max(pairs, key=lambda names: len(missing & pairs[names]))
         chosen.append(best)
-        missing.difference_update(_pairs(best))
+        missing -= pairs[best]
     return chosen
 
 
@@ -242,16 +243,19 @@ def _combinations(situation: Situation, wanted: Callable[[Optimization], bool]) 
     ]
     rows = [tuple(name for name in row if name) for row in product(*columns)]
     # By preference: the first valid optimization of an axis is taken.
-    details = [o.name for o in sorted(able, key=lambda o: o.preference) if o.axis in DETAILS]
+    details = [o for o in sorted(able, key=lambda o: o.preference) if o.axis in DETAILS]
     valid = [row for row in rows if is_valid(row, situation)] if details else []
     return [*rows, *(_with_valid_details(row, details, situation) for row in valid)]
 
 
-def _with_valid_details(names: Names, details: list[str], situation: Situation) -> Names:
+def _with_valid_details(names: Names, details: list[Optimization], situation: Situation) -> Names:
+    """Return a valid combination with every detail that goes with it and those before."""
+    chosen = [optimization_named(name) for name in names]
     for detail in details:
-        if is_valid((*names, detail), situation):
-            names = (*names, detail)
-    return in_order(names)
+        is_decided = any(detail.axis is one.axis for one in chosen)
+        if not is_decided and not problems_of(detail, chosen, situation):
+            chosen.append(detail)
+    return in_order(one.name for one in chosen)
 
 
 def _pairs(names: Names) -> Iterable[tuple[tuple[Axis, str | None], ...]]:
