@@ -207,7 +207,7 @@ def test_a_command_that_takes_minutes_is_collected(line, tmp_path, monkeypatch):
     """The lines of `sdpa_flash` are collected by test_snippets.py, which adds it."""
     own_cases(tmp_path)
     words = [str(tmp_path / w) if w == OWN_CASES else w for w in shlex.split(line)]
-    assert collected(words[1:], monkeypatch) > 0
+    assert collected(words[1:], monkeypatch)
 
 
 @pytest.mark.slow

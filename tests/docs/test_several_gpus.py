@@ -58,7 +58,7 @@ def check_parts(calls, monkeypatch):
         assert words[words.index("--shard") + 1] == "auto"
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        assert collected(words, monkeypatch) > 0
+        assert collected(words, monkeypatch)
 
 
 def test_a_slurm_array_measures_every_part_and_merges(execute, tmp_path, monkeypatch, capsys):
@@ -129,4 +129,4 @@ def test_a_matrix_of_github_measures_every_part_and_merges(execute, monkeypatch,
 
 @pytest.mark.parametrize("line", commands("collected before workers start"))
 def test_a_command_with_workers_selects_cases(line, monkeypatch):
-    assert collected(shlex.split(line)[1:], monkeypatch) > 0
+    assert collected(shlex.split(line)[1:], monkeypatch)

@@ -9,17 +9,17 @@ QUIET = ["--collect-only", "-qq", "-p", "no:cacheprovider", "-p", "no:faulthandl
 
 
 class Collected:
-    """A pytest plugin that counts the collected tests."""
+    """A pytest plugin that keeps the names of the collected tests."""
 
-    tests = 0
+    names: tuple[str, ...] = ()
 
     def pytest_collection_finish(self, session):
-        """Keep the number of tests that remain after `-k`."""
-        self.tests = len(session.items)
+        """Keep the tests that remain after `-k`."""
+        self.names = tuple(item.name for item in session.items)
 
 
-def collected(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Return how many tests `pytest WORDS` selects."""
+def collected(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Return the names of the tests that `pytest WORDS` selects."""
     gpu = words[words.index("--gpu") + 1]
     if gpu != "cpu":
         machine = described(gpu)
@@ -28,4 +28,4 @@ def collected(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     plugin = Collected()
     forget_suites()
     assert pytest.main([*words, *QUIET], plugins=[plugin]) == 0
-    return plugin.tests
+    return plugin.names

@@ -11,7 +11,8 @@ import pytest
 
 import fluxfast
 
-LIGHT = ("cli.main", "cli.matrix", "hardware", "api.load", "pytest_plugin.plugin")
+LIGHT = ("cli.main", "cli.matrix", "hardware", "api.load", "pytest_plugin.plugin",
+         "bench.measurement", "bench.ab.process", "optimizations.registry")  # fmt: skip
 LIGHT_PACKAGES = ("bench.cases", "bench.results", "bench.baselines", "bench.verdicts", "history",
                   "report")  # fmt: skip
 
@@ -70,7 +71,7 @@ def test_a_loaded_pipeline_is_diffusers_own():
 
 
 @pytest.mark.subprocess
-def test_importing_the_package_or_a_module_that_reads_results_does_not_import_torch():
+def test_planning_judging_and_reporting_do_not_import_torch():
     packages = [importlib.import_module(f"fluxfast.{name}") for name in LIGHT_PACKAGES]
     names = [
         info.name
@@ -79,6 +80,9 @@ def test_importing_the_package_or_a_module_that_reads_results_does_not_import_to
     ]
     names += ["fluxfast", *(f"fluxfast.{name}" for name in LIGHT)]
     heavy = "{'torch', 'diffusers', 'transformers'} & set(sys.modules)"
-    code = f"import sys, {', '.join(names)}; sys.exit(str({heavy}) if {heavy} else 0)"
+    code = (
+        f"import sys, {', '.join(names)}; fluxfast.list_optimizations(); "
+        f"sys.exit(str({heavy}) if {heavy} else 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,5 @@
 """Warm-up, stop rule, throttling and paired references, without a pipeline."""
 
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -183,15 +182,6 @@ def test_a_paired_reference_stays_with_its_image(timed):
     sampler.sample()
     assert sampler.reference_e2e_s == [4.0, 4.0] and sampler.fixed_work_ms == [15.0, 40.0]
     assert len(sampler.timings) == 2
-
-
-@pytest.mark.subprocess
-def test_the_measurement_package_imports_no_torch_before_it_measures():
-    code = (
-        "import sys; from fluxfast.bench import measurement; import fluxfast.bench.ab.process; "
-        "assert 'torch' not in sys.modules; measurement.measure_case; assert 'torch' in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 class NvmlError(Exception):
