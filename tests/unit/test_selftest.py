@@ -1,9 +1,11 @@
 """The self-test: injected faults have their size, and a case that cannot see may not gate."""
 
-import time
+import itertools
+from types import SimpleNamespace
 
 import pytest
 
+from fluxfast.bench.measurement import injected_faults
 from fluxfast.bench.measurement.injected_faults import Delay
 from fluxfast.bench.selftest import UNCHANGED, Rate, case_report, report_text
 from fluxfast.cli.main import main
@@ -42,14 +44,18 @@ def test_a_case_that_sees_less_than_its_tolerance_is_not_allowed_to_gate():
 
 
 @pytest.mark.parametrize("on_device", [True, False])
-def test_a_delay_takes_its_time_in_every_step_and_nowhere_else(on_device):
+def test_a_delay_takes_its_time_in_every_step_and_nowhere_else(on_device, monkeypatch):
+    milliseconds = itertools.count()  # a clock that each reading moves on
+    clock = SimpleNamespace(perf_counter=lambda: next(milliseconds) / 1e3)
+    monkeypatch.setattr(injected_faults, "time", clock)
     delay = Delay(ms=30.0, on_device=on_device, hardware=CPU)
-    started = time.perf_counter()
     delay.enter(Region.DECODING)
     delay.exit(Region.DENOISING_STEP)
-    assert time.perf_counter() - started < 0.025
-    delay.enter(Region.DENOISING_STEP)
-    assert time.perf_counter() - started >= 0.03
+    assert next(milliseconds) == 0
+    for _ in range(2):
+        started = next(milliseconds)
+        delay.enter(Region.DENOISING_STEP)
+        assert 30 <= next(milliseconds) - started <= 35
 
 
 def test_too_few_processes_are_refused(capsys):
