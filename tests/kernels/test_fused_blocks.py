@@ -16,6 +16,7 @@ from fluxfast.hardware import detect
 from fluxfast.models.architecture import MINI
 from fluxfast.models.weights import load, resolve
 from fluxfast.optimizations.base import Artifacts, Axis, Build, Plan
+from fluxfast.optimizations.cache_config import DEFAULT_CACHE_CONFIG
 from fluxfast.optimizations.registry import optimizations
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import gather_evidence, proofs
@@ -34,7 +35,8 @@ EPILOGUES_IN_FLOAT32 = pytest.param(
 both = pytest.mark.parametrize("fusions", [pytest.param(ALL, id="passes"), EPILOGUES_IN_FLOAT32])
 # The interpreter takes milliseconds for each row.
 TINY = dict(height=32, width=16, num_inference_steps=2)
-TEXT_TOKENS = 2
+TEXT_TOKENS, IMAGE_TOKENS = 2, 5
+SECOND_STEP_CACHED = replace(DEFAULT_CACHE_CONFIG, steps_mask=(1, 0, 1))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +51,7 @@ def planned(names, model="dev", **changes):
     checkpoint = resolve(model, "mini", HERE)
     situation = situation_of(checkpoint, HERE, **{**TINY, **changes})
     request = replace(situation.request, max_sequence_length=TEXT_TOKENS)
-    situation = replace(situation, request=request)
+    situation = replace(situation, request=request, cache_config=SECOND_STEP_CACHED)
     chosen = [o for o in optimizations().values() if o.name in ("fused_projections", *names)]
     return checkpoint, Plan(optimizations=tuple(chosen), situation=situation)
 
@@ -101,12 +103,17 @@ def test_a_kernel_that_does_not_run_is_seen(monkeypatch, names):
     assert not any(seen[name].is_active for name in names)
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def cached():
+    return draw(("sdpa", "dbcache"), num_inference_steps=3)
+
+
 @both
-def test_a_cache_goes_on_top(fusions):
-    changes = dict(num_inference_steps=8)
-    fused = draw(("sdpa", *fusions, "dbcache"), **changes)
-    assert (fused - draw(("sdpa", "dbcache"), **changes)).abs().max() < 1e-3
+def test_a_cache_goes_on_top(fusions, cached):
+    with build(*planned(("sdpa", *fusions, "dbcache"), num_inference_steps=3)) as pipeline:
+        fused = pipeline.generate(output_type="pt")
+        assert pipeline.pipeline.transformer.cached_runs.cached_steps() == 1
+    assert (fused - cached).abs().max() < 1e-3
 
 
 def bf16_build(names, attention="sdpa"):
@@ -155,13 +162,13 @@ def first_step(pipeline):
     pipeline.scheduler.set_timesteps(2, device=DEVICE, mu=0.5)
     with torch.no_grad():
         return pipeline.transformer(
-            hidden_states=random(1, 20, 64),
-            encoder_hidden_states=random(1, 6, MINI.transformer["joint_attention_dim"]),
+            hidden_states=random(1, IMAGE_TOKENS, 64),
+            encoder_hidden_states=random(1, TEXT_TOKENS, MINI.transformer["joint_attention_dim"]),
             pooled_projections=random(1, MINI.transformer["pooled_projection_dim"]),
             timestep=pipeline.scheduler.timesteps[:1].to(torch.bfloat16) / 1000,
             guidance=torch.full((1,), 3.5, device=DEVICE),
-            img_ids=random(20, 3).abs(),
-            txt_ids=torch.zeros(6, 3, device=DEVICE),
+            img_ids=random(IMAGE_TOKENS, 3).abs(),
+            txt_ids=torch.zeros(TEXT_TOKENS, 3, device=DEVICE),
             return_dict=False,
         )[0]
 
@@ -278,7 +285,8 @@ def test_what_fused_blocks_do_not_take_is_refused():
 
 def test_one_block_run_twice_draws_the_same_image():
     """The self-test's fault, in a pipeline whose blocks are given their modulation."""
-    with build(*planned(("sdpa", "fused_norms", "modulation_table"))) as pipeline:
+    plan = planned(("sdpa", "fused_norms", "modulation_table"), num_inference_steps=1)
+    with build(*plan) as pipeline:
         expected = pipeline.generate(output_type="pt")
         with block_twice(pipeline.pipeline):
             assert torch.equal(pipeline.generate(output_type="pt"), expected)

@@ -51,7 +51,22 @@ def _patched(tensor, scope):
     scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
 
+_searched = set()
+
+
+def _call(self, *arguments, **named):
+    """Triton 3.6 searches its language for what to patch at each call within a kernel.
+
+    Once for each module is enough: a launch patches the same functions, and this patch stays.
+    """
+    if self.fn.__module__ not in _searched:
+        interpreter._patch_lang(self.fn)
+        _searched.add(self.fn.__module__)
+    return self.rewrite()(*arguments, **named)
+
+
 if DEVICE == "cpu":
+    interpreter.InterpretedFunction.__call__ = _call
     interpreter._convert_float = _rounded
     interpreter._patch_lang_tensor = _patched
     interpreter.InterpreterBuilder.create_dot = _dot_of_floats
