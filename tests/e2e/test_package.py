@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.metadata import Distribution, PackageNotFoundError
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,11 +20,12 @@ from fluxfast.models.spec import DEV, default_request
 from fluxfast.models.weights import resolve
 from fluxfast.optimizations.base import Artifacts, Situation
 from fluxfast.optimizations.compilation import _manifest as manifest
+from fluxfast.optimizations.compilation import export_aoti
 from fluxfast.optimizations.compilation._package import check_loads, export_package, load_package
 from fluxfast.optimizations.graphs._replay import call_key
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import gather_evidence, proofs
-from tests.support.machines import H200
+from tests.support.machines import CPU, H200
 from tests.support.pipelines import load_one_block_of_each_kind
 
 
@@ -148,6 +153,71 @@ def test_the_error_of_a_manifest_lists_the_differences(tmp_path, change, differe
     assert manifest.read(tmp_path, description()) == {"transformer": {}}
     with pytest.raises(ArtifactError, match=difference):
         manifest.read(tmp_path, description(**change))
+
+
+class Exporting:
+    """Stands in for the compiler: one package after the other, and the first attempts may fail."""
+
+    def __init__(self, monkeypatch, folder, failing=0):
+        self.folder, self.failing = folder, failing
+        self.exports, self.loads = 0, 0
+        self.have_begun = threading.Barrier(3)
+        package = "fluxfast.optimizations.compilation._package"
+        monkeypatch.setattr(f"{package}.export_package", self.export_package)
+        monkeypatch.setattr(f"{package}.load_package", self.load_package)
+        monkeypatch.setattr(f"{package}.check_loads", lambda paths: None)
+        monkeypatch.setattr(export_aoti, "_captured_calls", self.captured_calls)
+
+    def captured_calls(self, *_):
+        self.have_begun.wait(10)
+        return {"transformer": {}, "decoder": {}}
+
+    def export_package(self, module, keywords, path, options):
+        self.exports += 1
+        if self.exports <= self.failing:
+            raise ArtifactError("no room", got="", allowed="", remedy="")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(str(self.exports))
+        return {"exported": path.read_text()}
+
+    def load_package(self, path, module, entry):
+        assert path.read_text() == entry["exported"]
+        self.loads += 1
+        return SimpleNamespace(release=None)
+
+    def apply(self, _):
+        vae = SimpleNamespace(decode=None, config=None)
+        build = SimpleNamespace(
+            pipeline=SimpleNamespace(transformer=SimpleNamespace(forward=None), vae=vae),
+            situation=situation_of(resolve("schnell", "mini", CPU), CPU, height=64, width=64),
+            plan=SimpleNamespace(names=("eager",)),
+            artifacts=Artifacts(folder=self.folder),
+            compiler_options={},
+            undo=ExitStack(),
+        )
+        try:
+            export_aoti.apply(build)
+        except ArtifactError as error:
+            return error.problem
+        return "loaded"
+
+
+@pytest.mark.parametrize(("failing", "exports"), [(0, 2), (1, 3)])
+def test_exports_that_wait_for_another_take_its_package(failing, exports, tmp_path, monkeypatch):
+    """Unless it failed: then the next one exports."""
+    monkeypatch.setattr("fluxfast.optimizations.compilation._package.Decoder", lambda vae: None)
+    exporting = Exporting(monkeypatch, tmp_path, failing)
+    with ThreadPoolExecutor(3) as pool:
+        ended = list(pool.map(exporting.apply, range(3)))
+    assert sorted(ended) == ["loaded"] * (3 - failing) + ["no room"] * failing
+    assert (exporting.exports, exporting.loads) == (exports, 2 * (3 - failing))
+    # A later run without --use-cached-model exports again, as it always did.
+    exporting.have_begun = threading.Barrier(1)
+    assert exporting.apply(0) == "loaded" and exporting.exports == exports + 2
+    (folder,) = tmp_path.iterdir()
+    assert {path.name for path in folder.iterdir()} == {
+        "decoder.pt2", "manifest.json", "transformer.pt2",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}"])

@@ -109,6 +109,24 @@ def read(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     return packages
 
 
+def state(folder: Path) -> tuple[int, int] | None:
+    """Return what changes whenever a manifest is written in `folder`; None without a manifest."""
+    try:
+        status = (folder / FILE).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def fits(folder: Path, description: Mapping[str, Any]) -> bool:
+    """Return whether the packages in `folder` were exported for this description."""
+    try:
+        read(folder, description)
+    except ArtifactError:
+        return False
+    return True
+
+
 def _differences(
     found: Mapping[str, Any], wanted: Mapping[str, Any], within: str = ""
 ) -> list[str]:

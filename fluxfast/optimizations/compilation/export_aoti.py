@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.files import locked
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 def apply(build: Build) -> None:
     """Export transformer and decoder, or load the cached packages, and call them from now on."""
-    from fluxfast.optimizations.compilation._package import Decoder, check_loads, export_package
+    from fluxfast.optimizations.compilation._package import Decoder
     from fluxfast.optimizations.graphs._replay import GraphReplay
 
     pipeline, situation = build.pipeline, build.situation
@@ -45,22 +46,47 @@ def apply(build: Build) -> None:
     if build.artifacts.use_cached:
         loaded = _loaded(modules, folder, description)
     else:
+        before = manifest.state(folder)
         calls = _captured_calls(build, situation.request)
-        with locked(folder / ".lock"):  # another process may export here; it loads its own package
-            entries = {
-                name: export_package(
-                    module, calls[name], folder / f"{name}.pt2", build.compiler_options
-                )
-                for name, module in modules.items()
-            }
-            check_loads(folder / f"{name}.pt2" for name in modules)
-            manifest.write(folder, description, entries)
+        with locked(folder / ".lock"):
+            if manifest.state(folder) == before or not manifest.fits(folder, description):
+                entries = _exported(modules, calls, folder, build.compiler_options)
+                manifest.write(folder, description, entries)
+            # Else another process has exported the same since this one began, and is waited for.
             loaded = _loaded(modules, folder, description)
     for package in loaded.values():
         build.undo.callback(package.release)
     if situation.hardware.is_gpu:
         loaded = {name: GraphReplay(package) for name, package in loaded.items()}
     _install(pipeline, loaded["transformer"], loaded["decoder"])
+
+
+def _exported(
+    modules: Mapping[str, nn.Module],
+    calls: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Export the modules into a folder; return their entries of the manifest.
+
+    Packages that are there already are used by others until all new ones have been loaded once.
+    """
+    from fluxfast.optimizations.compilation._package import check_loads, export_package
+
+    new = folder / ".new"
+    paths = {name: new / f"{name}.pt2" for name in modules}
+    rmtree(new, ignore_errors=True)  # of an export that was killed
+    try:
+        entries = {
+            name: export_package(module, calls[name], paths[name], options)
+            for name, module in modules.items()
+        }
+        check_loads(paths.values())
+        for path in paths.values():
+            path.replace(folder / path.name)
+        return entries
+    finally:
+        rmtree(new, ignore_errors=True)
 
 
 def _loaded(
