@@ -11,9 +11,11 @@ from typing import Any
 
 from fluxfast import ci
 from fluxfast.bench.verdicts.outcome import FAILED_STATUS
-from fluxfast.ci.nights import accepted, issues, keep, propose
+from fluxfast.ci.nights import accepted, issues, keep
+from fluxfast.ci.proposals import proposal, propose
 from fluxfast.ci.pulls import again, comment, gate, measured, summary, wanted
 from fluxfast.ci.upgrades import pins, upgrade
+from fluxfast.errors import FluxFastError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,9 +40,10 @@ def parser() -> argparse.ArgumentParser:
     command(upgrade, report=path, body=path)
     command(accepted, database=path)
     command(issues, history=path)
-    command(keep, folder=path)
+    command(keep, database=path, folder=path)
     results = path | {"nargs": "+"}
-    command(propose, report=path, history=path, body=path, base={}, results=results)
+    command(proposal, report=path, history=path, body=path, results=results, output=path)
+    command(propose, proposal=path, base={})
     return top
 
 
@@ -49,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
+    except FluxFastError as error:
+        sys.stderr.write(f"fluxfast.ci: {error}\n")
+        return FAILED_STATUS
     except subprocess.CalledProcessError as error:
         command = " ".join(error.cmd[:3])
         sys.stderr.write(f"fluxfast.ci: {command} … failed with exit status {error.returncode}\n")

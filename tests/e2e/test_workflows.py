@@ -2,7 +2,8 @@
 
 `fluxfast`, `python3 -m fluxfast.ci` and `git` are real. GitHub, GPUs and registries are simulated:
 `gh`, `pytest`, `pip` and `make` are programs that print how they were called; `pytest` checks its
-options and writes synthetic results, `gh` answers from a file.
+options and writes synthetic results, `gh` answers from a file. Python finds no package in jobs with
+a token that can write.
 """
 
 import json
@@ -21,10 +22,12 @@ import yaml
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.ci import nights, pulls
 from fluxfast.ci.labels import GATING_LABEL, accepting_reason
-from fluxfast.ci.nights import BASELINE_BRANCH, accepted, first_measured, worth_proposing
+from fluxfast.ci.nights import accepted, first_measured
+from fluxfast.ci.proposals import BASELINE_BRANCH, propose, worth_proposing
 from fluxfast.ci.pulls import COMMENT_MARK, gate_of, is_wanted, rerun_of
 from fluxfast.ci.slowdowns import issue_actions
 from fluxfast.ci.upgrades import BASE_PYTHON, Upgrade, action_on, requirements, upgrade_of
+from fluxfast.errors import BaselineError
 from fluxfast.history.database import acceptances, opened
 
 REPOSITORY = Path(__file__).parents[2]
@@ -116,6 +119,19 @@ elif words[:2] not in (["pr", "edit"], ["auth", "setup-git"], ["run", "rerun"]):
     sys.exit(f"gh {{words}} is not known here")
 state_file.write_text(json.dumps(state))
 """
+# Installs nothing, makes environments without packages, and finds none where the job may write.
+FAKE_PYTHON = """
+import os, pathlib, shutil, sys
+words = sys.argv[1:]
+if words[:3] == ["-m", "pip", "install"]:
+    print("simulated:", *words)
+elif words[:3] == ["-I", "-m", "venv"]:
+    pathlib.Path(words[3], "bin").mkdir(parents=True)
+    shutil.copy(__file__, pathlib.Path(words[3], "bin", "python"))
+else:
+    alone = ["-S"] if "WITHOUT_PACKAGES" in os.environ else []
+    os.execv({python!r}, [{python!r}, *alone, *words])
+"""
 PRINT_ARGUMENTS = "import sys; print('simulated:', *sys.argv[1:])"
 
 
@@ -156,12 +172,7 @@ class Rehearsal:
         self.set_slower({})
         self.program("make", PRINT_ARGUMENTS)
         self.program("fluxfast", "import sys; from fluxfast.cli.main import main; sys.exit(main())")
-        self.program(
-            "python3",
-            "import os, sys\n"
-            "if sys.argv[1:4] == ['-m', 'pip', 'install']: print('simulated:', *sys.argv[1:])\n"
-            f"else: os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])",
-        )
+        self.program("python3", FAKE_PYTHON.format(python=sys.executable))
 
     def program(self, name: str, text: str) -> None:
         path = self.bin / name
@@ -189,6 +200,9 @@ class Rehearsal:
             "PYTHONPATH": str(self.folder),
             "GITHUB_OUTPUT": str(self.folder / "output.txt"),
             "GITHUB_STEP_SUMMARY": str(self.folder / "step-summary.md"),
+            "GITHUB_ENV": str(self.folder.parent / "variables"),
+            "GITHUB_PATH": str(self.folder.parent / "path"),
+            "RUNNER_TEMP": str(self.folder.parent / "temp"),
             "BASE": "origin/main",
             "PULL": "12",
             "MEASURED": "success",
@@ -204,8 +218,10 @@ class Rehearsal:
 
     def job(self, name: str, job: str, **variables: str) -> dict[str, int]:
         """Return the exit status of each line; all but `continue-on-error` have to be 0."""
-        statuses = {}
-        for step in WORKFLOWS[name]["jobs"][job]["steps"]:
+        statuses, body = {}, WORKFLOWS[name]["jobs"][job]
+        if "write" in body.get("permissions", {}).values():
+            variables["WITHOUT_PACKAGES"] = "1"
+        for step in body["steps"]:
             if "run" in step:
                 done = self.run(step["run"], **variables)
                 allowed = step.get("continue-on-error") or "fluxfast.ci gate" in step["run"]
@@ -237,8 +253,9 @@ def test_actions_are_pinned_and_permissions_are_minimal():
             rights = body.get("permissions", workflow["permissions"])
             writes = [right for right, level in rights.items() if level == "write"]
             assert not writes or (name, job) in {
-                ("perf-gate", "gate"), ("perf-label", "again"), ("nightly", "publish"),
-                ("nightly", "announce"), ("nightly", "pages"), ("upgrade", "announce"),
+                ("perf-gate", "gate"), ("perf-label", "again"), ("nightly", "keep"),
+                ("nightly", "issues"), ("nightly", "propose"), ("nightly", "pages"),
+                ("upgrade", "announce"),
             }  # fmt: skip
             assert not (writes and "self-hosted" in body["runs-on"])
             assert body["timeout-minutes"]
@@ -247,6 +264,49 @@ def test_actions_are_pinned_and_permissions_are_minimal():
             assert re.search(r"@[0-9a-f]{40}$", step["uses"])
             if "checkout" in step["uses"]:
                 assert step["with"]["persist-credentials"] is False
+
+
+SAFE_ACTIONS = ("actions/checkout@", "actions/download-artifact@", "actions/deploy-pages@")
+
+
+def risks(job: dict) -> list[str]:
+    """Return what else than the programs of the checkout could use the token of a job."""
+    found = [f"{name} in all steps" for name in job.get("env", {}) if "TOKEN" in name]
+    if "write" not in job.get("permissions", {"unset": "write"}).values():
+        return found
+    for step in job["steps"]:
+        run, uses = step.get("run", ""), step.get("uses", "")
+        if run and not re.fullmatch(r"python3 -m fluxfast\.ci [a-z]+( --[a-z]+ [\w./\"$-]+)+", run):
+            found.append(f"runs {run}")
+        if uses and not uses.startswith(SAFE_ACTIONS):
+            found.append(f"uses {uses}")
+        if "download-artifact" in uses:
+            folder = step["with"].get("path", ".")
+            if (REPOSITORY / folder).exists() or "merge-multiple" in step["with"]:
+                found.append(f"writes an artifact into {folder}, from where Python imports")
+    return found
+
+
+def test_no_package_runs_next_to_a_token_that_can_write():
+    for name, workflow in WORKFLOWS.items():
+        for job, body in workflow["jobs"].items():
+            assert not risks({"permissions": workflow["permissions"], **body}), (name, job)
+    installing = {"permissions": {"issues": "write"}, "steps": [{"run": "make reporting"}]}
+    unset = {"steps": [{"run": "python3 -m fluxfast.ci gate --report x && pip install x"}]}
+    token = {"permissions": {}, "env": {"GH_TOKEN": "x"}, "steps": [{"run": "make test"}]}
+    action = {"permissions": {"contents": "write"}, "steps": [{"uses": "actions/setup-python@1"}]}
+    into_checkout = {"permissions": {"contents": "write"}, "steps": [
+        {"uses": "actions/download-artifact@1", "with": {"name": "night"}}]}  # fmt: skip
+    for job in (installing, unset, token, action, into_checkout):
+        assert len(risks(job)) == 1, job
+
+
+def test_a_job_on_a_gpu_runner_has_an_environment_of_its_own():
+    for name, workflow in WORKFLOWS.items():
+        for job, body in workflow["jobs"].items():
+            runs = [step["run"] for step in body["steps"] if "run" in step]
+            if "self-hosted" in body["runs-on"]:
+                assert runs[0] == "make runner" and "defaults" not in body, (name, job)
 
 
 def test_a_fork_reaches_neither_a_gpu_nor_a_writing_token():
@@ -271,6 +331,16 @@ def test_every_job_with_a_line_is_run_here():
     """`Rehearsal.job` runs all lines of one."""
     rehearsed = re.findall(r'rehearsal\.job\("([\w-]+)", "(\w+)"', Path(__file__).read_text())
     assert {(name, job) for name, job, _ in LINES} == set(rehearsed)
+
+
+@pytest.mark.parametrize("name", ["../fluxfast/__init__.py", "HISTORY.md", "nvidia-x.json"])
+def test_a_proposal_changes_baselines_of_known_gpus_only(name, tmp_path):
+    """Another job wrote it, with packages that are not pinned."""
+    proposal = tmp_path / "proposal.json"
+    proposal.write_text(json.dumps({"title": "x", "body": "", "files": {name: "x"}}))
+    with pytest.raises(BaselineError, match="changes other files") as error:
+        propose(Namespace(proposal=proposal, base="main"))
+    assert error.value.got == name
 
 
 @pytest.mark.subprocess
@@ -531,16 +601,6 @@ def test_an_acceptance_whose_merge_is_gone_is_named_and_passed_over(tmp_path, mo
     assert len(notes) == 1 and "#1" in notes[0] and "1" * 40 in notes[0]
 
 
-@pytest.mark.subprocess
-def test_the_programs_need_python_alone():
-    """The jobs of the gate install nothing: they run without site-packages."""
-    done = subprocess.run(
-        [sys.executable, "-S", "-m", "fluxfast.ci", "gate", "--help"],
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_run_that_has_not_reached_measuring_is_waited_for():
     def job(status, conclusion=""):
         return {"databaseId": 8, "status": status, "conclusion": conclusion}
@@ -615,9 +675,8 @@ def test_the_nightly_from_end_to_end(rehearsal):
     origin = str(rehearsal.folder.parent / "origin")
     rehearsal.git("clone", "--quiet", "--branch", "perf-history", origin, "history")
 
-    (
-        rehearsal.bin / "make"
-    ).unlink()  # use the real make; pytest and pip, which it calls, are simulated
+    # The real make; pytest and pip, which it calls, are simulated.
+    (rehearsal.bin / "make").unlink()
     for part in ("1", "2"):
         rehearsal.job("nightly", "measure", GPU="h200", SHARD=f"{part}/2", PYTHONHASHSEED="0")
         shutil.move(rehearsal.folder / "results", rehearsal.folder / "shards" / part)
@@ -626,9 +685,18 @@ def test_the_nightly_from_end_to_end(rehearsal):
     rehearsal.set_github(merged=[{"number": 12, "body": "perf-ok: why", "mergedAt":
         "2026-11-01T00:00:00Z", "mergedBy": None, "mergeCommit": {"oid": "HEAD"}}])  # fmt: skip
     rehearsal.program("fluxfast", FAKE_ACCEPT)
-    rehearsal.job("nightly", "publish")
-    rehearsal.job("nightly", "announce", BASE="main")
+    rehearsal.job("nightly", "evaluate")
     assert (rehearsal.folder / "site" / "report" / "index.html").stat().st_size > 500_000
+    rehearsal.git("checkout", "--quiet", "baselines")  # the other jobs have checkouts of their own
+    for artifact, files in (
+        ("newest", ["history/history.sqlite3"]), ("night", ["history.json", "proposal.json"]),
+    ):  # fmt: skip
+        (rehearsal.folder / artifact).mkdir()
+        for path in files:
+            shutil.move(rehearsal.folder / path, rehearsal.folder / artifact)
+    rehearsal.job("nightly", "keep")
+    rehearsal.job("nightly", "issues")
+    rehearsal.job("nightly", "propose", BASE="main")
     log = subprocess.run(["git", "-C", origin, "log", "--format=%s", "perf-history"],
                          capture_output=True, text=True).stdout  # fmt: skip
     assert log.splitlines() == ["Add the results of the night", "history"]
