@@ -15,6 +15,7 @@ import yaml
 
 from fluxfast.optimizations.cache_settings import (
     DBCACHE_SETTINGS,
+    calibrator_of,
     check_setting,
     check_together,
     refused,
@@ -28,19 +29,32 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, Recursio
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibrator:
+    """How a cached step extrapolates from computed ones, in place of reusing the last.
+
+    Attributes:
+        name: `taylorseer`, `dmd` or `foca`.
+        settings: keyword arguments of cache-dit's configuration of it.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CacheConfig:
     """The settings of a cache.
 
     Attributes:
         dbcache: keyword arguments of cache-dit's `DBCacheConfig`.
-        taylorseer: keyword arguments of its `TaylorSeerCalibratorConfig`; None for no calibrator.
+        calibrator: how cached steps extrapolate; None to reuse the last computed step.
         steps_mask: 1 for each computed step and 0 for each cached one, or the name of a policy of
             cache-dit, which gives such a mask for any number of steps; None decides by residuals.
         num_inference_steps: number of steps that the file is for; None for any.
     """
 
     dbcache: Mapping[str, Any]
-    taylorseer: Mapping[str, Any] | None = None
+    calibrator: Calibrator | None = None
     steps_mask: tuple[int, ...] | str | None = None
     num_inference_steps: int | None = None
 
@@ -119,7 +133,7 @@ def cache_config_of(settings: Mapping[str, Any]) -> CacheConfig:
     mask = options.get("steps_computation_mask")
     return CacheConfig(
         dbcache={name: value for name, value in options.items() if name in DBCACHE_SETTINGS},
-        taylorseer=_taylorseer(options),
+        calibrator=_calibrator(options),
         steps_mask=tuple(mask) if isinstance(mask, list) else mask,
         num_inference_steps=options.get("num_inference_steps"),
     )
@@ -138,14 +152,23 @@ def _with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _taylorseer(options: Mapping[str, Any]) -> dict[str, Any] | None:
-    if not options.get("enable_taylorseer"):
+def _calibrator(options: Mapping[str, Any]) -> Calibrator | None:
+    name = calibrator_of(options)
+    if name is None:
         return None
-    return {
-        "enable_encoder_calibrator": options.get("enable_encoder_taylorseer", False),
-        "calibrator_cache_type": options.get("taylorseer_cache_type", "residual"),
-        "taylorseer_order": options.get("taylorseer_order", 1),
-    }
+    cache_type = options.get("taylorseer_cache_type", options.get("calibrator_cache_type"))
+    # cache-dit calibrates the text, too, where DMD is enabled and nothing else is asked for.
+    calibrates_text = options.get(f"enable_encoder_{name}", name == "dmd")
+    own = {key: value for key, value in options.items() if key.startswith(f"{name}_")}
+    own.pop("taylorseer_cache_type", None)
+    return Calibrator(
+        name=name,
+        settings={
+            "enable_encoder_calibrator": calibrates_text,
+            "calibrator_cache_type": cache_type or "residual",
+            **own,
+        },
+    )
 
 
 def steps_from_cache(cached: int, steps: int) -> str:

@@ -69,20 +69,35 @@ def test_the_flat_file_of_flux_fast_is_read_with_its_older_names(tmp_path):
         "Bn_compute_blocks": 0,
         "residual_diff_threshold": 0.12,
     }
-    assert config.taylorseer["taylorseer_order"] == 2
+    assert config.calibrator.name == "taylorseer"
+    assert config.calibrator.settings["taylorseer_order"] == 2
     assert config.steps_mask is None and not config.is_static
 
 
 def test_the_nested_file_is_read(tmp_path):
     config = read(tmp_path, NESTED)
     assert config.steps_mask == (1, 1, 0, 1) and config.is_static
-    assert config.num_inference_steps == 4 and config.taylorseer is None
+    assert config.num_inference_steps == 4 and config.calibrator is None
 
 
 def test_a_policy_is_a_mask_by_name(tmp_path):
     config = read(tmp_path, WITH_A_POLICY)
     assert config.steps_mask == "fast" and not config.is_static
     assert plan(["dbcache"], situation(CPU, cache_config=config))
+
+
+def test_each_calibrator_has_its_own_settings():
+    dmd = cache_config_of({"enable_dmd": True, "dmd_history": 5})
+    assert dmd.calibrator.name == "dmd" and dmd.calibrator.settings == {
+        "enable_encoder_calibrator": True,
+        "calibrator_cache_type": "residual",
+        "dmd_history": 5,
+    }
+    foca = cache_config_of({"enable_foca": True, "calibrator_cache_type": "hidden_states"})
+    assert foca.calibrator.settings == {
+        "enable_encoder_calibrator": False,
+        "calibrator_cache_type": "hidden_states",
+    }
 
 
 STATIC = "steps_computation_policy: static\nsteps_computation_mask: "
@@ -114,6 +129,13 @@ STATIC = "steps_computation_policy: static\nsteps_computation_mask: "
         ("enable_taylorseer: true\ntaylorseer_order: 0", "wrong value"),
         ("enable_taylorseer: true\ntaylorseer_cache_type: residuals", "wrong value"),
         ("enable_taylorseer: true\ntaylorseer_kwargs: {order: 1}", "wrong value"),
+        ("enable_dmd: true\ndmd_history: 3", "dmd_history has a wrong value"),
+        ("enable_dmd: true\ndmd_svd_precision: best", "wrong value"),
+        ("enable_prony: true", "unknown setting"),
+        ("enable_dmd: true\nenable_foca: true", "a cache has one calibrator"),
+        ("dmd_rank: 2", "without effect: enable_dmd is not true"),
+        ("enable_encoder_foca: true", "without effect: enable_foca is not true"),
+        ("calibrator_cache_type: residual", "without effect: enable_dmd or enable_foca"),
         ("steps_computation_mask: [1, 2]", "wrong value"),
         ("steps_computation_mask: [true, false]", "wrong value"),
         ("steps_computation_mask: [1.0, 0]", "wrong value"),
@@ -130,6 +152,8 @@ STATIC = "steps_computation_policy: static\nsteps_computation_mask: "
         (STATIC + "[1, 0]\nnum_inference_steps: 3", "another length"),
         (STATIC + "[1, 0]\nresidual_diff_threshold: 0.1", "without effect: .*mask alone decides"),
         (STATIC + "[1, 0]\nenable_taylorseer: true", "TaylorSeer has no effect"),
+        (STATIC + "[1, 1, 1, 0, 1, 0]\nenable_dmd: true", "DMD has no effect"),
+        (STATIC + "[1, 0, 0, 1]\nenable_foca: true", "FoCa has no effect"),
         ("taylorseer_order: 2", "without effect: enable_taylorseer is not true"),
         (
             "enable_taylorseer: false\nenable_encoder_taylorseer: true",

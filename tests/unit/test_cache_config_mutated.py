@@ -35,6 +35,9 @@ PLAUSIBLE = st.sampled_from(
         ("enable_taylorseer", True),
         ("taylorseer_cache_type", "hidden_states"),
         ("taylorseer_order", 3),
+        ("enable_dmd", True),
+        ("enable_foca", True),
+        ("calibrator_cache_type", "residual"),
         ("num_inference_steps", 12),
         ("steps_computation_mask", "ultra"),
         ("steps_computation_mask", [0, 1, 0, 1, 0]),
@@ -59,6 +62,18 @@ FILES = (
         "taylorseer_kwargs": {"n_derivatives": 2},
     },
     {"Fn_compute_blocks": 1, "num_inference_steps": 28, "steps_computation_mask": "fast"},
+    {
+        "Fn_compute_blocks": 1,
+        "steps_computation_mask": [1, 0, 1, 0, 1, 0, 1, 0, 1, 0],
+        "steps_computation_policy": "static",
+        "enable_dmd": True,
+    },
+    {
+        "Fn_compute_blocks": 1,
+        "steps_computation_mask": [1, 1, 0, 0, 1, 0],
+        "steps_computation_policy": "static",
+        "enable_foca": True,
+    },
 )
 
 

@@ -43,6 +43,30 @@ def test_each_run_begins_with_an_empty_cache_of_its_own_size_and_steps():
         assert cached_steps(pipeline) == 3
 
 
+@pytest.mark.parametrize(
+    ("calibrator", "mask", "kind"),
+    [
+        ("taylorseer", [1, 1, 1, 1, 0, 1, 0, 0], "TaylorSeerCalibrator"),
+        ("dmd", [1, 1, 1, 1, 0, 1, 0, 0], "DMDCalibrator"),
+        ("foca", [1, 1, 0, 0, 1, 0, 0, 0], "FoCaCalibrator"),
+    ],
+)
+def test_each_calibrator_extrapolates_the_cached_steps(calibrator, mask, kind, monkeypatch):
+    from cache_dit.caching.cache_contexts import calibrators
+
+    extrapolated, approximate = [], getattr(calibrators, kind).approximate
+    monkeypatch.setattr(
+        getattr(calibrators, kind),
+        "approximate",
+        lambda self, name: extrapolated.append(name) or approximate(self, name=name),
+    )
+    enabled = {f"enable_{calibrator}": True, f"enable_encoder_{calibrator}": False}
+    config = cache_config_of({**MASKED, "steps_computation_mask": mask, **enabled})
+    with cached_pipeline(config, steps=8) as pipeline:
+        assert run(pipeline, 8) == [[6.0]]
+        assert cached_steps(pipeline) == len(extrapolated) == mask.count(0)
+
+
 def test_another_scheduler_computes_each_step():
     with cached_pipeline() as pipeline:
         run(pipeline, 8)

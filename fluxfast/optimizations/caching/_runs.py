@@ -13,10 +13,15 @@ import cache_dit
 import torch
 
 from fluxfast.errors import FluxFastError
-from fluxfast.optimizations.cache_config import CacheConfig
+from fluxfast.optimizations.cache_config import CacheConfig, Calibrator
 from fluxfast.optimizations.caching._limits import steps_mask, why_not_with_steps
 
 MAX_PASSES = 2  # of a step: the prompt, and with true CFG the negative prompt
+CALIBRATORS = {
+    "taylorseer": "TaylorSeerCalibratorConfig",
+    "dmd": "DMDCalibratorConfig",
+    "foca": "FoCaCalibratorConfig",
+}
 CONTROLNET = ("controlnet_block_samples", "controlnet_single_block_samples")
 
 
@@ -92,9 +97,6 @@ class CachedRuns:
 
 def cache_settings(config: CacheConfig, steps: int, mask: list[int] | None) -> dict[str, Any]:
     """Return cache-dit's configuration of a cache for this number of steps."""
-    calibrator: Any = (
-        cache_dit.TaylorSeerCalibratorConfig(**config.taylorseer) if config.taylorseer else None
-    )
     return {
         "cache_config": cache_dit.DBCacheConfig(
             **config.dbcache,
@@ -102,8 +104,21 @@ def cache_settings(config: CacheConfig, steps: int, mask: list[int] | None) -> d
             steps_computation_mask=mask,
             enable_separate_cfg=False,
         ),
-        "calibrator_config": calibrator,
+        "calibrator_config": _calibrator(config.calibrator) if config.calibrator else None,
     }
+
+
+def _calibrator(chosen: Calibrator) -> Any:
+    """Return cache-dit's configuration of a calibrator."""
+    configuration = getattr(cache_dit, CALIBRATORS[chosen.name], None)
+    if configuration is None:
+        raise FluxFastError(
+            f"this cache-dit has no calibrator {chosen.name}",
+            got=f"cache-dit {cache_dit.__version__}",
+            allowed="cache-dit 1.5.3 or newer",
+            remedy='pip install "cache-dit>=1.5.3"',
+        )
+    return configuration(**chosen.settings)
 
 
 def _refuse_controlnet(keywords: Mapping[str, Any]) -> None:
