@@ -10,6 +10,7 @@ import pytest
 
 from fluxfast.bench.ab.bisect_run import FAILS, PASSES, status_of
 from fluxfast.bench.verdicts.outcome import Outcome
+from tests.support.collecting import collected
 from tests.support.pages import REPOSITORY, commands
 
 # A program in place of pytest. The commit of --against has a step of 100 ms.
@@ -60,10 +61,14 @@ def repository(tmp_path, monkeypatch):
 def test_bisecting_finds_the_slow_commit_and_skips_those_that_cannot_be_judged(
     repository, tmp_path
 ):
-    copy, start, bisect, reset = commands("bisected")  # as the guide has them
+    copy, checkout, on_bad, start, bisect, reset = commands("bisected")  # as the guide has them
     shutil.copy(REPOSITORY / copy.split()[1], tmp_path)
     here = {"BAD": "HEAD", "GOOD": "good", "python": sys.executable}
     here["/tmp/bisect_run.py"] = str(tmp_path / "bisect_run.py")
+    repository("checkout", "--quiet", here[checkout.split()[-1]])
+    tried = [here.get(word, word) for word in on_bad.split()]
+    at = {"cwd": tmp_path / "repository", "capture_output": True, "text": True}
+    assert "is bad: dev is slower" in subprocess.run(tried, **at).stdout
     log = ""
     for line in (start, bisect, reset):
         log += repository(*(here.get(word, word) for word in line.split()[1:]))
@@ -71,6 +76,13 @@ def test_bisecting_finds_the_slow_commit_and_skips_those_that_cannot_be_judged(
     assert repository("show", "-s", "--format=%s", bad) == f"commit {FIRST_SLOW}\n"
     assert "is bad: dev is slower: 120" in log and "is good: 1 cases pass" in log
     assert "skipped: " in log
+
+
+def test_the_command_of_the_guide_selects_a_case(monkeypatch):
+    """Where no test is selected there is no verdict, and every commit would be skipped."""
+    (bisect,) = (line for line in commands("bisected") if " run " in line)
+    words = bisect.replace("GOOD", "HEAD").partition("bisect_run.py ")[2].split()
+    assert collected(["perf_tests", *words], monkeypatch) == 2  # one case, measured and judged
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,12 @@ WAYS = {
     "rehearsed by pytest": ("pytest perf_tests", "newest/bin/pytest perf_tests"),
     "collected": ("pytest correctness_tests --gpu ",),
     "collected with a fault": ("python -m pytest -p tests.support.sabotage.",),
-    "bisected": ("cp fluxfast/bench/ab/bisect_run.py /tmp/", "git bisect "),  # by tests/e2e
+    "bisected": (  # by tests/e2e
+        "cp fluxfast/bench/ab/bisect_run.py /tmp/",
+        "git checkout BAD",
+        "python /tmp/bisect_run.py ",
+        "git bisect ",
+    ),
     "make": ("make ",),
     "refused without a GPU": tuple(
         f"python -m benchmarks.{name}"

@@ -4,7 +4,7 @@ Copy this file out of the repository first, because git replaces the repository 
 
     cp fluxfast/bench/ab/bisect_run.py /tmp/
     git bisect start BAD GOOD
-    git bisect run python /tmp/bisect_run.py --gpu h200 --model dev --against GOOD
+    git bisect run python /tmp/bisect_run.py --gpu h200 --matrix default --model dev --against GOOD
 
 The arguments are those of `pytest perf_tests`. The exit statuses are those that git expects: 0 for
 a commit that passes, 1 for one that is slower or broken, 125 for one that cannot be judged, because
