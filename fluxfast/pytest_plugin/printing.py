@@ -118,11 +118,27 @@ def summary(suite: Suite) -> Iterator[str]:
 
 
 def _warnings(suite: Suite, shown: Sequence[PlannedCase]) -> Iterator[str]:
-    """Yield a line for each preset that is slower than the eager pipeline."""
+    """Yield a line for each preset that is slower than eager, and one for an unknown card."""
     speedup = speedups(summarize([suite.measured[planned.case.id]]) for planned in shown)
     for planned in shown:
         if why := why_not_faster(planned.role, speedup.get(planned.case.id)):
             yield f"WARNING: {planned.case.model}: {why}"
+    yield from unknown_card(suite)
+
+
+def unknown_card(suite: Suite) -> Iterator[str]:
+    """Yield a line if cases are undecided on a card that the baseline does not contain."""
+    undecided = [
+        suite.measured[case_id]
+        for case_id, outcome in suite.outcomes.items()
+        if outcome is Outcome.UNDECIDED and not suite.options.compares
+    ]
+    if unknown := [result for result in undecided if suite.baseline.lacks_card(result)]:
+        yield (
+            f"{len(unknown)} undecided cases have no process of this card ({unknown[0].card}) in "
+            "the baseline: compare with --against REF, or record the card "
+            "(docs/guides/read-a-verdict.md)"
+        )
 
 
 def has_summary(suite: Suite) -> bool:

@@ -226,6 +226,28 @@ def test_a_baseline_that_could_not_be_written_is_reported_after_the_table_and_fa
 
 
 @pytest.mark.parametrize(
+    ("card", "outcome", "against", "lines"),
+    [
+        ("GPU-b", Outcome.UNDECIDED, None, 1),
+        ("GPU-b", Outcome.SAME, None, 0),
+        ("GPU-b", Outcome.UNDECIDED, "HEAD", 0),  # both sides ran on it
+        ("GPU-a", Outcome.UNDECIDED, None, 0),
+    ],
+)
+def test_undecided_cases_on_a_card_outside_the_baseline_name_it(
+    card, outcome, against, lines, tmp_path
+):
+    now = process(environment={"gpu": {"uuid": card}})
+    known = baseline(tmp_path, **{case().id: tuple(processes())})
+    suite = SimpleNamespace(
+        measured={case().id: now}, outcomes={case().id: outcome}, baseline=known,
+        options=Options(baselines=tmp_path, against=against),
+    )  # fmt: skip
+    found = list(printing.unknown_card(suite))
+    assert len(found) == lines and all("GPU-b" in line for line in found)
+
+
+@pytest.mark.parametrize(
     ("sampling", "power", "line"),
     [
         ({"ended": "noise 0.1%"}, {}, "3 images (noise 0.1%)"),

@@ -128,6 +128,11 @@ class Baseline:
         case_id = self.counterpart(results[-1].case, results[-1].role)
         return on_the_same_cards(results, self.results.get(case_id, ()))
 
+    def lacks_card(self, result: CaseResult) -> bool:
+        """Return whether every accepted process of a case ran on another card than a result."""
+        accepted = self.accepted_for([result])
+        return bool(result.card and accepted) and result.card not in {a.card for a in accepted}
+
     def counterpart(self, case: Case, role: Role | None) -> str:
         """Return the id of the accepted case to compare a case with, or its own id.
 
