@@ -83,7 +83,7 @@ def _add_image_options(image: argparse._ArgumentGroup) -> None:
         "--output-file",
         type=Path,
         default=Path("output.png"),
-        help="image file; the ending chooses the format (default: %(default)s)",
+        help="image file; the ending chooses the format (default: output.png; bench --json: none)",
     )
     image.add_argument(
         "--trace-file",

@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="RESULTS",
-        help="results to compare with (default: the baseline of the GPU)",
+        help="results to compare with (default: the other side of a comparison, else the baseline)",
     )
     parser.add_argument(
         "--history",

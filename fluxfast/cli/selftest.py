@@ -32,7 +32,7 @@ from fluxfast.models.spec import MODELS
 def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser(
-        "selftest", help="inject slowdowns and report which of them the gate sees"
+        "selftest", help="inject slowdowns and report which of them the gate detects"
     )
     parser.add_argument(
         "--gpu",
