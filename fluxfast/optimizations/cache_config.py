@@ -30,7 +30,7 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, Recursio
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrator:
-    """How a cached step extrapolates from computed ones, in place of reusing the last.
+    """A way to extrapolate a cached step from computed ones, in place of reusing the last.
 
     Attributes:
         name: `taylorseer`, `dmd` or `foca`.
