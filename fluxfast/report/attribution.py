@@ -14,7 +14,6 @@ from fluxfast.report.regression import (
     fit,
     merged,
     optimization_columns,
-    workload_columns,
 )
 from fluxfast.report.rows import ReportRow, judged_value, process_values
 
@@ -70,13 +69,21 @@ def attributions(rows: Sequence[ReportRow]) -> list[Attribution]:
         for value in process_values(row.measured.results)
     ]
     compared_rows = [row for row, _ in compared]
-    columns = merged(workload_columns(compared_rows) | optimization_columns(compared_rows))
-    coefficients = fit(columns, [value for _, value in compared], ATTRIBUTION_CONFIDENCE)
+    columns = merged(optimization_columns(compared_rows))
+    workloads = [row.workload for row in compared_rows]
+    values = [value for _, value in compared]
+    coefficients = fit(workloads, columns, values, ATTRIBUTION_CONFIDENCE)
     # Of an optimization with two effects, the one with a compiler comes last and is kept.
     speed_now = {e.name: e.speed for e in sorted(effects(rows), key=lambda e: e.compiled)}
+    by_workload: dict[str, list[ReportRow]] = {}
+    for row, workload in zip(compared_rows, workloads, strict=True):
+        by_workload.setdefault(workload, []).append(row)
     found = []
     for term, coefficient in coefficients.items():
-        affected = [row for row, x in zip(compared_rows, columns[term], strict=True) if x]
+        if term.is_workload:
+            affected = by_workload[term.name]
+        else:
+            affected = [row for row, x in zip(compared_rows, columns[term], strict=True) if x]
         attribution = _attribution(term, coefficient, affected, speed_now)
         found += [attribution] if attribution else []
     return found

@@ -12,7 +12,6 @@ from fluxfast.report.regression import (
     is_compiled,
     merged,
     optimization_columns_by_compiler,
-    workload_columns,
 )
 from fluxfast.report.rows import ReportRow, process_values
 
@@ -51,8 +50,12 @@ def effects(rows: Sequence[ReportRow]) -> list[Effect]:
         (row, math.log(value)) for row in rows for value in process_values(row.measured.results)
     ]
     observed_rows = [row for row, _ in observations]
-    columns = workload_columns(observed_rows) | optimization_columns_by_compiler(observed_rows)
-    coefficients = fit(merged(columns), [value for _, value in observations], EFFECT_CONFIDENCE)
+    coefficients = fit(
+        [row.workload for row in observed_rows],
+        merged(optimization_columns_by_compiler(observed_rows)),
+        [value for _, value in observations],
+        EFFECT_CONFIDENCE,
+    )
     return [
         Effect(
             name=term.name,

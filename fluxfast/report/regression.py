@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,24 +52,17 @@ class Term(NamedTuple):
 
 
 Columns = dict[Term, list[float]]
-
-
-def workload_columns(rows: Sequence[ReportRow]) -> Columns:
-    """Return an indicator column for each workload."""
-    names = [row.workload for row in rows]
-    return {
-        Term(name, is_workload=True): [float(other == name) for other in names]
-        for name in dict.fromkeys(names)
-    }
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def optimization_columns(rows: Sequence[ReportRow]) -> Columns:
     """Return an indicator column for each optimization that varies within a workload."""
-    columns = {}
+    columns, workloads = {}, [row.workload for row in rows]
+    count = len(set(workloads))
     for name in dict.fromkeys(n for row in rows for n in row.case.optimizations):
-        settings = {(row.workload, has_optimizations(row, name)) for row in rows}
-        if len(settings) > len({workload for workload, _ in settings}):
-            columns[Term(name)] = [float(has_optimizations(row, name)) for row in rows]
+        has_it = [name in row.case.optimizations for row in rows]
+        if len(set(zip(workloads, has_it, strict=True))) > count:
+            columns[Term(name)] = [float(has) for has in has_it]
     return columns
 
 
@@ -79,18 +72,18 @@ def optimization_columns_by_compiler(rows: Sequence[ReportRow]) -> Columns:
     Indicators are counted from the most frequent compiled combination. The column of a compiler
     then measures its effect on that combination, not on a combination that was never measured.
     """
-    compiled_rows = [row for row in rows if is_compiled(row)]
+    have_compiler = [is_compiled(row) for row in rows]
     columns = {}
     for term, column in optimization_columns(rows).items():
         if compiles([term.name]):
             columns[term] = column
             continue
-        holders = sum(has_optimizations(row, term.name) for row in compiled_rows)
-        is_usual = 2 * holders > len(compiled_rows)
+        holders = sum(x for x, has in zip(column, have_compiler, strict=True) if has)
+        is_usual = 2 * holders > sum(have_compiler)
         for compiled in (True, False):
             columns[Term(term.name, compiled)] = [
-                x - is_usual if is_compiled(row) == compiled else 0.0
-                for row, x in zip(rows, column, strict=True)
+                x - is_usual if has == compiled else 0.0
+                for has, x in zip(have_compiler, column, strict=True)
             ]
     return {term: column for term, column in columns.items() if any(column)}
 
@@ -116,34 +109,69 @@ def merged(columns: Columns) -> Columns:
     }
 
 
-def fit(columns: Columns, values: Sequence[float], confidence: float) -> dict[Term, Coefficient]:
+def fit(
+    workloads: Sequence[str], columns: Columns, values: Sequence[float], confidence: float
+) -> dict[Term, Coefficient]:
     """Fit by least squares, with Student's t intervals if there are residual degrees of freedom.
 
     Args:
-        columns: the design matrix.
-        values: the observations, one for each row of the matrix.
+        workloads: the workload of each observation; each workload is a term.
+        columns: the other terms, a column of the design matrix each.
+        values: the observations.
         confidence: the level of the two-sided intervals, as 0.95.
 
     Returns:
-        The coefficients that the observations determine.
+        The coefficients that the observations determine, those of the workloads first.
     """
-    if not values or not columns:
+    if not values:
         return {}
     student_t = extra("scipy.stats", name="report").t  # takes a second to import
-    matrix, observed = np.array(list(columns.values())).T, np.array(values)
-    inverse = np.linalg.pinv(matrix)
-    fitted = inverse @ observed
-    determined = np.isclose(inverse @ matrix, np.eye(len(columns)), atol=1e-8).all(axis=1)
-    dof = len(values) - np.linalg.matrix_rank(matrix)
-    half_widths: list[float | None] = [None] * len(columns)
+    terms = {name: Term(name, is_workload=True) for name in dict.fromkeys(workloads)}
+    numbers = {name: number for number, name in enumerate(terms)}
+    groups = np.array([numbers[name] for name in workloads])
+    matrix = np.array(list(columns.values())).reshape(len(columns), len(values)).T
+    matrix_means, matrix = _centred(groups, matrix)
+    value_means, observed = _centred(groups, np.array(values)[:, None])
+    inverse, rank = _inverse(matrix)
+    fitted = (inverse @ observed)[:, 0]
+    undetermined = np.eye(len(columns)) - inverse @ matrix
+    covariance = inverse @ inverse.T
+    # A workload's term is its mean without what its optimizations make of it.
+    sizes = np.bincount(groups)
+    variances = np.concatenate(
+        [1 / sizes + np.sum(matrix_means @ covariance * matrix_means, axis=1), np.diag(covariance)]
+    )
+    is_known = np.concatenate([_is_zero(matrix_means @ undetermined), _is_zero(undetermined)])
+    coefficients = np.concatenate([value_means[:, 0] - matrix_means @ fitted, fitted])
+    dof = len(values) - len(sizes) - rank
+    half_widths: list[float | None] = [None] * len(coefficients)
     if dof > 0:
-        variance = float(np.sum((observed - matrix @ fitted) ** 2)) / dof
-        deviations = np.sqrt(variance * np.diag(inverse @ inverse.T))
-        half_widths = list(student_t.ppf((1 + confidence) / 2, dof) * deviations)
+        variance = float(np.sum((observed[:, 0] - matrix @ fitted) ** 2)) / dof
+        half_widths = list(student_t.ppf((1 + confidence) / 2, dof) * np.sqrt(variance * variances))
     return {
         term: Coefficient(value=float(value), half_width=width)
-        for term, value, width, is_determined in zip(
-            columns, fitted, half_widths, determined, strict=True
+        for term, value, width, known in zip(
+            (*terms.values(), *columns), coefficients, half_widths, is_known, strict=True
         )
-        if is_determined
+        if known
     }
+
+
+def _centred(groups: Array, matrix: Array) -> tuple[Array, Array]:
+    """Return the mean row of each group, and the rows without the mean of their group."""
+    sums = np.zeros((groups.max() + 1, matrix.shape[1]))
+    np.add.at(sums, groups, matrix)
+    means = sums / np.bincount(groups)[:, None]
+    return means, matrix - means[groups]
+
+
+def _inverse(matrix: Array) -> tuple[Array, int]:
+    """Return the pseudoinverse and the rank, with singular values of rounding errors as 0."""
+    left, singular, right = np.linalg.svd(matrix, full_matrices=False)
+    smallest = max(matrix.shape) * np.finfo(float).eps * singular.max(initial=0.0)
+    rank = int(np.sum(singular > smallest))
+    return (right[:rank].T / singular[:rank]) @ left[:, :rank].T, rank
+
+
+def _is_zero(matrix: Array) -> Array:
+    return np.asarray(np.isclose(matrix, 0.0, atol=1e-8).all(axis=1))
