@@ -105,9 +105,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if suite.selected and not session.config.option.collectonly and not is_worker(session.config):
         try:
             suite.open_results(judges=any(map(judges, session.items)))
+            session.config.stash[OTHER_RUNS] = suite.opened.enter_context(announced())
         except FluxFastError as error:
             raise pytest.UsageError(f"fluxfast: {error}") from None
-        session.config.stash[OTHER_RUNS] = suite.opened.enter_context(announced())
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:

@@ -1,5 +1,6 @@
 """The parts of the pytest plugin: folders, lock, judging and lines, without a pipeline."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -68,6 +69,35 @@ def test_runs_at_the_same_time_learn_of_each_other_and_not_of_dead_ones(tmp_path
     assert seen.startswith(f"process {first} since ") and noticed.startswith("process 12 since ")
     assert noticed.endswith(": pytest perf_tests --gpu cpu")
     assert not list(tmp_path.iterdir())
+
+
+def test_links_of_another_user_are_not_followed_and_text_is_shown_without_escapes(tmp_path):
+    """Everybody can write in the folder in which runs notice each other; root runs, too."""
+    target, folder = tmp_path / "target", tmp_path / "timing"
+    target.write_text("root's")
+    target.chmod(0o600)
+    folder.mkdir()
+    (folder / "1-link").symlink_to(target)
+    (folder / "1-hard").hardlink_to(target)
+    os.mkfifo(folder / "1-pipe")
+    other = folder / "1-other"
+    other.write_bytes(b"\x1b[2Jprocess 5 \xff" + b"x" * 1000)
+    with other.open() as held, target.open() as lock:
+        for one in (held, lock):
+            fcntl.flock(one, fcntl.LOCK_EX)
+        with announced(folder) as others:
+            (own,) = set(folder.iterdir()) - {other, *folder.glob("1-[hlp]*")}
+            own.write_bytes(own.read_bytes() + b"\xff\x1b]0;x\n")
+            present, noted = others()
+    assert present.startswith("[2Jprocess 5 \ufffdxxx") and len(present) < 1000
+    assert noted == "\ufffd]0;x"
+    assert target.read_text() == "root's" and target.stat().st_mode & 0o777 == 0o600
+    for place in (tmp_path / "link", target):
+        if place != target:
+            place.symlink_to(tmp_path)
+        with pytest.raises(FluxFastError, match="cannot be used"), announced(place):
+            pass
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_newest_folders_of_results_are_kept_and_named_ones_never_removed(tmp_path):
