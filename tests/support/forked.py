@@ -4,6 +4,7 @@ Such a process starts without modules of fluxfast and has seen no other run, but
 PyTorch and diffusers, which takes five seconds.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -15,6 +16,7 @@ import pytest
 
 LIBRARIES = [
     "diffusers.pipelines.flux.pipeline_flux",
+    "hypothesis",
     "pytest_benchmark.plugin",
     "scipy.special",
     "torchmetrics.functional.image",
@@ -37,6 +39,7 @@ def run_module(module: str, arguments: list[str], folder: Path) -> pytest.RunRes
 
 
 def _run(words: list[str], folder: Path, environment: dict[str, str], texts: list[Path]) -> None:
+    gc.freeze()  # garbage collections, two for each pipeline, skip the libraries
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
