@@ -20,7 +20,7 @@ from fluxfast.ci.nights import AUTHOR, merged_pulls
 from fluxfast.ci.slowdowns import accepted_slowdowns
 from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically
-from fluxfast.report.escaping import escaped, fenced
+from fluxfast.report.escaping import code, escaped, fenced
 
 BASELINES = Path("baselines")
 BASELINE_BRANCH = "baselines/nightly"
@@ -87,13 +87,16 @@ def proposal(options: argparse.Namespace) -> int:
     before = _baselines()
     refused = _accept(options.results, list(worth))
     refusals = [
-        f"- `{case}` on {escaped(gpu)}\n\n{fenced(why)}\n" for (gpu, case), why in refused.items()
+        f"- {code(case)} on {escaped(gpu)}\n\n{fenced(why)}\n"
+        for (gpu, case), why in refused.items()
     ]
     if refusals:
         note("`fluxfast baseline accept` refused:\n\n" + "\n".join(refusals))
     worth = {where: why for where, why in worth.items() if where not in refused}
     kinds = sorted({why.partition(" as ")[0] for why in worth.values()})
-    body = [f"- {escaped(why)}: `{case}` on {escaped(gpu)}" for (gpu, case), why in worth.items()]
+    body = [
+        f"- {escaped(why)}: {code(case)} on {escaped(gpu)}" for (gpu, case), why in worth.items()
+    ]
     body += ["", "Refused:", "", *refusals] if refusals else []
     summary = options.body.read_text(encoding="utf-8")
     found = {
@@ -104,6 +107,11 @@ def proposal(options: argparse.Namespace) -> int:
     write_atomically(options.output, json.dumps(found))
     say(f"to propose: {found['title'] or 'nothing'}")
     return PASSED_STATUS
+
+
+def _place(where: tuple[str, str]) -> str:
+    gpu, case = where
+    return f"{code(case)} on {escaped(gpu)}"
 
 
 def _baselines() -> dict[str, str]:

@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any
 
 from fluxfast.bench.verdicts.outcome import ACCEPTING_LABEL
-from fluxfast.report.escaping import escaped
+from fluxfast.report.escaping import code, escaped, hidden
 
 NIGHTS_APART = 2  # how far a change point may move as more nights are measured
 MARK = "<!-- fluxfast slowdown"
@@ -43,13 +43,14 @@ class Slowdown:
     @property
     def body(self) -> str:
         """The text of the issue."""
-        cases = "\n".join(f"- `{case}`: {escaped(change)}" for case, change in self.cases.items())
+        changes = self.cases.items()
+        cases = "\n".join(f"- {code(case)}: {escaped(change)}" for case, change in changes)
         good, changed = self.commits
         return (
-            f"{MARK} | {self.gpu} | {self.since} -->\n{cases}\n\nLast good commit "
-            f"`{good}`, first slower commit `{changed}`.\n\nThis issue is closed automatically "
-            "when the slowdown recovers, or when it is accepted by a pull request with the label "
-            f"`{ACCEPTING_LABEL}` and a reason."
+            f"{MARK} | {hidden(self.gpu)} | {self.since} -->\n{cases}\n\nLast good commit "
+            f"{code(good)}, first slower commit {code(changed)}.\n\nThis issue is closed "
+            "automatically when the slowdown recovers, or when it is accepted by a pull request "
+            f"with the label `{ACCEPTING_LABEL}` and a reason."
         )
 
     def is_of(self, body: str) -> bool:
@@ -58,7 +59,7 @@ class Slowdown:
         It is if it names the GPU, one of the cases, and a night close to this one.
         """
         marked = marks(body)
-        if marked is None or marked[0] != self.gpu:
+        if marked is None or marked[0] != hidden(self.gpu):
             return False
         then, since = (bisect_left(self.nights, day) for day in (marked[1], self.since))
         named = set(re.findall(r"^- `(.+?)`:", body, re.MULTILINE))

@@ -14,6 +14,7 @@ from typing import Any
 from fluxfast.bench.verdicts.outcome import PASSED_STATUS
 from fluxfast.ci.client import gh, output_of, say, with_body
 from fluxfast.ci.labels import UPGRADE_LABEL
+from fluxfast.report.escaping import hidden
 
 CONSTRAINTS, PROJECT = "constraints-h200.txt", "pyproject.toml"
 BASE_PYTHON = ".fluxfast/base/.venv/bin/python"  # as `make base-environment` creates it
@@ -74,7 +75,7 @@ class Upgrade:
     @property
     def mark(self) -> str:
         """The first line of the issue, by which a later night finds it."""
-        return f"{MARK} | {self.change} -->"
+        return f"{MARK} | {hidden(self.change)} -->"
 
     @property
     def body(self) -> str:

@@ -37,3 +37,13 @@ def fenced(text: str, language: str = "") -> str:
     longest = max((len(ticks) for ticks in TICKS.findall(text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
+
+
+def code(text: str) -> str:
+    """Return one line of text as a span of code."""
+    return f"`{' '.join(text.replace('`', ' ').split())}`"
+
+
+def hidden(text: str) -> str:
+    """Return one line of text for an HTML comment, which it cannot close."""
+    return " ".join(text.replace("<", " ").replace(">", " ").split())

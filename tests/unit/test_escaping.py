@@ -1,10 +1,13 @@
 """Text from elsewhere stays text in comments, descriptions and summaries."""
 
 import re
+from datetime import date
 
 import pytest
 from markdown_it import MarkdownIt
 
+from fluxfast.ci.slowdowns import Slowdown
+from fluxfast.ci.upgrades import Upgrade
 from fluxfast.report.escaping import escaped, fenced, inert
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -40,6 +43,22 @@ def test_hostile_text_stays_text(text):
     assert not re.search(r"[<\n]|[@#]\w", inert(text))
     (block,) = (t for t in MARKDOWN.parse(fenced(text)) if t.type == "fence")
     assert block.content == f"{text}\n"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_names_stay_text_in_issues(text):
+    slowdown = Slowdown(gpu=text, since=date(2026, 11, 1), commits=(text, text), cases={text: text},
+                        nights=())  # fmt: skip
+    upgrade = Upgrade(change=f"torch 1 → {text}", verdict="", summary="")
+    for body in (slowdown.body, upgrade.body):
+        comment, _, rest = body.partition("-->")
+        assert comment.startswith("<!-- fluxfast ") and ">" not in comment
+        page = MARKDOWN.render(rest)
+        assert {tag.strip("/") for tag in re.findall(r"<(/?\w+|!)", page)} <= {
+            *("ul", "li", "p", "code"),
+        }, page
+        shown = re.sub(r"<code>[^<]*</code>|<[^>]*>", "", page)
+        assert not re.search(r"[@#]\w|GH-\d|\w://|www\.", shown, re.IGNORECASE)
 
 
 def test_text_without_markup_is_unchanged_and_code_stays_code():
