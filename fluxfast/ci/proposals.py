@@ -143,7 +143,7 @@ def propose(options: argparse.Namespace) -> int:
     if not title:
         say("no new baseline to propose")
         return PASSED_STATUS
-    known = {path.stem.removesuffix(".history") for path in BASELINES.glob("*.json")}
+    known = {path.stem for path in BASELINES.glob("*.json")}
     allowed = {f"{stem}{ending}" for stem in known for ending in (".json", ".history.tsv")}
     if foreign := sorted(found["files"].keys() - allowed):
         raise BaselineError(
