@@ -89,8 +89,7 @@ base-environment:
 # Set up one job on a GPU machine: an environment, a home and caches of its own, so that nothing of a
 # job is left for the next. GitHub empties RUNNER_TEMP before and after each job, and applies the
 # lines of GITHUB_ENV and GITHUB_PATH to its later steps. Weights from the hub stay in one place.
-export RUNNER_TEMP ?= $(CURDIR)/.fluxfast
-export HF_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/huggingface
+RUNNER_TEMP ?= $(CURDIR)/.fluxfast
 JOB := $(RUNNER_TEMP)/job
 define JOB_VARIABLES
 HOME=$(JOB)/home
@@ -102,16 +101,16 @@ TRITON_CACHE_DIR=$(JOB)/cache/triton
 CUDA_CACHE_PATH=$(JOB)/cache/cuda
 PYTHONNOUSERSITE=1
 VIRTUAL_ENV=$(JOB)/python
-HF_HOME=$(HF_HOME)
+HF_HOME=$(or $(HF_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/huggingface)
 endef
-export JOB_VARIABLES
+runner: export VARIABLES = $(JOB_VARIABLES)
 runner:
 	rm -rf $(JOB)
 	mkdir -p $(JOB)/home $(JOB)/cache
-	env $$JOB_VARIABLES $(PYTHON) -I -m venv $(JOB)/python
-	env $$JOB_VARIABLES $(JOB)/python/bin/python -m pip install --quiet -c constraints-h200.txt \
+	env $$VARIABLES $(PYTHON) -I -m venv $(JOB)/python
+	env $$VARIABLES $(JOB)/python/bin/python -m pip install --quiet -c constraints-h200.txt \
 	  -e '.[cuda,fa3,report]'
-	echo "$$JOB_VARIABLES" >> $${GITHUB_ENV:-$(JOB)/variables}
+	echo "$$VARIABLES" >> $${GITHUB_ENV:-$(JOB)/variables}
 	echo $(JOB)/python/bin >> $${GITHUB_PATH:-$(JOB)/path}
 
 # Set up a machine that only merges and reports results: without PyTorch.
