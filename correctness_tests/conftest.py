@@ -23,6 +23,7 @@ from fluxfast.pytest_plugin.plugin import SUITE, Suite
 from fluxfast.quality.budget import Budgets, read_budgets
 from fluxfast.quality.clip import OPENAI, Clip, mini_clip, openai_clip
 from fluxfast.quality.figures import QUALITY_METRICS
+from fluxfast.quality.lpips import why_no_lpips
 from fluxfast.quality.metrics import Quality, compare_images
 from fluxfast.quality.prompts import (
     GeneratedImages,
@@ -106,6 +107,14 @@ def clip(planned: PlannedCase, suite: Suite, clips: dict[WeightsKind, Clip | Non
         reasons = suite.config.stash.setdefault(NOT_MEASURED, {})
         reasons[f"CLIP on {kind} weights"] = f"{OPENAI} is not cached"
     return clips[kind]
+
+
+@pytest.fixture(scope="session")
+def has_lpips(suite: Suite) -> bool:
+    """Return whether LPIPS can be measured here; if not, note why."""
+    if reason := why_no_lpips():
+        suite.config.stash.setdefault(NOT_MEASURED, {})["LPIPS"] = reason
+    return not reason
 
 
 @pytest.fixture(scope="session")
@@ -215,10 +224,11 @@ def quality(
     reference: GeneratedImages,
     prompts: list[Prompt],
     clip: Clip | None,
+    has_lpips: bool,
     show: Callable[[str, Quality], None],
 ) -> Quality:
     """Return the quality of the case's images against the eager ones, and store its figures."""
-    measured = compare_images(generated, reference, prompts, clip)
+    measured = compare_images(generated, reference, prompts, clip, with_lpips=has_lpips)
     show(planned.label, measured)
     # JSON has no infinity, which is the PSNR of equal images.
     known = {name: x for name, x in measured.figures.items() if not isnan(x)}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fluxfast.models.spec import MODELS
-from fluxfast.models.synthetic import scheduler_of
+from fluxfast.models.synthetic.pipeline import scheduler_of
 from training.flow import TextEncoders
 from training.recipe import CLIP_VISION, FEW_STEP_SHIFT
 

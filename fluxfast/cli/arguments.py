@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import DEFAULT_PROMPT
+from fluxfast.models.weights import WEIGHTS_CHOICES
 from fluxfast.optimizations.base import Axis, Optimization
 from fluxfast.optimizations.registry import choices, optimization_named, optimizations
 from fluxfast.pipeline.build import DEFAULT_ARTIFACTS
@@ -47,7 +48,7 @@ def _add_image_options(image: argparse._ArgumentGroup) -> None:
     image.add_argument(
         "--weights",
         default="auto",
-        help="auto, hub, synthetic or mini; auto takes mini on a CPU, on a GPU the local "
+        help=f"{', '.join(WEIGHTS_CHOICES)}; auto takes mini on a CPU, on a GPU the local "
         "Hugging Face cache, else synthetic (default: auto)",
     )
     image.add_argument(

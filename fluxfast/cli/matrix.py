@@ -12,7 +12,7 @@ from fluxfast.bench.cases.planned import PlannedCase, planned_cases, situation_o
 from fluxfast.console import out
 from fluxfast.hardware import Hardware, detect
 from fluxfast.models.spec import MODELS
-from fluxfast.models.weights import resolve
+from fluxfast.models.weights import WEIGHTS_CHOICES, resolve
 from fluxfast.optimizations.registry import optimizations
 from fluxfast.tables import plain_table, render
 
@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
         help=f"one of {', '.join(MODELS)}; repeat for several (default: all)",
     )
     parser.add_argument(
-        "--weights", default="auto", help="auto, hub, synthetic or mini (%(default)s)"
+        "--weights", default="auto", help=f"{', '.join(WEIGHTS_CHOICES)} (%(default)s)"
     )
     parser.add_argument(
         "--json",

@@ -21,7 +21,7 @@ from fluxfast.models.arguments import input_image, input_image_changes
 from fluxfast.models.dropped_text import dropped_text
 from fluxfast.models.memory import check_images_fit, out_of_memory_as_error
 from fluxfast.models.spec import ImageRequest, check_requestable
-from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
+from fluxfast.models.weights import Checkpoint, resolve
 from fluxfast.optimizations.base import Artifacts, Situation
 from fluxfast.optimizations.cache_config import read_cache_config
 from fluxfast.optimizations.registry import default_names
@@ -137,7 +137,7 @@ def build_from(
     hardware, checkpoint = planned.plan.situation.hardware, planned.checkpoint
     console.print(f"{hardware.name} ({hardware.architecture}), torch {hardware.packages['torch']}")
     console.print(f"{checkpoint.model.name}, {checkpoint.kind} weights ({checkpoint.why})")
-    if checkpoint.kind is WeightsKind.SYNTHETIC:
+    if checkpoint.kind.profile:
         console.print("synthetic weights: the timings are real, the images are noise")
     console.print(f"optimizations: {' + '.join(planned.plan.names) or 'none'}")
     artifacts = Artifacts(folder=options.cache_dir, use_cached=options.use_cached_model)

@@ -27,6 +27,7 @@ from fluxfast.errors import FluxFastError
 from fluxfast.files import local_folder
 from fluxfast.hardware import Hardware, detect
 from fluxfast.models.spec import MODELS
+from fluxfast.models.weights import WEIGHTS_CHOICES
 
 
 def add_parser(commands: Any) -> None:
@@ -44,7 +45,7 @@ def add_parser(commands: Any) -> None:
         "--model", action="append", choices=list(MODELS), help="repeat for more (all)"
     )
     parser.add_argument(
-        "--weights", default="auto", help="auto, hub, synthetic or mini (%(default)s)"
+        "--weights", default="auto", help=f"{', '.join(WEIGHTS_CHOICES)} (%(default)s)"
     )
     parser.add_argument("--resolution", help="HEIGHTxWIDTH in pixels (the weights' own)")
     parser.add_argument("--num-inference-steps", type=int, help="denoising steps (the model's own)")

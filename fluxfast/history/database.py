@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fluxfast.bench.results.machine import hardware_of, machine_name
+from fluxfast.bench.results.machine import hardware_of, machine_name, profile_of
 from fluxfast.bench.results.origin import stack_versions
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import summarize
 from fluxfast.errors import FluxFastError
 from fluxfast.files import local_folder
 from fluxfast.history.dates import measured_at
+from fluxfast.models.synthetic.profiles import Profile
 
 DATABASE = local_folder() / "history.sqlite3"
 SCHEMA_VERSION = 3
@@ -182,11 +183,17 @@ def measurement_of(result: CaseResult) -> StoredFigures:
         measured_at=measured_at(result),
         commit_id=str(origin.get("commit") or "unknown")
         + ("+dirty" if origin.get("dirty") else ""),
-        stack=stack_versions(result),
+        stack=stack_versions(result) | _weights(result),
         process=str(origin.get("process") or ""),
         figures={name: getattr(summary, name) for name in METRICS},
         card=result.card,
     )
+
+
+def _weights(result: CaseResult) -> dict[str, str]:
+    """Return the profile of synthetic weights, but not the first, which older rows do not name."""
+    profile = profile_of(result)
+    return {} if profile in (None, Profile.NORMAL) else {"synthetic weights": str(profile)}
 
 
 def append(connection: sqlite3.Connection, measurements: Iterable[StoredFigures]) -> int:

@@ -30,13 +30,8 @@ from fluxfast.models.memory import (
     out_of_memory_as_error,
 )
 from fluxfast.models.recognition import recognise_pipeline
-from fluxfast.models.spec import (
-    MODELS,
-    ImageRequest,
-    ModelSpec,
-    changed_request,
-    default_request,
-)
+from fluxfast.models.spec import MODELS, ImageRequest, ModelSpec, changed_request, default_request
+from fluxfast.models.synthetic.profiles import Profile
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +43,19 @@ class WeightsKind(StrEnum):
 
     HUB = "hub"
     SYNTHETIC = "synthetic"
+    SYNTHETIC_TRAINED = "synthetic_trained"
+    SYNTHETIC_OUTLIERS = "synthetic_outliers"
     MINI = "mini"
+
+    @property
+    def profile(self) -> Profile | None:
+        """The distribution of synthetic weights; None for other weights."""
+        synthetic = {
+            WeightsKind.SYNTHETIC: Profile.NORMAL,
+            WeightsKind.SYNTHETIC_TRAINED: Profile.TRAINED,
+            WeightsKind.SYNTHETIC_OUTLIERS: Profile.OUTLIERS,
+        }
+        return synthetic.get(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +126,10 @@ class Checkpoint:
         return changed_request(defaults, changes)
 
 
+# The values of --weights.
+WEIGHTS_CHOICES = ("auto", *(kind.value for kind in WeightsKind))
+
+
 def resolve(ckpt: str, weights: str, hardware: Hardware) -> Checkpoint:
     """Return the checkpoint that `--ckpt` and `--weights` name on this machine.
 
@@ -132,11 +143,11 @@ def resolve(ckpt: str, weights: str, hardware: Hardware) -> Checkpoint:
         FluxFastError: the kind is unknown or does not go with `ckpt`.
         CheckpointError: there is no such checkpoint, or it is no Flux.1 model.
     """
-    if weights not in ("auto", *WeightsKind):
+    if weights not in WEIGHTS_CHOICES:
         raise FluxFastError(
             "unknown kind of weights",
             got=weights,
-            allowed=", ".join(("auto", *WeightsKind)),
+            allowed=", ".join(WEIGHTS_CHOICES),
             remedy="leave --weights out for auto",
         )
     if ckpt.startswith("mini-") and ckpt.removeprefix("mini-") in MODELS:
@@ -209,10 +220,12 @@ def _loaded(checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware) -> F
     if checkpoint.kind is WeightsKind.MINI:
         with without_loading_bars():
             return _load_mini(checkpoint.model.name, dtype).to(hardware.device)
-    from fluxfast.models.synthetic import assemble
+    from fluxfast.models.synthetic.pipeline import assemble
 
+    profile = checkpoint.kind.profile
+    assert profile
     check_weights_fit(PUBLISHED_PARAMETERS, dtype, hardware)
-    return assemble(checkpoint.model, dtype, hardware.device)
+    return assemble(checkpoint.model, dtype, hardware.device, profile)
 
 
 def _load_checked(location: str, dtype: torch.dtype, hardware: Hardware) -> Any:

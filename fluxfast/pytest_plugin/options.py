@@ -18,6 +18,7 @@ from fluxfast.bench.results.shards import WHOLE
 from fluxfast.errors import FluxFastError
 from fluxfast.files import shipped_baselines
 from fluxfast.models.spec import MODELS
+from fluxfast.models.weights import WEIGHTS_CHOICES
 from fluxfast.pytest_plugin.sharding import resolved_shard
 
 
@@ -29,7 +30,7 @@ class Options:
         gpu: the name of the machine's baseline; `auto` follows the machine.
         matrix: the matrix of cases; None for each test module's own.
         models: the models to measure; all of them where none is named.
-        weights: auto, hub, synthetic or mini.
+        weights: one of WEIGHTS_CHOICES.
         resolution: height x width in pixels; None for the weights' own.
         batch_size: images of one prompt at a time; None for the test module's own.
         num_inference_steps: denoising steps; None for the model's own.
@@ -157,7 +158,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--model", action="append", help=f"one of {', '.join(MODELS)} (repeat for more; all)"
     )
-    group.addoption("--weights", default="auto", help="auto, hub, synthetic or mini")
+    group.addoption("--weights", default="auto", help=", ".join(WEIGHTS_CHOICES))
     group.addoption("--resolution", help="HEIGHTxWIDTH in pixels (the weights' own)")
     group.addoption("--batch-size", type=int, help="images of one prompt at a time (1)")
     group.addoption("--num-inference-steps", type=int, help="denoising steps (the model's own)")

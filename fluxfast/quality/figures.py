@@ -63,6 +63,8 @@ QUALITY_METRICS = {
             at_least=True,
         ),
         QualityMetric(name="ssim", title="SSIM", summarize=min, digits=4, at_least=True),
+        QualityMetric(name="lpips", title="LPIPS", summarize=max, digits=4),
+        QualityMetric(name="lpips_mean", title="mean LPIPS", of="lpips", summarize=_mean, digits=4),
         QualityMetric(name="clip_similarity", title="CLIP", summarize=min, digits=4, at_least=True),
         QualityMetric(name="clip_score_drop", title="CLIP drop", summarize=_mean, digits=2),
         QualityMetric(name="scenes_lost", title="lost", summarize=sum, digits=0),

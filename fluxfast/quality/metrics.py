@@ -12,6 +12,7 @@ from fluxfast.mini.reader import follows, read, shows
 from fluxfast.mini.world import Edit
 from fluxfast.quality.clip import Clip, clip_scores, image_features
 from fluxfast.quality.figures import QUALITY_METRICS
+from fluxfast.quality.lpips import lpips
 from fluxfast.quality.prompts import GeneratedImages, Prompt
 
 FLAT = 0.02  # standard deviation below which an image shows nothing
@@ -64,11 +65,14 @@ def compare_images(
     reference: GeneratedImages,
     prompts: Sequence[Prompt],
     clip: Clip | None = None,
+    *,
+    with_lpips: bool = False,
 ) -> Quality:
     """Return the quality of `generated` against `reference`, both of the same prompts.
 
     Relative error is ‖latents − reference‖ / ‖reference‖. PSNR is in dB. SSIM follows Wang et al.
-    2004, as torchmetrics implements it. Without `clip` its two metrics are left out.
+    2004, as torchmetrics implements it. Without `clip` its two metrics are left out, and LPIPS
+    without `with_lpips`, which needs a backbone (`lpips.why_no_lpips`).
     """
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
@@ -82,6 +86,8 @@ def compare_images(
         # the filter takes 25 times as long on a CPU.
         ssim=ssim(now, before, data_range=1.0, reduction="none"),
     )
+    if with_lpips:
+        values |= dict(lpips=lpips(now, before))
     if clip is not None:
         values |= _clip_values(now, before, prompts, clip)
     if prompts[0].expected is not None:

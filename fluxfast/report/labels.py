@@ -6,6 +6,8 @@ MISSING = "–"  # in place of a figure that a case does not have
 DISPLAY_NAMES = {
     "psnr_db": "PSNR (dB)",
     "ssim": "SSIM",
+    "lpips": "LPIPS, worst",
+    "lpips_mean": "LPIPS, mean",
     "sm_clock_mhz": "SM clock (MHz)",
     "memory_clock_mhz": "memory clock (MHz)",
     "temperature_c": "temperature (°C)",

@@ -105,6 +105,16 @@ def test_a_sure_case_is_not_measured_again_and_a_failing_one_does_not_stop_the_r
     assert not sides and list(failed) == [gone.id] and asked == [["kontext"]]
 
 
+def test_sides_with_different_synthetic_weights_are_not_compared():
+    profiles = {"A": "normal-1", "B": "trained-1"}
+
+    def measure(side, number, cases):
+        return {one.id: process(100, weights_profile=profiles[side]) for one in cases}
+
+    sides, failed = interleaved(measure, [case()])
+    assert not sides and "normal-1 → trained-1" in str(failed[case().id])
+
+
 def canary(level):
     return {"gemm_ms": (level, level)}
 

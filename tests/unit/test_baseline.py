@@ -19,8 +19,9 @@ from fluxfast.bench.baselines.lookup import (
     local_baselines,
 )
 from fluxfast.bench.results import provenance as provenance_module
-from fluxfast.bench.results.machine import cpu_slug
+from fluxfast.bench.results.machine import cpu_slug, profile_of
 from fluxfast.bench.results.provenance import provenance
+from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, read_results, write_result
 from fluxfast.bench.results.summary import summarize
 from fluxfast.bench.verdicts.comparison import compare_sides
@@ -314,6 +315,19 @@ def test_judging_against_a_baseline(baseline):
     upgraded = dataclasses.replace(H200, packages=H200.packages | {"torch": "9"})
     verdict = baseline.judge([result(2.1, hardware=upgraded)])
     assert verdict.outcome is Outcome.WRONG_STACK and "torch 1 → 9" in verdict.reason
+
+
+def test_another_profile_of_synthetic_weights_is_another_stack(baseline):
+    """Results from before profiles name none: theirs was the first, as the shipped ones' is."""
+    same = baseline.judge([result(2.1, weights_profile="normal-1")])
+    assert same.outcome is not Outcome.WRONG_STACK
+    verdict = baseline.judge([result(2.1, weights_profile="trained-1")])
+    assert verdict.outcome is Outcome.WRONG_STACK
+    assert "synthetic weights normal-1 → trained-1" in verdict.reason
+    written = result(weights_profile="trained-1").to_json()
+    assert CaseResult.from_json(written, "").weights_profile == "trained-1"
+    del written["weights_profile"]
+    assert profile_of(CaseResult.from_json(written, "")) == "normal-1"
 
 
 @pytest.mark.parametrize(

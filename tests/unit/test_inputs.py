@@ -28,7 +28,7 @@ from fluxfast.models.dropped_text import (
 )
 from fluxfast.models.memory import check_images_fit
 from fluxfast.models.spec import DEV, ImageRequest, default_request
-from fluxfast.models.synthetic import byte_tokenizer
+from fluxfast.models.synthetic.pipeline import byte_tokenizer
 from tests.support.machines import CPU, H200
 
 

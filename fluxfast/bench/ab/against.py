@@ -19,6 +19,7 @@ from fluxfast.bench.ab.process import Measured, log_path
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.artifacts import artifact_paths
+from fluxfast.bench.results.machine import profile_of
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_path
 from fluxfast.bench.verdicts.comparison import Comparison, compare_sides
@@ -133,8 +134,24 @@ def interleaved(
                     ours=tuple(both["B"]),
                     across_environments=across_environments,
                 )
+                if different := _different_weights(sides[case.id]):
+                    failed[case.id] = different
+            unsure = [case for case in unsure if case.id not in failed]
             unsure = [c for c in unsure if not _is_sure(sides[c.id], pair + 1, pairs, len(cases))]
     return {case_id: s for case_id, s in sides.items() if case_id not in failed}, failed
+
+
+def _different_weights(sides: Sides) -> FluxFastError | None:
+    """Return an error if the two sides generated different synthetic weights for one case."""
+    before, now = profile_of(sides.theirs[-1]), profile_of(sides.ours[-1])
+    if before == now:
+        return None
+    return FluxFastError(
+        "the two sides have different synthetic weights",
+        got=f"{before} → {now}",
+        allowed="one profile of weights: the kernels depend on the values, and so does the power",
+        remedy="compare with a revision that has the same profile",
+    )
 
 
 def _is_sure(sides: Sides, pair: int, pairs: int, cases: int) -> bool:

@@ -239,6 +239,7 @@ def case_result(
     return CaseResult(
         case=planned.case,
         role=planned.role,
+        weights_profile=planned.checkpoint.kind.profile,
         images=tuple(sampler.timings),
         reference_e2e_s=tuple(sampler.reference_e2e_s),
         pace_ms=tuple(sampler.fixed_work_ms),

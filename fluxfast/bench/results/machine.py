@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.hardware import Hardware, Platform, stack_of
+from fluxfast.models.synthetic.profiles import Profile
+from fluxfast.models.weights import WeightsKind
 
 MEMORY_TOLERANCE = 0.05  # relative difference of two GPUs of one kind
 
@@ -94,9 +96,27 @@ def hardware_of(result: CaseResult) -> Hardware:
     return Hardware(**{**data, "platform": platform, "packages": packages})
 
 
+def profile_of(result: CaseResult) -> str | None:
+    """Return the profile of synthetic weights; None for other weights.
+
+    Results from before profiles do not name theirs, which is the only one that there was.
+    """
+    if result.weights_profile is None and result.case.weights == WeightsKind.SYNTHETIC:
+        return Profile.NORMAL.value
+    return result.weights_profile
+
+
 def stack_difference(baseline: CaseResult, measured: CaseResult) -> str:
-    """Return the packages of the stack that differ, as `torch 2.11.0 → 2.13.0`; empty if none."""
-    return version_changes(hardware_of(baseline).packages, hardware_of(measured).packages)
+    """Return what differs of stack and synthetic weights; empty if nothing does.
+
+    For example `synthetic weights normal-1 → trained-1, torch 2.11.0 → 2.13.0`.
+    """
+    return version_changes(_compared(baseline), _compared(measured))
+
+
+def _compared(result: CaseResult) -> dict[str, str]:
+    profile = profile_of(result)
+    return dict(hardware_of(result).packages) | ({"synthetic weights": profile} if profile else {})
 
 
 def version_changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:

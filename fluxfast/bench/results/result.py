@@ -107,6 +107,8 @@ class CaseResult:
             the last canary.
         role: what the optimizations stood for when they were measured, see `role.Role`; None for
             any other combination, and in results from before roles.
+        weights_profile: the distribution of synthetic weights, see `synthetic.profiles`; None for
+            other weights, and in results from before profiles, see `profile_of`.
     """
 
     case: Case
@@ -129,6 +131,7 @@ class CaseResult:
     device_busy: float | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     role: Role | None = None
+    weights_profile: str | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -229,7 +232,9 @@ class CaseResult:
 
 def _values(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the fields of a result with the types that the class declares."""
-    values = {field.name: data[field.name] for field in fields(CaseResult) if field.name != "role"}
+    names = {field.name for field in fields(CaseResult)} - {"role", "weights_profile"}
+    values = {name: data[name] for name in names}
+    values["weights_profile"] = data.get("weights_profile")  # absent in older results, as the role
     values["role"] = Role(data["role"]) if data.get("role") is not None else None
     values["case"] = Case.from_json(data["case"], where)
     values["images"] = tuple(map(ImageTiming.from_json, data["images"]))
@@ -260,7 +265,7 @@ def _check_figures(result: CaseResult) -> None:
         if image.sm_clock_mhz is None:
             del figures["sm_clock_mhz"]
         check_positive(**figures)
-    check_texts(**result.proofs)
+    check_texts(**result.proofs, weights_profile=result.weights_profile or "")
     check_texts(**result.kernels)
     if not isinstance(result.compiles, bool):
         raise ValueError(f"compiles is {result.compiles!r}")

@@ -11,7 +11,8 @@ from fluxfast.report.labels import display_name, value_title
 from fluxfast.report.rows import ReportRow
 
 IDENTICAL = "same"  # shown for an image that is identical to the eager one
-LOWER_IS_BETTER = ("lpips", "fid", "latent_relative_error")  # higher is better for other metrics
+# Higher is better for other metrics.
+LOWER_IS_BETTER = ("lpips", "lpips_mean", "fid", "latent_relative_error")
 ON_FRONT, OFF_FRONT = "Pareto-optimal", "other"
 
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fluxfast.models import architecture
-from fluxfast.models.architecture import PUBLISHED
+from fluxfast.models.architecture import PUBLISHED, Architecture
 from fluxfast.models.spec import ModelSpec
+from fluxfast.models.synthetic.fill import fill
+from fluxfast.models.synthetic.profiles import Profile
 
 if TYPE_CHECKING:
     from diffusers import FluxPipeline
-
-SEED = 20_240_801
-SYNTHETIC_STD = 0.02  # the usual initialization of transformers
 
 
 @contextmanager
@@ -29,20 +28,25 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def assemble(model: ModelSpec, dtype: torch.dtype, device: str) -> FluxPipeline:
-    """Return a pipeline of the model's published shape with synthetic weights.
-
-    One seeded generator fills all networks: matrices from N(0, 0.02²), norms 1, biases 0.
+def assemble(
+    model: ModelSpec,
+    dtype: torch.dtype,
+    device: str,
+    profile: Profile = Profile.NORMAL,
+    shape: Architecture = PUBLISHED,
+) -> FluxPipeline:
+    """Return a pipeline with synthetic weights.
 
     Args:
         model: the model.
         dtype: dtype of the weights.
         device: where the weights are created.
+        profile: the distribution of the weights.
+        shape: the shapes of the networks; by default the published ones.
     """
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-    shape = PUBLISHED
     clip_tokenizer = byte_tokenizer(max_length=shape.clip["max_position_embeddings"], begins=True)
     t5_tokenizer = byte_tokenizer(max_length=shape.max_text_tokens, begins=False)
     specials = dict(
@@ -66,10 +70,9 @@ def assemble(model: ModelSpec, dtype: torch.dtype, device: str) -> FluxPipeline:
         t5 = T5EncoderModel(
             T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, **shape.t5)
         )
-    generator = torch.Generator(device).manual_seed(SEED)
     for network in (transformer, vae, clip, t5):
         network.eval().requires_grad_(False)
-        _fill(network, generator)
+    fill(profile, transformer=transformer, vae=vae, clip=clip, t5=t5)
     return getattr(diffusers, model.pipeline_class)(
         scheduler=scheduler_of(model),
         vae=vae,
@@ -118,12 +121,3 @@ def byte_tokenizer(*, max_length: int, begins: bool) -> Any:
         bos_token="<s>",
         model_max_length=max_length,
     )
-
-
-@torch.no_grad()
-def _fill(network: torch.nn.Module, generator: torch.Generator) -> None:
-    for name, parameter in network.named_parameters():
-        if parameter.ndim > 1:
-            parameter.normal_(0.0, SYNTHETIC_STD, generator=generator)
-        else:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)

@@ -1,0 +1,1 @@
+"""Synthetic weights of Flux.1: pipelines of the published shape, filled from one seed."""
