@@ -55,17 +55,24 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 
 def group_of(nodeid: str) -> str:
-    """Return the group of tests that share expensive fixtures: those of a model, or of a module."""
+    """Return the group of tests that share what is expensive.
+
+    Fixtures of a model or of a module, or the process that tests/support/forked.py forks: importing
+    the libraries takes it several seconds.
+    """
     file, _, test = nodeid.partition("::")
     if Path(file).parts[:1] == ("correctness_tests",) and "[" in test:
         return test[test.index("[") :].partition("-")[0]  # a case's id begins with its model
-    return file if _shares_fixtures(file) else nodeid
+    return _shared_by(file) or nodeid
 
 
 @cache
-def _shares_fixtures(file: str) -> bool:
+def _shared_by(file: str) -> str | None:
     path = Path(__file__).parent / file
-    return path.exists() and 'scope="module"' in path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if "import run_module" in text:
+        return "forked"
+    return file if 'scope="module"' in text else None
 
 
 @pytest.hookimpl(optionalhook=True)

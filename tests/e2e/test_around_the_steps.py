@@ -20,7 +20,7 @@ from fluxfast.optimizations.host import known_device
 from fluxfast.optimizations.registry import optimizations
 from fluxfast.pipeline.observe import Region, observed
 from fluxfast.profiling.evidence import gather_evidence, proofs
-from tests.support.pipelines import Log, built
+from tests.support.pipelines import Log, built, load_one_block_of_each_kind
 
 HERE = detect("cpu")
 
@@ -121,6 +121,7 @@ def test_a_graph_does_not_hide_a_block_that_runs_twice(monkeypatch):
 
 @pytest.mark.compile
 def test_a_compiled_decoder_does_not_prove_compiled_blocks(monkeypatch):
+    load_one_block_of_each_kind(monkeypatch)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     regional = optimizations()["regional"]
     for names, is_active in (((), False), (("regional",), True)):

@@ -42,14 +42,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(folder: Path) -> pytest.RunResult:
+def run(folder: Path, *options: str) -> pytest.RunResult:
     """Run the suite from another directory than its own."""
     words = [str(REPOSITORY / "perf_tests"), f"--rootdir={folder}", "--gpu=cpu", "--rounds=2"]
-    return run_module("pytest", [*words, "--cases=my-cases.yaml", "--results=results"], folder)
+    return run_module("pytest", [*words, "--cases=my-cases.yaml", *options], folder)
 
 
 def test_the_first_run_records_the_second_compares_and_a_mistake_loads_nothing(folder):
-    first = run(folder)
+    first = run(folder, "--results=results")
     assert first.ret == 0, first.stdout.str()
     for line in (
         "these cases have no baseline yet: this run records commit tests and passes",
@@ -68,7 +68,7 @@ def test_the_first_run_records_the_second_compares_and_a_mistake_loads_nothing(f
     process |= {"reference_e2e_s": [s * 300 for s in process["reference_e2e_s"]], "canaries": {}}
     data = json.loads(path.read_text()) | {"cases": [case]}
     path.write_text(json.dumps(data))
-    slower = run(folder)
+    slower = run(folder, "--results=results", "--resume")  # judges the result of the first
     assert slower.ret == 1, slower.stdout.str()
     assert "SLOWER: whole image: eager_ratio" in slower.stdout.str()
     assert "(tolerance ±40%)" in slower.stdout.str()

@@ -1,6 +1,5 @@
 """The report page in Chromium: no console output, no requests; sorting, filters and themes."""
 
-import time
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -18,9 +17,9 @@ from fluxfast.history.database import (
 from tests.support.browser import (
     CHROMIUM,
     DRIVER,
-    PATIENCE_S,
     open_browser,
     set_theme,
+    wait_until,
     wait_until_rendered,
     window_size,
 )
@@ -83,10 +82,8 @@ def narrow(request, browser, page):
 
 
 def wait_for_text(browser, text):
-    until = time.monotonic() + PATIENCE_S
-    while (shown := find(browser, "#shown").text) != text:
-        assert time.monotonic() < until, shown
-        time.sleep(0.05)
+    shown = find(browser, "#shown")
+    wait_until(lambda: shown.text == text, lambda: shown.text)
 
 
 def visible_rows(browser, column):
@@ -112,9 +109,11 @@ def test_every_chart_is_rendered_without_console_output_or_requests(browser, pag
             "s.selectedIndex = 1; s.dispatchEvent(new Event('change'));",
             picker,
         )
-        time.sleep(0.5)
         shown = f"#{picker}-charts figure:not([hidden]) svg"
-        assert len(browser.find_elements("css selector", shown)) == charts, picker
+        wait_until(
+            lambda: len(browser.find_elements("css selector", shown)) == charts,  # noqa: B023
+            lambda: picker,  # noqa: B023
+        )
     titles = browser.execute_script(
         "return [...document.querySelectorAll('#steps-charts figure:not([hidden]) h3')]"
         ".map(h => h.textContent)"
@@ -226,7 +225,6 @@ def test_the_page_is_accessible_to_keyboards_and_screen_readers(browser):
 def test_text_has_enough_contrast(browser, theme):
     """WCAG 2 AA: a contrast of 4.5 for all text of the table, the banner and the charts."""
     set_theme(browser, theme)
-    time.sleep(0.5)
     wait_until_rendered(browser)
     lowest, where = browser.execute_script("""
         const rgba = (text) => text.match(/[\\d.]+/g).map(Number);

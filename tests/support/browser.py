@@ -40,16 +40,25 @@ def open_browser(*flags):
             browser.quit()
 
 
-def wait_until_rendered(browser):
-    """Wait until all visible charts are rendered."""
+def wait_until(is_so, describe):
+    """Wait until `is_so()`; `describe()` explains why it is not, if that takes too long."""
     until = time.monotonic() + PATIENCE_S
-    while browser.execute_script("return document.documentElement.dataset.rendered") != "yes":
-        assert time.monotonic() < until, browser.get_log("browser")
+    while not is_so():
+        assert time.monotonic() < until, describe()
         time.sleep(0.05)
 
 
+def wait_until_rendered(browser):
+    """Wait until all visible charts are rendered."""
+    state = "return document.documentElement.dataset.rendered"
+    wait_until(lambda: browser.execute_script(state) == "yes", lambda: browser.get_log("browser"))
+
+
 def set_theme(browser, theme):
-    """Emulate the system theme: `light` or `dark`."""
+    """Emulate the system theme, `light` or `dark`; if it changes, the page renders again."""
+    is_dark = browser.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches")
+    if is_dark != (theme == "dark"):
+        browser.execute_script("document.documentElement.dataset.rendered = 'no'")
     media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
