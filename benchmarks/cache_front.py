@@ -50,6 +50,7 @@ CALIBRATORS: Mapping[str, Mapping[str, Any]] = {
 POLICIES = ("slow", "medium", "fast", "ultra")  # cache-dit's masks
 DISTANCES = (2, 3, 4, 6)  # between computed steps, after FIRST steps that are all computed
 FIRST = 4
+MASKS = (*POLICIES, *(f"every {distance}" for distance in DISTANCES))
 
 
 def main() -> int:
@@ -58,6 +59,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=PROMPTS, help="held-out captions")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--side", type=int, default=SIDE, help="of an image in pixels")
+    parser.add_argument("--masks", nargs="*", default=MASKS, choices=MASKS, help="default: all")
     parser.add_argument("--rehearse", action="store_true", help="two prompts, 12 steps, 64 pixels")
     options = parser.parse_args()
     if options.rehearse:
@@ -67,18 +69,19 @@ def main() -> int:
     study = Study(options, detect("auto"))
     record = Record(options.out, budget_s=1200)
     record.part("environment", lambda: environment(study.hardware))
-    for name, settings in all_settings(options.steps):
+    for name, settings in all_settings(options.masks, options.steps):
         record.part(name, lambda settings=settings: study.measure(settings))
     out(front_table(record.parts))
     return record.close()
 
 
-def all_settings(steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def all_settings(masks: Sequence[str], steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and the cache settings of each combination of calibrator and mask."""
-    masks: dict[str, Any] = {policy: policy for policy in POLICIES}
-    masks |= {f"every {distance}": every(distance, steps) for distance in DISTANCES}
-    for mask_name, mask in masks.items():
+    known: dict[str, Any] = {policy: policy for policy in POLICIES}
+    known |= {f"every {distance}": every(distance, steps) for distance in DISTANCES}
+    for mask_name in masks:
         for name, calibrator in CALIBRATORS.items():
+            mask = known[mask_name]
             static = {"steps_computation_mask": mask, "steps_computation_policy": "static"}
             yield f"{name}, {mask_name}", {"Fn_compute_blocks": 1, **static, **calibrator}
 

@@ -54,8 +54,8 @@ def plan(
         name: the model, as in `load`.
         optimizations: names of optimizations; None for those of the preset.
         preset: `default`: the default optimizations of this hardware; `lossless`: those of them
-            that are identical to eager up to floating-point reordering and rounding; `eager`: the
-            unoptimized pipeline.
+            that are identical to eager up to floating-point reordering and rounding; `low_memory`:
+            the default ones, with T5 in host memory; `eager`: the unoptimized pipeline.
         weights: the kind of weights, as in `load`.
         device: the device, as in `load`.
         **request: fields of `ImageRequest`, such as `height`, `prompt` or `num_inference_steps`.

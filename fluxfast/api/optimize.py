@@ -56,7 +56,8 @@ def optimize(
     Args:
         pipeline: a diffusers pipeline with a FluxTransformer2DModel, wholly on one device.
         preset: `default`: the default optimizations of this hardware; `lossless`: those of them
-            that are identical to eager up to floating-point reordering and rounding; `eager`: none.
+            that are identical to eager up to floating-point reordering and rounding; `eager`: none;
+            `low_memory`: the default ones, with T5 in host memory.
         enable: optimizations to add, by name; each takes the place of the preset's choice of its
             axis. `fluxfast.list_optimizations()` lists them.
         disable: optimizations to leave out; the next best default of an axis takes its place.

@@ -51,6 +51,7 @@ class Axis(StrEnum):
     HOST = "host"
     GRAPH = "graph"
     GUIDANCE = "guidance"
+    MEMORY = "memory"
 
 
 class KernelCategory(StrEnum):

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from fluxfast.errors import FluxFastError, PlanError
 from fluxfast.optimizations.base import Axis, Optimization, Plan, Situation
 from fluxfast.optimizations.registry import (
+    available,
     default_choice,
     default_names,
     eager_names,
@@ -16,7 +17,7 @@ from fluxfast.optimizations.registry import (
     problems_of,
 )
 
-PRESETS = ("default", "lossless", "eager")
+PRESETS = ("default", "lossless", "eager", "low_memory")
 
 
 def preset_names(
@@ -30,7 +31,8 @@ def preset_names(
 
     Args:
         preset: `default`: the default optimizations of the hardware; `lossless`: those of them that
-            are identical to eager up to floating-point reordering and rounding; `eager`: none.
+            are identical to eager up to floating-point reordering and rounding; `eager`: none;
+            `low_memory`: the default ones with those that need less memory and take longer.
         situation: what is optimized.
         enable: names to add; each takes the place of the preset's choice of its axis.
         disable: names to leave out; the next best default of the axis takes the place of each.
@@ -49,6 +51,9 @@ def preset_names(
     enabled = _enabled(enable, disable)
     if preset == "eager":
         return _eager_names(situation, enabled, disable)
+    if preset == "low_memory":
+        smaller = available(Axis.MEMORY, situation.hardware)
+        enabled = {**{o.axis: o.name for o in smaller if o.name not in disable}, **enabled}
     lossy = {o.name for o in optimizations().values() if o.is_lossy and preset == "lossless"}
     chosen: dict[Axis, str | None] = {**enabled}
     return default_names(situation, chosen, excluding={*disable, *lossy})

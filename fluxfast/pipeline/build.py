@@ -48,12 +48,14 @@ class BuiltPipeline(AbstractContextManager["BuiltPipeline"]):
         load_s: seconds for reading or generating the weights.
         apply_s: seconds for applying the optimizations. An export is included; torch.compile
             compiles later, in the first image.
+        starts_cold: whether it was built from a cold start, see `bench.measurement.cold_start`.
     """
 
     applied: AppliedPlan
     plan: Plan
     load_s: float
     apply_s: float
+    starts_cold: bool = False
 
     def __exit__(self, *_: object) -> None:
         """Close the pipeline."""

@@ -94,6 +94,8 @@ def _figure_columns() -> list[Column]:
         Column(name="Range", kind="number", cell=_range),
         _judged("ms/step", lambda s: s.step_ms, 1, "step_ms", "step_mcycles", "step_pace"),
         _judged("Decode (ms)", lambda s: s.decode_ms, 1, "decode_ms", "decode_pace"),
+        _judged("Load (s)", lambda s: s.load_s, 1, "load_s"),
+        _judged("To first image (s)", lambda s: s.to_first_image_s, 1, "to_first_image_s"),
         _judged("Compile (s)", lambda s: s.compile_s, 1, "compile_s"),
         _judged("Memory (GiB)", lambda s: s.peak_memory_gib, 1, "peak_memory_gib"),
         Column(name="Speedup", kind="number", cell=lambda row: _number(row.speedup, 2, "×")),

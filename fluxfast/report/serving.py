@@ -11,8 +11,7 @@ from fluxfast.report.rows import ReportRow, sides_shown
 TITLE = "Latency, throughput and start"
 ABOUT = (
     "Shown, not judged. Percentiles are over the timed calls of all processes: the 90th needs 10 "
-    "calls, the 99th 100. A call generates a batch. Start: loading, applying and the first image; "
-    "the first case of a process also starts the libraries, and later ones find compiled code."
+    "calls, the 99th 100. A call generates a batch. Start: loading, applying and the first image."
 )
 # Heading, figure and digits of each column.
 FIGURES: tuple[tuple[str, Callable[[ServingFigures], float | None], int], ...] = (
@@ -22,7 +21,6 @@ FIGURES: tuple[tuple[str, Callable[[ServingFigures], float | None], int], ...] =
     ("p99 (s)", lambda f: f.p99_s, 3),
     ("Images/s", lambda f: f.images_per_s, 3),
     ("Images/kJ", lambda f: f.images_per_joule and f.images_per_joule * 1e3, 3),
-    ("Load (s)", lambda f: f.load_s, 1),
     ("Apply (s)", lambda f: f.apply_s, 1),
     ("First image (s)", lambda f: f.first_image_s, 1),
     ("Start (s)", lambda f: f.start_s, 1),

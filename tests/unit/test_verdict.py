@@ -420,7 +420,6 @@ def test_a_metric_is_compared_only_if_both_sides_have_it():
     [
         ({"counters": {"graph_breaks": 1}}, "0 → 1 graph breaks: more is worse: "),
         ({"peak_memory_gib": 26.0}, "peak_memory_gib 26.00 GiB, was 25.00: +4.0%"),
-        ({"first_image_s": 50.0}, "compiling: compile_s"),
         ({"package_mib": 4.0}, "package_mib 4.0 MiB, was 3.0"),
     ],
 )
@@ -528,14 +527,6 @@ def test_a_gpu_that_is_always_throttled_is_an_invalid_runner():
     found = verdict([hot], processes(), QUIET)
     assert found.outcome is Outcome.INVALID_RUNNER
     assert "throttled in 4 of" in found.reason and "thermal" in found.reason
-
-
-def test_the_first_case_of_a_process_may_compile_some_seconds_longer():
-    """On an H200 a case compiled in 6.2 s as a later case, and in 26.6 s as the only one."""
-    accepted = processes()
-    later = {"first_image_s": accepted[0].first_image_s + 25.0}
-    assert verdict([process(**later)], accepted, QUIET).outcome is Outcome.SAME
-    assert max(one.compile_s for one in accepted) < 15.0  # so it is beyond the tolerance
 
 
 def test_a_slowdown_is_reported_with_the_changed_counter():

@@ -228,6 +228,7 @@ DETAILS = (
     Axis.HOST,
     Axis.GRAPH,
     Axis.GUIDANCE,
+    Axis.MEMORY,
 )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.canary import canaries
+from fluxfast.bench.measurement.cold_start import cold_start
 from fluxfast.bench.measurement.counters import counters, kernels
 from fluxfast.bench.measurement.limits import LEAST_IMAGES, Limits
 from fluxfast.bench.measurement.paired import PairedReference
@@ -25,7 +26,6 @@ from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.console import no_progress, without_loading_bars
 from fluxfast.hardware import environment, momentary
 from fluxfast.optimizations.base import Artifacts, Evidence, Plan, ProfiledStep, Proof
-from fluxfast.optimizations.compilation._compiler import comparable_compile_time
 from fluxfast.pipeline.build import DEFAULT_ARTIFACTS, BuiltPipeline, build
 from fluxfast.profiling.evidence import dynamo_counters, gather_evidence, proofs
 from fluxfast.profiling.telemetry import gpu_reader
@@ -88,14 +88,13 @@ class PlainRounds(Rounds):
 def built_case(
     planned: PlannedCase, artifacts: Artifacts = DEFAULT_ARTIFACTS
 ) -> Iterator[BuiltPipeline]:
-    """Build the pipeline of a case, and close it at the end.
-
-    Within this context compile times are comparable, see `comparable_compile_time`.
-    """
+    """Build the pipeline of a case from a cold start, and close it at the end."""
+    hardware = planned.plan.situation.hardware
     with ExitStack() as stack:
-        stack.enter_context(comparable_compile_time(planned.plan.situation.hardware))
         with without_loading_bars():
+            stack.enter_context(cold_start(hardware))
             built = build(planned.checkpoint, planned.plan, artifacts=artifacts)
+        built.starts_cold = hardware.is_gpu
         yield stack.enter_context(built)
 
 
@@ -248,6 +247,7 @@ def case_result(
         apply_s=built.apply_s,
         first_image_s=warm.first.timing.e2e_s,
         compiles=built.plan.compiles,
+        starts_cold=built.starts_cold,
         peak_memory_gib=facts.peak_memory_gib,
         package_mib=facts.package_mib,
         counters=counters(facts.evidence, dynamo_counters(), warm.compiled_graphs),

@@ -105,6 +105,9 @@ class CaseResult:
         sampling: images of warm-up, discarded images, images that were kept although the GPU was
             throttled (`held_back`), why sampling ended, and the seconds from the first image to
             the last canary.
+        starts_cold: whether libraries were started and all caches of compiled code empty before,
+            so that the times to load, to compile and to the first image compare between cases and
+            processes; False in results from before that was so.
         role: what the optimizations stood for when they were measured, see `role.Role`; None for
             any other combination, and in results from before roles.
         weights_profile: the distribution of synthetic weights, see `synthetic.profiles`; None for
@@ -130,6 +133,7 @@ class CaseResult:
     package_mib: float | None = None
     device_busy: float | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    starts_cold: bool = False
     role: Role | None = None
     weights_profile: str | None = None
 
@@ -195,6 +199,11 @@ class CaseResult:
         steady = statistics.median(image.e2e_s for image in self.images)
         return self.apply_s + max(0.0, self.first_image_s - steady)
 
+    @property
+    def to_first_image_s(self) -> float:
+        """Seconds from loaded weights to the first image: applying the optimizations, and it."""
+        return self.apply_s + self.first_image_s
+
     def to_json(self) -> dict[str, Any]:
         """Return the result for JSON, with its schema version."""
         nested = {
@@ -230,11 +239,19 @@ class CaseResult:
         return found
 
 
+SINCE_SCHEMA = {
+    "starts_cold",
+    "role",
+    "weights_profile",
+}  # fields that results of this schema may lack
+
+
 def _values(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the fields of a result with the types that the class declares."""
-    names = {field.name for field in fields(CaseResult)} - {"role", "weights_profile"}
-    values = {name: data[name] for name in names}
-    values["weights_profile"] = data.get("weights_profile")  # absent in older results, as the role
+    required = {field.name for field in fields(CaseResult)} - SINCE_SCHEMA
+    values = {name: data[name] for name in required}
+    values["starts_cold"] = data.get("starts_cold", False)
+    values["weights_profile"] = data.get("weights_profile")
     values["role"] = Role(data["role"]) if data.get("role") is not None else None
     values["case"] = Case.from_json(data["case"], where)
     values["images"] = tuple(map(ImageTiming.from_json, data["images"]))
@@ -267,8 +284,9 @@ def _check_figures(result: CaseResult) -> None:
         check_positive(**figures)
     check_texts(**result.proofs, weights_profile=result.weights_profile or "")
     check_texts(**result.kernels)
-    if not isinstance(result.compiles, bool):
-        raise ValueError(f"compiles is {result.compiles!r}")
+    for name in ("compiles", "starts_cold"):
+        if not isinstance(answer := getattr(result, name), bool):
+            raise ValueError(f"{name} is {answer!r}")
     for name, count in result.counters.items():
         if type(count) is not int:
             raise ValueError(f"the counter {name} is {count!r}, which is no integer")

@@ -27,7 +27,9 @@ class CaseSummary:
         postprocess_ms: milliseconds of postprocessing.
         eager_ratio: the time of an image over that of its paired eager image; None on a GPU.
         compile_s: seconds of compilation; None if nothing is compiled.
+        load_s: seconds to load the weights.
         first_image_s: seconds of the first image.
+        to_first_image_s: seconds from loaded weights to the first image.
         peak_memory_gib: the largest peak device memory in GiB; None where it is not measured.
         spread: the largest over the smallest process median of `e2e_s` or `eager_ratio`, less 1.
         counters: the exact counters of the last process.
@@ -46,7 +48,9 @@ class CaseSummary:
     postprocess_ms: float
     eager_ratio: float | None
     compile_s: float | None
+    load_s: float
     first_image_s: float
+    to_first_image_s: float
     peak_memory_gib: float | None
     spread: float
     counters: dict[str, int]
@@ -84,7 +88,9 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         postprocess_ms=stage(lambda i: i.postprocess_ms),
         eager_ratio=statistics.median(ratios) if ratios else None,
         compile_s=statistics.median(compiles) if compiles else None,
+        load_s=statistics.median(r.load_s for r in results),
         first_image_s=statistics.median(r.first_image_s for r in results),
+        to_first_image_s=statistics.median(r.to_first_image_s for r in results),
         peak_memory_gib=max(memory) if memory else None,
         spread=max(spread_of) / min(spread_of) - 1,
         counters=dict(results[-1].counters),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
@@ -19,6 +20,8 @@ from fluxfast.bench.verdicts.metrics import (
 )
 from fluxfast.bench.verdicts.noise import Noise
 from fluxfast.bench.verdicts.runner import why_invalid_runner
+
+LEAST_STARTS = 2  # accepted processes of a card, which show how much its host varies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,25 +72,24 @@ class Change:
         return max(self.estimate.worse, self.estimate.better)
 
     @property
-    def is_slack(self) -> bool:
-        """Return whether the absolute difference is too small to count."""
-        return abs(self.measured - self.baseline) <= self.metric.slack
-
-    @property
     def is_broken(self) -> bool:
         """Return whether a metric without noise is worse by more than tolerance and slack."""
-        return self.estimate is None and self.worse > self.tolerance and not self.is_slack
+        return self.estimate is None and self.worse > self._limit
 
     @property
     def is_improved(self) -> bool:
         """Return whether a metric without noise is better by more than tolerance and slack."""
-        return self.estimate is None and self.better > self.tolerance and not self.is_slack
+        return self.estimate is None and self.better > self._limit
+
+    @property
+    def _limit(self) -> float:
+        return self.tolerance + self.metric.slack / self.baseline
 
     @property
     def is_excluded(self) -> bool:
         """True if a change for the worse as large as the tolerance can be excluded."""
         if self.estimate is None:
-            return self.worse <= self.tolerance
+            return self.worse <= self._limit
         return self.estimate.upper_limit(MISS_RISK) <= self.tolerance
 
     def to_json(self) -> dict[str, Any]:
@@ -110,7 +112,7 @@ class Change:
             f"was {self.baseline:.{m.digits}f}: {self.relative:+.1%}"
         )
         if self.estimate is None:
-            slack = f" and {m.slack:.0f} {m.unit}" if m.slack else ""
+            slack = f" ± {m.slack:.0f} {m.unit}" if m.slack else ""
             return f"{text} (tolerance ±{self.tolerance:.0%}{slack})"
         low, high = self.estimate.interval()
         return f"{text}, 95% interval {low:+.1%} to {high:+.1%} (tolerance ±{self.tolerance:.0%})"
@@ -157,6 +159,32 @@ def compare_sides(
     )
 
 
+def _start_change(
+    metric: PerformanceMetric, measured: Sequence[CaseResult], accepted: Sequence[CaseResult]
+) -> Change | None:
+    """Return the change of a time of the start; None where the accepted ones cannot judge it.
+
+    A busy host delays a start and nothing shortens one. So the shortest measured one counts, and at
+    least two accepted ones must agree within half of what is tolerated.
+    """
+    now, before = (
+        [value for one in side for value in metric.samples(one)] for side in (measured, accepted)
+    )
+    if not now or len(before) < LEAST_STARTS:
+        return None
+    middle = statistics.median(before)
+    half = (metric.tolerance * middle + metric.slack) / 2
+    if max(abs(value - middle) for value in before) > half:
+        return None
+    return Change(metric=metric, measured=min(now), baseline=middle)
+
+
+def _on_shared_cards(*sides: Sequence[CaseResult]) -> list[list[CaseResult]]:
+    """Return the processes of each side on cards that all sides have; a card needs a UUID."""
+    shared = set.intersection(*({one.card for one in side} for side in sides)) - {""}
+    return [[one for one in side if one.card in shared] for side in sides]
+
+
 def _change(
     metric: PerformanceMetric,
     measured: Sequence[CaseResult],
@@ -164,6 +192,8 @@ def _change(
     noise: Mapping[str, Noise],
 ) -> Change | None:
     """Return the change of one metric; None if a side lacks it."""
+    if metric.is_of_start:
+        return _start_change(metric, *_on_shared_cards(measured, accepted))
     now, before = typical(metric, measured), typical(metric, accepted)
     if now is None or before is None:
         return None

@@ -11,12 +11,16 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.result import CaseResult, ImageTiming
 
 # The probability that one analysis misses a change for the worse as large as the tolerance. A run
 # analyses its figures twice, or up to twelve times with --against, where all analyses together miss
 # 2% of such changes (docs/explanation/how-the-gate-decides.md).
 MISS_RISK = 0.02
+# For times of the start, which are single numbers: 20% and 2 s together.
+START_TOLERANCE = 0.20
+START_SLACK_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +41,11 @@ class PerformanceMetric:
         card_noise: prior relative standard deviation between cards of one model.
         digits: decimal places in messages.
         lower_is_better: the direction.
-        slack: for a metric without risk, the absolute difference that never counts, in its unit.
+        slack: for a metric without risk, what is tolerated besides, in its unit.
         excluded_by: a metric of the same stage that depends less on the card. Where it excludes a
             change for the worse, this metric need not: an unknown card may be this slow.
+        is_of_start: a time of the start, which depends on the host: processes of one card are
+            compared, whose host is one, too, see `comparison`.
     """
 
     name: str
@@ -55,6 +61,7 @@ class PerformanceMetric:
     lower_is_better: bool = True
     slack: float = 0.0
     excluded_by: str | None = None
+    is_of_start: bool = False
 
     def __post_init__(self) -> None:
         """Check that a metric with a risk has a noise and no slack."""
@@ -101,6 +108,26 @@ def _single(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult
         return () if not number else (number,)
 
     return samples
+
+
+def _starting(
+    value: Callable[[CaseResult], float | None], *, of_hub: bool = True
+) -> Callable[[CaseResult], Sequence[float]]:
+    """Return a time of the start, where the case began with empty caches of compiled code.
+
+    Args:
+        value: the time in seconds.
+        of_hub: also for checkpoints, whose files the system may have in memory or not.
+    """
+    single = _single(value)
+    return lambda result: (
+        single(result) if result.starts_cold and (of_hub or _is_in_memory(result.case)) else ()
+    )
+
+
+def _is_in_memory(case: Case) -> bool:
+    """Return whether weights are made in memory, or so small that reading them takes no time."""
+    return case.weights in ("synthetic", "mini")
 
 
 WHOLE_IMAGE = "whole image"  # the stage of a verdict that names none
@@ -196,18 +223,39 @@ PERFORMANCE_METRICS = (
         risk=0.01,
         noise=0.06,
     ),
+    # Hosts of one kind of GPU compile at speeds that differ by a third.
+    PerformanceMetric(
+        name="load_s",
+        title="loading",
+        stage="loading",
+        unit="s",
+        digits=1,
+        samples=_starting(lambda result: result.load_s, of_hub=False),
+        tolerance=START_TOLERANCE,
+        slack=START_SLACK_S,
+        is_of_start=True,
+    ),
     PerformanceMetric(
         name="compile_s",
         title="compiling",
         stage="compiling",
         unit="s",
         digits=1,
-        # On a CPU it depends on the content of the compile cache.
-        samples=_single(lambda result: result.compile_s if result.on_gpu else None),
-        tolerance=1.0,
-        # Kernels that the first case of a process compiles stay in memory: on an H200 a case took
-        # 5 to 6 s as a later case of a process and 26.6 s as its only one.
-        slack=30.0,
+        samples=_starting(lambda result: result.compile_s),
+        tolerance=START_TOLERANCE,
+        slack=START_SLACK_S,
+        is_of_start=True,
+    ),
+    PerformanceMetric(
+        name="to_first_image_s",
+        title="to the first image",
+        stage="start to the first image",
+        unit="s",
+        digits=1,
+        samples=_starting(lambda result: result.to_first_image_s),
+        tolerance=START_TOLERANCE,
+        slack=START_SLACK_S,
+        is_of_start=True,
     ),
     PerformanceMetric(
         name="peak_memory_gib",

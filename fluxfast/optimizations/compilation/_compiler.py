@@ -1,9 +1,8 @@
-"""Code that the compilers share: dynamic shapes, proofs, comparable compile times."""
+"""Code that the compilers share: dynamic shapes, proofs, the start of the compiler."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -57,19 +56,6 @@ def compiled_blocks_proof(evidence: Evidence, blocks: Sequence[nn.Module]) -> Pr
         is_active=compiled == len(blocks) and evidence.compiled_graphs > 0,
         detail=f"{compiled} of {len(blocks)} blocks and {evidence.compiled_graphs} graphs compiled",
     )
-
-
-@contextmanager
-def comparable_compile_time(hardware: Hardware) -> Iterator[None]:
-    """Start the compiler and empty its cache, so that compile times compare; nothing on a CPU."""
-    if not hardware.is_gpu:
-        yield
-        return
-    from torch._inductor.utils import fresh_inductor_cache
-
-    start_compiler(hardware.device)
-    with fresh_inductor_cache():
-        yield
 
 
 @cache
