@@ -105,9 +105,8 @@ class CaseResult:
         sampling: images of warm-up, discarded images, images that were kept although the GPU was
             throttled (`held_back`), why sampling ended, and the seconds from the first image to
             the last canary.
-        starts_cold: whether libraries were started and all caches of compiled code empty before,
-            so that the times to load, to compile and to the first image compare between cases and
-            processes; False in results from before that was so.
+        starts_cold: whether the times to load, to compile and to the first image compare between
+            processes, see `measurement.cold_start`; False in results from before cold starts.
         role: what the optimizations stood for when they were measured, see `role.Role`; None for
             any other combination, and in results from before roles.
         weights_profile: the distribution of synthetic weights, see `synthetic.profiles`; None for
@@ -239,16 +238,12 @@ class CaseResult:
         return found
 
 
-SINCE_SCHEMA = {
-    "starts_cold",
-    "role",
-    "weights_profile",
-}  # fields that results of this schema may lack
+ADDED_LATER = {"starts_cold", "role", "weights_profile"}  # some results lack them
 
 
 def _values(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the fields of a result with the types that the class declares."""
-    required = {field.name for field in fields(CaseResult)} - SINCE_SCHEMA
+    required = {field.name for field in fields(CaseResult)} - ADDED_LATER
     values = {name: data[name] for name in required}
     values["starts_cold"] = data.get("starts_cold", False)
     values["weights_profile"] = data.get("weights_profile")
