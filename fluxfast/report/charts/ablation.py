@@ -11,6 +11,7 @@ from fluxfast.report.charts.chart import (
     altair,
     axis_of_names,
     chart_of,
+    data_of,
     height_of,
     in_lines,
     tooltip,
@@ -58,7 +59,7 @@ def _datum(step: Step) -> dict[str, Any]:
 def _bars(data: Sequence[dict[str, Any]], title: str) -> Any:
     alt = altair()
     labels = [d["label"] for d in data]
-    base = alt.Chart(alt.Data(values=data)).encode(
+    base = alt.Chart(data_of(data)).encode(
         y=alt.Y("label:N", sort=labels, title=None, axis=axis_of_names(labels))
     )
     highest = max(d[value] for d in data for value in ("high", "before") if d[value])

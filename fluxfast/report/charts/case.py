@@ -13,6 +13,7 @@ from fluxfast.report.charts.chart import (
     altair,
     axis_of_names,
     chart_of,
+    data_of,
     height_of,
     in_lines,
     tooltip,
@@ -82,7 +83,7 @@ def _stacked(
         for part, value in bar.parts_ms.items()
     ]
     chart = (
-        alt.Chart(alt.Data(values=data))
+        alt.Chart(data_of(data))
         .mark_bar(height={"band": 0.7})
         .encode(
             y=alt.Y("case:N", sort=names, title=None, axis=axis_of_names(names)),
@@ -118,9 +119,9 @@ def roofline_chart(row: ReportRow) -> Chart | None:
     x = alt.X("intensity:Q", scale=alt.Scale(type="log"), title=INTENSITY)
     y = alt.Y("tflops:Q", scale=alt.Scale(type="log"), title="TFLOP/s")
     color = alt.Color("kernel:N", title=None)
-    line = alt.Chart(alt.Data(values=roof)).mark_line().encode(x=x, y=y, color=color)
+    line = alt.Chart(data_of(roof)).mark_line().encode(x=x, y=y, color=color)
     points = (
-        alt.Chart(alt.Data(values=kernels))
+        alt.Chart(data_of(kernels))
         .mark_point(filled=True, opacity=0.9)
         .encode(
             x=x,
@@ -173,7 +174,7 @@ def steps_chart(row: ReportRow) -> Chart:
     )
     y = alt.Y("ms:Q", title="step time (ms)", scale=alt.Scale(zero=False))
     chart = (
-        alt.Chart(alt.Data(values=data))
+        alt.Chart(data_of(data))
         .mark_line(point=alt.OverlayMarkDef(size=14), strokeWidth=1.2, opacity=0.8)
         .encode(
             x=x,
@@ -200,9 +201,7 @@ def steps_chart(row: ReportRow) -> Chart:
 def _dashed(data: Sequence[Mapping[str, float]], x: Any, y: Any) -> Any:
     """Return a dashed line for the other side of a comparison."""
     alt = altair()
-    chart = alt.Chart(alt.Data(values=data)).mark_line(
-        strokeDash=[6, 4], strokeWidth=2, color="#888888"
-    )
+    chart = alt.Chart(data_of(data)).mark_line(strokeDash=[6, 4], strokeWidth=2, color="#888888")
     return chart.encode(x=x, y=y, tooltip=tooltip("step:Q", "ms:Q"))
 
 
@@ -228,7 +227,7 @@ def telemetry_chart(row: ReportRow) -> Chart | None:
         for image, value in enumerate(of_name, 1)
     ]  # fmt: skip
     chart = (
-        alt.Chart(alt.Data(values=data))
+        alt.Chart(data_of(data))
         .mark_line(point=True)
         .encode(
             x=alt.X("image:O", title="image", axis=alt.Axis(labelAngle=0)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,14 @@ def chart_of(
 ) -> Chart:
     """Return an Altair chart together with the table of its figures."""
     table = (tuple(header), *(tuple(map(_cell, row)) for row in rows))
-    return Chart(title=title, about=about, spec=chart.to_dict(), table=table)
+    spec = chart.to_dict()
+    spec["datasets"] = {name: json.loads(text) for name, text in spec["datasets"].items()}
+    return Chart(title=title, about=about, spec=spec, table=table)
+
+
+def data_of(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the data of a chart, as text: altair checks lists value by value, which is slow."""
+    return altair().InlineData(values=json.dumps(rows))
 
 
 def tooltip(*fields: str) -> list[Any]:

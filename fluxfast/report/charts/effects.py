@@ -10,6 +10,7 @@ from fluxfast.report.charts.chart import (
     altair,
     axis_of_names,
     chart_of,
+    data_of,
     height_of,
     in_lines,
     tooltip,
@@ -51,7 +52,7 @@ def _points(found: Sequence[Effect]) -> Any:
         for e in found
     ]
     order = list(dict.fromkeys(in_lines(e.name) for e in sorted(found, key=lambda e: -e.speed)))
-    base = alt.Chart(alt.Data(values=data)).encode(
+    base = alt.Chart(data_of(data)).encode(
         y=alt.Y("name:N", sort=order, title=None, axis=axis_of_names(order)),
         yOffset=alt.YOffset("with:N"),
         color=alt.Color("with:N", title=None, legend=alt.Legend(orient="top")),
@@ -69,10 +70,6 @@ def _points(found: Sequence[Effect]) -> Any:
     ranges = base.mark_rule(strokeWidth=2).encode(
         x=alt.X("low:Q", title=SPEEDUP), x2=alt.X2("high:Q")
     )
-    even = (
-        alt.Chart(alt.Data(values=[{"one": 1}]))
-        .mark_rule(strokeDash=[4, 3])
-        .encode(x=alt.X("one:Q"))
-    )
+    even = alt.Chart(data_of([{"one": 1}])).mark_rule(strokeDash=[4, 3]).encode(x=alt.X("one:Q"))
     height = max(90, height_of(order, least_px=36))
     return (even + ranges + points).properties(width="container", height=height)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fluxfast.report.charts.chart import Chart, altair, chart_of, tooltip
+from fluxfast.report.charts.chart import Chart, altair, chart_of, data_of, tooltip
 from fluxfast.report.labels import display_name, value_title
 from fluxfast.report.rows import ReportRow
 
@@ -77,7 +77,7 @@ def _data(points: Sequence[Point], name: str, top: float) -> list[dict[str, Any]
 
 def _layers(data: Sequence[dict[str, Any]], time: str, quality: str, best: float) -> Any:
     alt = altair()
-    base = alt.Chart(alt.Data(values=data)).encode(
+    base = alt.Chart(data_of(data)).encode(
         x=alt.X("value:Q", title=time, scale=alt.Scale(zero=False, padding=20)),
         y=alt.Y(
             "quality:Q",

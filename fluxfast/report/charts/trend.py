@@ -11,7 +11,7 @@ from fluxfast.bench.results.origin import COMMIT_CHARACTERS
 from fluxfast.history.cards import cards_text
 from fluxfast.history.changes import Cause, ChangePoint
 from fluxfast.history.series import Series
-from fluxfast.report.charts.chart import Chart, altair, chart_of, tooltip
+from fluxfast.report.charts.chart import Chart, altair, chart_of, data_of, tooltip
 from fluxfast.report.labels import percent, value_title
 
 
@@ -19,7 +19,7 @@ def trend_chart(series: Series, points: Sequence[ChangePoint]) -> Chart:
     """Return one case on one GPU: a dot per night, a line per level, a rule per change point."""
     alt, title = altair(), value_title(series.metric)
     x = alt.X("night:T", title=None)
-    dots = alt.Chart(alt.Data(values=_nights(series))).mark_point(filled=True, size=26, opacity=0.8)
+    dots = alt.Chart(data_of(_nights(series))).mark_point(filled=True, size=26, opacity=0.8)
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
     layers = [
         dots.encode(
@@ -64,7 +64,7 @@ def _level_layer(series: Series, points: Sequence[ChangePoint], title: str) -> A
         for begin, end in pairwise(bounds)
     ]
     return (
-        alt.Chart(alt.Data(values=data))
+        alt.Chart(data_of(data))
         .mark_rule(strokeWidth=2)
         .encode(x=alt.X("begin:T", title=None), x2=alt.X2("end:T"), y=alt.Y("level:Q", title=title))
     )
@@ -83,7 +83,7 @@ def _change_layers(points: Sequence[ChangePoint], x: Any) -> list[Any]:
         for p in points
     ]
     causes = [cause.value for cause in (Cause.CODE, Cause.STACK, Cause.MACHINE, Cause.CARD)]
-    rules = alt.Chart(alt.Data(values=data)).encode(
+    rules = alt.Chart(data_of(data)).encode(
         x=x,
         color=alt.Color(
             "cause:N",
