@@ -107,7 +107,8 @@ def psnr_db(images: Tensor, references: Tensor) -> Tensor:
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio as psnr
 
-    return psnr(images, references, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    values: Tensor = psnr(images, references, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return values
 
 
 def _clip_values(
