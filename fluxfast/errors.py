@@ -35,5 +35,9 @@ class ArtifactError(FluxFastError):
     """An exported package is of another model, machine or software version."""
 
 
+class RankError(FluxFastError):
+    """A process that shares an image with others cannot join them, or one of them has failed."""
+
+
 class TrainingError(FluxFastError):
     """Training of the mini family cannot continue: its loss is NaN or infinite."""

@@ -62,6 +62,7 @@ class Hardware:
         memory_gib: memory of the device in GiB; for a CPU, of the host.
         packages: version of each installed distribution by normalized name.
         cores: CPU cores that this process may use; 0 where unknown.
+        gpus: GPUs of this kind that share an image; on a CPU, processes.
     """
 
     platform: Platform
@@ -70,6 +71,7 @@ class Hardware:
     memory_gib: float
     packages: Mapping[str, str]
     cores: int = 0
+    gpus: int = 1
 
     @property
     def is_gpu(self) -> bool:
@@ -95,8 +97,11 @@ class Hardware:
         return stack_of(self.platform, self.packages)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields for JSON; `packages` holds the stack only."""
-        return asdict(self) | {"platform": self.platform.value, "packages": self.stack}
+        """Return the fields for JSON: of `packages` the stack only, `gpus` if they are several."""
+        fields = asdict(self) | {"platform": self.platform.value, "packages": self.stack}
+        if self.gpus == 1:
+            del fields["gpus"]
+        return fields
 
 
 def installed_packages() -> dict[str, str]:
@@ -138,16 +143,19 @@ def _cpu_memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
 
 
-def detect(device: str = "auto") -> Hardware:
+def detect(device: str = "auto", gpus: int = 1) -> Hardware:
     """Return the machine that this process runs on.
 
     Args:
         device: `auto`, `cuda` or `cpu`; `auto` prefers a GPU.
+        gpus: number of GPUs that share an image.
 
     Raises:
-        FluxFastError: `cuda` was requested and PyTorch finds no GPU.
+        FluxFastError: `cuda` was requested and PyTorch finds no GPU, or it finds fewer than `gpus`.
     """
     import torch
+
+    _check_gpus(gpus, device)
 
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return Hardware(
@@ -157,6 +165,7 @@ def detect(device: str = "auto") -> Hardware:
             memory_gib=round(_cpu_memory_gib(), 1),
             packages=installed_packages(),
             cores=available_cores(),
+            gpus=gpus,
         )
     if not torch.cuda.is_available():
         raise FluxFastError(
@@ -176,7 +185,31 @@ def detect(device: str = "auto") -> Hardware:
         memory_gib=round(properties.total_memory / GIB, 1),
         packages=installed_packages(),
         cores=available_cores(),
+        gpus=gpus,
     )
+
+
+def gpus_from(first: int, count: int) -> tuple[int, ...]:
+    """Return PyTorch's indices of `count` GPUs: the first one given, then the others in order."""
+    import torch
+
+    others = (index for index in range(torch.cuda.device_count()) if index != first)
+    return (first, *others)[:count]
+
+
+def _check_gpus(gpus: int, device: str) -> None:
+    import torch
+
+    visible = torch.cuda.device_count()
+    is_number = type(gpus) is int and gpus >= 1
+    is_cpu = device == "cpu" or not visible
+    if not is_number or (gpus > visible and not is_cpu):
+        raise FluxFastError(
+            "this is no number of GPUs of this machine",
+            got=f"{gpus!r}, {visible} GPUs visible",
+            allowed=f"1 to {visible}" if visible else "1 or more; on a CPU, processes",
+            remedy="give a smaller number, or make more GPUs visible (CUDA_VISIBLE_DEVICES)",
+        )
 
 
 def pci_address(index: int) -> str:

@@ -71,6 +71,7 @@ def plan(
         hardware=hardware,
         request=checkpoint.request(**request),
         blocks=checkpoint.blocks,
+        heads=checkpoint.heads,
     )
     names = preset_names(preset, situation) if optimizations is None else optimizations
     return registry.plan(names, situation)

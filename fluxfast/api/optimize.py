@@ -12,8 +12,8 @@ import torch
 
 from fluxfast.api.optimized import OptimizedPipeline
 from fluxfast.console import no_progress
-from fluxfast.errors import FluxFastError
-from fluxfast.hardware import detect
+from fluxfast.errors import FluxFastError, RankError
+from fluxfast.hardware import Hardware, detect
 from fluxfast.models.lora.fold import fold
 from fluxfast.models.recognition import recognise_pipeline
 from fluxfast.models.spec import ModelSpec, default_request
@@ -22,9 +22,9 @@ from fluxfast.optimizations.base import Axis, Plan, Situation
 from fluxfast.optimizations.cache_config import CacheConfig, cache_config_of, read_cache_config
 from fluxfast.optimizations.presets import preset_names, why_left_out
 from fluxfast.pipeline.applied import on_device
-from fluxfast.pipeline.build import apply_plan
 from fluxfast.pipeline.live_weights import LiveWeights, recorded_layers
 from fluxfast.pipeline.preconditions import check_pipeline, described
+from fluxfast.pipeline.ranks import apply_on_every_rank
 from fluxfast.pipeline.snapshot import Snapshot
 
 DEFAULT_SIDE = 1024
@@ -62,7 +62,9 @@ def optimize(
             axis. `fluxfast.list_optimizations()` lists them.
         disable: optimizations to leave out; the next best default of an axis takes its place.
         cache: settings of DBCache, which they enable: a YAML file of cache-dit, or a mapping.
-        gpus: number of GPUs that share an image; 1.
+        gpus: number of GPUs that share an image. Under torchrun, every rank calls this function,
+            and then the pipeline. Without it, processes for the other GPUs are started here, and
+            this one calls the pipeline. On a CPU, processes share the image.
         progress: called with the name of each stage.
         **request: fields of `ImageRequest` that calls will have, such as `height`: `export_aoti`
             exports that shape, and a cache is checked for that `num_inference_steps`.
@@ -79,7 +81,6 @@ def optimize(
         pipeline = pipeline.pipeline
     model, why = recognise_pipeline(pipeline)
     check_pipeline(pipeline)
-    _check_gpus(gpus)
     caches = [o.name for o in registry.choices(Axis.CACHE)] if cache is not None else []
     choice = _Choice(
         model=model,
@@ -89,18 +90,9 @@ def optimize(
         disable=tuple(disable),
         cache_config=_cache_config(cache),
         request=request,
+        hardware=detect(pipeline.device.type, gpus),
     )
     return _optimized(pipeline, choice, progress)
-
-
-def _check_gpus(gpus: int) -> None:
-    if gpus != 1:
-        raise FluxFastError(
-            "an image is generated on one GPU",
-            got=f"gpus={gpus}",
-            allowed="1",
-            remedy="run one process per GPU, each with images of its own",
-        )
 
 
 def _cache_config(cache: Cache | None) -> CacheConfig | None:
@@ -120,17 +112,19 @@ class _Choice:
     disable: tuple[str, ...]
     cache_config: CacheConfig | None
     request: Mapping[str, Any]
+    hardware: Hardware
     not_applicable: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self, pipeline: Any) -> Plan:
         transformer = pipeline.transformer
         situation = Situation(
             model=self.model,
-            hardware=detect(pipeline.device.type),
+            hardware=self.hardware,
             request=default_request(self.model, side=DEFAULT_SIDE, **self.request),
             cache_config=self.cache_config,
             loaded=described(pipeline),
             blocks=len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks),
+            heads=transformer.config.num_attention_heads,
         )
         excluded = (*self.disable, *self.not_applicable)
         names = preset_names(self.preset, situation, enable=self.enable, disable=excluded)
@@ -161,10 +155,14 @@ def _optimized(
             originals = recorded_layers(pipeline.transformer, snapshot)
             plan = choice.plan(pipeline)
             waiting += [o.name for o in plan.in_order_of_application]
-            build = apply_plan(pipeline, plan, progress=progress, after_each=after_each, undo=undo)
+            build = apply_on_every_rank(
+                pipeline, plan, progress=progress, after_each=after_each, undo=undo
+            )
     except BaseException as error:
         undo.close()
-        if not isinstance(error, FluxFastError) or not waiting or waiting[0] in choice.enable:
+        if not isinstance(error, FluxFastError) or isinstance(error, RankError):
+            raise
+        if not waiting or waiting[0] in choice.enable:
             raise
         reasons = {**choice.not_applicable, waiting[0]: error.problem}
         return _optimized(pipeline, replace(choice, not_applicable=reasons), progress)

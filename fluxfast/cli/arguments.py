@@ -10,7 +10,7 @@ from fluxfast.models.spec import DEFAULT_PROMPT
 from fluxfast.models.weights import WEIGHTS_CHOICES
 from fluxfast.optimizations.base import Axis, Optimization
 from fluxfast.optimizations.registry import choices, optimization_named, optimizations
-from fluxfast.pipeline.build import DEFAULT_ARTIFACTS
+from fluxfast.pipeline.apply import DEFAULT_ARTIFACTS
 
 # Options of flux-fast that disable an axis.
 DISABLING = {
@@ -96,6 +96,12 @@ def _add_image_options(image: argparse._ArgumentGroup) -> None:
         choices=["auto", "cuda", "cpu"],
         default="auto",
         help="where to run (default: a GPU if there is one)",
+    )
+    image.add_argument(
+        "--gpus",
+        type=int,
+        default=1,
+        help="GPUs that share the image; on a CPU, processes (default: 1)",
     )
 
 

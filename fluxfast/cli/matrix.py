@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from typing import Any
 
 from fluxfast.bench.baselines.lookup import find_baseline
@@ -30,6 +31,9 @@ def add_parser(commands: Any) -> None:
         help="auto, cpu, or a GPU with a baseline file, such as h200 (%(default)s)",
     )
     parser.add_argument(
+        "--gpus", type=int, default=1, help="GPUs that share an image (%(default)s)"
+    )
+    parser.add_argument(
         "--matrix", default="ablation", help=f"one of {', '.join(MATRICES)} (%(default)s)"
     )
     parser.add_argument(
@@ -50,7 +54,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the matrix as tables or as JSON."""
-    hardware = hardware_named(options.gpu)
+    hardware = hardware_named(options.gpu, options.gpus)
     models = options.model or list(MODELS)
     cases, left_out = planned_cases(options.matrix, models, options.weights, hardware)
     not_valid = {
@@ -65,12 +69,13 @@ def run(options: argparse.Namespace) -> None:
         out(_tables(cases, left_out, not_valid, hardware))
 
 
-def hardware_named(gpu: str) -> Hardware:
+def hardware_named(gpu: str, gpus: int = 1) -> Hardware:
     """Return this machine for `auto` and `cpu`; else the named GPU with every package installed."""
     if gpu in ("auto", "cpu"):
-        return detect(gpu)
+        return detect(gpu, gpus)
     needed = [package.name for o in optimizations().values() for package in o.packages]
-    return find_baseline(gpu).gpu.hardware(dict.fromkeys(["torch", *needed], "any"))
+    named = find_baseline(gpu).gpu.hardware(dict.fromkeys(["torch", *needed], "any"))
+    return replace(named, gpus=max(named.gpus, gpus))
 
 
 def _json(

@@ -36,7 +36,7 @@ def planned_from(options: argparse.Namespace) -> PlannedCase:
     Raises:
         FluxFastError: an option is wrong, has no effect, or a file cannot be read or written.
     """
-    hardware = detect(options.device)
+    hardware = detect(options.device, options.gpus)
     checkpoint = resolve(options.ckpt, options.weights, hardware)
     check_requestable(checkpoint.model)
     situation = _situation(options, checkpoint, hardware)
@@ -135,7 +135,9 @@ def build_from(
 ) -> BuiltPipeline:
     """Build the pipeline, and print what it consists of and each stage."""
     hardware, checkpoint = planned.plan.situation.hardware, planned.checkpoint
-    console.print(f"{hardware.name} ({hardware.architecture}), torch {hardware.packages['torch']}")
+    count = f"{hardware.gpus} × " if hardware.gpus > 1 else ""
+    machine = f"{count}{hardware.name} ({hardware.architecture})"
+    console.print(f"{machine}, torch {hardware.packages['torch']}")
     console.print(f"{checkpoint.model.name}, {checkpoint.kind} weights ({checkpoint.why})")
     if checkpoint.kind.profile:
         console.print("synthetic weights: the timings are real, the images are noise")

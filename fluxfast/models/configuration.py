@@ -50,12 +50,14 @@ class Configuration:
         model: the model that the structure is taken for.
         why: why it is taken for that model.
         blocks: the number of transformer blocks, double and single ones together.
+        heads: the number of attention heads.
         networks: the components that have weights.
     """
 
     model: ModelSpec
     why: str
     blocks: int
+    heads: int
     networks: tuple[str, ...]
 
 
@@ -86,6 +88,7 @@ def read_configuration(location: str) -> Configuration:
         model=model,
         why=why,
         blocks=count_blocks(PUBLISHED.transformer | transformer),
+        heads=count_heads(PUBLISHED.transformer | transformer),
         networks=networks,
     )
 
@@ -105,6 +108,23 @@ def count_blocks(shapes: Mapping[str, Any]) -> int:
             remedy="download the checkpoint again",
         )
     return sum(counts)
+
+
+def count_heads(shapes: Mapping[str, Any]) -> int:
+    """Return how many attention heads the arguments of a FluxTransformer2DModel describe.
+
+    Raises:
+        CheckpointError: the number is no integer, or less than 1.
+    """
+    heads = shapes["num_attention_heads"]
+    if type(heads) is not int or heads < 1:
+        raise CheckpointError(
+            "transformer/config.json of this checkpoint has no valid number of attention heads",
+            got=f"num_attention_heads: {heads!r}",
+            allowed="an integer, 1 or more",
+            remedy="download the checkpoint again",
+        )
+    return heads
 
 
 def _flag(config: Mapping[str, Any], key: str) -> bool:

@@ -17,6 +17,7 @@ from fluxfast.mini.world import DEFAULT_EDIT, DEFAULT_SCENE
 from fluxfast.models.architecture import MINI, PUBLISHED, Architecture
 from fluxfast.models.configuration import (
     count_blocks,
+    count_heads,
     first_line,
     read_configuration,
     read_json,
@@ -69,6 +70,7 @@ class Checkpoint:
         why: why these weights were chosen, for people.
         own_blocks: for a checkpoint that is none of the published or mini ones, the number of its
             transformer blocks, double and single ones together.
+        own_heads: for such a checkpoint, the number of its attention heads.
         lora: the LoRA that is merged into the transformer, or None.
     """
 
@@ -77,12 +79,18 @@ class Checkpoint:
     location: str
     why: str
     own_blocks: int | None = None
+    own_heads: int | None = None
     lora: LoraSource | None = None
 
     @property
     def blocks(self) -> int:
         """The number of transformer blocks, double and single ones together."""
         return self.own_blocks or count_blocks(self.architecture.transformer)
+
+    @property
+    def heads(self) -> int:
+        """The number of attention heads."""
+        return self.own_heads or count_heads(self.architecture.transformer)
 
     @property
     def is_mini(self) -> bool:
@@ -185,6 +193,7 @@ def _custom(ckpt: str, weights: str) -> Checkpoint:
         location=ckpt,
         why=found.why,
         own_blocks=found.blocks,
+        own_heads=found.heads,
     )
 
 

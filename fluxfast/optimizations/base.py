@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from diffusers import FluxPipeline
     from torch import Tensor
 
+    from fluxfast.optimizations.team import Team
+
 Attend = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 
 
@@ -34,6 +36,7 @@ class Axis(StrEnum):
     """
 
     DTYPE = "dtype"
+    PARALLEL = "parallel"
     PROJECTIONS = "projections"
     ATTENTION = "attention"
     MEMORY_FORMAT = "memory_format"
@@ -54,6 +57,21 @@ class Axis(StrEnum):
     MEMORY = "memory"
 
 
+# Decisions about the pipeline around its transformer: processes that only share the transformer's
+# work do not make them.
+AROUND_THE_TRANSFORMER = frozenset(
+    {
+        Axis.MEMORY_FORMAT,
+        Axis.DECODER,
+        Axis.IMAGES,
+        Axis.ENCODER,
+        Axis.HOST,
+        Axis.GUIDANCE,
+        Axis.MEMORY,
+    }
+)
+
+
 class KernelCategory(StrEnum):
     """The kind of work that a kernel does, as profiles, rooflines and reports group kernels."""
 
@@ -62,6 +80,7 @@ class KernelCategory(StrEnum):
     NORM = "norm"
     QUANTIZE = "quantize"
     COPY = "copy"
+    EXCHANGE = "exchange"
     OTHER = "other"
     IDLE = "idle"
 
@@ -120,6 +139,7 @@ class Situation:
         cache_config: settings of a cache; None for the default ones.
         loaded: the pipeline, where the caller has loaded it; None where the plan decides how.
         blocks: number of transformer blocks, double and single ones together; None if unknown.
+        heads: number of attention heads; None if unknown.
     """
 
     model: ModelSpec
@@ -128,6 +148,7 @@ class Situation:
     cache_config: CacheConfig | None = None
     loaded: LoadedPipeline | None = None
     blocks: int | None = None
+    heads: int | None = None
 
     def lacks(self, *components: str) -> bool:
         """Return whether the loaded pipeline lacks one of the components."""
@@ -161,8 +182,17 @@ class Plan:
 
     @property
     def in_order_of_application(self) -> tuple[Optimization, ...]:
-        """The optimizations with the compiler last: it compiles the result of the others."""
-        return tuple(sorted(self.optimizations, key=lambda o: o.axis is Axis.COMPILE))
+        """The optimizations as they are applied: in the order of their axes, with two exceptions.
+
+        The exchange between GPUs is around attention, so it comes just after that. The compiler
+        comes last: it compiles the result of the others.
+        """
+        order = list(Axis)
+        order.remove(Axis.PARALLEL)
+        order.insert(order.index(Axis.ATTENTION) + 1, Axis.PARALLEL)
+        return tuple(
+            sorted(self.optimizations, key=lambda o: (o.axis is Axis.COMPILE, order.index(o.axis)))
+        )
 
     @property
     def compiles(self) -> bool:
@@ -193,6 +223,7 @@ class Build:
         quantize: returns a weight quantized as those of the block layers are; None if they are not.
         on_new_weights: functions that derive anew what was derived from the weights, in the same
             memory, after the weights were rewritten.
+        team: the processes that share an image; None where this process computes it alone.
     """
 
     pipeline: FluxPipeline
@@ -202,6 +233,7 @@ class Build:
     compiler_options: dict[str, Any] = field(default_factory=dict)
     quantize: Callable[[Tensor], Tensor] | None = None
     on_new_weights: list[Callable[[], None]] = field(default_factory=list)
+    team: Team | None = None
 
     @property
     def situation(self) -> Situation:
@@ -293,7 +325,8 @@ class Optimization:
         on_by_default: whether this hardware has it on by default.
         preference: of several defaults of one axis, the lowest is chosen.
         is_lossy: it changes the image by more than floating-point reordering and rounding.
-        is_reference: it belongs to the unoptimized pipeline where it is on by default (bfloat16).
+        is_reference: it belongs to the unoptimized pipeline where it is on by default (bfloat16,
+            and what divides an image between GPUs).
         why_unsupported: the reason why a machine cannot run it, or None.
         why_unsupported_request: the reason why a model or request does not go with it, or None.
         packages: distributions that provide it; any one of them is enough.

@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
+from itertools import combinations
 
 from fluxfast.errors import FluxFastError, PlanError
 from fluxfast.hardware import Hardware
@@ -112,6 +113,23 @@ def _problems(requested: list[str], situation: Situation) -> Iterator[str]:
     yield from _axis_clashes(wanted)
     for optimization in wanted:
         yield from problems_of(optimization, wanted, situation)
+    yield from _why_not_shared(wanted, situation)
+
+
+def _why_not_shared(wanted: list[Optimization], situation: Situation) -> Iterator[str]:
+    """Yield why an image would not be divided between the GPUs that are to share it.
+
+    Each GPU would compute the whole image, and nothing would show it.
+    """
+    gpus = situation.hardware.gpus
+    if gpus == 1 or any(o.axis is Axis.PARALLEL for o in wanted):
+        return
+    reasons = [
+        problem
+        for o in choices(Axis.PARALLEL)
+        for problem in problems_of(o, [*wanted, o], situation) or [f"{o.name} is left out"]
+    ]
+    yield f"{gpus} GPUs would not share an image: {'; '.join(reasons)}"
 
 
 def _axis_clashes(wanted: list[Optimization]) -> list[str]:
@@ -229,7 +247,9 @@ def eager_names(hardware: Hardware) -> tuple[str, ...]:
 
 def eager_combinations() -> tuple[tuple[str, ...], ...]:
     """Return the combinations that count as unoptimized on some hardware, the fastest first."""
-    return (*((o.name,) for o in _references()), ())
+    names = [o.name for o in _references()]
+    counts = range(len(names), -1, -1)
+    return tuple(found for count in counts for found in combinations(names, count))
 
 
 def _references() -> list[Optimization]:

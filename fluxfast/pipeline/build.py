@@ -9,31 +9,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fluxfast.console import no_progress
+from fluxfast.errors import FluxFastError
 from fluxfast.models.arguments import call_arguments
 from fluxfast.models.spec import ImageRequest
 from fluxfast.models.weights import Checkpoint, load
 from fluxfast.optimizations.base import (
     Artifacts,
     Axis,
-    Build,
-    Optimization,
     Plan,
-    no_reason,
 )
 from fluxfast.pipeline.applied import AppliedPlan, free_memory
+from fluxfast.pipeline.apply import DEFAULT_ARTIFACTS
+from fluxfast.pipeline.ranks import apply_on_every_rank, is_launched
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-DEFAULT_ARTIFACTS = Artifacts(folder=Path.home() / ".cache" / "fluxfast")
 
 
 @dataclass(kw_only=True)
@@ -112,12 +109,15 @@ def build(
     Raises:
         FluxFastError: the weights cannot be loaded, or an optimization cannot be applied.
     """
+    _check_not_launched(plan)
     forget_compiled_code()
     progress("loading weights")
     started = time.perf_counter()
     pipeline = load(checkpoint, dtype=load_dtype(plan), hardware=plan.situation.hardware)
     loaded = time.perf_counter()
-    applied = AppliedPlan(apply_plan(pipeline, plan, artifacts=artifacts, progress=progress))
+    applied = AppliedPlan(
+        apply_on_every_rank(pipeline, plan, artifacts=artifacts, progress=progress)
+    )
     return BuiltPipeline(
         applied=applied,
         plan=plan,
@@ -126,39 +126,15 @@ def build(
     )
 
 
-def apply_plan(
-    pipeline: Any,
-    plan: Plan,
-    *,
-    artifacts: Artifacts = DEFAULT_ARTIFACTS,
-    progress: Callable[[str], None] = no_progress,
-    after_each: Callable[[Optimization], None] = no_reason,
-    undo: ExitStack | None = None,
-) -> Build:
-    """Apply a plan to a pipeline in place; on an error, undo what was applied.
-
-    Args:
-        pipeline: the pipeline.
-        plan: the checked plan.
-        artifacts: the folder of exported packages.
-        progress: called with the name of each stage.
-        after_each: called with each optimization after it was applied.
-        undo: callbacks that run after those of the optimizations, when the plan is undone.
-
-    Raises:
-        FluxFastError: an optimization cannot be applied.
-    """
-    build = Build(pipeline=pipeline, plan=plan, artifacts=artifacts, undo=undo or ExitStack())
-    try:
-        with torch.no_grad():
-            for optimization in plan.in_order_of_application:
-                progress(f"applying {optimization.name}")
-                optimization.apply(build)
-                after_each(optimization)
-    except BaseException:
-        build.undo.close()
-        raise
-    return build
+def _check_not_launched(plan: Plan) -> None:
+    """Refuse to be one of several processes that torchrun has started for the same image."""
+    if plan.situation.hardware.gpus > 1 and is_launched():
+        raise FluxFastError(
+            "fluxfast starts the processes for the other GPUs itself",
+            got="several processes of torchrun or of another launcher",
+            allowed="one process; under torchrun, fluxfast.optimize(pipeline, gpus=N)",
+            remedy="run the command without torchrun",
+        )
 
 
 def load_dtype(plan: Plan) -> torch.dtype:

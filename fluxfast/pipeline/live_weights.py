@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from fluxfast.models.lora.adapter import Lora, LowRank, Shape, check_fits, merged
 from fluxfast.optimizations.base import Build
 from fluxfast.optimizations.fusion.fused_projections import FUSED_LAYERS
+from fluxfast.optimizations.parallel._calls import send_weights
 from fluxfast.optimizations.precision._plain_tensors import plain_tensors
 from fluxfast.pipeline.snapshot import Original, Snapshot, memory
 
@@ -67,7 +68,9 @@ class LiveWeights:
         self._changed |= wanted  # so that the next call restores what an error here leaves
         for live_name in sorted(self._changed):
             self._write(live_name, changes)
-        self._changed = wanted
+        changed, self._changed = self._changed, wanted
+        if (team := self._build.team) and team.is_led:
+            send_weights(team, self._transformer, tuple(sorted(changed)))
         for derive in self._build.on_new_weights:
             derive()
 

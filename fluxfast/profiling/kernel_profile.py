@@ -28,6 +28,7 @@ LAUNCH_CATEGORIES = ("cuda_runtime", "cuda_driver", "hip_runtime")
 # Names of the kernels of libraries and of Inductor, which names its kernels after what it fused.
 # The first category whose pattern matches counts.
 LIBRARY_KERNELS = {
+    KernelCategory.EXCHANGE: r"^nccl|^c10d::|^gloo:",
     KernelCategory.ATTENTION: r"flash|fmha|sdpa|attention|attn_fwd",
     KernelCategory.GEMM: r"gemm|nvjet|cutlass|_mm\b|scaled_mm|addmm|matmul|"
     r"::linear|gemv|cublas|bmm",

@@ -28,6 +28,7 @@ class Options:
 
     Attributes:
         gpu: the name of the machine's baseline; `auto` follows the machine.
+        gpus: GPUs that share an image.
         matrix: the matrix of cases; None for each test module's own.
         models: the models to measure; all of them where none is named.
         weights: one of WEIGHTS_CHOICES.
@@ -48,6 +49,7 @@ class Options:
     """
 
     gpu: str = "auto"
+    gpus: int = 1
     matrix: str | None = None
     models: tuple[str, ...] = tuple(MODELS)
     weights: str = "auto"
@@ -107,6 +109,8 @@ def _mistake(options: Options) -> str | None:
         return f"--baselines is {options.baselines}: there is no such folder"
     if options.gpu not in (known := ["auto", "cpu", *known_baselines(options.baselines)]):
         return f"no baseline is named {options.gpu}: --gpu takes {', '.join(known)}"
+    if options.gpus < 1 or (options.gpu == "cpu" and options.gpus > 1):
+        return f"--gpus is {options.gpus}: give 1 or more; on a CPU 1, where nothing else is timed"
     if options.rounds is not None and options.rounds < 1:
         return f"--rounds is {options.rounds}: give 1 or more, or leave it out"
     if not 0 < options.seconds < math.inf:
@@ -151,6 +155,7 @@ def add_options(parser: pytest.Parser) -> None:
         default="auto",
         help="name of the machine's baseline: auto, cpu, h100, h200, …",
     )
+    group.addoption("--gpus", type=int, default=1, help="GPUs that share an image (1)")
     group.addoption(
         "--cases", type=Path, metavar="FILE", help="measure cases of your own, from a YAML file"
     )

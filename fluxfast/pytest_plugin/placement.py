@@ -22,7 +22,8 @@ class Place:
 
     Attributes:
         variable: the environment variable that selects GPUs.
-        gpu: the value of the variable: an index, or the UUID of a GPU or of a MIG slice.
+        gpu: the value of the variable: an index, or the UUID of a GPU or of a MIG slice; several
+            that share an image with commas between them.
         cpus: the numbers of the CPUs.
     """
 
@@ -32,8 +33,10 @@ class Place:
 
     @property
     def gpu_name(self) -> str:
-        """The GPU for messages, such as `GPU 2`; a UUID as it is."""
-        return f"GPU {self.gpu}" if self.gpu.isdecimal() else self.gpu
+        """The GPU for messages, such as `GPU 2` or `GPUs 2,3`; a UUID as it is."""
+        if not self.gpu.replace(",", "").isdecimal():
+            return self.gpu
+        return f"GPUs {self.gpu}" if "," in self.gpu else f"GPU {self.gpu}"
 
     def occupy(self) -> None:
         """Restrict this process to the place; call it before the first use of a GPU."""
@@ -44,16 +47,28 @@ class Place:
 def places(hardware: Hardware, count: int) -> tuple[Place, ...]:
     """Return a place for each of `count` workers: the first GPUs that this process may use.
 
-    There are fewer places where the machine has fewer GPUs or CPU cores than that.
+    Where several GPUs share an image, a worker has as many. There are fewer places where the
+    machine has fewer GPUs or CPU cores than that.
     """
     variable, gpus = visible_gpus(hardware.platform, os.environ)
     cores = physical_cores(os.sched_getaffinity(0))
-    gpus = gpus[: min(count, len(cores))]
-    shares = core_shares(cores, near_cpus(gpus))
+    each = hardware.gpus
+    workers = min(count, len(cores), len(gpus) // each)
+    near = near_cpus(gpus[: workers * each])
+    shares = core_shares(cores, [_near_all(near[i * each :][:each]) for i in range(workers)])
     return tuple(
-        Place(variable=variable, gpu=gpu, cpus=tuple(sorted(share)))
-        for gpu, share in zip(gpus, shares, strict=True)
+        Place(
+            variable=variable,
+            gpu=",".join(gpus[i * each :][:each]),
+            cpus=tuple(sorted(share)),
+        )
+        for i, share in enumerate(shares)
     )
+
+
+def _near_all(near: Sequence[CPUs]) -> CPUs:
+    """Return the CPUs near one of these GPUs; empty where those of one are unknown."""
+    return CPUs().union(*near) if all(near) else CPUs()
 
 
 def visible_gpus(platform: Platform, environ: Mapping[str, str]) -> tuple[str, list[str]]:

@@ -79,7 +79,7 @@ class Suite:
     @cached_property
     def hardware(self) -> Hardware:
         """The machine that the cases run on."""
-        return detect("cpu" if self.options.gpu == "cpu" else "auto")
+        return detect("cpu" if self.options.gpu == "cpu" else "auto", self.options.gpus)
 
     @property
     def gpu_name(self) -> str:

@@ -42,7 +42,8 @@ def configure(suite: Suite) -> None:
 
 def auto_workers(config: pytest.Config) -> int:
     """Return how many workers `-n auto` starts: one for each GPU, and none on a CPU."""
-    hardware = detect("cpu" if config.getoption("--gpu") == "cpu" else "auto")
+    device = "cpu" if config.getoption("--gpu") == "cpu" else "auto"
+    hardware = detect(device, config.getoption("--gpus"))
     return len(places(hardware, available_cores())) if hardware.is_gpu else 0
 
 
@@ -90,8 +91,9 @@ def why_no_room(suite: Suite, count: int, found: Sequence[Place]) -> FluxFastErr
     if len(found) == count:
         return None
     gpus = visible_gpus(suite.hardware.platform, os.environ)[1]
+    each = "a GPU" if suite.hardware.gpus == 1 else f"{suite.hardware.gpus} GPUs"
     return FluxFastError(
-        "each worker needs a GPU and a CPU core of its own",
+        f"each worker needs {each} and a CPU core of its own",
         got=f"-n {count} with {len(gpus)} GPUs ({', '.join(gpus)}) and {available_cores()} CPUs",
         allowed=f"up to -n {len(found)}",
         remedy="use -n auto",

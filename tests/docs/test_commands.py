@@ -280,6 +280,14 @@ def test_a_benchmark_of_a_gpu_reports_that_there_is_none(line, tmp_path, monkeyp
     assert getattr(stopped.value, "code", 1) not in (0, None)
 
 
+@each_of(commands("parsed by torchrun"))
+def test_a_launcher_takes_its_options(line):
+    from torch.distributed.run import parse_args
+
+    options = parse_args(shlex.split(line)[1:])
+    assert options.nproc_per_node == "2" and options.training_script == "script.py"
+
+
 @each_of(commands("read"))
 def test_what_is_installed_or_selected_exists(line):
     if line.startswith("pytest "):

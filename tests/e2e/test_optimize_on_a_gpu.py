@@ -11,7 +11,7 @@ from benchmarks.own_pipeline import psnr_db
 from benchmarks.variants import SIZE, VARIANTS, generate, loaded
 from fluxfast.models.lora.synthetic import synthetic_lora
 from fluxfast.optimizations.base import Artifacts
-from fluxfast.pipeline.build import apply_plan
+from fluxfast.pipeline.apply import apply_plan
 
 pytestmark = [
     pytest.mark.gpu,

@@ -23,7 +23,7 @@ def collected(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, .
     gpu = words[words.index("--gpu") + 1]
     if gpu != "cpu":
         machine = described(gpu)
-        monkeypatch.setattr("fluxfast.pytest_plugin.session.detect", lambda device: machine)
+        monkeypatch.setattr("fluxfast.pytest_plugin.session.detect", lambda device, gpus: machine)
     monkeypatch.chdir(REPOSITORY)
     plugin = Collected()
     forget_suites()

@@ -65,6 +65,7 @@ WAYS = {
         f"python -m benchmarks.{name}"
         for name in ("epilogues", "fusions", "own_pipeline", "start", "vae")
     ),
+    "parsed by torchrun": ("torchrun ",),  # tests/e2e calls the ranks of such a script
     "read": ("pip install ", "newest/bin/pip install ", "pytest tests"),
 }
 

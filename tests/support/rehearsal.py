@@ -105,7 +105,10 @@ def run_pytest(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[i
     gpu = arguments[arguments.index("--gpu") + 1]
     if gpu != "cpu":
         machine = described(gpu, Path("baselines"))
-        monkeypatch.setattr("fluxfast.pytest_plugin.session.detect", lambda device: machine)
+        monkeypatch.setattr(
+            "fluxfast.pytest_plugin.session.detect",
+            lambda device, gpus: replace(machine, gpus=gpus),
+        )
     monkeypatch.setattr("fluxfast.pytest_plugin.baselines.changed_sources", lambda: ())
     monkeypatch.setattr("fluxfast.bench.ab.revision.worktree", lambda *_: nullcontext(Path()))
     monkeypatch.setattr("fluxfast.pytest_plugin.plugin.check_other_side", lambda options: None)
@@ -140,7 +143,7 @@ def rehearse_commands(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the commands that detect the machine find this GPU from now on."""
     hardware = described(gpu)
     for command in (pipeline_options, roofline, selftest):
-        monkeypatch.setattr(command, "detect", lambda device: hardware)
+        monkeypatch.setattr(command, "detect", lambda device, gpus=1: replace(hardware, gpus=gpus))
     monkeypatch.setattr(pipeline_options, "build", lambda checkpoint, plan, **_: StandIn(plan))
     monkeypatch.setattr(generate, "observed", lambda *_: nullcontext())
     monkeypatch.setattr(bench, "time_image", lambda built: (timing(built), built.generate()))

@@ -129,7 +129,7 @@ def test_options_that_workers_cannot_follow_are_refused(options, given, popen, p
 def test_auto_starts_a_worker_for_each_gpu_and_none_on_a_cpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a")
     for machine, count in ((H200, 1), (CPU, 0)):
-        monkeypatch.setattr(workers, "detect", lambda device, found=machine: found)
+        monkeypatch.setattr(workers, "detect", lambda device, gpus, found=machine: found)
         assert workers.auto_workers(SimpleNamespace(getoption=lambda name: "auto")) == count
 
 

@@ -13,7 +13,7 @@ from fluxfast.bench.cases.role import difference
 from fluxfast.bench.results.joining import check_consistent, check_processes
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS, typical
-from fluxfast.bench.verdicts.runner import DEVICE_BAND, HOST_BAND, why_invalid_runner
+from fluxfast.bench.verdicts.runner import DEVICE_BAND, HOST_BAND, LINK_BAND, why_invalid_runner
 from fluxfast.errors import BaselineError
 
 COLUMNS = ("date", "commit", "case", "figure", "before", "after", "change", "processes")
@@ -81,7 +81,8 @@ def _check_commit(result: CaseResult) -> None:
 
 def _check_canaries(result: CaseResult) -> None:
     """Require canaries of a GPU; the figures of a CPU are ratios and need none."""
-    missing = [name for name in DEVICE_BAND | HOST_BAND if not result.canaries.get(name)]
+    needed = DEVICE_BAND | HOST_BAND | (LINK_BAND if result.case.gpus > 1 else {})
+    missing = [name for name in needed if not result.canaries.get(name)]
     if result.on_gpu and missing:
         raise BaselineError(
             "a result of a GPU lacks canaries",

@@ -50,17 +50,21 @@ def read_baseline(path: Path) -> Baseline:
             f"this baseline is incomplete or wrong: {why_unreadable(error)}",
             got=path,
             allowed=f"gpu, environments and cases of schema {SCHEMA}; gpu needs "
-            + ", ".join(field.name for field in fields(Gpu)),
+            + ", ".join(sorted(_required())),
             remedy="correct it, or restore it from version control",
         ) from error
 
 
+def _required() -> set[str]:
+    return {field.name for field in fields(Gpu)} - {"gpus"}  # written where they are several
+
+
 def _read_gpu(data: Mapping[str, Any]) -> Gpu:
-    given = {field.name: data[field.name] for field in fields(Gpu)}
+    given = {"gpus": 1} | {name: data[name] for name in _required() | ({"gpus"} & data.keys())}
     names = given["device_names"]
     if not names or isinstance(names, str):
         raise ValueError(f"device_names is {names!r}, which is no list of names")
-    check_positive(memory_gib=given["memory_gib"])
+    check_positive(memory_gib=given["memory_gib"], gpus=given["gpus"])
     check_texts(device_names=tuple(names), slug=data["slug"], architecture=data["architecture"])
     changes = {"device_names": tuple(names), "platform": Platform(given["platform"])}
     return Gpu(**{**data, **changes})
@@ -119,6 +123,7 @@ def _render(baseline: Baseline) -> str:
             "platform": gpu.platform.value,
             "architecture": gpu.architecture,
             "memory_gib": gpu.memory_gib,
+            **({"gpus": gpu.gpus} if gpu.gpus > 1 else {}),
         },
         "environments": environments,
     }

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import read_baseline
-from fluxfast.bench.results.machine import cpu_slug, gpu_from_hardware, machine_slug
+from fluxfast.bench.results.machine import (
+    cpu_slug,
+    gpu_from_hardware,
+    machine_name,
+    machine_slug,
+    name_for,
+)
 from fluxfast.errors import BaselineError
 from fluxfast.files import local_folder, shipped_baselines
 from fluxfast.hardware import Hardware
@@ -63,11 +69,11 @@ def baseline_for(
         return cpu_baseline(hardware, folder, local)
     if gpu == "auto":
         return _detected(hardware, folder)
-    baseline = find_baseline(gpu, folder)
+    baseline = find_baseline(name_for(gpu, hardware.gpus), folder)
     if not baseline.gpu.describes(hardware):
         raise BaselineError(
             "this machine is not the GPU that --gpu names",
-            got=f"{hardware.name} ({hardware.architecture})",
+            got=f"{machine_name(hardware)} ({hardware.architecture})",
             allowed=f"{baseline.gpu.device_names[0]} ({baseline.gpu.architecture}) for --gpu {gpu}",
             remedy="omit --gpu to detect the machine, or run on that GPU",
         )
@@ -93,7 +99,7 @@ def _detected(hardware: Hardware, folder: Path | None) -> Baseline:
         raise unreadable
     raise BaselineError(
         "no baseline describes this GPU",
-        got=f"{hardware.name} ({hardware.architecture})",
+        got=f"{machine_name(hardware)} ({hardware.architecture})",
         allowed=", ".join(known),
         remedy="add a file for this GPU: see docs/guides/add-a-gpu.md",
     )

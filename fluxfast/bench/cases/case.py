@@ -14,7 +14,7 @@ from fluxfast.optimizations.registry import eager_combinations
 
 ID = re.compile(
     r"(?P<model>\w+)-(?P<weights>\w+)-(?P<height>\d+)x(?P<width>\d+)"
-    r"-b(?P<batch_size>\d+)-s(?P<num_inference_steps>\d+)-(?P<names>[\w+]+)"
+    r"-b(?P<batch_size>\d+)-s(?P<num_inference_steps>\d+)(-g(?P<gpus>\d+))?-(?P<names>[\w+]+)"
 )
 # Characters of a file name: file systems take 255 bytes, endings and temporary names need some.
 LONGEST_STEM = 230
@@ -34,6 +34,7 @@ class Case:
         width: width of the image in pixels.
         batch_size: images generated at a time.
         num_inference_steps: denoising steps.
+        gpus: GPUs that share an image.
     """
 
     model: str
@@ -43,11 +44,17 @@ class Case:
     width: int
     batch_size: int
     num_inference_steps: int
+    gpus: int = 1
 
     @property
     def id(self) -> str:
-        """The identifier, as `dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8`; height before width."""
+        """The identifier, as `dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8`; height before width.
+
+        Several GPUs come after the steps: `-s28-g2-`.
+        """
         shape = f"{self.height}x{self.width}-b{self.batch_size}-s{self.num_inference_steps}"
+        if self.gpus > 1:
+            shape += f"-g{self.gpus}"
         return f"{self.model}-{self.weights}-{shape}-{'+'.join(self.optimizations) or 'eager'}"
 
     @property
@@ -77,7 +84,7 @@ class Case:
         parts: dict[str, Any] = found.groupdict()
         names = parts.pop("names")
         optimizations = () if names == "eager" else tuple(names.split("+"))
-        numbers = {k: int(v) for k, v in parts.items() if v.isdecimal()}
+        numbers = {k: int(v or 1) for k, v in parts.items() if v is None or v.isdecimal()}
         return cls(optimizations=optimizations, **{**parts, **numbers})
 
     @property
@@ -90,11 +97,15 @@ class Case:
             self.width,
             self.batch_size,
             self.num_inference_steps,
+            self.gpus,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields for JSON."""
-        return asdict(self) | {"optimizations": list(self.optimizations)}
+        """Return the fields for JSON; `gpus` where they are several."""
+        fields = asdict(self) | {"optimizations": list(self.optimizations)}
+        if self.gpus == 1:
+            del fields["gpus"]
+        return fields
 
     def eager_among(self, cases: Iterable[Case]) -> Case | None:
         """Return the unoptimized case of the same workload among `cases`; None if it is missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fluxfast.bench.cases.case import Case
@@ -56,7 +56,11 @@ def situation_of(checkpoint: Checkpoint, hardware: Hardware, **changes: Any) -> 
     """Return the checkpoint's default request on this machine, with `changes` to its fields."""
     request = checkpoint.request(**changes)
     return Situation(
-        model=checkpoint.model, hardware=hardware, request=request, blocks=checkpoint.blocks
+        model=checkpoint.model,
+        hardware=hardware,
+        request=request,
+        blocks=checkpoint.blocks,
+        heads=checkpoint.heads,
     )
 
 
@@ -86,6 +90,7 @@ def planned_case(
         width=request.width,
         batch_size=request.batch_size,
         num_inference_steps=request.num_inference_steps,
+        gpus=situation.hardware.gpus,
     )
     is_eager = checked.names and checked.names in eager_combinations()
     roles = roles or names_by_role(situation)
@@ -120,6 +125,7 @@ def planned_from_id(text: str, hardware: Hardware, role: Role | None = None) -> 
             allowed=f"the id of one of the project's cases, with {', '.join(WeightsKind)} weights",
             remedy="run it with pytest perf_tests --cases FILE -k ID",
         )
+    hardware = replace(hardware, gpus=case.gpus)
     checkpoint = resolve(model_named(case.model).name, case.weights, hardware)
     situation = situation_of(
         checkpoint,

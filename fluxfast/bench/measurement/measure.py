@@ -26,7 +26,8 @@ from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.console import no_progress, without_loading_bars
 from fluxfast.hardware import environment, momentary
 from fluxfast.optimizations.base import Artifacts, Evidence, Plan, ProfiledStep, Proof
-from fluxfast.pipeline.build import DEFAULT_ARTIFACTS, BuiltPipeline, build
+from fluxfast.pipeline.apply import DEFAULT_ARTIFACTS
+from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.profiling.evidence import dynamo_counters, gather_evidence, proofs
 from fluxfast.profiling.telemetry import gpu_reader
 

@@ -24,6 +24,7 @@ class Gpu:
         platform: the kind of device.
         architecture: `sm_90`, `gfx942`, or for a CPU the machine and its vector instructions.
         memory_gib: device memory in GiB.
+        gpus: GPUs of this kind that share an image.
     """
 
     slug: str
@@ -31,12 +32,14 @@ class Gpu:
     platform: Platform
     architecture: str
     memory_gib: float
+    gpus: int = 1
 
     def describes(self, hardware: Hardware) -> bool:
         """Return whether `hardware` is a machine of this kind."""
         return (
             self.platform == hardware.platform
             and self.architecture == hardware.architecture
+            and self.gpus == hardware.gpus
             and (not hardware.is_gpu or self._is_part(hardware))
         )
 
@@ -53,6 +56,7 @@ class Gpu:
             architecture=self.architecture,
             memory_gib=self.memory_gib,
             packages=packages,
+            gpus=self.gpus,
         )
 
 
@@ -64,6 +68,7 @@ def gpu_from_hardware(hardware: Hardware, slug: str) -> Gpu:
         platform=hardware.platform,
         architecture=hardware.architecture,
         memory_gib=hardware.memory_gib,
+        gpus=hardware.gpus,
     )
 
 
@@ -73,15 +78,26 @@ def cpu_slug(hardware: Hardware) -> str:
 
 
 def machine_slug(hardware: Hardware) -> str:
-    """Return the kind of a machine for names of files: of a GPU its name, as `nvidia-h200`."""
+    """Return the kind of a machine for names of files: of a GPU its name, as `nvidia-h200`.
+
+    Two GPUs that share an image are a machine of their own: `nvidia-h200-x2`.
+    """
     if not hardware.is_gpu:
         return cpu_slug(hardware)
-    return re.sub(r"[^a-z0-9]+", "-", hardware.name.lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", hardware.name.lower()).strip("-")
+    return name_for(name, hardware.gpus)
+
+
+def name_for(name: str, gpus: int) -> str:
+    """Return the name of a machine of which so many GPUs share an image: `h200`, `h200-x2`."""
+    suffix = f"-x{gpus}"
+    return name if gpus == 1 or name.endswith(suffix) else name + suffix
 
 
 def machine_name(hardware: Hardware) -> str:
     """Return the name of the machine; for a CPU with its instruction set and cores."""
-    return hardware.name if hardware.is_gpu else f"{hardware.name} ({cpu_slug(hardware)})"
+    name = hardware.name if hardware.is_gpu else f"{hardware.name} ({cpu_slug(hardware)})"
+    return name if hardware.gpus == 1 else f"{hardware.gpus} × {name}"
 
 
 def hardware_of(result: CaseResult) -> Hardware:

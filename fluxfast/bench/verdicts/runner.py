@@ -18,6 +18,8 @@ from fluxfast.bench.results.result import CaseResult
 # or under a power cap. On a shared host the Python canary took 3.9 to 8.9 ms from case to case,
 # while the steps of one case stayed within 0.9%.
 DEVICE_BAND = {"gemm_ms": 1.06, "attention_ms": 1.06, "copy_ms": 1.06}
+# Of GPUs that share an image: the band of a copy within one; it was not measured between two yet.
+LINK_BAND = {"link_ms": 1.06}
 HOST_BAND = {"launch_us": 2.5, "python_ms": 2.5}
 # Other processes on a shared CPU vary its load, and each figure is a ratio to paired work.
 CPU_BAND = dict.fromkeys(DEVICE_BAND | HOST_BAND, 3.0)
@@ -29,7 +31,7 @@ def why_invalid_runner(
     measured: Sequence[CaseResult], accepted: Sequence[CaseResult]
 ) -> str | None:
     """Return how this machine differs from the baseline's; None if it does not, or is unknown."""
-    bands = DEVICE_BAND | HOST_BAND if measured[0].on_gpu else CPU_BAND
+    bands = DEVICE_BAND | LINK_BAND | HOST_BAND if measured[0].on_gpu else CPU_BAND
     found = [why for result in measured if (why := _throttled(result))]
     for name, band in bands.items():
         now, before = _typical(name, measured), _typical(name, accepted)

@@ -43,6 +43,7 @@ def _config(situation: Situation) -> CacheConfig:
 
 def apply(build: Build) -> None:
     """Replace the blocks by cache-dit's, and select a cache before each call of the transformer."""
+    from fluxfast.optimizations.caching._decision import decide_with
     from fluxfast.optimizations.caching._runs import CachedRuns
 
     config, transformer = _config(build.situation), build.pipeline.transformer
@@ -57,6 +58,7 @@ def apply(build: Build) -> None:
     own_forward = transformer.__dict__.get("forward")
     build.undo.callback(_restore, transformer, own_forward)
     cached = _enable(transformer, blocks, config, build.situation.request.num_inference_steps)
+    decide_with(cached, build.team)
     runs = CachedRuns(build.pipeline, config, cached)
     build.undo.callback(transformer.register_forward_pre_hook(runs, with_kwargs=True).remove)
     # Not a submodule: it holds all blocks, which are submodules of the transformer already.

@@ -22,6 +22,9 @@ def apply(build: Build) -> None:
         cached.call_Mn_blocks = transformer.replayed = GraphReplay(cached.call_Mn_blocks)
     else:
         transformer.forward = transformer.replayed = GraphReplay(transformer.forward)
+    if build.team:
+        # NCCL waits for its graphs: a process with one would not leave the process group.
+        build.undo.callback(transformer.replayed.forget)
 
 
 def proof(evidence: Evidence) -> Proof:

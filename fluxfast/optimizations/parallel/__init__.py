@@ -1,0 +1,1 @@
+"""One image divided between several GPUs."""

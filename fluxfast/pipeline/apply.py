@@ -1,0 +1,57 @@
+"""Apply a plan to a pipeline in place, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fluxfast.console import no_progress
+from fluxfast.optimizations.base import Artifacts, Build, Optimization, Plan, no_reason
+
+if TYPE_CHECKING:
+    from fluxfast.optimizations.team import Team
+
+DEFAULT_ARTIFACTS = Artifacts(folder=Path.home() / ".cache" / "fluxfast")
+
+
+def apply_plan(
+    pipeline: Any,
+    plan: Plan,
+    *,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    progress: Callable[[str], None] = no_progress,
+    after_each: Callable[[Optimization], None] = no_reason,
+    undo: ExitStack | None = None,
+    team: Team | None = None,
+) -> Build:
+    """Apply a plan to a pipeline in place; on an error, undo what was applied.
+
+    Args:
+        pipeline: the pipeline.
+        plan: the checked plan.
+        artifacts: the folder of exported packages.
+        progress: called with the name of each stage.
+        after_each: called with each optimization after it was applied.
+        undo: callbacks that run after those of the optimizations, when the plan is undone.
+        team: the processes that share an image; None where this process computes it alone.
+
+    Raises:
+        FluxFastError: an optimization cannot be applied.
+    """
+    build = Build(
+        pipeline=pipeline, plan=plan, artifacts=artifacts, undo=undo or ExitStack(), team=team
+    )
+    try:
+        with torch.no_grad():
+            for optimization in plan.in_order_of_application:
+                progress(f"applying {optimization.name}")
+                optimization.apply(build)
+                after_each(optimization)
+    except BaseException:
+        build.undo.close()
+        raise
+    return build

@@ -1,0 +1,185 @@
+"""One image computed by two processes: the same image, the same errors, and nothing left behind."""
+
+import multiprocessing
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch.multiprocessing.spawn import start_processes
+
+import fluxfast
+from benchmarks.variants import PROMPT, VARIANTS, generate, loaded
+from fluxfast.cli.main import main
+from fluxfast.errors import FluxFastError
+from fluxfast.models.lora.synthetic import synthetic_lora
+from fluxfast.pipeline.watchdog import Watchdog
+from tests.support.ranks import EAGER, TEXT, Fault, join, rank_of_two
+
+MOST_DIFFERENCE = 1e-5  # of latents, relative: sums in another order, in float32
+CACHE = {"Fn_compute_blocks": 1, "max_warmup_steps": 2, "residual_diff_threshold": 0.2}
+CALLS = (
+    {},
+    {"num_images_per_prompt": 2, "height": 48, "width": 80, "max_sequence_length": 31},
+    {"true_cfg_scale": 2.0, "negative_prompt": "a small blue square"},
+    {"prompt": [PROMPT, "two small blue stars"], "guidance_scale": 1.0, "seed": 3},
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    torch.set_num_threads(1)
+    return loaded(TEXT)
+
+
+def difference(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def workers():
+    return [p for p in multiprocessing.active_children() if p.is_alive()]
+
+
+def test_two_processes_compute_what_one_does(pipeline):
+    expected = [generate(pipeline, TEXT, **call) for call in CALLS]
+    lora = synthetic_lora(pipeline.transformer, 4)
+    with fluxfast.optimize(pipeline, disable=EAGER) as alone:
+        alone.set_lora(lora)
+        with_lora = generate(alone, TEXT)
+    with fluxfast.optimize(pipeline, gpus=2, disable=EAGER) as shared:
+        assert len(workers()) == 1
+        for call, result in zip(CALLS, expected, strict=True):
+            assert difference(generate(shared, TEXT, **call), result) <= MOST_DIFFERENCE
+        report = shared.report()
+        shared.set_lora(lora)
+        assert difference(generate(shared, TEXT), with_lora) <= MOST_DIFFERENCE
+        with pytest.raises(ZeroDivisionError):  # between two steps, where no rank waits
+            generate(shared, TEXT, callback_on_step_end=lambda *_: 1 / 0)
+        with pytest.raises(FluxFastError, match="another pipeline of this process"):
+            fluxfast.optimize(loaded(TEXT), gpus=2, disable=EAGER)
+        shared.set_lora(None)
+        assert difference(generate(shared, TEXT), expected[0]) <= MOST_DIFFERENCE
+    assert report.is_as_requested, str(report)
+    # Two for each of six blocks, and one for the result. 16 images tokens and 32 text tokens.
+    assert "13 all-to-alls in a step" in report.proofs["ulysses"].detail
+    assert "16 of 32 text and 8 of 16 image tokens" in report.proofs["ulysses"].detail
+    assert not workers() and not dist.is_initialized()
+    assert torch.equal(generate(pipeline, TEXT), expected[0])
+
+
+@pytest.mark.parametrize("name", ["FluxKontextPipeline", "FluxFillPipeline"])
+def test_other_pipelines_have_more_tokens_and_channels(name):
+    variant = next(variant for variant in VARIANTS if variant.name == name)
+    other = loaded(variant)
+    expected = generate(other, variant)
+    with fluxfast.optimize(other, gpus=2, disable=EAGER) as shared:
+        assert difference(generate(shared, variant), expected) <= MOST_DIFFERENCE
+
+
+def test_a_cache_skips_the_same_steps_on_every_rank(pipeline):
+    call = {"num_inference_steps": 8, "height": 48, "width": 80}
+    found, skipped = [], []
+    for gpus in (1, 2):
+        with fluxfast.optimize(pipeline, gpus=gpus, disable=EAGER, cache=CACHE) as cached:
+            found.append(generate(cached, TEXT, **call))
+            skipped.append(cached.pipeline.transformer.cached_runs.cached_steps())
+    assert skipped[0] == skipped[1] > 0
+    assert difference(found[1], found[0]) <= MOST_DIFFERENCE
+
+
+@pytest.mark.compile
+@pytest.mark.slow
+def test_compiled_blocks_exchange_too(pipeline):
+    expected = generate(pipeline, TEXT)
+    with fluxfast.optimize(pipeline, gpus=2) as shared:
+        assert difference(generate(shared, TEXT), expected) <= MOST_DIFFERENCE
+        assert (report := shared.report()).is_as_requested, str(report)
+
+
+def test_a_command_shares_an_image(tmp_path, capsys):
+    words = ["generate", "--ckpt", "mini-schnell", "--resolution", "32x48", "--device", "cpu"]
+    words += ["--compile_export_mode", "disabled", "--num_inference_steps", "1"]
+    images = []
+    for gpus in ("1", "2"):
+        file = tmp_path / f"{gpus}.png"
+        assert main([*words, "--gpus", gpus, "--output-file", str(file)]) == 0
+        images.append(np.asarray(Image.open(file)).astype(int))
+    assert abs(images[0] - images[1]).max() <= 1  # a pixel may be rounded up or down
+    assert "2 × " in capsys.readouterr().err
+    assert not workers()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("error", r"rank 1 of the GPUs.*a planted error"),
+        ("killed", r"rank 1 of the GPUs.*SIGKILL"),
+        ("hangs", r"a call did not end in time"),
+    ],
+)
+def test_a_rank_that_fails_ends_the_call_with_its_error(pipeline, monkeypatch, kind, message):
+    monkeypatch.setitem(Watchdog.__init__.__kwdefaults__, "call_s", 1.0)
+    fault = pipeline.transformer.x_embedder.register_forward_pre_hook(Fault(kind=kind))
+    try:
+        with fluxfast.optimize(pipeline, gpus=2, disable=EAGER) as shared:
+            pids = [process.pid for process in workers()]
+            started = time.monotonic()
+            with pytest.raises(FluxFastError, match=message):
+                generate(shared, TEXT)
+            assert time.monotonic() - started < 30
+            assert not any(map(is_running, pids))
+            with pytest.raises(FluxFastError, match=message):  # it does not come back
+                generate(shared, TEXT)
+    finally:
+        fault.remove()
+    assert not dist.is_initialized()
+    with fluxfast.optimize(pipeline, gpus=2, disable=EAGER) as again:
+        generate(again, TEXT, num_inference_steps=1)
+
+
+def test_ctrl_c_and_errors_of_rank_0_end_the_workers(pipeline):
+    for kind, error in (("interrupted", KeyboardInterrupt), ("error", torch.OutOfMemoryError)):
+        with fluxfast.optimize(pipeline, gpus=2, disable=EAGER) as shared:
+            fault = Fault(kind=kind, rank=0)
+            hook = pipeline.transformer.proj_out.register_forward_pre_hook(fault)
+            with pytest.raises(error):
+                generate(shared, TEXT)
+            hook.remove()
+            assert not workers()
+            with pytest.raises(FluxFastError, match="an earlier call failed"):
+                generate(shared, TEXT)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_ranks_of_torchrun_compute_one_image_and_refuse_another_seed(pipeline):
+    expected = generate(pipeline, TEXT, seed=1)
+    results = multiprocessing.get_context("forkserver").SimpleQueue()
+    calls = [{"seed": 1}, {"seed": 2}]
+    store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    other = start_processes(
+        rank_of_two,
+        (store.port, calls, results),
+        1,
+        join=False,
+        daemon=True,
+        start_method="forkserver",
+    )
+    join(0, store)
+    with fluxfast.optimize(pipeline, gpus=2, disable=EAGER) as shared:
+        assert difference(generate(shared, TEXT, seed=1), expected) <= MOST_DIFFERENCE
+        assert difference(torch.from_numpy(results.get()), expected) <= MOST_DIFFERENCE
+        with pytest.raises(RuntimeError):  # the other rank leaves
+            generate(shared, TEXT, seed=1)
+        assert "another hidden_states than on rank 0" in results.get()
+    other.join(timeout=10)
+    dist.destroy_process_group()

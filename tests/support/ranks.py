@@ -1,0 +1,67 @@
+"""Faults of one of two ranks, and a second rank that calls the pipeline itself, as under torchrun.
+
+Workers are processes of their own: a fault comes to them as a hook of the transformer.
+"""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+import fluxfast
+from benchmarks.variants import VARIANTS, generate, loaded
+
+TEXT = VARIANTS[0]
+# What compiles takes seconds, and is tested apart.
+EAGER = ("regional", "inductor_flags")
+
+
+@dataclass(kw_only=True)
+class Fault:
+    """A hook of a module that acts on one rank, from its second call on."""
+
+    kind: str
+    rank: int = 1
+    calls: int = 0
+
+    def __call__(self, module, arguments):
+        self.calls += 1
+        if not dist.is_initialized() or dist.get_rank() != self.rank or self.calls < 2:
+            return
+        if self.kind == "error":
+            raise torch.OutOfMemoryError("a planted error")
+        if self.kind == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "hangs":
+            time.sleep(600)
+        if self.kind == "interrupted":
+            signal.raise_signal(signal.SIGINT)
+
+
+def rank_of_two(index, port, calls, results):
+    """Optimize a pipeline as rank 1 of two and call it; put what each call returns or raises.
+
+    Args:
+        index: given by torch.multiprocessing.
+        port: the port of rank 0's store.
+        calls: the arguments of each call, with its seed.
+        results: a queue.
+    """
+    torch.set_num_threads(1)
+    join(1, dist.TCPStore("127.0.0.1", port, 2, is_master=False))
+    with fluxfast.optimize(loaded(TEXT), gpus=2, disable=EAGER) as fast:
+        for call in calls:
+            try:
+                results.put(generate(fast, TEXT, **call).numpy())
+            except fluxfast.FluxFastError as error:
+                results.put(str(error))
+    dist.destroy_process_group()
+
+
+def join(rank, store):
+    """Do what a script under torchrun does: join the default process group."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
