@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from math import isinf, isnan
 from pathlib import Path
 from typing import Any
 
 import pytest
+from left_out import why_left_out
+from step_fixtures import (  # noqa: F401 - pytest finds fixtures in the conftest
+    NOT_MEASURED,
+    evidence,
+    known_steps,
+    lossy_alone,
+    step_references,
+    steps,
+    write_quality,
+)
 
 from fluxfast.bench.cases.planned import PlannedCase, planned_case
-from fluxfast.bench.results.artifacts import write_figures
 from fluxfast.errors import FluxFastError
 from fluxfast.mini import WEIGHTS
 from fluxfast.models.weights import WeightsKind
@@ -19,10 +27,12 @@ from fluxfast.optimizations.base import Evidence
 from fluxfast.optimizations.registry import eager_names
 from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.profiling.evidence import gather_evidence
+from fluxfast.pytest_plugin.items import planned_of
 from fluxfast.pytest_plugin.plugin import SUITE, Suite
+from fluxfast.pytest_plugin.quality_tables import Measured, quality_tables
 from fluxfast.quality.budget import Budgets, read_budgets
 from fluxfast.quality.clip import OPENAI, Clip, mini_clip, openai_clip
-from fluxfast.quality.figures import QUALITY_METRICS
+from fluxfast.quality.figures import IMAGE_METRICS, STEP_METRICS
 from fluxfast.quality.lpips import why_no_lpips
 from fluxfast.quality.metrics import Quality, compare_images
 from fluxfast.quality.prompts import (
@@ -33,50 +43,39 @@ from fluxfast.quality.prompts import (
     prompts_for,
 )
 from fluxfast.quality.sheet import write_sheet
-from fluxfast.tables import plain_table, render
 
 FOLDER = Path(__file__).parent
 PROMPTS_ON_CPU, PROMPTS_ON_GPU = 2, 16
 SHEET_COLUMNS = 4
-MEASURED = pytest.StashKey[dict[str, tuple[str, dict[str, str]]]]()
-NOT_MEASURED = pytest.StashKey[dict[str, str]]()
+MEASURED = pytest.StashKey[dict[str, dict[str, Any]]]()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what takes minutes on a CPU, unless --model or --cases names it."""
-    is_named = config.getoption("--model") or config.getoption("--cases")
-    if config.stash[SUITE].hardware.is_gpu or is_named:
-        return
-    slow = [item for item in items if _is_slow(item)]
-    if slow:
-        items[:] = [item for item in items if item not in slow]
-        config.hook.pytest_deselected(items=slow)
-        reasons = config.stash.setdefault(NOT_MEASURED, {})
-        reasons[f"{len(slow)} tests of models with more steps than schnell"] = (
-            "they take minutes on a CPU; --model NAME runs them"
-        )
-
-
-def _is_slow(item: pytest.Item) -> bool:
-    call = getattr(item, "callspec", None)
-    planned = call.params.get("planned") if call else None
-    if not isinstance(planned, PlannedCase) or planned.checkpoint.model.is_few_step:
-        return False
-    hardware = planned.plan.situation.hardware
-    if getattr(getattr(item, "module", None), "SHORTEST_MODEL_ON_A_CPU", False):
-        return True
-    return any(o.slow_to_generate(hardware) for o in planned.plan.optimizations)
+    """Deselect what says little for its time, unless an option names it; note why."""
+    suite = config.stash[SUITE]
+    is_named = bool(config.getoption("--model") or config.getoption("--cases"))
+    deselected = dict[str, list[pytest.Item]]()
+    for item in items:
+        planned = planned_of(item) if item.path.is_relative_to(FOLDER) else None
+        if planned and (why := why_left_out(item, planned, suite, is_named=is_named)):
+            deselected.setdefault(why, []).append(item)
+    for why, group in deselected.items():
+        items[:] = [item for item in items if item not in group]
+        config.hook.pytest_deselected(items=group)
+        config.stash.setdefault(NOT_MEASURED, {})[f"{len(group)} tests"] = why
 
 
 @pytest.fixture(scope="session")
-def hardware_name(suite: Suite) -> str:
+def hardware_name(planned: PlannedCase, suite: Suite) -> str:
     """Return the key of budgets and goldens: `cpu`, or a GPU's architecture.
 
     The architecture decides which kernels run. An H100 and an H200 generated latents equal to the
-    last bit in 40 of 40 cases.
+    last bit in 40 of 40 cases. Synthetic weights have budgets and goldens of their own.
     """
-    return suite.hardware.architecture if suite.hardware.is_gpu else "cpu"
+    name = suite.hardware.architecture if suite.hardware.is_gpu else "cpu"
+    kind = planned.checkpoint.kind
+    return f"{name}_{kind.value}" if kind.profile else name
 
 
 @pytest.fixture(scope="session")
@@ -200,18 +199,20 @@ def repeated(
     """Return the first batch generated again, and the evidence of its first, profiled step."""
     suite.report(planned, "generating again")
     batch, images = prompts[: built.request.batch_size], list[GeneratedImages]()
-    evidence = gather_evidence(built, lambda: images.append(generate_images(built, batch)))
-    return images[0], evidence
+    found = gather_evidence(built, lambda: images.append(generate_images(built, batch)))
+    return images[0], found
 
 
 @pytest.fixture(scope="session")
 def show(planned: PlannedCase, suite: Suite) -> Callable[[str, Quality], None]:
-    """Return a function that adds a row with this label to the final table."""
+    """Return a function that adds a row with this label to the final tables."""
 
     def add(label: str, quality: Quality) -> None:
-        table = suite.config.stash.setdefault(MEASURED, {})
-        shown = {name: quality.formatted(name) for name in QUALITY_METRICS if quality.has(name)}
-        table[f"{planned.case.id} {label}"] = (f"{planned.case.model}, {label}", shown)
+        rows = suite.config.stash.setdefault(MEASURED, {})
+        shown = {name: quality.formatted(name) for name in IMAGE_METRICS if quality.has(name)}
+        forced = {name: list(quality.values[name]) for name in STEP_METRICS if quality.has(name)}
+        key = f"{planned.case.id} {label} {'images' if shown else 'steps'}"
+        rows[key] = dict(model=planned.case.model, label=label, forced=forced, shown=shown)
 
     return add
 
@@ -230,10 +231,7 @@ def quality(
     """Return the quality of the case's images against the eager ones, and store its figures."""
     measured = compare_images(generated, reference, prompts, clip, with_lpips=has_lpips)
     show(planned.label, measured)
-    # JSON has no infinity, which is the PSNR of equal images.
-    known = {name: x for name, x in measured.figures.items() if not isnan(x)}
-    figures = {name: None if isinf(x) else x for name, x in known.items()}
-    write_figures(suite.results_folder, "quality", planned.case, figures)
+    write_quality(suite, planned, measured)
     return measured
 
 
@@ -254,16 +252,10 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the table of quality figures, and what was not measured and why."""
-    rows = config.stash.get(MEASURED, {})
-    if not rows:
-        return
-    known = [name for name in QUALITY_METRICS if any(name in q for _, q in rows.values())]
-    titles = [QUALITY_METRICS[name].title for name in known]
-    table = plain_table("case", *titles, numbers=titles)
-    for label, shown in rows.values():
-        table.add_row(label, *(shown.get(name, "–") for name in known))
-    terminalreporter.section("image quality compared with the eager pipeline")
-    terminalreporter.write_line(render(table))
-    for what, why in config.stash.get(NOT_MEASURED, {}).items():
+    """Print the tables of step errors and of image quality, and what was not measured and why."""
+    rows = [Measured(**row) for row in config.stash.get(MEASURED, {}).values()]
+    for title, text in quality_tables(rows).items():
+        terminalreporter.section(title)
+        terminalreporter.write_line(text)
+    for what, why in config.stash.get(NOT_MEASURED, {}).items() if rows else ():
         terminalreporter.write_line(f"not measured: {what}: {why}")

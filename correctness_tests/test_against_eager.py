@@ -1,4 +1,8 @@
-"""An optimized pipeline generates the eager pipeline's images, within its optimizations' budget."""
+"""An optimized pipeline computes the eager pipeline's steps and images, within its budget.
+
+The step error comes first: its references are built before the case's pipeline, because building
+one resets the compiler.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,9 @@ from fluxfast.quality.golden import golden_path, write_golden
 from fluxfast.quality.metrics import Quality, image_defects
 from fluxfast.quality.prompts import GeneratedImages, Prompt
 from fluxfast.quality.sheet import write_sheet
+from fluxfast.quality.step_error import joined
+from fluxfast.quality.step_golden import check_step_golden, has_step_goldens, write_step_golden
+from fluxfast.quality.step_reference import MeasuredSteps
 
 MATRIX, BATCH_SIZE = "alone", 2  # this module's cases, unless an option chooses others
 TAKES_OWN_CASES = True  # with --cases
@@ -32,6 +39,48 @@ def fail_if(problems: Sequence[str], planned: PlannedCase) -> None:
     """Fail the test with the case's id and the problems, if there are any."""
     if problems:
         pytest.fail(f"{planned.case.id}: {'; '.join(problems)}", pytrace=False)
+
+
+def test_step_error_is_that_of_the_definition(
+    planned: PlannedCase, steps: list[MeasuredSteps]
+) -> None:
+    """Lossless means an error like that of the eager pipeline, see quality/step_error.py."""
+    if not steps:
+        pytest.skip("not fed with the steps of the eager pipeline")
+    fail_if([problem for one in steps for problem in one.problems], planned)
+
+
+def test_step_error_is_within_budget(
+    planned: PlannedCase,
+    steps: list[MeasuredSteps],
+    bounds: dict[str, float] | None,
+    record_property: Callable[[str, object], None],
+) -> None:
+    if not steps:
+        pytest.skip("not fed with the steps of the eager pipeline")
+    quality = joined([one.quality for one in steps])
+    for name, value in quality.figures.items():
+        record_property(name, value)
+    if bounds is None:
+        pytest.skip("measured for a new budget, not judged")
+    fail_if(violations(quality, bounds), planned)
+
+
+def test_step_error_matches_the_golden(
+    planned: PlannedCase, steps: list[MeasuredSteps], hardware_name: str, suite: Suite
+) -> None:
+    if not steps or planned.case.is_own:
+        pytest.skip("goldens are kept of the project's cases alone, fed with eager steps")
+    folder, quality = GOLDENS / hardware_name, joined([one.quality for one in steps])
+    if suite.is_recording:
+        write_step_golden(folder, planned.case.id, quality)
+        pytest.skip("recorded, not judged")
+    if not has_step_goldens(folder):
+        pytest.skip(f"no step errors have been recorded on {hardware_name}: use --record")
+    try:
+        fail_if(check_step_golden(folder, planned.case.id, quality), planned)
+    except FluxFastError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 def test_images_have_no_defects(planned: PlannedCase, generated: GeneratedImages) -> None:
@@ -85,10 +134,9 @@ def test_generation_is_repeatable(
 
 
 def test_optimizations_are_active(
-    planned: PlannedCase, generated: GeneratedImages, repeated: tuple[GeneratedImages, Evidence]
+    planned: PlannedCase, steps: list[MeasuredSteps], evidence: Evidence
 ) -> None:
     """Otherwise the comparison is of other optimizations; a cache also has the hits it claims."""
-    _, evidence = repeated
     found = proofs(evidence)
     inactive = [f"{name}: {proof.detail}" for name, proof in found.items() if not proof.is_active]
     fail_if(inactive, planned)

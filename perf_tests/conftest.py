@@ -19,6 +19,7 @@ from fluxfast.tables import plain_table, render
 if TYPE_CHECKING:
     from fluxfast.bench.measurement.other_sizes import SizeTiming
     from fluxfast.bench.measurement.paired import PairedReferences
+    from fluxfast.bench.measurement.step_errors import StepErrors
 
 # They run where they are named: their times have no baseline.
 collect_ignore = ["test_lora_swap.py", "test_other_sizes.py"]
@@ -49,6 +50,14 @@ def references() -> Iterator[PairedReferences]:
 
     with paired_references() as references:
         yield references
+
+
+@pytest.fixture(scope="session")
+def step_errors() -> StepErrors:
+    """The steps of the eager pipelines, which are fed to the cases that follow."""
+    from fluxfast.bench.measurement.step_errors import StepErrors
+
+    return StepErrors()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ All cases are measured first and judged last: each verdict depends on how many c
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -84,4 +85,6 @@ def measured(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest)
         provisional=suite.provisional_outcome,
     )
     rounds.annotate(measurement.result)
-    return measurement
+    report("feeding the steps of the eager pipeline")
+    step_errors = get("step_errors").of(planned, get("built"), paired)
+    return replace(measurement, step_errors=step_errors)

@@ -47,7 +47,7 @@ class Quality:
         """Return the figure for a table, with its 95% interval where it has one."""
         if not self.has(name):
             return "–"
-        text = f"{self.figure(name):.{QUALITY_METRICS[name].digits}f}"
+        text = QUALITY_METRICS[name].formatted(self.figure(name))
         if name != "clip_score_drop":
             return text
         return f"{text} ± {self.clip_interval():.2f}"

@@ -114,15 +114,21 @@ def generate_images(built: BuiltPipeline, prompts: Sequence[Prompt]) -> Generate
     )
 
 
-def _generate_batch(built: BuiltPipeline, prompts: Sequence[Prompt]) -> GeneratedImages:
-    takes_image = built.plan.situation.model.takes_image
-    arguments = call_arguments(built.request, takes_image) | dict(
+def prompt_arguments(prompts: Sequence[Prompt], takes_image: bool) -> dict[str, Any]:
+    """Return the arguments of a pipeline call that belong to the prompts of a batch."""
+    arguments: dict[str, Any] = dict(
         prompt=[prompt.text for prompt in prompts],
         generator=[torch.Generator().manual_seed(prompt.seed) for prompt in prompts],
         num_images_per_prompt=1,
     )
     if takes_image:
         arguments["image"] = [prompt.image for prompt in prompts]
+    return arguments
+
+
+def _generate_batch(built: BuiltPipeline, prompts: Sequence[Prompt]) -> GeneratedImages:
+    takes_image = built.plan.situation.model.takes_image
+    arguments = call_arguments(built.request, takes_image) | prompt_arguments(prompts, takes_image)
     last: dict[str, Tensor] = {}
 
     def keep(pipeline: Any, step: int, timestep: Any, values: dict[str, Tensor]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from functools import partial
 
 from fluxfast.bench.results.summary import CaseSummary
 from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.quality.figures import STEP_METRICS
 from fluxfast.report.change import ReportedChange
 from fluxfast.report.charts.pareto import IDENTICAL
 from fluxfast.report.labels import MISSING, VALUE_TITLES, display_name, percent
@@ -105,7 +106,10 @@ def _figure_columns() -> list[Column]:
 
 def _quality_columns(rows: Sequence[ReportRow]) -> list[Column]:
     names = dict.fromkeys(
-        name for row in rows for name in row.measured.artifacts.get("quality", ())
+        name
+        for row in rows
+        for name in row.measured.artifacts.get("quality", ())
+        if name not in STEP_METRICS or name == "step_error"  # the others are in --json
     )
     return [
         Column(name=display_name(name), kind="number", cell=partial(_quality, name))
@@ -149,6 +153,8 @@ def _quality(name: str, row: ReportRow) -> Cell:
     figures = row.measured.artifacts.get("quality", {})
     if name in figures and figures[name] is None:
         return Cell(text=IDENTICAL, sort="Infinity")
+    if name in STEP_METRICS and name in figures:
+        return Cell(text=STEP_METRICS[name].formatted(figures[name]), sort=figures[name])
     return _number(figures.get(name), 3)
 
 

@@ -8,6 +8,7 @@ DISPLAY_NAMES = {
     "ssim": "SSIM",
     "lpips": "LPIPS, worst",
     "lpips_mean": "LPIPS, mean",
+    "step_error": "step error",
     "sm_clock_mhz": "SM clock (MHz)",
     "memory_clock_mhz": "memory clock (MHz)",
     "temperature_c": "temperature (°C)",

@@ -15,7 +15,7 @@ from fluxfast.report.charts.case import (
 )
 from fluxfast.report.charts.chart import Chart
 from fluxfast.report.charts.effects import effects_chart
-from fluxfast.report.charts.pareto import pareto_chart
+from fluxfast.report.charts.pareto import pareto_charts
 from fluxfast.report.charts.trend import trend_chart
 from fluxfast.report.contents import Report
 from fluxfast.report.rows import ReportRow
@@ -85,7 +85,11 @@ def _chart_sections(report: Report) -> list[Section]:
             name="Effects",
             charts=_present(effects_chart(m.effects, m.where) for m in report.machines),
         ),
-        Section(id="quality", name="Quality", charts=_present(map(pareto_chart, workloads))),
+        Section(
+            id="quality",
+            name="Quality",
+            charts=tuple(chart for rows in workloads for chart in pareto_charts(rows)),
+        ),
         Section(id="stages", name="Stages", charts=tuple(map(stages_chart, workloads))),
         Section(id="kernels", name="Kernels", charts=_present(map(kernels_chart, workloads))),
         Section(

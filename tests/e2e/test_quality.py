@@ -11,11 +11,13 @@ import torch
 from fluxfast.errors import FluxFastError
 from fluxfast.mini.render import render_scenes
 from fluxfast.mini.world import scenes
+from fluxfast.pytest_plugin.quality_tables import Measured, quality_tables
 from fluxfast.quality.budget import read_budgets, violations
 from fluxfast.quality.golden import golden_error, golden_path, write_golden
 from fluxfast.quality.metrics import Quality, compare_images, image_defects, shows_expected
 from fluxfast.quality.prompts import GeneratedImages, Prompt
 from fluxfast.quality.sheet import write_sheet
+from fluxfast.quality.step_golden import check_step_golden, has_step_goldens, write_step_golden
 
 BUDGETS = """
 cpu:
@@ -138,3 +140,41 @@ def test_a_golden_detects_changed_latents(tmp_path, generated):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(FluxFastError, match="no golden"):
         golden_error(path, generated.latents)
+
+
+def test_a_step_error_may_not_move_by_ten_percent_in_either_direction(tmp_path):
+    def quality(step, decoder=0.0):
+        return Quality(
+            values={
+                "step_error": (step / 2, step),
+                "prompt_error": (0.0, 0.0),
+                "decoder_error": (decoder,),
+            }
+        )
+
+    assert not has_step_goldens(tmp_path)
+    write_step_golden(tmp_path, "other", quality(0.5))
+    write_step_golden(tmp_path, "a-case", quality(0.02))
+    assert not check_step_golden(tmp_path, "a-case", quality(0.0215, decoder=1e-5))
+    for moved, change in ((0.0225, "+12%"), (0.0175, "-12%")):
+        (problem,) = check_step_golden(tmp_path, "a-case", quality(moved))
+        assert f"({change})" in problem and "either direction" in problem and "--record" in problem
+    (problem,) = check_step_golden(tmp_path, "a-case", quality(0.02, decoder=0.01))
+    assert "none before" in problem
+    assert check_step_golden(tmp_path, "a-case", quality(float("nan")))
+    with pytest.raises(FluxFastError, match="no golden of its step error"):
+        check_step_golden(tmp_path, "new-case", quality(0.02))
+    (tmp_path / "step_errors.json").write_text("{")
+    with pytest.raises(FluxFastError, match="cannot be read"):
+        check_step_golden(tmp_path, "a-case", quality(0.02))
+
+
+def test_the_table_of_step_errors_has_configurations_and_models():
+    rows = [
+        Measured(model=model, label="int8", forced={"step_error": errors}, shown={})
+        for model, errors in (("dev", [0.01, 0.02]), ("schnell", [0.03, 0.03]))
+    ]
+    rows.append(Measured(model="dev", label="sdpa", forced={}, shown={"psnr_db": "91.2"}))
+    steps, images = quality_tables(rows).values()
+    assert "0.01–0.02" in steps and "0.03" in steps and "sdpa" not in steps
+    assert "dev, sdpa" in images and "int8" not in images

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.sabotage.images import SABOTAGES, Sabotage, bench
 
-UNMODIFIED_RUNS = 3
+UNMODIFIED_RUNS = 3  # the step error, which is cheaper, has ten
 SMALL = 192  # the mini family's images of half its usual side are flat
 
 

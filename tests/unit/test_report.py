@@ -211,6 +211,7 @@ def test_a_baseline_and_a_folder_are_both_read_and_artifacts_are_shown(tmp_path)
     assert head.startswith("| verdict | case | ") and head.endswith("| memory (GiB) | PSNR (dB) |")
     assert sum(line.endswith("| same |") for line in lines) == 2  # the eager images themselves
     text = page.read_text()
+    assert "step error against the eager pipeline, for the same inputs: lower is better" in text
     for section in ("quality", "kernels", "roofline", "pictures", "steps", "stages", "staircase"):
         assert f'<section id="{section}"' in text, section
     assert text.count("difference × 8:") == 2 * 8
@@ -223,6 +224,7 @@ def test_a_baseline_and_a_folder_are_both_read_and_artifacts_are_shown(tmp_path)
 
     cases = json.loads(written.read_text(), parse_constant=no_json)["cases"]
     assert [c["quality"]["psnr_db"] for c in cases].count(None) == 2
+    assert [c["quality"]["step_error"] for c in cases].count(0) == 2
     assert main(["report", "baselines/nvidia-h200.json"]) == 0
 
 

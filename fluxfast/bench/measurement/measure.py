@@ -47,6 +47,7 @@ class Measurement:
         image: the last image that was generated, the first one of its batch.
         eager_image: likewise of the paired eager pipeline; None on a GPU.
         proofs: for each optimization of the case, whether it is active.
+        step_errors: the figures of its networks fed with the eager pipeline's inputs, if measured.
     """
 
     result: CaseResult
@@ -54,6 +55,7 @@ class Measurement:
     image: Image
     eager_image: Image | None
     proofs: Mapping[str, Proof] = field(default_factory=dict)
+    step_errors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def inactive(self) -> tuple[str, ...]:

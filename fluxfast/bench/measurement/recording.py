@@ -30,7 +30,14 @@ def record(folder: Path, measurement: Measurement, measured: Iterable[Case]) -> 
     result = measurement.result
     check_active(measurement)
     eager = measurement.eager_image or eager_image(folder, result.case, measured)
-    write_artifacts(folder, result, measurement.step, measurement.image, eager)
+    write_artifacts(
+        folder,
+        result,
+        measurement.step,
+        measurement.image,
+        eager,
+        step_errors=measurement.step_errors,
+    )
     write_result(folder, result)
 
 

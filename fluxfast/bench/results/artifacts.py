@@ -56,7 +56,13 @@ def is_there(path: Path, folder: Path) -> bool:
 
 
 def write_artifacts(
-    folder: Path, result: CaseResult, step: ProfiledStep, image: Image, eager: Image | None
+    folder: Path,
+    result: CaseResult,
+    step: ProfiledStep,
+    image: Image,
+    eager: Image | None,
+    *,
+    step_errors: Mapping[str, float] | None = None,
 ) -> None:
     """Write the artifacts of a result and remove those of an earlier result of the case.
 
@@ -66,12 +72,13 @@ def write_artifacts(
         step: one profiled denoising step.
         image: the image that the case generated.
         eager: the eager image of the same workload in this run, if there is one.
+        step_errors: the figures of the case's networks fed with the eager pipeline's inputs.
     """
     file = io.BytesIO()
     image.save(file, "PNG")
     write_bytes_atomically(image_path(folder, result.case), file.getvalue())
-    figures = image_quality(image, eager) if eager else None
-    write_figures(folder, "quality", result.case, figures)
+    figures = (image_quality(image, eager) if eager else None) or {}
+    write_figures(folder, "quality", result.case, {**figures, **(step_errors or {})})
     busy = None if result.bottleneck == "power" else result.device_busy
     write_figures(folder, "kernels", result.case, category_times_ms(step, busy))
     for kind in ("roofline", "verdicts"):  # written later, if at all

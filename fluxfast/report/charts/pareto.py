@@ -1,4 +1,4 @@
-"""The chart of image time against image quality, with the Pareto front."""
+"""The charts of image time against image quality and step error, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from fluxfast.quality.figures import STEP_METRICS
 from fluxfast.report.charts.chart import Chart, altair, chart_of, data_of, tooltip
 from fluxfast.report.labels import display_name, value_title
 from fluxfast.report.rows import ReportRow
 
 IDENTICAL = "same"  # shown for an image that is identical to the eager one
 # Higher is better for other metrics.
-LOWER_IS_BETTER = ("lpips", "lpips_mean", "fid", "latent_relative_error")
+LOWER_IS_BETTER = ("lpips", "lpips_mean", "fid", "latent_relative_error", "step_error")
 ON_FRONT, OFF_FRONT = "Pareto-optimal", "other"
 
 
@@ -24,16 +25,25 @@ class Point(NamedTuple):
     quality: float
 
 
-def pareto_chart(rows: Sequence[ReportRow]) -> Chart | None:
-    """Return image time against the first quality metric of one workload's rows.
+def pareto_charts(rows: Sequence[ReportRow]) -> list[Chart]:
+    """Return image time against the first metric of images, and against the step error.
+
+    Args:
+        rows: the rows of one workload; a metric that none of them has gets no chart.
+    """
+    found = [row.measured.artifacts.get("quality") or {} for row in rows]
+    measured = dict.fromkeys(name for figures in found for name in figures)
+    of_images = [name for name in measured if name not in STEP_METRICS]
+    names = [*of_images[:1], *(name for name in ("step_error",) if name in measured)]
+    return [_pareto_chart(rows, name) for name in names]
+
+
+def _pareto_chart(rows: Sequence[ReportRow], name: str) -> Chart:
+    """Return image time against one metric.
 
     An identical image has no bounded metric and is shown a little above the best that has one.
-    None if no row has a quality metric.
     """
     found = [(row, row.measured.artifacts.get("quality") or {}) for row in rows]
-    name = next((n for _, figures in found for n in figures), None)
-    if name is None:
-        return None
     points = [
         Point(row.label, row.value, math.inf if figures[name] is None else float(figures[name]))
         for row, figures in found
@@ -43,9 +53,10 @@ def pareto_chart(rows: Sequence[ReportRow]) -> Chart | None:
     data = _data(points, name, top)
     time, quality = value_title(rows[0].metric), display_name(name)
     better = "lower" if name in LOWER_IS_BETTER else "higher"
+    against = "pipeline, for the same inputs" if name in STEP_METRICS else "image"
     return chart_of(
         rows[0].workload_title,
-        f"{quality} against the eager image: {better} is better. "
+        f"{quality} against the eager {against}: {better} is better. "
         "No case is better in both than those on the line.",
         _layers(data, time, quality, best),
         ("case", time, quality, ""),

@@ -16,7 +16,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 
 from fluxfast.bench.cases.planned import planned_case, situation_of
 from fluxfast.console import Console
@@ -52,47 +51,6 @@ def weaker_block(pipeline: Any) -> Any:
         return tuple(part * 0.9 for part in output)
 
     return hooked(pipeline.transformer.single_transformer_blocks[1], change)
-
-
-def swapped_rope_axes(pipeline: Any) -> Any:
-    right = pipeline.transformer.pos_embed.forward
-    return patch.object(
-        pipeline.transformer.pos_embed, "forward", lambda ids: right(ids[:, [0, 2, 1]])
-    )
-
-
-def dropped_text_tokens(pipeline: Any) -> Any:
-    """All but the first few, as a maximum length that is too small would."""
-    right, kept = pipeline.transformer.forward, 4
-
-    def forward(*, encoder_hidden_states: Any, txt_ids: Any, **others: Any) -> Any:
-        return right(
-            encoder_hidden_states=encoder_hidden_states[:, :kept], txt_ids=txt_ids[:kept], **others
-        )
-
-    return patch.object(pipeline.transformer, "forward", forward)
-
-
-@contextmanager
-def wrong_scale(pipeline: Any) -> Iterator[None]:
-    """Of every quantized weight, by a tenth."""
-    weights = [p.data for p in pipeline.transformer.parameters() if hasattr(p.data, "scale")]
-    for weight in weights:
-        weight.scale.mul_(1.1)
-    try:
-        yield
-    finally:
-        for weight in weights:
-            weight.scale.div_(1.1)
-
-
-def unscaled_attention(pipeline: Any) -> Any:
-    right = F.scaled_dot_product_attention
-
-    def attend(*args: Any, **kwargs: Any) -> Any:
-        return right(*args, **(kwargs | dict(scale=1.0)))
-
-    return patch.object(F, "scaled_dot_product_attention", attend)
 
 
 @contextmanager
@@ -153,20 +111,6 @@ class Sabotage:
 
 SABOTAGES = (
     Sabotage(name="one block's output × 0.9", fault=weaker_block, seen_by=("budget", "golden")),
-    Sabotage(name="RoPE's axes swapped", fault=swapped_rope_axes, seen_by=("budget", "golden")),
-    Sabotage(name="text tokens dropped", fault=dropped_text_tokens, seen_by=("budget", "golden")),
-    Sabotage(
-        name="int8 with its scales × 1.1",
-        fault=wrong_scale,
-        seen_by=("budget", "golden"),
-        optimizations=("int8",),
-    ),
-    Sabotage(
-        name="attention without its scaling",
-        fault=unscaled_attention,
-        seen_by=("budget", "golden"),
-        optimizations=("sdpa",),
-    ),
     Sabotage(name="the VAE's shift forgotten", fault=forgotten_shift, seen_by=("budget",)),
     Sabotage(
         name="a cache that is not emptied",

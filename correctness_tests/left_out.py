@@ -1,0 +1,54 @@
+"""Which correctness tests are left out, and why: they say little for their time."""
+
+from __future__ import annotations
+
+import pytest
+
+from fluxfast.bench.cases.planned import PlannedCase
+from fluxfast.optimizations.base import Axis
+from fluxfast.pytest_plugin.plugin import Suite
+
+
+def why_left_out(
+    item: pytest.Item, planned: PlannedCase, suite: Suite, *, is_named: bool
+) -> str | None:
+    """Return why a test is left out, or None.
+
+    Args:
+        item: the test.
+        planned: its case.
+        suite: the session.
+        is_named: an option names the model or the cases.
+    """
+    needs_images = not {"generated", "swapped"}.isdisjoint(getattr(item, "fixturenames", ()))
+    if planned.checkpoint.kind.profile and needs_images:
+        return "whole images of synthetic weights show nothing; their step error is measured"
+    if suite.hardware.is_gpu or is_named:
+        return None
+    if not planned.checkpoint.model.is_few_step and _takes_minutes(item, planned):
+        return "of models with more steps than schnell take minutes on a CPU; --model runs them"
+    if needs_images and not has_images(planned, suite):
+        return (
+            "of whole images of single optimizations, whose step error decides; --model runs them"
+        )
+    return None
+
+
+def has_images(planned: PlannedCase, suite: Suite) -> bool:
+    """Return whether whole images judge the case: on a CPU those of presets and caches."""
+    return bool(
+        suite.hardware.is_gpu
+        or suite.is_recording
+        or planned.role
+        or planned.case.is_own
+        or planned.plan.on(Axis.CACHE)
+    )
+
+
+def _takes_minutes(item: pytest.Item, planned: PlannedCase) -> bool:
+    hardware = planned.plan.situation.hardware
+    if getattr(getattr(item, "module", None), "SHORTEST_MODEL_ON_A_CPU", False):
+        return True
+    if planned.plan.compiles and not planned.role:
+        return True  # the presets of the model compile the same blocks
+    return any(o.slow_to_generate(hardware) for o in planned.plan.optimizations)

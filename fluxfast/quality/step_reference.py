@@ -1,0 +1,130 @@
+"""References of the step error, and the checks of one case. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from fluxfast.models.spec import ImageRequest
+from fluxfast.optimizations.base import Axis, Plan
+from fluxfast.optimizations.registry import eager_names, plan
+from fluxfast.pipeline.build import BuiltPipeline
+from fluxfast.quality.metrics import Quality
+from fluxfast.quality.prompts import Prompt
+from fluxfast.quality.step_error import (
+    Differences,
+    check_lossless,
+    check_lossy,
+    differences,
+    is_step,
+    ratios,
+    step_quality,
+)
+from fluxfast.quality.trajectory import Outputs, Trajectory, in_float32, record, replay
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReference:
+    """The eager pipeline's results for one batch.
+
+    Attributes:
+        trajectory: inputs and outputs of the eager pipeline.
+        precise: the outputs of the same weights in float32; None where eager is float32 already.
+    """
+
+    trajectory: Trajectory
+    precise: Outputs | None
+
+
+def record_references(
+    eager: BuiltPipeline, batches: Sequence[tuple[ImageRequest, Sequence[Prompt]]]
+) -> tuple[StepReference, ...]:
+    """Return the reference of each batch. The pipeline is float32 afterwards: close it.
+
+    Args:
+        eager: the eager pipeline.
+        batches: requests, each with the prompts of a batch.
+    """
+    recorded = [record(eager, request, prompts) for request, prompts in batches]
+    if eager.pipeline.transformer.dtype is torch.float32:
+        return tuple(StepReference(trajectory=one, precise=None) for one in recorded)
+    pipeline = in_float32(eager.pipeline)
+    return tuple(
+        StepReference(trajectory=one, precise=replay(pipeline, eager.plan, one)) for one in recorded
+    )
+
+
+def on_other_size(request: ImageRequest) -> ImageRequest:
+    """Return the request of another, not square size: 0.75 × the height, 1.25 × the width."""
+    height, width = request.height * 3 // 64 * 16, request.width * 5 // 64 * 16
+    return replace(request, height=height, width=width, batch_size=1)
+
+
+def lossy_part(planned: Plan) -> Plan:
+    """Return the reference implementation of a plan: its lossy optimizations on eager, no other."""
+    situation = planned.situation
+    lossy = [o.name for o in planned.optimizations if o.is_lossy]
+    return plan({*eager_names(situation.hardware), *lossy}, situation)
+
+
+def is_lossy(planned: Plan) -> bool:
+    """Return whether an optimization of the plan changes what the transformer computes."""
+    return any(o.is_lossy for o in planned.optimizations)
+
+
+def why_not_forced(planned: Plan, reference: StepReference) -> str | None:
+    """Return why a plan cannot be fed the reference's steps, or None."""
+    steps = len(reference.trajectory.latents)
+    wanted = planned.situation.request.num_inference_steps
+    if planned.on(Axis.CACHE) and steps != wanted:
+        return f"a cache of {wanted} steps is not fed with a trajectory of {steps}"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredSteps:
+    """The outputs of one case for one batch, next to what they are compared with.
+
+    Attributes:
+        outputs: of the case.
+        reference: of the eager pipeline.
+        is_lossy: the transformer's outputs may differ by more than rounding.
+        lossy_alone: of the reference implementation of a lossy case; None if that is the case.
+    """
+
+    outputs: Outputs
+    reference: StepReference
+    is_lossy: bool
+    lossy_alone: Outputs | None = None
+
+    @property
+    def found(self) -> Differences:
+        """The differences from the eager pipeline."""
+        return differences(self.outputs, self.reference.trajectory.outputs)
+
+    @property
+    def quality(self) -> Quality:
+        """The figures of the differences from the eager pipeline, and of their ratios."""
+        values = dict(step_quality(self.found).values)
+        eager, precise = self.reference.trajectory.outputs, self.reference.precise
+        if self.lossy_alone:
+            alone = differences(self.lossy_alone, eager)
+            steps = {name: found for name, found in self.found.items() if is_step(name)}
+            values["error_ratio"] = tuple(ratios(steps, alone).values())
+        elif precise and not self.is_lossy:
+            against = differences(self.outputs, precise), differences(eager, precise)
+            values["error_ratio"] = tuple(ratios(*against).values())
+        return Quality(values=values)
+
+    @property
+    def problems(self) -> list[str]:
+        """The outputs that break the definition of lossless, or exceed those of a lossy part."""
+        eager, precise = self.reference.trajectory.outputs, self.reference.precise
+        found = list[str]()
+        if precise:
+            found += check_lossless(self.outputs, eager, precise, steps_are_lossy=self.is_lossy)
+        if self.lossy_alone:
+            found += check_lossy(self.found, differences(self.lossy_alone, eager))
+        return found

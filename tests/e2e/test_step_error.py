@@ -1,0 +1,113 @@
+"""The step error detects small faults, raises no alarm without one, and defines lossless."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fluxfast.bench.cases.planned import planned_case, situation_of
+from fluxfast.hardware import detect
+from fluxfast.models.weights import resolve
+from fluxfast.optimizations.presets import preset_names
+from fluxfast.pipeline.build import build
+from fluxfast.profiling.evidence import cached_steps
+from fluxfast.quality.prompts import prompts_for
+from fluxfast.quality.step_error import Difference, named_outputs
+from fluxfast.quality.step_reference import (
+    MeasuredSteps,
+    lossy_part,
+    record_references,
+    why_not_forced,
+)
+from fluxfast.quality.trajectory import replay
+from tests.support.sabotage.steps import STEP_SABOTAGES, StepBenches
+
+UNMODIFIED_RUNS = 10
+
+
+@pytest.fixture(scope="module")
+def benches():
+    with ExitStack() as stack, torch.no_grad():
+        yield StepBenches(stack)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sabotage", STEP_SABOTAGES, ids=lambda s: s.name)
+def test_both_gates_detect_a_small_fault(sabotage, benches):
+    optimizations = sabotage.optimizations(benches.hardware)
+    if optimizations is None:
+        pytest.skip("a CPU does not run the code with this fault")
+    bench = benches.of(optimizations)
+    with torch.no_grad(), sabotage.fault(bench.built):
+        seen = bench.seen(bench.measured())
+    assert seen["definition"] and seen["golden"]
+
+
+@pytest.mark.slow
+def test_unmodified_runs_repeat_bit_for_bit_and_raise_no_alarm(benches):
+    bench = benches.of(())
+    right = named_outputs(bench.right)
+    for _ in range(UNMODIFIED_RUNS):
+        measured = bench.measured()
+        assert not any(bench.seen(measured).values())
+        again = named_outputs(measured.outputs)
+        assert all(torch.equal(again[name], output) for name, output in right.items())
+
+
+@pytest.mark.slow
+@pytest.mark.compile
+def test_the_compiled_lossless_preset_meets_the_definition_in_bfloat16(benches):
+    """Its error differs from eager's, and is no larger: the compiler rounds less often.
+
+    The compiler's flags choose among kernels by their times, which takes as long again.
+    """
+    names = preset_names("lossless", benches.situation, enable=["bf16"], disable=["inductor_flags"])
+    bench = benches.of(names)
+    measured = bench.measured()
+    assert not measured.problems
+    assert 0 < measured.quality.figure("step_error") < 0.02
+    assert max(measured.quality.values["error_ratio"]) > 0.5
+
+
+@pytest.mark.slow
+def test_a_cached_step_has_an_error_of_its_own():
+    hardware = detect("cpu")
+    checkpoint = resolve("dev", "mini", hardware)
+    situation = situation_of(checkpoint, hardware, height=128, width=128)
+    prompts = prompts_for(checkpoint, 1, 128, 128)
+    with build(checkpoint, planned_case((), checkpoint, situation).plan) as eager:
+        (reference,) = record_references(eager, [(situation.request, prompts)])
+    planned = planned_case(("dbcache",), checkpoint, situation)
+    with build(checkpoint, planned.plan) as built:
+        outputs = replay(built.pipeline, planned.plan, reference.trajectory)
+        cached = cached_steps(built)
+    measured = MeasuredSteps(outputs=outputs, reference=reference, is_lossy=True)
+    errors = measured.quality.values["step_error"]
+    assert len(errors) == situation.request.num_inference_steps
+    assert sum(error > 1e-5 for error in errors) == cached > 0
+    shorter = replace(situation, request=replace(situation.request, num_inference_steps=20))
+    other = planned_case(("dbcache",), checkpoint, shorter).plan
+    assert "20 steps" in why_not_forced(other, reference)
+    assert lossy_part(planned.plan).names == planned.plan.names
+
+
+def test_a_difference_is_that_of_the_worst_image():
+    reference = torch.ones(2, 4)
+    output = torch.tensor([[1.0, 1, 1, 1], [1.1, 1.1, 1.1, 1.1]])
+    found = Difference.between(output, reference)
+    assert found.relative == pytest.approx(0.1)
+    assert found.bias == pytest.approx(1)  # every error has one sign
+    assert Difference.between(reference, reference).bias == 0
+
+
+def test_values_that_are_not_finite_agree_or_the_difference_is_no_number():
+    reference = torch.tensor([[1.0, float("nan"), float("inf")]])
+    assert Difference.between(reference, reference).relative == 0
+    for wrong in ([1.0, 0.0, float("inf")], [1.0, float("nan"), float("-inf")], [1.0] * 3):
+        relative = Difference.between(torch.tensor([wrong]), reference).relative
+        assert not relative <= 1  # NaN or infinite: no bound allows it
+    finite = torch.ones(1, 3)
+    assert not Difference.between(reference, finite).relative <= 1
