@@ -1,4 +1,4 @@
-"""`fluxfast profile`: show the kernels of a case's step, or what changed between two traces."""
+"""`fluxfast profile`: the kernels of a step, the layers of a step error, two traces compared."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from fluxfast.profiling.kernel_profile import (
     read_profile,
 )
 from fluxfast.profiling.trace import write_trace
+from fluxfast.quality.layer_errors import ErrorProfile, error_profile
 from fluxfast.tables import plain_table, render
 
 MOST_SHOWN = 25
@@ -30,7 +31,8 @@ MOST_SHOWN = 25
 def add_parser(commands: Any) -> None:
     """Add the command and its options."""
     parser = commands.add_parser(
-        "profile", help="the kernels of a denoising step, or what changed between two traces"
+        "profile",
+        help="the kernels of a denoising step, the layers of a step error, or two traces compared",
     )
     parser.add_argument(
         "case", nargs="?", metavar="CASE", help="a case id, as `fluxfast matrix` lists them"
@@ -41,6 +43,11 @@ def add_parser(commands: Any) -> None:
         type=Path,
         metavar=("A", "B"),
         help="compare two traces instead: what changed from A to B",
+    )
+    parser.add_argument(
+        "--error",
+        action="store_true",
+        help="list the quantized layers of CASE by their step error, and the time each one saves",
     )
     parser.add_argument(
         "--trace-file",
@@ -58,7 +65,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Profile a case, or compare two traces.
+    """Profile a case or its step error, or compare two traces.
 
     Raises:
         FluxFastError: neither or both were requested, or a trace cannot be read or written.
@@ -74,6 +81,10 @@ def run(options: argparse.Namespace) -> None:
         before, after = (read_profile(path) for path in options.diff)
         changes = difference(before, after)
         out(_changes_json(before, after, changes) if options.json else _changes(before, after))
+        return
+    if options.error:
+        found = _errors(options.case, options.device)
+        out(_errors_json(found) if options.json else _error_table(found))
         return
     path = options.trace_file or Path(f"{options.case}.json.gz")
     check_writable(path, creates_folder=True)
@@ -91,6 +102,29 @@ def _trace(case: str, path: Path, device: str) -> None:
         console.stage("profiling one image")
         write_trace(built, path)
     console.print(f"wrote {path}")
+
+
+def _errors(case: str, device: str) -> ErrorProfile:
+    console, planned = Console(), planned_from_id(case, detect(device))
+    return error_profile(planned.checkpoint, planned.plan, progress=console.stage)
+
+
+def _error_table(found: ErrorProfile) -> str:
+    numbers = ("step error", "share", "eager ms", "quantized ms", "saves ms")
+    table = plain_table("layer quantized alone", *numbers, numbers=numbers)
+    for layer in found.layers[:MOST_SHOWN]:
+        times = (layer.eager_ms, layer.quantized_ms, layer.saves_ms)
+        error, share = f"{layer.step_error:.2g}", f"{found.share(layer):.1%}"
+        table.add_row(layer.name, error, share, *(f"{ms:.3f}" for ms in times))
+    head = f"{found.quantization}: step error {found.step_error:.2g}, {len(found.layers)} layers"
+    return f"{head}; share: of the sum of squared errors\n\n{render(table)}"
+
+
+def _errors_json(found: ErrorProfile) -> str:
+    layers = [
+        asdict(one) | {"share": found.share(one), "saves_ms": one.saves_ms} for one in found.layers
+    ]
+    return json.dumps(asdict(found) | {"layers": layers}, indent=1)
 
 
 def to_json(profile: StepProfile) -> dict[str, Any]:

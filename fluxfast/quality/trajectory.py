@@ -138,16 +138,17 @@ def replay(pipeline: Any, plan: Plan, trajectory: Trajectory) -> Outputs:
     """
     indices = range(len(trajectory.latents)) if plan.on(Axis.CACHE) else trajectory.compared
     with on_device(pipeline):
-        steps = dict(_forced_steps(pipeline, trajectory, indices))
+        steps = dict(forced_steps(pipeline, trajectory, indices))
         prompt = _embedded(pipeline, trajectory.prompts, trajectory.max_sequence_length)
         size = dict(height=trajectory.height, width=trajectory.width)
         decoded = _decoded(pipeline, trajectory.final, **size)
     return Outputs(steps=steps, prompt=prompt, decoded=decoded)
 
 
-def _forced_steps(
+def forced_steps(
     pipeline: Any, trajectory: Trajectory, indices: Collection[int]
 ) -> Iterator[tuple[int, Tensor]]:
+    """Yield index and output of the transformer for the trajectory's input in each step."""
     transformer, device = pipeline.transformer, pipeline.device
     dtype = transformer.dtype
     # The same objects in every step: a table of modulation vectors is found by their identity.

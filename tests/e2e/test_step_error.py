@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from fluxfast.bench.cases.planned import planned_case, situation_of
+from fluxfast.cli.main import main
 from fluxfast.hardware import detect
 from fluxfast.models.weights import resolve
 from fluxfast.optimizations.presets import preset_names
@@ -23,6 +26,7 @@ from fluxfast.quality.step_reference import (
     why_not_forced,
 )
 from fluxfast.quality.trajectory import replay
+from tests.support.pages import commands
 from tests.support.sabotage.steps import STEP_SABOTAGES, StepBenches
 
 UNMODIFIED_RUNS = 10
@@ -92,6 +96,25 @@ def test_a_cached_step_has_an_error_of_its_own():
     other = planned_case(("dbcache",), checkpoint, shorter).plan
     assert "20 steps" in why_not_forced(other, reference)
     assert lossy_part(planned.plan).names == planned.plan.names
+
+
+@pytest.mark.slow
+def test_the_error_profile_has_the_layers_of_the_quantization(capsys):
+    (command,) = commands("smaller")  # as the page has it
+    _, *arguments = command.replace("128x128-b1-s4", "64x64-b1-s1").split()
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    errors = [layer["step_error"] for layer in found["layers"]]
+    assert found["quantization"] == "int8" and len(errors) == 37
+    assert errors == sorted(errors, reverse=True) and errors[0] < found["step_error"]
+    assert found["step_error"] == pytest.approx(math.hypot(*errors), rel=0.5)
+    assert sum(layer["share"] for layer in found["layers"]) == pytest.approx(1)
+    assert all(layer["eager_ms"] > 0 < layer["quantized_ms"] for layer in found["layers"])
+
+
+def test_an_error_profile_needs_a_quantization(capsys):
+    assert main(["profile", "--error", "schnell-mini-64x64-b1-s1-sdpa"]) != 0
+    assert "no quantized layers" in capsys.readouterr().err
 
 
 def test_a_difference_is_that_of_the_worst_image():

@@ -27,6 +27,7 @@ WAYS = {
     "accepted into an own baseline": ("fluxfast baseline accept --cases ",),
     "forgotten": ("fluxfast baseline forget",),
     "accepted": ("fluxfast baseline accept", "fluxfast matrix --gpu b200"),
+    "smaller": ("fluxfast profile --error ",),  # by tests/e2e
     "unchanged": (
         "fluxfast doctor",
         "fluxfast matrix",

@@ -1,0 +1,202 @@
+"""Where the step error of a quantization comes from: each layer alone, and the time it saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fluxfast.console import no_progress
+from fluxfast.errors import FluxFastError
+from fluxfast.models.weights import Checkpoint
+from fluxfast.optimizations.base import Axis, Build, Optimization, Plan
+from fluxfast.optimizations.registry import choices, eager_names, plan
+from fluxfast.pipeline.apply import DEFAULT_ARTIFACTS
+from fluxfast.pipeline.build import BuiltPipeline, build
+from fluxfast.quality.prompts import prompts_for
+from fluxfast.quality.step_error import Difference
+from fluxfast.quality.trajectory import Trajectory, forced_steps, record
+
+TIMED_S = 0.02  # of each kind of layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerError:
+    """One quantized layer.
+
+    Attributes:
+        name: the module's name in the transformer.
+        step_error: the worst step error of the eager pipeline with this layer alone quantized.
+        eager_ms: milliseconds of the layer in a step, unquantized and by itself.
+        quantized_ms: likewise quantized, with the cast of its input as a kernel of its own.
+    """
+
+    name: str
+    step_error: float
+    eager_ms: float
+    quantized_ms: float
+
+    @property
+    def saves_ms(self) -> float:
+        """Milliseconds that quantizing the layer saves in a step."""
+        return self.eager_ms - self.quantized_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorProfile:
+    """The step error of a quantization by layer.
+
+    Attributes:
+        quantization: the optimization.
+        step_error: of the eager pipeline with every layer quantized.
+        layers: the layers, that with the largest error first.
+    """
+
+    quantization: str
+    step_error: float
+    layers: tuple[LayerError, ...]
+
+    def share(self, layer: LayerError) -> float:
+        """Return the layer's share of the sum of squared errors."""
+        total = sum(one.step_error**2 for one in self.layers)
+        return layer.step_error**2 / total if total else 0.0
+
+
+def error_profile(
+    checkpoint: Checkpoint, planned: Plan, *, progress: Callable[[str], None] = no_progress
+) -> ErrorProfile:
+    """Quantize each layer of the eager pipeline alone, and measure its step error and its time.
+
+    Args:
+        checkpoint: the weights.
+        planned: a plan with a quantization; its other optimizations are left out.
+        progress: called with the name of each stage.
+
+    Raises:
+        FluxFastError: the plan has no quantization.
+    """
+    quantization, situation = _quantization(planned), planned.situation
+    request = situation.request
+    prompts = prompts_for(checkpoint, request.batch_size, request.height, request.width)
+    eager = plan(eager_names(situation.hardware), situation)
+    with ExitStack() as stack, torch.no_grad():
+        built = stack.enter_context(build(checkpoint, eager, progress=progress))
+        progress("recording the steps of the eager pipeline")
+        trajectory = record(built, request, prompts)
+        progress(f"applying {quantization.name}")
+        layers = stack.enter_context(_quantized(built, quantization, planned))
+        whole = _step_error(built, trajectory)
+        for layer in layers.values():
+            layer.restore()
+        times = _times_ms(built, trajectory, layers)
+        found = list[LayerError]()
+        for number, (name, layer) in enumerate(layers.items(), start=1):
+            progress(f"layer {number} of {len(layers)}: {name}")
+            with layer.quantized():
+                error = _step_error(built, trajectory)
+            before, after = times[name]
+            found.append(
+                LayerError(name=name, step_error=error, eager_ms=before, quantized_ms=after)
+            )
+    found.sort(key=lambda one: -one.step_error)
+    return ErrorProfile(quantization=quantization.name, step_error=whole, layers=tuple(found))
+
+
+def _quantization(planned: Plan) -> Optimization:
+    found = planned.on(Axis.QUANTIZATION)
+    if found is None:
+        raise FluxFastError(
+            "this case has no quantized layers",
+            got=" + ".join(planned.names) or "eager",
+            allowed=f"a case with one of {', '.join(o.name for o in choices(Axis.QUANTIZATION))}",
+            remedy="name such a case, as `fluxfast matrix` lists them",
+        )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """A layer with both of its weights."""
+
+    module: nn.Linear
+    eager: Tensor
+    quantized_weight: Tensor
+
+    def restore(self) -> None:
+        self.module.weight = self.eager  # type: ignore[assignment]  # a Parameter
+
+    @contextmanager
+    def quantized(self) -> Iterator[None]:
+        self.module.weight = self.quantized_weight  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            self.restore()
+
+
+@contextmanager
+def _quantized(
+    built: BuiltPipeline, quantization: Optimization, planned: Plan
+) -> Iterator[dict[str, _Layer]]:
+    """Apply the quantization to the eager pipeline and yield the layers that it has changed."""
+    modules = built.pipeline.transformer.named_modules()
+    linear = {name: module for name, module in modules if isinstance(module, nn.Linear)}
+    before = {name: module.weight for name, module in linear.items()}
+    changing = Build(pipeline=built.pipeline, plan=planned, artifacts=DEFAULT_ARTIFACTS)
+    with changing.undo:
+        quantization.apply(changing)
+        yield {
+            name: _Layer(module=module, eager=before[name], quantized_weight=module.weight)
+            for name, module in linear.items()
+            if module.weight is not before[name]
+        }
+
+
+def _step_error(built: BuiltPipeline, trajectory: Trajectory) -> float:
+    steps = forced_steps(built.pipeline, trajectory, trajectory.compared)
+    right = trajectory.outputs.steps
+    return max(Difference.between(output, right[index]).relative for index, output in steps)
+
+
+def _times_ms(
+    built: BuiltPipeline, trajectory: Trajectory, layers: Mapping[str, _Layer]
+) -> dict[str, tuple[float, float]]:
+    """Return the milliseconds of each layer before and after; layers of equal shapes share them."""
+    inputs, hooks = dict[str, Tensor](), list[Any]()
+    kinds = dict[tuple[Any, ...], str]()  # the first layer of each kind
+    keys = dict[str, tuple[Any, ...]]()
+
+    def keep(name: str, weight: Tensor) -> Callable[[Any, tuple[Tensor, ...]], None]:
+        def hook(module: Any, arguments: tuple[Tensor, ...]) -> None:
+            keys[name] = (tuple(arguments[0].shape), tuple(weight.shape))
+            if kinds.setdefault(keys[name], name) == name:
+                inputs[name] = arguments[0]
+
+        return hook
+
+    for name, layer in layers.items():
+        hooks.append(layer.module.register_forward_pre_hook(keep(name, layer.eager)))
+    list(forced_steps(built.pipeline, trajectory, trajectory.compared[:1]))
+    for hook in hooks:
+        hook.remove()
+    by_kind = {key: _both_ms(layers[name], inputs[name]) for key, name in kinds.items()}
+    return {name: by_kind[key] for name, key in keys.items()}
+
+
+def _both_ms(layer: _Layer, x: Tensor) -> tuple[float, float]:
+    before = _median_ms(layer.module, x)
+    with layer.quantized():
+        return before, _median_ms(layer.module, x)
+
+
+def _median_ms(module: nn.Module, x: Tensor) -> float:
+    from torch.utils.benchmark import Timer
+
+    timer = Timer(
+        "module(x)", globals=dict(module=module, x=x), num_threads=torch.get_num_threads()
+    )
+    return float(timer.blocked_autorange(min_run_time=TIMED_S).median * 1e3)
