@@ -63,7 +63,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for why, group in deselected.items():
         items[:] = [item for item in items if item not in group]
         config.hook.pytest_deselected(items=group)
-        config.stash.setdefault(NOT_MEASURED, {})[f"{len(group)} tests"] = why
+        what, _, reason = why.partition(": ")
+        config.stash.setdefault(NOT_MEASURED, {})[f"{len(group)} tests {what}"] = reason
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from fluxfast.pytest_plugin.plugin import Suite
 def why_left_out(
     item: pytest.Item, planned: PlannedCase, suite: Suite, *, is_named: bool
 ) -> str | None:
-    """Return why a test is left out, or None.
+    """Return why a test is left out, as `what: why`, or None.
 
     Args:
         item: the test.
@@ -22,15 +22,13 @@ def why_left_out(
     """
     needs_images = not {"generated", "swapped"}.isdisjoint(getattr(item, "fixturenames", ()))
     if planned.checkpoint.kind.profile and needs_images:
-        return "whole images of synthetic weights show nothing; their step error is measured"
+        return "of whole images of synthetic weights: they show nothing; the step error decides"
     if suite.hardware.is_gpu or is_named:
         return None
     if not planned.checkpoint.model.is_few_step and _takes_minutes(item, planned):
-        return "of models with more steps than schnell take minutes on a CPU; --model runs them"
+        return "of models with more steps than schnell: minutes on a CPU; --model runs them"
     if needs_images and not has_images(planned, suite):
-        return (
-            "of whole images of single optimizations, whose step error decides; --model runs them"
-        )
+        return "of whole images of single optimizations: the step error decides; --model runs them"
     return None
 
 
