@@ -323,7 +323,7 @@ def test_a_gpu_case_without_a_baseline_fails_and_the_message_shows_how_to_record
         measure.momentary = lambda machine: {}
         measure.gpu_reader = lambda machine: None
         stages.is_clock_readable = lambda machine: False
-        suite.detect = lambda device: PretendedL20(**{
+        suite.detect = lambda device, gpus: PretendedL20(**{
             **vars(real), "platform": Platform.CUDA, "name": "NVIDIA L20", "architecture": "sm_89",
         })
         """

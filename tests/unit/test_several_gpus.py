@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fluxfast.bench.baselines.accept import _check_canaries
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import read_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for
@@ -14,6 +15,7 @@ from fluxfast.bench.cases.matrix import matrix
 from fluxfast.bench.cases.planned import planned_cases, planned_from_id
 from fluxfast.bench.measurement import canary
 from fluxfast.bench.results.machine import gpu_from_hardware, machine_name, machine_slug
+from fluxfast.bench.verdicts.runner import why_invalid_runner
 from fluxfast.errors import BaselineError, FluxFastError, PlanError, RankError
 from fluxfast.hardware import Hardware, detect
 from fluxfast.optimizations.base import Axis
@@ -24,6 +26,7 @@ from fluxfast.optimizations.presets import PRESETS, preset_names
 from fluxfast.optimizations.registry import default_names, eager_combinations, plan
 from fluxfast.pytest_plugin import placement
 from tests.support.machines import H200, situation
+from tests.support.results import CANARIES, case, result
 
 X2 = replace(H200, gpus=2)
 MODEL_HEADS = 24
@@ -263,3 +266,17 @@ def test_a_rank_that_is_called_with_other_arguments_refuses(ours, message):
         return
     with pytest.raises(RankError, match=message):
         follower(None, given)
+
+
+def test_a_slow_link_is_another_machine_and_every_result_has_its_canary():
+    shared = {"case": case(gpus=2), "hardware": X2}
+    one, slow = (
+        result(**shared, canaries=CANARIES | {"link_ms": (time_ms, time_ms)})
+        for time_ms in (1.0, 1.1)
+    )
+    assert why_invalid_runner([one], [one]) is None
+    assert "canary link_ms 1.1, baseline 1: +10%" in why_invalid_runner([slow], [one])
+    _check_canaries(one)
+    _check_canaries(result(canaries=CANARIES))
+    with pytest.raises(BaselineError, match="lacks canaries"):
+        _check_canaries(result(**shared, canaries=CANARIES))
