@@ -16,7 +16,9 @@ from benchmarks.variants import PROMPT, VARIANTS, generate, loaded
 from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
 from fluxfast.models.lora.synthetic import synthetic_lora
+from fluxfast.pipeline import ranks
 from fluxfast.pipeline.watchdog import Watchdog
+from tests.support.forked import LIBRARIES
 from tests.support.ranks import EAGER, TEXT, Fault, join, rank_of_two
 
 MOST_DIFFERENCE = 1e-5  # of latents, relative: sums in another order, in float32
@@ -27,6 +29,14 @@ CALLS = (
     {"true_cfg_scale": 2.0, "negative_prompt": "a small blue square"},
     {"prompt": [PROMPT, "two small blue stars"], "guidance_scale": 1.0, "seed": 3},
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_server():
+    """Fork workers from the process that other tests fork from, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "PRELOAD", LIBRARIES)
+        yield
 
 
 @pytest.fixture(scope="module")
