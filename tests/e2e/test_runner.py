@@ -1,11 +1,11 @@
 """A job on a GPU runner leaves nothing for the next one: `make runner`, run as it is written."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pip
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -63,7 +63,9 @@ def test_what_a_job_leaves_is_gone_in_the_next_one(tmp_path):
     (project / "constraints-h200.txt").touch()
     variables, path = temp / "variables", temp / "path"
     (tmp_path / "only pip").mkdir()
-    (tmp_path / "only pip" / "pip").symlink_to(Path(pip.__file__).parent)
+    # Importing pip here would load another distutils than later tests need.
+    pip = importlib.util.find_spec("pip").submodule_search_locations[0]
+    (tmp_path / "only pip" / "pip").symlink_to(pip)
     given = {
         **{name: value for name, value in os.environ.items() if not name.startswith("XDG_")},
         "PYTHONPATH": str(tmp_path / "only pip"),
