@@ -1,4 +1,4 @@
-"""Where the step error of a quantization comes from: each layer alone, and the time it saves."""
+"""The layers that a quantization's step error comes from: each one alone, and the time it saves."""
 
 from __future__ import annotations
 
