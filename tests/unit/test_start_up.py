@@ -1,6 +1,7 @@
 """The times of the start: judged where caches were empty, and only against the same card."""
 
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
@@ -12,7 +13,8 @@ from fluxfast.bench.verdicts.comparison import compare_sides
 from fluxfast.bench.verdicts.noise import noises
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import decide
-from tests.support.machines import CPU
+from fluxfast.pipeline import build
+from tests.support.machines import CPU, H200
 from tests.support.replay.start_up import shares, started
 
 STARTS = {"load_s", "compile_s", "to_first_image_s"}
@@ -116,6 +118,29 @@ def test_each_case_compiles_anew(monkeypatch):
             inductor = counters["inductor"]
             misses.append((inductor["fxgraph_cache_miss"], inductor["fxgraph_cache_hit"]))
     assert misses == [(1, 0)] * 2
+
+
+def test_the_libraries_are_started_once_and_the_caches_emptied_for_each_case(monkeypatch):
+    calls = []
+
+    @contextmanager
+    def emptied(device):
+        calls.append(f"emptied {device}")
+        yield
+
+    @contextmanager
+    def small_pipeline(checkpoint, plan):
+        yield SimpleNamespace(generate=lambda: calls.append(f"a small image with {plan.names}"))
+
+    monkeypatch.setattr(starting, "empty_caches", emptied)
+    monkeypatch.setattr(starting, "detect", lambda device: H200)
+    monkeypatch.setattr(build, "build", small_pipeline)
+    starting.start_libraries.cache_clear()
+    for _ in range(2):
+        with starting.cold_start(H200):
+            pass
+    starting.start_libraries.cache_clear()
+    assert calls == ["a small image with ('bf16',)", "emptied cuda", "emptied cuda"]
 
 
 def test_nothing_is_emptied_on_a_cpu(monkeypatch):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
-from fluxfast.hardware import Hardware
+from fluxfast.hardware import Hardware, detect
 from fluxfast.optimizations.compilation._compiler import start_compiler
 
 KERNELS = "fluxfast.kernels."
@@ -28,7 +28,7 @@ def cold_start(hardware: Hardware) -> Iterator[None]:
     if not hardware.is_gpu:
         yield
         return
-    start_libraries(hardware)
+    start_libraries(hardware.device)
     with empty_caches(hardware.device):
         yield
 
@@ -64,7 +64,7 @@ def _forget_kernels(module: ModuleType) -> int:
 
 
 @cache
-def start_libraries(hardware: Hardware) -> None:
+def start_libraries(device: str) -> None:
     """Generate a small image of the mini family, once: no case should pay for starting libraries.
 
     It imports what loading a pipeline needs, and starts the device, its GEMMs, convolutions and
@@ -75,6 +75,7 @@ def start_libraries(hardware: Hardware) -> None:
     from fluxfast.optimizations.registry import eager_names
     from fluxfast.pipeline.build import build
 
+    hardware = detect(device)
     checkpoint = resolve("mini-schnell", "mini", hardware)
     situation = situation_of(checkpoint, hardware)
     planned = planned_case(eager_names(hardware), checkpoint, situation)
