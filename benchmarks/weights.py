@@ -47,7 +47,7 @@ NARROW = Architecture(
     default_side=128,
     max_text_tokens=64,
 )
-NARROW_STEPS = 8
+NARROW_STEPS = 6
 
 
 def main() -> int:
@@ -87,14 +87,15 @@ def conditioning(
     """Return relative errors of bfloat16 and relative changes, as {"errors": …, "changes": …}."""
     pipeline = assemble(model, torch.bfloat16, device, profile, shape)
     pipeline.set_progress_bar_config(disable=True)
-    inputs, embeds = recorded_inputs(pipeline, request), encoded(pipeline, request)
-    latents, changes = generated(pipeline, request), all_changes(pipeline, request, inputs)
+    (inputs, latents), embeds = trajectory(pipeline, request), encoded(pipeline, request)
     steps = [step(pipeline, given) for given in inputs]
+    changes = all_changes(pipeline, request, latents, list(zip(inputs, steps, strict=True)))
     decoded = decode(pipeline, latents, request)
     pipeline.to(torch.float32)
+    exact = encoded(pipeline, request)
     errors = {
-        "prompt embeddings": relative(embeds[0], encoded(pipeline, request)[0]),
-        "pooled embeddings": relative(embeds[1], encoded(pipeline, request)[1]),
+        "prompt embeddings": relative(embeds[0], exact[0]),
+        "pooled embeddings": relative(embeds[1], exact[1]),
         "steps": [
             relative(found, step(pipeline, given))
             for found, given in zip(steps, inputs, strict=True)
@@ -106,24 +107,30 @@ def conditioning(
 
 
 def all_changes(
-    pipeline: Any, request: ImageRequest, inputs: Sequence[Mapping[str, Any]]
+    pipeline: Any,
+    request: ImageRequest,
+    latents: Tensor,
+    steps: Sequence[tuple[Mapping[str, Any], Tensor]],
 ) -> dict[str, Any]:
-    """Return by change how far it moves the final latents and, of a weaker block, each step."""
-    transformer = pipeline.transformer
-    latents, steps = generated(pipeline, request), [step(pipeline, given) for given in inputs]
+    """Return by change how far it moves the final latents and, of a weaker block, each step.
+
+    Args:
+        pipeline: the pipeline.
+        request: the image.
+        latents: its final latents.
+        steps: inputs and output of the transformer in some steps.
+    """
+    prompt, seed = replace(request, prompt=OTHER_PROMPT), replace(request, seed=7)
     found: dict[str, Any] = {
-        "another prompt": relative(
-            generated(pipeline, replace(request, prompt=OTHER_PROMPT)), latents
-        ),
-        "another seed": relative(generated(pipeline, replace(request, seed=7)), latents),
+        "another prompt": relative(generated(pipeline, prompt), latents),
+        "another seed": relative(generated(pipeline, seed), latents),
     }
     for name in ("transformer_blocks", "single_transformer_blocks"):
-        blocks = getattr(transformer, name)
+        blocks = getattr(pipeline.transformer, name)
         with hooked(blocks[len(blocks) // 2], lambda part: part * WEAKER):
             found[f"{name} × {WEAKER}"] = relative(generated(pipeline, request), latents)
             found[f"{name} × {WEAKER}, steps"] = [
-                relative(step(pipeline, given), before)
-                for given, before in zip(inputs, steps, strict=True)
+                relative(step(pipeline, inputs), before) for inputs, before in steps
             ]
     return found
 
@@ -138,8 +145,8 @@ def hooked(block: torch.nn.Module, change: Callable[[Tensor], Tensor]) -> Iterat
         handle.remove()
 
 
-def recorded_inputs(pipeline: Any, request: ImageRequest) -> list[dict[str, Any]]:
-    """Return the transformer's arguments in four steps from the first to the last."""
+def trajectory(pipeline: Any, request: ImageRequest) -> tuple[list[dict[str, Any]], Tensor]:
+    """Return the transformer's arguments in up to four steps, and the final latents."""
     calls: list[dict[str, Any]] = []
 
     def keep(module: Any, args: Any, arguments: dict[str, Any]) -> None:
@@ -147,11 +154,11 @@ def recorded_inputs(pipeline: Any, request: ImageRequest) -> list[dict[str, Any]
 
     handle = pipeline.transformer.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        generated(pipeline, request)
+        latents = generated(pipeline, request)
     finally:
         handle.remove()
     last = len(calls) - 1
-    return [calls[index] for index in sorted({0, last // 3, 2 * last // 3, last})]
+    return [calls[index] for index in sorted({0, last // 3, 2 * last // 3, last})], latents
 
 
 def step(pipeline: Any, inputs: Mapping[str, Any]) -> Tensor:

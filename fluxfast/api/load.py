@@ -21,8 +21,8 @@ def load(name: str, *, weights: str = "auto", device: str = "auto") -> FluxPipel
     Args:
         name: `schnell`, `dev` or `kontext`, the small model of one of them (`mini-schnell`), a
             Hugging Face hub id, or a folder in diffusers layout.
-        weights: `hub`, `synthetic` (seeded random values of the published shape), `mini`, or
-            `auto`: what the machine has.
+        weights: `hub`, `mini`, seeded random values of the published shape (`synthetic`,
+            `synthetic_trained`, `synthetic_outliers`), or `auto`: what the machine has.
         device: `cuda`, `cpu` or `auto`.
 
     Returns:

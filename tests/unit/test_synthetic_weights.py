@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.weights import NARROW, WEAKER, encoded, hooked, recorded_inputs, relative, step
+from benchmarks.weights import NARROW, WEAKER, encoded, hooked, relative, step, trajectory
 from fluxfast.models.spec import DEV, default_request
 from fluxfast.models.synthetic.pipeline import assemble
 from fluxfast.models.synthetic.profiles import Profile
@@ -28,7 +28,7 @@ def pipeline():
 @torch.no_grad()
 def test_rounding_changes_little_and_other_inputs_change_much(pipeline):
     """At the published depth: 24 layers of T5, 19 double and 38 single blocks."""
-    (inputs,) = recorded_inputs(pipeline, REQUEST)
+    (inputs,), _ = trajectory(pipeline, REQUEST)
     embeds, found = encoded(pipeline, REQUEST)[0], step(pipeline, inputs)
     middle = pipeline.transformer.single_transformer_blocks[19]
     with hooked(middle, lambda part: part * WEAKER):

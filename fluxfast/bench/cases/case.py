@@ -27,8 +27,8 @@ class Case:
 
     Attributes:
         model: `dev`, `schnell` or `kontext`.
-        weights: `hub`, `synthetic` or `mini`; of a case of one's own, the checkpoint's name with
-            a digest, see `own.py`.
+        weights: a WeightsKind; of a case of one's own, the checkpoint's name with a digest, see
+            `own.py`.
         optimizations: the names of the enabled optimizations, in the order of the registry.
         height: height of the image in pixels.
         width: width of the image in pixels.

@@ -156,7 +156,7 @@ def planned_cases(
     Args:
         kind: the name of the matrix.
         models: the names of the models.
-        weights: `auto`, `hub`, `synthetic` or `mini`.
+        weights: `auto` or a WeightsKind.
         hardware: the machine.
         **changes: fields of the request that differ from the checkpoint's defaults.
 

@@ -14,9 +14,11 @@ accuracy: the attention of its T5 is saturated, so that rounding alone changes i
 - Weights are Gaussian with long tails; activations have mild outliers, and salient ones in
   specific channels (arXiv:2508.03485, on Flux; arXiv:2411.05007).
 
-The structure of each encoder is that of its own initialization in transformers. Everything else is
-a choice: no statistics of the modulation, biases, QK norms and growth per block of Flux were found,
-and those here are of the order that the published activations imply.
+T5 and CLIP have the structure of their own initializations in transformers, with exceptions that
+`encoders` names. Everything else is a choice: no published statistics of the modulation, biases, QK
+norms, MLPs or rank of Flux were found, nor the growth of its stream per block. The numbers are of
+the order that these activations imply, and such that rounding to bfloat16 stays below one percent
+in a step (`python -m benchmarks.weights`). They do not make the images of a trained model.
 """
 
 from __future__ import annotations
@@ -44,9 +46,11 @@ class Statistics:
         qk_norm: root mean square of the weights of QK norms; attention logits have its square.
         modulation: standard deviation of shift and scale over the channels.
         gate: standard deviation of the gates over the channels.
-        conditioned: share of the modulation that follows timestep, guidance and prompt.
+        conditioned: share of the modulation's mean square that follows timestep, guidance and
+            prompt; the rest is constant.
         branch: output of a branch before its gate, relative to the residual stream.
-        massive: size of the massive channels relative to the others.
+        massive: size of the massive channels of the residual stream relative to the others; they
+            are one in 1024.
         massive_scale: modulation 1 + scale of the massive channels.
         hot: factor of the hot rows of matrices whose output is an activation.
     """

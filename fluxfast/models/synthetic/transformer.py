@@ -28,7 +28,7 @@ LARGEST_PERIOD = 10_000.0  # of the sinusoidal embedding
 # reads a feature averages the rounding errors of its channels, so that the rank of the stream
 # is low and errors stay small, as in trained models. OWN is the share of a weight's mean square
 # that belongs to one channel alone.
-CHANNELS_OF_A_FEATURE, OWN = 8, 0.02
+CHANNELS_OF_A_FEATURE, OWN = 16, 0.02
 
 SINGLE = ("shift", "scale", "gate")  # in the order of the outputs of a modulation
 DOUBLE = SINGLE * 2
@@ -38,7 +38,7 @@ def fill_transformer(transformer: Any, layers: Layers) -> None:
     """Fill every parameter of a FluxTransformer2DModel.
 
     Args:
-        transformer: the transformer; its width is a multiple of 8.
+        transformer: the transformer; its width is a multiple of 16.
         layers: fills layers in the profile's statistics.
     """
     filler = _Filler(transformer, layers)
@@ -228,7 +228,7 @@ class _Filler:
     def _reading(self, name: str, shape: Sequence[int]) -> Tensor:
         """Return weights [outputs, width] that read features: their sum over a feature's channels.
 
-        What is independent in each channel, such as rounding, has an eighth of the energy.
+        What is independent in each channel, such as rounding, has a sixteenth of the energy.
         """
         features = self.width // CHANNELS_OF_A_FEATURE
         shared = self.values.normal(name, (shape[0], features)).repeat(1, CHANNELS_OF_A_FEATURE)
