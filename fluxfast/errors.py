@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+# Characters that a terminal obeys, and halves of characters, which cannot be printed.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 class FluxFastError(Exception):
     """An error that the user can correct.
@@ -16,7 +21,9 @@ class FluxFastError(Exception):
     def __init__(self, problem: str, *, got: object, allowed: str, remedy: str) -> None:
         """Compose the message: problem, got, allowed, remedy, each on its own line."""
         self.problem, self.got, self.allowed, self.remedy = problem, got, allowed, remedy
-        super().__init__(f"{problem}\n  got:     {got}\n  allowed: {allowed}\n  remedy:  {remedy}")
+        shown = got if str(got) else "nothing"
+        lines = f"{problem}\n  got:     {shown}\n  allowed: {allowed}\n  remedy:  {remedy}"
+        super().__init__(CONTROL.sub(lambda found: repr(found[0])[1:-1], lines))
 
 
 class PlanError(FluxFastError):

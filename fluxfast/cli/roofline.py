@@ -13,7 +13,8 @@ from typing import Any
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.planned import PlannedCase, planned_case, planned_from_id, situation_of
 from fluxfast.bench.measurement.stages import time_image
-from fluxfast.bench.results.artifacts import Figures, figures_path, read_figures, write_figures
+from fluxfast.bench.results.artifacts import Figures, figures_path, write_figures
+from fluxfast.bench.verdicts.artifacts import read_artifact
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
@@ -117,7 +118,7 @@ def _attention(plan: Plan) -> Attend:
 
 def _times_ms(results: Path, case: Case) -> Figures:
     """Return milliseconds of one step by category, as `pytest perf_tests` profiled it."""
-    times_ms = read_figures(results, "kernels", case)
+    times_ms: Figures | None = read_artifact(results, "kernels", case)
     if times_ms is None:
         raise FluxFastError(
             "no kernel times of this case",

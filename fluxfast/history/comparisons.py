@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.ab.layout import OURS, process_folders
-from fluxfast.bench.results.artifacts import read_figures
 from fluxfast.bench.results.machine import hardware_of, machine_name
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.sides import ComparedSides, read_sides
 from fluxfast.bench.results.store import read_results
+from fluxfast.bench.verdicts.artifacts import read_artifact
+from fluxfast.history.checks import check_compared, checked
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS compared (
@@ -73,7 +74,7 @@ def compared_cases(results: Path) -> list[ComparedCase]:
         result.case: (result, figures)
         for folder in process_folders(results, OURS)
         for result in read_results([folder])
-        if (figures := read_figures(folder, "verdicts", result.case))
+        if (figures := read_artifact(folder, "verdicts", result.case))
     }
     return [_compared(result, figures, sides) for result, figures in newest.values()]
 
@@ -123,5 +124,6 @@ def known_compared(
         f"SELECT {', '.join(names)} FROM compared WHERE measured_at >= ? "
         "AND instr(lower(gpu), lower(?)) AND instr(case_id, ?) ORDER BY measured_at, gpu, case_id",
         (since, gpu, case),
-    )
+    ).fetchall()
+    checked(rows, check_compared)
     return [ComparedCase(**dict(zip(names, row, strict=True))) for row in rows]

@@ -20,6 +20,8 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import summarize
 from fluxfast.errors import FluxFastError
 from fluxfast.files import local_folder
+from fluxfast.files.reading import check_ordinary
+from fluxfast.history.checks import check_texts_of_row, checked
 from fluxfast.history.dates import measured_at
 from fluxfast.models.synthetic.profiles import Profile
 
@@ -117,6 +119,8 @@ def opened(path: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            check_ordinary(path)
         connection = sqlite3.connect(path, timeout=WAIT_FOR_WRITERS_S)
         try:
             _prepare(connection, path)
@@ -235,10 +239,10 @@ def acceptances(connection: sqlite3.Connection) -> list[Acceptance]:
     """Return all acceptances, in the order of their merges."""
     rows = connection.execute(
         "SELECT pull, merged_at, measured_at, who, reason FROM accepted ORDER BY merged_at"
-    )
+    ).fetchall()
     return [
         Acceptance(pull=pull, merged_at=merged_at, measured_at=measured_at, who=who, reason=reason)
-        for pull, merged_at, measured_at, who, reason in rows
+        for pull, merged_at, measured_at, who, reason in checked(rows, check_texts_of_row)
     ]
 
 

@@ -6,6 +6,7 @@ import sqlite3
 from typing import Any
 
 from fluxfast.errors import FluxFastError
+from fluxfast.history.checks import check_figure, check_stack, check_texts_of_row, checked
 from fluxfast.history.database import METRICS
 from fluxfast.history.dates import has_usable_date
 
@@ -16,12 +17,13 @@ def commits(connection: sqlite3.Connection) -> list[tuple[str, str]]:
         "SELECT commit_id, min(measured_at) FROM result "
         f"WHERE {has_usable_date()} GROUP BY commit_id ORDER BY 2"
     )
-    return connection.execute(query).fetchall()
+    return checked(connection.execute(query).fetchall(), check_texts_of_row)
 
 
 def stacks(connection: sqlite3.Connection) -> dict[int, str]:
     """Return the versions by package, as JSON, of each stack number in the rows."""
-    return dict(connection.execute("SELECT id, versions FROM stack").fetchall())
+    rows = connection.execute("SELECT id, versions FROM stack").fetchall()
+    return dict(checked(rows, check_stack))
 
 
 def known_cases(
@@ -35,11 +37,12 @@ def known_cases(
         case: a part of the case id; "" for any.
         since: the first date, as 2026-01-31; "" for all.
     """
-    return connection.execute(
+    rows = connection.execute(
         f"SELECT DISTINCT gpu, case_id FROM result WHERE {has_usable_date()} AND measured_at >= ? "
         "AND instr(lower(gpu), lower(?)) AND instr(case_id, ?) ORDER BY gpu, case_id",
         (since, gpu, case),
     ).fetchall()
+    return checked(rows, check_texts_of_row)
 
 
 def metric_rows(
@@ -58,18 +61,20 @@ def metric_rows(
         Tuples (measured_at, commit_id, stack, card, value).
 
     Raises:
-        FluxFastError: the metric is unknown.
+        FluxFastError: the metric is unknown, or a row holds what fluxfast does not write.
     """
     if metric not in METRICS:
         raise FluxFastError(
             "unknown metric", got=metric, allowed=", ".join(METRICS), remedy="leave --metric out"
         )
-    return connection.execute(
-        f"SELECT measured_at, commit_id, stack, card, {metric} FROM result WHERE gpu = ? "
+    rows = connection.execute(
+        f"SELECT measured_at, commit_id, stack.id, card, {metric} FROM result LEFT JOIN stack "
+        "ON stack.id = result.stack WHERE gpu = ? "
         f"AND case_id = ? AND measured_at >= ? AND {metric} IS NOT NULL AND {has_usable_date()} "
         "ORDER BY measured_at",
         (gpu, case, since),
     ).fetchall()
+    return checked(rows, check_figure)
 
 
 def a_year_before_the_newest(connection: sqlite3.Connection) -> str:

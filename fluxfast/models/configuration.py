@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxfast.errors import CheckpointError
+from fluxfast.files import reading
 from fluxfast.models.architecture import PUBLISHED
 from fluxfast.models.recognition import recognise
 from fluxfast.models.spec import MODELS, ModelSpec
@@ -188,8 +189,8 @@ def read_json(location: str, name: str) -> dict[str, Any]:
     _check_location(location)
     try:
         path = Path(location) / name if Path(location).is_dir() else Path(_download(location, name))
-        loaded = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        loaded = reading.read_json(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"cannot read {name} of this checkpoint",
             got=f"{location}: {first_line(error)}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxfast.errors import CheckpointError
+from fluxfast.files.reading import check_ordinary, read_json
 from fluxfast.models.configuration import first_line
 
 # The dtypes that weights may be stored in. Integers and 8-bit floats need scales to mean anything.
@@ -82,9 +82,9 @@ def weight_map(index: Path) -> dict[str, str]:
         CheckpointError: the index cannot be read.
     """
     try:
-        listed = json.loads(index.read_text())["weight_map"]
+        listed = read_json(index)["weight_map"]
         shards = {name: Path(shard).name for name, shard in listed.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(index, first_line(error)) from error
     if not shards or shards != listed:
         raise _unreadable(index, "weight_map does not name a file of this folder for each tensor")
@@ -127,6 +127,7 @@ def _read_headers(file: Path) -> dict[str, Header]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_ordinary(file)
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             return {

@@ -5,14 +5,12 @@ They are checked against `cache_settings` before a model is loaded.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fluxfast.files.strict_yaml import read_yaml
 from fluxfast.optimizations.cache_settings import (
     DBCACHE_SETTINGS,
     calibrator_of,
@@ -24,8 +22,6 @@ from fluxfast.optimizations.cache_settings import (
 
 # Names of older cache-dit releases, which flux-fast's file still uses.
 RENAMED = {"warmup_steps": "max_warmup_steps", "taylorseer_kwargs": "taylorseer_order"}
-# What PyYAML raises for a value that does not fit its tag, and for deep nesting.
-YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,29 +75,13 @@ def read_cache_config(path: Path) -> CacheConfig:
     Raises:
         FluxFastError: the file cannot be read, or a key or a value is not allowed.
     """
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except (OSError, *YAML_ERRORS) as error:
-        raise refused("the cache configuration cannot be read", f"{path}: {error}") from error
+    loaded = read_yaml(path, "cache configuration")
     if not isinstance(loaded, dict) or not loaded:
         raise refused("the cache configuration holds no settings", f"{path}: {shown(loaded)}")
     settings = _section(loaded)
     if not isinstance(settings, dict) or not settings:
         raise refused("cache_config holds no settings", f"{path}: {shown(settings)}")
     return cache_config_of(settings)
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is given twice; YAML's own loader keeps the last one in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return the mapping of a node."""
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := [key for key, count in keys.items() if count > 1]:
-            raise yaml.MarkedYAMLError(
-                problem=f"{', '.join(twice)} is given more than once", problem_mark=node.start_mark
-            )
-        return super().construct_mapping(node, deep=deep)
 
 
 def _section(loaded: Mapping[Any, Any]) -> Any:

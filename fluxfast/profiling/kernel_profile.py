@@ -7,8 +7,8 @@ operators that it called are not included.
 from __future__ import annotations
 
 import gzip
-import json
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fluxfast.errors import FluxFastError
+from fluxfast.errors import CONTROL, FluxFastError
+from fluxfast.files.reading import check_ordinary, parse_json
 from fluxfast.optimizations.base import KernelCategory, Optimization
 from fluxfast.optimizations.registry import optimizations
 
 STEP = "denoising_step"  # fluxfast.pipeline.observe.Region.DENOISING_STEP in a trace
 DEVICE_CATEGORIES = ("kernel", "gpu_memcpy", "gpu_memset")
+HOST_CATEGORIES = ("cpu_op", "user_annotation")
+LARGEST_BYTES = 2 << 30  # of the text of a trace
+LONGEST_US = 1e18  # of a time since 1970, with room
+MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 LAUNCH_CATEGORIES = ("cuda_runtime", "cuda_driver", "hip_runtime")
 
 
@@ -144,18 +149,44 @@ def _launch_times(events: Iterable[dict[str, Any]]) -> dict[Any, float]:
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
+    """Return the events that a profile is made of; the values that it reads are checked."""
     try:
+        check_ordinary(path)
         opened = gzip.open if path.name.endswith(".gz") else open
-        with opened(path, "rt", encoding="utf-8") as file:
-            events = json.load(file)["traceEvents"]
-        return [event for event in events if event.get("ph") == "X"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        with opened(path, "rb") as file:
+            content = file.read(LARGEST_BYTES + 1)
+        if len(content) > LARGEST_BYTES:
+            raise ValueError(f"more than {LARGEST_BYTES} bytes")
+        found = parse_json(content.decode())["traceEvents"]
+        events = [event for event in found if event.get("ph") == "X" and _is_used(event)]
+        for event in events:
+            _check(event)
+        return events
+    except (OSError, EOFError, zlib.error, *MALFORMED) as error:
         raise FluxFastError(
             "this trace cannot be read",
             got=f"{path}: {type(error).__name__}: {error}",
             allowed="a Chrome trace as PyTorch writes it, .json or .json.gz",
             remedy="`fluxfast profile CASE --trace-file FILE` writes one",
         ) from error
+
+
+def _is_used(event: dict[str, Any]) -> bool:
+    return event.get("cat") in (*DEVICE_CATEGORIES, *LAUNCH_CATEGORIES, *HOST_CATEGORIES)
+
+
+def _check(event: dict[str, Any]) -> None:
+    """Raise ValueError for an event without a name or without times that may be added up."""
+    for key in ("ts", "dur"):
+        if type(event[key]) not in (int, float) or abs(event[key]) > LONGEST_US:
+            raise ValueError(f"{key} of an event is {event[key]!r}")
+    if event["dur"] < 0:
+        raise ValueError(f"dur of an event is {event['dur']!r}")
+    if not isinstance(event["name"], str) or CONTROL.search(event["name"]):
+        raise ValueError(f"an event is named {event['name']!r:.80}")
+    correlation, thread = event.get("args", {}).get("correlation"), event.get("tid")
+    if not all(isinstance(number, int | str | None) for number in (correlation, thread)):
+        raise ValueError(f"an event is of thread {thread!r:.80}")
 
 
 def _steps(events: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from fluxfast.errors import FluxFastError
@@ -66,7 +67,7 @@ def _slurm_part(environ: Mapping[str, str]) -> str:
 
 def _number(environ: Mapping[str, str], name: str) -> int:
     text = environ.get(name, "")
-    if not text.isdecimal():
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
         raise FluxFastError(
             f"--shard auto needs a number in {name}",
             got=text or "nothing",

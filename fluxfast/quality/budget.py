@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fluxfast.errors import FluxFastError
+from fluxfast.files.strict_yaml import read_yaml
 from fluxfast.models.spec import MODELS
 from fluxfast.optimizations.registry import optimizations
 from fluxfast.quality.figures import QUALITY_METRICS
@@ -75,12 +75,14 @@ def read_budgets(path: Path, hardware: str) -> Budgets:
     Raises:
         FluxFastError: an unknown metric or model, or no budgets were measured on this hardware.
     """
-    data = yaml.safe_load(path.read_text())
+    data = read_yaml(path, "file of budgets")
+    if not isinstance(data, dict) or not all(isinstance(entry, dict) for entry in data.values()):
+        raise _unreadable(path, hardware, "no mapping of optimizations for each hardware")
     if hardware not in data:
         raise FluxFastError(
             "no image-quality budgets have been measured on this hardware",
             got=hardware,
-            allowed=", ".join(data),
+            allowed=", ".join(map(str, data)),
             remedy=f"measure with `pytest correctness_tests --record`, then add them to {path}",
         )
     entries = {name: _entry(name, entry, path) for name, entry in data[hardware].items()}
@@ -93,20 +95,29 @@ def read_budgets(path: Path, hardware: str) -> Budgets:
     )
 
 
-def _entry(
-    name: str, entry: Mapping[str, Any], path: Path
-) -> tuple[dict[str, dict[str, float]], float | None]:
+def _entry(name: str, entry: Any, path: Path) -> tuple[dict[str, dict[str, float]], float | None]:
     """Return the bounds by model, and the bound on goldens or None."""
+    if not isinstance(entry, dict):
+        raise _unreadable(path, name, "no mapping")
     models = {model: values for model, values in entry.items() if model not in ("from", GOLDEN)}
+    if no_mapping := [model for model, values in models.items() if not isinstance(values, dict)]:
+        raise _unreadable(path, name, f"{no_mapping[0]} without figures")
     unknown = {metric for values in models.values() for metric in values} - set(QUALITY_METRICS)
     unknown |= set(models) - {ANY_MODEL, *MODELS}
     if unknown or "from" not in entry:
-        raise _unreadable(path, name, ", ".join(sorted(unknown)) or "no `from`")
+        raise _unreadable(path, name, ", ".join(sorted(map(str, unknown))) or "no `from`")
+    numbers = [*(v for values in models.values() for v in values.values()), entry.get(GOLDEN, 0)]
+    if wrong := [number for number in numbers if not _is_bound(number)]:
+        raise _unreadable(path, name, f"{wrong[0]!r}, which is no finite number from 0 on"[:200])
     bounds = {model: {m: float(v) for m, v in values.items()} for model, values in models.items()}
     return bounds, float(entry[GOLDEN]) if GOLDEN in entry else None
 
 
-def _unreadable(path: Path, name: str, got: str) -> FluxFastError:
+def _is_bound(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= sys.float_info.max
+
+
+def _unreadable(path: Path, name: object, got: str) -> FluxFastError:
     return FluxFastError(
         f"the budget of {name} cannot be read",
         got=f"{path}: {got}",

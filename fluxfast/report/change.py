@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, Self
 
-from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS, PerformanceMetric, metric_named
+from fluxfast.bench.verdicts.artifacts import BOUNDS, NUMBERS
+from fluxfast.bench.verdicts.metrics import PerformanceMetric, metric_named
 from fluxfast.report.labels import percent
-
-NUMBERS = ("before", "after", "relative")
-BOUNDS = ("low", "high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +60,3 @@ class ReportedChange:
         values = f"{self.before:.{digits}f} → {self.after:.{digits}f}{unit}"
         interval = f" ({self.interval})" if self.interval else ""
         return f"{self.of.title} {values}: {self.percent}{interval}"
-
-
-def is_change(data: Any) -> bool:
-    """Return whether JSON describes the change of a metric."""
-    known = {metric.name for metric in PERFORMANCE_METRICS}
-    if not isinstance(data, dict) or data.get("metric") not in known:
-        return False
-    bounds = [data.get(name, "missing") for name in BOUNDS]
-    return all(is_number(data.get(name)) for name in NUMBERS) and all(
-        bound is None or is_number(bound) for bound in bounds
-    )
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value of JSON is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -20,6 +20,7 @@ The folder of a run with --against holds a folder for each process instead, see 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -30,15 +31,14 @@ from fluxfast.bench.ab.layout import OURS, THEIRS, is_comparison, process_folder
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.results.artifacts import KINDS, figures_path, image_path, is_there
+from fluxfast.bench.results.artifacts import KINDS, image_path, is_there
 from fluxfast.bench.results.joining import check_consistent, is_same_process
 from fluxfast.bench.results.machine import hardware_of, machine_name
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.sides import ComparedSide, read_sides
-from fluxfast.bench.results.store import read_json, read_results, result_path
-from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.results.store import read_results, result_path
+from fluxfast.bench.verdicts.artifacts import read_artifact
 from fluxfast.errors import BaselineError
-from fluxfast.report.change import is_change, is_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def read_inputs(paths: Sequence[Path]) -> list[MeasuredCase]:
     """
     by_machine: dict[str, list[tuple[Path, CaseResult]]] = {}
     by_case: dict[tuple[str, str], list[MeasuredCase]] = {}
-    for path in dict.fromkeys(p.resolve() for p in paths):
+    for path in dict.fromkeys(Path(os.path.realpath(p)) for p in paths):
         for measured in _read(path):
             by_case.setdefault((measured.machine, measured.case.id), []).append(measured)
             if not measured.is_accepted:
@@ -158,59 +158,9 @@ def _from_baseline(baseline: Baseline) -> list[MeasuredCase]:
 
 def _with_artifacts(folder: Path, result: CaseResult) -> MeasuredCase:
     image = image_path(folder, result.case)
-    files = {kind: figures_path(folder, kind, result.case) for kind in KINDS}
+    artifacts = {kind: read_artifact(folder, kind, result.case) for kind in KINDS}
     return MeasuredCase(
         results=(result,),
         image_path=image if is_there(image, folder) else None,
-        artifacts={
-            kind: _read_artifact(kind, file)
-            for kind, file in files.items()
-            if is_there(file, folder)
-        },
+        artifacts={kind: found for kind, found in artifacts.items() if found is not None},
     )
-
-
-def _read_artifact(kind: str, path: Path) -> Any:
-    data = read_json(path)
-    if not _is_well_formed(kind, data):
-        raise BaselineError(
-            f"this file is not a valid `{kind}` artifact",
-            got=f"{path}: {str(data)[:80]}",
-            allowed="the artifact formats in docs/guides/reports.md",
-            remedy="measure the case again, or remove the file",
-        )
-    return data
-
-
-def _is_well_formed(kind: str, data: Any) -> bool:
-    match kind, data:
-        case "quality", dict():
-            return all(value is None or is_number(value) for value in data.values())
-        case "kernels", dict():
-            return all(is_number(ms) and ms >= 0 for ms in data.values())
-        case "verdicts", {"outcome": str(outcome), "reason": str()}:
-            lists = [data.get(key, []) for key in ("changes", "worse")]
-            texts = [data.get(key, "") for key in ("headline", "remedy")]
-            is_known = outcome in list(Outcome) and all(map(is_change, data.get("figures", [])))
-            is_known = is_known and is_number(data.get("change", 0.0))
-            return is_known and _all_are(list, lists) and _all_are(str, texts)
-        case "roofline", {
-            "ceilings": {"tflops": _, "tb_per_s": _} as ceilings,
-            "kernels": [*found],
-        }:
-            return all(map(_is_positive, ceilings.values())) and all(map(_is_kernel, found))
-    return False
-
-
-def _all_are(kind: type, values: Iterable[Any]) -> bool:
-    return all(isinstance(value, kind) for value in values)
-
-
-def _is_kernel(kernel: Any) -> bool:
-    if not isinstance(kernel, dict) or not isinstance(kernel.get("name"), str):
-        return False
-    return all(_is_positive(kernel.get(figure)) for figure in ("tflop", "gb", "ms"))
-
-
-def _is_positive(value: Any) -> bool:
-    return is_number(value) and value > 0

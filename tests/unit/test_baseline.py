@@ -114,7 +114,8 @@ def test_accepting_takes_slower_and_faster_figures_and_keeps_a_history(shipped, 
     assert history[0].startswith("date\tcommit\tcase") and change in history[1]
     assert accept(write_all(shipped, processes(e2e_s))) == 0
     again = (shipped / "nvidia-h200.history.tsv").read_text().splitlines()
-    assert again[: len(history)] == history and len(again) == 2 * len(history) - 1
+    assert again[: len(history)] == history and len(again) > len(history)
+    assert len(set(again)) == len(again)  # also after an `accept` that was killed
 
 
 @pytest.mark.parametrize(
@@ -450,10 +451,10 @@ def test_an_incomplete_baseline_is_refused(baseline, damage):
                 ({"step_ms": []}, "without steps"),
                 ({"step_ms": "fast"}, "step_ms is 'f'"),
                 ({"step_ms": 450.0}, "not iterable"),
-                ({"step_ms": [450.0, math.inf]}, "step_ms is inf"),
+                ({"step_ms": [450.0, math.inf]}, "Infinity is no number of JSON"),
                 ({"e2e_s": 0}, "e2e_s is 0"),
                 ({"e2e_s": -2.0}, "e2e_s is -2.0"),
-                ({"decode_ms": math.nan}, "decode_ms is nan"),
+                ({"decode_ms": math.nan}, "NaN is no number of JSON"),
                 ({"decode_ms": "80"}, "decode_ms is '80'"),
                 ({"decode_ms": None}, "decode_ms is None"),
             )
@@ -461,7 +462,7 @@ def test_an_incomplete_baseline_is_refused(baseline, damage):
         ({"images": [5]}, "incomplete"),
         ({"reference_e2e_s": [0.0]}, "reference_e2e_s is 0.0"),
         ({"first_image_s": "12"}, "first_image_s is '12'"),
-        ({"peak_memory_gib": math.nan}, "peak_memory_gib is nan"),
+        ({"peak_memory_gib": math.nan}, "NaN is no number of JSON"),
         ({"canaries": {"gemm_ms": [0.0]}}, "gemm_ms is 0.0"),
         ({"canaries": []}, "incomplete"),
         ({"sampling": 5}, "incomplete"),
@@ -483,7 +484,7 @@ def test_a_wrong_value_is_reported_with_its_file(tmp_path, changes, told):
     path.write_text(json.dumps(data | {"images": data["images"][:1]} | changes))
     with pytest.raises(BaselineError, match=re.escape(told)) as error:
         read_result(path)
-    assert str(path) in str(error.value) and "measure again" in error.value.remedy
+    assert str(path) in str(error.value) and "again" in error.value.remedy
 
 
 @pytest.mark.parametrize("key", ["slug", "device_names", "platform", "memory_gib"])

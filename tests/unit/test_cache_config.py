@@ -144,7 +144,7 @@ STATIC = "steps_computation_policy: static\nsteps_computation_mask: "
         ("steps_computation_mask: [[1], [0]]", "wrong value"),
         ("cache_type: DBPrune", "wrong value"),
         ("warmup_steps: 2\nmax_warmup_steps: 4", "a setting is given twice"),
-        ("Fn_compute_blocks: 1\nFn_compute_blocks: 2", "Fn_compute_blocks is given more than once"),
+        ("Fn_compute_blocks: 1\nFn_compute_blocks: 2", "'Fn_compute_blocks' is given twice"),
         ("steps_computation_policy: static", "static policy requires steps_computation_mask"),
         (STATIC + "[0, 1, 1, 1]", "does not compute the first step"),
         (STATIC + "[1, 1, 1]", "computes every step"),

@@ -32,7 +32,7 @@ def known_baselines(folder: Path | None = None) -> dict[str, Path]:
         folder: the folder of baselines; by default the shipped ones.
     """
     found = {}
-    for path in sorted((folder or shipped_baselines()).glob("*.json")):
+    for path in sorted((folder or shipped_baselines()).glob("[!.]*.json")):
         for alias in (path.stem, path.stem.partition("-")[2]):
             found[alias] = path
     return found

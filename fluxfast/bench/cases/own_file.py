@@ -14,8 +14,8 @@ from typing import Any
 from unicodedata import category
 
 from fluxfast.bench.cases.planned import RESOLUTION, parse_resolution
-from fluxfast.bench.cases.strict_yaml import read_yaml
 from fluxfast.errors import FluxFastError
+from fluxfast.files.strict_yaml import read_yaml
 from fluxfast.models.lora.source import LoraSource
 from fluxfast.optimizations.presets import PRESETS
 from fluxfast.quality.figures import QUALITY_METRICS

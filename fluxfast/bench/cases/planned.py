@@ -178,7 +178,8 @@ def planned_cases(
 def shard(cases: list[PlannedCase], part: str) -> list[PlannedCase]:
     """Return the part `I/N` of the cases, counted from 1: every N-th case."""
     index, _, count = part.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+    is_part = all(re.fullmatch(r"\d{1,6}", number, re.ASCII) for number in (index, count))
+    if not (is_part and 1 <= int(index) <= int(count)):
         raise FluxFastError(
             "this is no shard",
             got=part,

@@ -16,6 +16,7 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import check_inside, read_json
 from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically, write_bytes_atomically
+from fluxfast.files.reading import check_ordinary
 from fluxfast.optimizations.base import KernelCategory, ProfiledStep
 from fluxfast.profiling.kernel_profile import category_of
 
@@ -119,6 +120,7 @@ def read_image(path: Path) -> Image:
     from PIL import Image
 
     try:
+        check_ordinary(path)
         with Image.open(path) as image:
             return image.convert("RGB")
     except OSError as error:

@@ -6,30 +6,31 @@ be judged, shown, sorted and stored without further checks.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from fluxfast.errors import BaselineError
+from fluxfast.errors import CONTROL, BaselineError
 from fluxfast.hardware import Hardware, Platform
 
 SCHEMA = 2
 LONGEST_TEXT = 10_000
+# Figures beyond these would become infinite when they are added up or divided.
+SMALLEST, LARGEST = 1e-100, 1e100
 
 
 def check_positive(**figures: Any) -> None:
     """Raise ValueError unless each figure is a finite number above 0, or a tuple of them."""
     for name, figure in figures.items():
         for number in figure if isinstance(figure, tuple) else (figure,):
-            if type(number) not in (int, float) or not 0 < number <= sys.float_info.max:
+            if type(number) not in (int, float) or not SMALLEST <= number <= LARGEST:
                 raise ValueError(f"{name} is {number!r}, which is no finite number above 0")
 
 
 def check_readings(**figures: Any) -> None:
     """Raise ValueError unless each reading of a GPU is None or a finite number from 0 on."""
     for name, reading in figures.items():
-        is_number = type(reading) in (int, float) and 0 <= reading <= sys.float_info.max
+        is_number = type(reading) in (int, float) and 0 <= reading <= LARGEST
         if not (reading is None or is_number):
             raise ValueError(f"{name} is {reading!r}, which is no finite number from 0 on")
 
@@ -38,9 +39,16 @@ def check_texts(**texts: Any) -> None:
     """Raise ValueError unless each is a text of a sensible length, or a tuple of them."""
     for name, found in texts.items():
         for text in found if isinstance(found, tuple) else (found,):
-            if not isinstance(text, str) or len(text) > LONGEST_TEXT:
+            if not isinstance(text, str) or len(text) > LONGEST_TEXT or CONTROL.search(text):
                 raise ValueError(f"{name} is {str(text)[:80]!r}, which is no text")
-            text.encode()  # raises UnicodeEncodeError, a ValueError, for half of a character
+
+
+def check_mapping_of_texts(found: Any) -> None:
+    """Raise ValueError unless it is a mapping of texts to texts."""
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{str(found)[:80]!r} is no mapping")
+    for name, text in found.items():
+        check_texts(name=name, value=text)
 
 
 def check_environment(environment: Mapping[str, Any]) -> None:
@@ -49,7 +57,8 @@ def check_environment(environment: Mapping[str, Any]) -> None:
     packages = dict(data["packages"])
     Hardware(**{**data, "platform": Platform(data["platform"]), "packages": packages})
     check_positive(memory_gib=data["memory_gib"])
-    check_texts(name=data["name"], architecture=data["architecture"], **packages)
+    check_texts(name=data["name"], architecture=data["architecture"])
+    check_mapping_of_texts(packages)
     check_texts(python=environment.get("python", ""))
     facts = {} if environment.get("gpu") is None else environment["gpu"]
     if not isinstance(facts, dict):

@@ -174,7 +174,7 @@ class CaseResult:
         The energy counter is updated ten times a second. For an image of 0.3 s the value is
         coarse; for shorter images it is wrong.
         """
-        if not all("energy_j" in image for image in self.telemetry):
+        if any(image.get("energy_j") is None for image in self.telemetry):
             return None
         energy_j: float = sum(image["energy_j"] for image in self.telemetry)
         return energy_j / sum(image.e2e_s for image in self.images) if energy_j else None

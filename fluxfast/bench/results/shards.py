@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically
+from fluxfast.files.reading import read_text
 
 WHOLE = "1/1"
 FILE = "shards.txt"
+LARGEST_BYTES = 100_000
+PART = re.compile(r"[1-9]\d{0,3}/[1-9]\d{0,3}", re.ASCII)
 
 
 def note_shard(folder: Path, shard: str) -> None:
@@ -31,9 +36,28 @@ def _write(folder: Path, shards: set[str]) -> None:
 
 
 def shards_in(folder: Path) -> list[str]:
-    """Return the parts `I/N` whose cases were measured into a folder; none for a whole run."""
+    """Return the parts `I/N` whose cases were measured into a folder; none for a whole run.
+
+    Raises:
+        BaselineError: the note cannot be read, or names something else.
+    """
     path = folder / FILE
-    return path.read_text(encoding="utf-8").split() if path.exists() else []
+    try:
+        text = read_text(path, LARGEST_BYTES) if path.exists() else ""
+    except (OSError, ValueError) as error:
+        raise _wrong(path, str(error)) from error
+    if wrong := [line for line in text.splitlines() if not PART.fullmatch(line)]:
+        raise _wrong(path, repr(wrong[0][:80]))
+    return text.split()
+
+
+def _wrong(path: Path, got: str) -> BaselineError:
+    return BaselineError(
+        "the note of a folder's shards cannot be read",
+        got=f"{path}: {got}",
+        allowed="a part I/N on each line, as pytest perf_tests --shard writes it",
+        remedy="remove the file, and check that no shard is missing",
+    )
 
 
 def missing_shards(folders: Iterable[Path]) -> list[str]:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from fluxfast.bench.results.checks import check_mapping_of_texts, check_texts, why_unreadable
 from fluxfast.bench.results.machine import version_changes
 from fluxfast.bench.results.origin import COMMIT_CHARACTERS
 from fluxfast.bench.results.store import read_json
@@ -61,16 +62,28 @@ class ComparedSide:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: Path) -> Self:
-        """Return the side that JSON describes; raise BaselineError for a missing key."""
+        """Return the side that JSON describes; raise BaselineError for a missing or wrong value."""
         try:
-            return cls(**{field.name: data[field.name] for field in fields(cls)})
-        except (KeyError, TypeError) as error:
+            found = cls(**{field.name: data[field.name] for field in fields(cls)})
+            _check(found)
+            return found
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BaselineError(
                 "this file does not describe a side of a comparison",
-                got=f"{where}: {error}",
+                got=f"{where}: {why_unreadable(error)}",
                 allowed="a file written by pytest perf_tests --against or --against-env",
                 remedy="measure again, or delete the folder",
             ) from error
+
+
+def _check(side: ComparedSide) -> None:
+    """Raise unless the values are texts and mappings of texts."""
+    check_texts(name=side.name, interpreter=side.interpreter)
+    check_texts(**{k: v for k in ("revision", "commit") if (v := getattr(side, k)) is not None})
+    if side.dirty not in (True, False, None):
+        raise ValueError(f"dirty is {side.dirty!r}")
+    for versions in (side.versions, side.packages):
+        check_mapping_of_texts(versions)
 
 
 @dataclass(frozen=True, kw_only=True)

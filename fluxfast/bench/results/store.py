@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.errors import BaselineError
-from fluxfast.files import write_atomically
+from fluxfast.files import reading, write_atomically
 
 
 def read_json(path: Path) -> Any:
@@ -20,7 +21,7 @@ def read_json(path: Path) -> Any:
         BaselineError: the file is missing, truncated or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return reading.read_json(path)
     except FileNotFoundError as error:
         raise BaselineError(
             "there is no such file", got=path, allowed="an existing file", remedy="check the path"
@@ -54,7 +55,7 @@ def check_inside(path: Path, folder: Path) -> None:
     Raises:
         BaselineError: the file lies outside the folder.
     """
-    target = path.resolve()
+    target = Path(os.path.realpath(path))  # Path.resolve() raises for a link that leads to itself
     if not target.is_relative_to(folder.resolve()):
         raise BaselineError(
             "a file of these results leads out of their folder",
@@ -91,7 +92,7 @@ def read_results(folders: Iterable[Path]) -> list[CaseResult]:
 def result_paths(folders: Iterable[Path]) -> list[Path]:
     """Return the path of every result in the folders; raise BaselineError if there is none."""
     folders = list(folders)
-    paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
+    paths = [path for folder in folders for path in sorted(folder.glob("[!.]*.json"))]
     if not paths:
         raise BaselineError(
             "there are no results here",

@@ -49,20 +49,25 @@ class Change:
     @property
     def relative(self) -> float:
         """The relative change that is judged, without the part that the canaries explain."""
-        if self.estimate is None:
-            return self.measured / self.baseline - 1
-        worse = exp(self.estimate.effect)
-        return worse - 1 if self.metric.lower_is_better else 1 / worse - 1
+        return self._ratio - 1
 
     @property
     def worse(self) -> float:
         """The relative change for the worse."""
-        return self.relative if self.metric.lower_is_better else 1 / (1 + self.relative) - 1
+        return (self._ratio if self.metric.lower_is_better else 1 / self._ratio) - 1
 
     @property
     def better(self) -> float:
         """The relative change for the better."""
-        return 1 / (1 + self.worse) - 1
+        return (1 / self._ratio if self.metric.lower_is_better else self._ratio) - 1
+
+    @property
+    def _ratio(self) -> float:
+        """The figure over that of the baseline, without the part that the canaries explain."""
+        if self.estimate is None:
+            return self.measured / self.baseline
+        worse = exp(self.estimate.effect)
+        return worse if self.metric.lower_is_better else 1 / worse
 
     @property
     def size(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fluxfast.errors import FluxFastError
+from fluxfast.files.reading import parse_json
 
 HEADER_KEY = "lora_adapter_metadata"  # diffusers' name for peft's configuration
 
@@ -45,7 +45,7 @@ def read_alphas(header: Mapping[str, str], name: str) -> Alphas:
         FluxFastError: the configuration cannot be understood.
     """
     try:
-        configuration = json.loads(header.get(HEADER_KEY, "{}")).items()
+        configuration = parse_json(header.get(HEADER_KEY, "{}")).items()
         own = {key.removeprefix("transformer."): value for key, value in configuration}
         patterns = {
             re.compile(pattern).pattern: _finite(alpha)

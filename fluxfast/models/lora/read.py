@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fluxfast.errors import FluxFastError
+from fluxfast.files.reading import check_ordinary
 from fluxfast.models.lora.adapter import Lora, LowRank, listed
 from fluxfast.models.lora.alphas import Alphas, read_alphas
 from fluxfast.models.lora.keys import Factors, parse
@@ -66,6 +67,7 @@ def _load(source: Source) -> tuple[str, Mapping[str, Tensor], Alphas]:
     path = lora_file(str(source))
     name = _name(str(source), path)
     try:
+        check_ordinary(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -108,11 +110,14 @@ def lora_file(source: str) -> Path:
     Raises:
         FluxFastError: there is no such file, or it cannot be downloaded.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _file_of_folder(path)
-    if path.is_file():
-        return path
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return _file_of_folder(path)
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError, ValueError):  # too long, of no user, or a name of no file
+        source = f"./{source}"
     owner_and_name = re.fullmatch(r"([\w.-]+/[\w.-]+?)(?:/(.+\.safetensors))?", source)
     if owner_and_name is None or source.startswith("."):
         raise FluxFastError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxfast.errors import ArtifactError
-from fluxfast.files import write_atomically
+from fluxfast.files import reading, write_atomically
 from fluxfast.optimizations.base import Situation
 
 SCHEMA = 2
@@ -86,11 +86,11 @@ def read(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     """
     path = folder / FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = reading.read_json(path)
         if found.pop("checksum") != _checksum(found):
             raise ValueError("its checksum is of another content")
         packages: dict[str, Any] = found.pop("packages")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             "there is no usable exported package",
             got=f"{path}: {type(error).__name__}: {error}",

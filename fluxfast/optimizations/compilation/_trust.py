@@ -37,6 +37,8 @@ def check_owner(folder: Path) -> None:
             problem = f"it belongs to user {status.st_uid}"
         elif stat.S_ISLNK(status.st_mode):
             problem = "it is a link"
+        elif path != folder and not stat.S_ISREG(status.st_mode):
+            problem = "it is no ordinary file"
         elif status.st_mode & stat.S_IWOTH:
             problem = f"everybody can write it (mode {stat.S_IMODE(status.st_mode):o})"
         if problem:

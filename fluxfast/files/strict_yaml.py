@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from fluxfast.errors import FluxFastError
+from fluxfast.files.reading import read_text
 
 LARGEST_BYTES = 1_000_000
+MOST_VALUES = 1_000_000
 # What PyYAML raises for a value that does not fit its tag, besides errors of its own.
 MALFORMED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
@@ -36,14 +38,12 @@ def read_yaml(path: Path, what: str) -> Any:
         what: what the file is, for errors, as `file of cases`.
 
     Raises:
-        FluxFastError: the file cannot be read, is no YAML, or gives a key twice.
+        FluxFastError: the file cannot be read, is no YAML, gives a key twice, or repeats values by
+            aliases until there are too many.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
-        if len(content) > LARGEST_BYTES:
-            raise ValueError(f"more than {LARGEST_BYTES} bytes")
-        return yaml.load(content.decode(), Loader=_Loader)
+        loaded = yaml.load(read_text(path, LARGEST_BYTES), Loader=_Loader)
+        _check_count(loaded)
     except (OSError, yaml.YAMLError, *MALFORMED) as error:
         raise FluxFastError(
             f"this {what} cannot be read",
@@ -51,3 +51,18 @@ def read_yaml(path: Path, what: str) -> Any:
             allowed=f"YAML in UTF-8, at most {LARGEST_BYTES} bytes, with each key once",
             remedy="check the path, and correct the line that is named",
         ) from error
+    return loaded
+
+
+def _check_count(loaded: Any) -> None:
+    """Raise ValueError if aliases make a small file a huge document, or one without an end."""
+    stack, count = [loaded], 0
+    while stack:
+        value = stack.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values, with those of its aliases")
+        if isinstance(value, dict):
+            stack.extend(value.values())
+        elif isinstance(value, list | tuple | set):
+            stack.extend(value)

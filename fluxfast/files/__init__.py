@@ -13,7 +13,7 @@ from typing import IO
 
 from fluxfast.errors import FluxFastError
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 GIT_TIMEOUT_S = 20
 
 
@@ -34,7 +34,9 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    # Without the ending: a reader of a folder would take what a killed writer left for a result.
+    temporary = path.with_name(f".{path.name}.part")
+    with _replaced(path, temporary, (OSError,)), temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -45,7 +47,8 @@ def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move the file that was written over `path`.
 
     The temporary name keeps the ending, because some writers choose the format by it. On an error
-    the temporary file is removed and the old file stays.
+    the temporary file is removed and the old file stays. What a killed writer left is overwritten
+    by the next one of the path, which waits while another is at work.
 
     Args:
         path: the final path; its folder is created.
@@ -55,16 +58,24 @@ def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
         FluxFastError: the file cannot be written.
     """
     ending = "".join(path.suffixes[-2:])
-    temporary = path.with_name(f".{path.name.removesuffix(ending)}.{os.getpid()}.part{ending}")
-    refused: tuple[type[Exception], ...] = (OSError, *errors)
+    temporary = path.with_name(f".{path.name.removesuffix(ending)}.part{ending}")
+    with _replaced(path, temporary, (OSError, *errors)):
+        yield temporary
+
+
+@contextmanager
+def _replaced(path: Path, temporary: Path, refused: tuple[type[Exception], ...]) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        with _opened_lock(temporary):
+            try:
+                yield
+                temporary.replace(path)
+            except BaseException:  # afterwards the name may be that of the next writer's file
+                temporary.unlink(missing_ok=True)
+                raise
     except refused as error:
         raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: Exception) -> FluxFastError:
@@ -93,31 +104,36 @@ def locked(path: Path, *, waits: bool = True) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _opened_lock(path, waits)
+        file = _opened_lock(path, waits=waits)
     except BlockingIOError:
         raise
     except OSError as error:
         raise _unwritable(path, error) from error
     with file:
         try:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def _opened_lock(path: Path, waits: bool) -> IO[str]:
-    """Return the locked file; one that its last holder removed meanwhile is created again."""
+def _opened_lock(path: Path, *, waits: bool = True) -> IO[str]:
+    """Return the locked file; one that its last holder moved meanwhile is created again."""
     with ExitStack() as stack:
         while True:
-            file = stack.enter_context(path.open("a"))
+            file = stack.enter_context(open(path, "a", opener=_open_no_link))
             fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
             if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
                 stack.pop_all()
                 return file
             file.close()
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file; a link, which might lead to a file of somebody else, or a pipe is an error."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def check_writable(path: Path, *, creates_folder: bool = False) -> None:
