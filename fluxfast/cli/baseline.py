@@ -141,9 +141,9 @@ def accept(options: argparse.Namespace) -> None:
         updated = newest.accept(results)
         check_acceptable(newest, found, options.processes)
         rows, roles = history_rows(newest, results), role_changes(newest, results)
-        history = history_text(history_path(updated), rows)  # read before anything is written
+        # First, because the next run adds no row twice, but would not know what was before.
+        write_atomically(history_path(updated), history_text(history_path(updated), rows))
         write_baseline(updated)
-        write_atomically(history_path(updated), history)
     table = plain_table(*SHOWN)
     for row in rows:
         table.add_row(wrapping(row["case"]), *(row[column] for column in SHOWN[1:]))

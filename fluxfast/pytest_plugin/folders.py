@@ -54,10 +54,21 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def _is_held(lock: Path) -> bool:
+    """Return whether a run holds the lock; one of a killed run is removed."""
+    if not lock.exists():
+        return False
+    try:
+        with files.locked(lock, waits=False):
+            return False
+    except (BlockingIOError, FluxFastError):
+        return True
+
+
 def remove_old(parent: Path, kept: int = KEPT) -> int:
     """Remove the folders of runs without --results except the newest; return how many."""
     own = [path for path in parent.glob("*") if path.is_dir() and OWN_NAME.fullmatch(path.name)]
-    old = [path for path in sorted(own)[:-kept] if not (path / LOCK).exists()]
+    old = [path for path in sorted(own)[:-kept] if not _is_held(path / LOCK)]
     for path in old:
         shutil.rmtree(path, ignore_errors=True)
     return len(old)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.shards import merge_notes, missing_shards
 from fluxfast.bench.results.store import read_result, result_paths
 from fluxfast.errors import BaselineError
+from fluxfast.files import locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +51,12 @@ def merge(folders: Sequence[Path], output: Path) -> Merged:
         )
     found = [(path, read_result(path)) for path in result_paths(folders)]
     check_consistent(found)
-    if output.exists() and any(output.iterdir()):
-        raise BaselineError(
-            "the output folder of the merge is not empty",
-            got=output,
-            allowed="a new or empty folder",
-            remedy="choose another --output",
-        )
     distinct = {_identity(result): (path, result) for path, result in found}
-    _write(list(distinct.values()), output)
     filled = {path.parent for path, _ in found}
-    merge_notes(filled, output)
+    output = output.resolve()
+    with locked(output.with_name(f".{output.name}.lock")):
+        _check_empty(output)
+        _write(list(distinct.values()), filled, output)
     return Merged(
         count=len(distinct),
         empty=tuple(folder for folder in folders if folder not in filled),
@@ -69,16 +64,29 @@ def merge(folders: Sequence[Path], output: Path) -> Merged:
     )
 
 
-def _write(found: Sequence[tuple[Path, CaseResult]], output: Path) -> None:
-    """Write the whole folder, or none of it."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        whole = Path(temporary) / "whole"
+def _check_empty(output: Path) -> None:
+    if output.exists() and any(output.iterdir()):
+        raise BaselineError(
+            "the output folder of the merge is not empty",
+            got=output,
+            allowed="a new or empty folder",
+            remedy="choose another --output",
+        )
+
+
+def _write(
+    found: Sequence[tuple[Path, CaseResult]], folders: Collection[Path], output: Path
+) -> None:
+    """Write the whole folder with the notes of its sources, or none of it."""
+    whole = output.with_name(f".{output.name}.part")
+    shutil.rmtree(whole, ignore_errors=True)  # of a merge that was killed
+    try:
         for path, result in found:
             _copy(path, result, whole)
-        if output.exists():
-            output.rmdir()
+        merge_notes(folders, whole)
         whole.rename(output)
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
 
 
 def _identity(result: CaseResult) -> str:

@@ -104,8 +104,9 @@ def test_the_newest_folders_of_results_are_kept_and_named_ones_never_removed(tmp
     own = [tmp_path / f"20261101-0000{number:02}" for number in range(25)]
     for folder in (*own, tmp_path / "candidate"):
         folder.mkdir()
-    (own[0] / LOCK).touch()  # another run writes there
-    assert remove_old(tmp_path) == 4
+    (own[1] / LOCK).touch()  # a run was killed there
+    with locked(own[0]):  # another run writes there
+        assert remove_old(tmp_path) == 4
     assert {path.name for path in tmp_path.iterdir()} == {
         *(path.name for path in (own[0], *own[5:])),
         "candidate",

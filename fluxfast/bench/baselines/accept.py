@@ -15,6 +15,7 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS, typical
 from fluxfast.bench.verdicts.runner import DEVICE_BAND, HOST_BAND, LINK_BAND, why_invalid_runner
 from fluxfast.errors import BaselineError
+from fluxfast.files.reading import read_text
 
 COLUMNS = ("date", "commit", "case", "figure", "before", "after", "change", "processes")
 
@@ -164,15 +165,15 @@ def history_rows(baseline: Baseline, results: Sequence[CaseResult]) -> list[dict
 def history_text(path: Path, rows: Sequence[Mapping[str, str]]) -> str:
     """Return the content of the history file with `rows` appended.
 
-    Rows are only ever appended, so that two branches merge. A truncated last line is completed
-    with a newline.
+    Rows are only ever appended, so that two branches merge; one that is there already is not, as
+    after an `accept` that was killed. A truncated last line is completed with a newline.
 
     Raises:
         BaselineError: the file cannot be read as text.
     """
     try:
-        known = path.read_text(encoding="utf-8") if path.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
+        known = read_text(path) if path.exists() else ""
+    except (OSError, ValueError) as error:
         raise BaselineError(
             "this history cannot be read",
             got=f"{path}: {error}",
@@ -181,4 +182,5 @@ def history_text(path: Path, rows: Sequence[Mapping[str, str]]) -> str:
         ) from error
     text = io.StringIO()
     csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n").writerows(rows)
-    return (known or "\t".join(COLUMNS)).removesuffix("\n") + "\n" + text.getvalue()
+    new = [row for row in text.getvalue().splitlines(True) if row not in f"{known}\n"]
+    return (known or "\t".join(COLUMNS)).removesuffix("\n") + "\n" + "".join(new)
