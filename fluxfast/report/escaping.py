@@ -12,7 +12,8 @@ import re
 ZERO_WIDTH_SPACE = "\u200b"  # breaks what GitHub would turn into a mention, a reference or a link
 ACTIVE = re.compile(r"(?<=[@#])(?=\w)|(?<=GH)(?=-\d)|(?=://)|(?<=www)(?=\.)", re.IGNORECASE)
 CODE = re.compile(r"(`[^`\n]+`)")  # GitHub leaves these spans as they are
-STRUCTURE = re.compile(r"([\\`*\[\]~])")
+# An underscore between letters or digits, as in fa3_fp8, stays: it begins no emphasis.
+STRUCTURE = re.compile(r"([\\`*\[\]~]|(?<![^\W_])_|_(?![^\W_]))")
 TICKS = re.compile(r"`+")
 
 
