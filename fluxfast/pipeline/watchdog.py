@@ -12,6 +12,7 @@ import faulthandler
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Lock, Thread
@@ -62,8 +63,9 @@ class Watchdog:
         self._call_s, self._first_call_s = call_s, first_call_s
         self._known = set[object]()
         self._lock, self._closing, self._failed = Lock(), Event(), Event()
+        # A call runs on the host until it is in `_pending`, then on the GPU; each has the limit.
+        self._limit_s, self._runs, self._pending = call_s, False, deque[Any]()
         self._deadline: float | None = None
-        self._on_gpu: Any = None
         self._noticed = self._may_end = False
         self._thread = Thread(target=self._watch, name="fluxfast watchdog", daemon=True)
 
@@ -98,8 +100,9 @@ class Watchdog:
         """
         self.check()
         with self._lock:
-            limit_s = self._call_s if layout in self._known else self._first_call_s
-            self._deadline, self._on_gpu = time.monotonic() + limit_s, None
+            self._runs = True
+            self._limit_s = self._call_s if layout in self._known else self._first_call_s
+            self._deadline = time.monotonic() + self._limit_s
         try:
             yield
         except BaseException as error:
@@ -107,16 +110,18 @@ class Watchdog:
             raise
         with self._lock:
             self._known.add(layout)
+            self._runs = False
             if self._is_gpu:
-                self._on_gpu = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                self._on_gpu.record()
+                self._pending.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+                self._pending[-1].record()
             else:
                 self._deadline = None
 
     def _after(self, error: BaseException) -> None:
         """End the team after an error of rank 0; the cause may be the failure of another rank."""
         with self._lock:
-            self._deadline = self._on_gpu = None
+            self._runs, self._deadline = False, None
+            self._pending.clear()
         lost_others = isinstance(error, RuntimeError) and not isinstance(
             error, torch.OutOfMemoryError
         )
@@ -172,12 +177,24 @@ class Watchdog:
 
     def _overdue(self) -> RankError | None:
         with self._lock:
-            if self._on_gpu is not None and self._on_gpu.query():
-                self._deadline = self._on_gpu = None
+            self._note_progress()
             if self._deadline is None or time.monotonic() < self._deadline:
                 return None
         self._dump_stacks()
         return _failed("a call did not end in time; the stack of each rank is in the log above")
+
+    def _note_progress(self) -> None:
+        """Give the next call its time where the GPU has ended one.
+
+        No event is queried while a call runs on the host, because it may be recording a CUDA graph.
+        """
+        if self._runs or not self._pending:
+            return
+        while self._pending and self._pending[0].query():
+            self._pending.popleft()
+            self._deadline = time.monotonic() + self._limit_s
+        if not self._pending:
+            self._deadline = None
 
     def _dump_stacks(self) -> None:
         with suppress(OSError, ValueError, AttributeError):  # stderr may be no file

@@ -1,0 +1,64 @@
+"""The time that calls on a GPU may take, with events in place of a GPU."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from fluxfast.errors import RankError
+from fluxfast.pipeline import watchdog
+from fluxfast.pipeline.watchdog import Watchdog
+
+LIMIT_S, STEP_S, STEPS = 1.0, 0.5, 3
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Yield a watchdog of a GPU whose events end one after the other, `step_s` apart."""
+    state = SimpleNamespace(step_s=STEP_S, queried_while_running=False)
+    ends = []
+
+    class Event:
+        def record(self):
+            self.ends_at = max([time.monotonic(), *ends]) + state.step_s
+            ends.append(self.ends_at)
+
+        def query(self):
+            state.queried_while_running |= state.dog._runs
+            return time.monotonic() >= self.ends_at
+
+    processes = SimpleNamespace(processes=[], join=lambda **_: False)
+    monkeypatch.setattr(watchdog.torch.cuda, "Event", Event)
+    monkeypatch.setattr(Watchdog, "_dump_stacks", lambda self: None)
+    limits = {"call_s": LIMIT_S, "first_call_s": LIMIT_S}
+    with Watchdog(processes, is_gpu=True, **limits) as state.dog:
+        yield state
+
+
+def test_steps_that_wait_in_the_queue_of_a_gpu_are_not_overdue(watched):
+    for _ in range(STEPS):  # all of them are launched at once, and together exceed the limit
+        with watched.dog.watching("a step"):
+            pass
+    time.sleep(STEPS * STEP_S + 0.5)
+    watched.dog.check()
+    assert not watched.dog._pending and not watched.queried_while_running
+
+
+def test_a_step_that_a_gpu_does_not_end_is_a_failure(watched):
+    watched.step_s = 60
+    with watched.dog.watching("a step"):
+        pass
+    assert watched.dog._failed.wait(20)
+    with pytest.raises(RankError, match="did not end in time"):
+        watched.dog.check()
+
+
+def test_an_event_is_not_queried_while_a_graph_may_be_recorded(watched):
+    watched.step_s = 0.1
+    with watched.dog.watching("a step"):
+        pass
+    with watched.dog.watching("another size"):
+        time.sleep(0.3)
+    time.sleep(0.3)
+    watched.dog.check()
+    assert not watched.queried_while_running
