@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from fluxfast.bench.baselines.file import read_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for, own_baseline
@@ -142,6 +143,8 @@ def test_a_baseline_is_begun_again(line, tmp_path, monkeypatch):
 @pytest.mark.slow
 @each_of(commands("on mini weights"))
 def test_a_mini_model_is_generated_and_measured_on_this_cpu(line, tmp_path, monkeypatch):
+    """The blocks are traced, and not compiled: other tests do that, and it takes half a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     times = tmp_path / "results" / "kernels" / "schnell-mini-256x256-b1-s4-eager.json"
     times.parent.mkdir(parents=True)
     times.write_text('{"GEMM": 10.0, "attention": 2.0}')  # synthetic: what a run writes there
