@@ -22,7 +22,7 @@ def why_left_out(
     """
     needs_images = not {"generated", "swapped"}.isdisjoint(getattr(item, "fixturenames", ()))
     if planned.checkpoint.kind.profile and needs_images:
-        return "of whole images of synthetic weights: they show nothing; the step error decides"
+        return "of whole images of synthetic weights: they show no scene; the step error decides"
     if suite.hardware.is_gpu or is_named:
         return None
     if not planned.checkpoint.model.is_few_step and _takes_minutes(item, planned):

@@ -324,7 +324,8 @@ class Optimization:
         proof: derive from the evidence whether the optimization is active.
         on_by_default: whether this hardware has it on by default.
         preference: of several defaults of one axis, the lowest is chosen.
-        is_lossy: it changes the image by more than floating-point reordering and rounding.
+        is_lossy: it changes the image by more than floating-point reordering and rounding. Others
+            are held to the definition of lossless in `quality/step_error.py`.
         is_reference: it belongs to the unoptimized pipeline where it is on by default (bfloat16,
             and what divides an image between GPUs).
         why_unsupported: the reason why a machine cannot run it, or None.
