@@ -105,7 +105,7 @@ def _mistake(options: Options) -> str | None:
     for name in ("against", "matrix", "resolution"):
         if getattr(options, name) == "":  # for example a `$(git merge-base …)` that failed
             return f"--{name} is empty: give it a value, or leave it out"
-    if not options.baselines.is_dir():
+    if not _is_folder(options.baselines):
         return f"--baselines is {options.baselines}: there is no such folder"
     if options.gpu not in (known := ["auto", "cpu", *known_baselines(options.baselines)]):
         return f"no baseline is named {options.gpu}: --gpu takes {', '.join(known)}"
@@ -120,6 +120,13 @@ def _mistake(options: Options) -> str | None:
     if options.resume and not options.results:
         return "--resume needs the --results DIR of the run that was interrupted"
     return None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _contradiction(options: Options, models: tuple[str, ...]) -> str | None:

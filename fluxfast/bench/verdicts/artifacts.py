@@ -63,13 +63,14 @@ def _is_well_formed(kind: str, data: Any) -> bool:
 
 def _is_verdict(data: dict[str, Any]) -> bool:
     lists = [data.get(key, []) for key in ("changes", "worse")]
-    numbers = [*data.get("interval", (0.0, 0.0)), data.get("change", 0.0)]
+    interval = data.get("interval", [0.0, 0.0])
     counts = [data.get(key, 0) for key in ("processes", "processes_against")]
     return (
         all(isinstance(found, list) and _all_texts(found) for found in lists)
         and _all_texts([data.get(key, "") for key in TEXTS])
-        and len(numbers) == 3
-        and all(map(_is_number, (*numbers, *counts)))
+        and isinstance(interval, list)
+        and len(interval) == 2
+        and all(map(_is_number, (*interval, *counts, data.get("change", 0.0))))
         and isinstance(data.get("figures", []), list)
         and all(map(is_change, data.get("figures", [])))
     )
