@@ -127,7 +127,7 @@ def opened(path: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
             yield connection
         finally:
             connection.close()
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
         raise FluxFastError(
             "this history cannot be used",
             got=f"{path}: {error}",
