@@ -216,7 +216,7 @@ def table(parts: Mapping[str, Any]) -> list[str]:
 
 def _percent(value: float | Sequence[float]) -> str:
     values = [value] if isinstance(value, float) else sorted({min(value), max(value)})
-    return " to ".join(f"{100 * x:.2g}%" for x in values)
+    return " to ".join(f"{100 * x:.2g}%" if x < 1 else f"{100 * x:.0f}%" for x in values)
 
 
 if __name__ == "__main__":
