@@ -8,6 +8,11 @@ import re
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+def printable(text: str) -> str:
+    """Return the text with an escape sequence in place of each character that has no print."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 class FluxFastError(Exception):
     """An error that the user can correct.
 
@@ -23,7 +28,7 @@ class FluxFastError(Exception):
         self.problem, self.got, self.allowed, self.remedy = problem, got, allowed, remedy
         shown = got if str(got) else "nothing"
         lines = f"{problem}\n  got:     {shown}\n  allowed: {allowed}\n  remedy:  {remedy}"
-        super().__init__(CONTROL.sub(lambda found: repr(found[0])[1:-1], lines))
+        super().__init__(printable(lines))
 
 
 class PlanError(FluxFastError):

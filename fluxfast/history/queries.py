@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from fluxfast.errors import FluxFastError
+from fluxfast.errors import FluxFastError, printable
 from fluxfast.history.checks import check_figure, check_stack, check_texts_of_row, checked
 from fluxfast.history.database import METRICS
 from fluxfast.history.dates import has_usable_date
@@ -86,4 +86,4 @@ def a_year_before_the_newest(connection: sqlite3.Connection) -> str:
 def unusable_dates(connection: sqlite3.Connection) -> list[str]:
     """Return the dates of results that an older fluxfast added, and that queries leave out."""
     query = f"SELECT DISTINCT measured_at FROM result WHERE NOT {has_usable_date()} ORDER BY 1"
-    return [row[0] for row in connection.execute(query)]
+    return [printable(str(row[0])) for row in connection.execute(query)]

@@ -48,12 +48,12 @@ def write_result(folder: Path, result: CaseResult) -> Path:
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """Refuse a file of a results folder that is a link to a file elsewhere.
+    """Refuse a file of a results folder that is a link to a file elsewhere, or no ordinary file.
 
     Results come from other machines; a report would show the other file, and a merge would copy it.
 
     Raises:
-        BaselineError: the file lies outside the folder.
+        BaselineError: the file lies outside the folder, or is a folder or a pipe.
     """
     target = Path(os.path.realpath(path))  # Path.resolve() raises for a link that leads to itself
     if not target.is_relative_to(folder.resolve()):
@@ -62,6 +62,13 @@ def check_inside(path: Path, folder: Path) -> None:
             got=f"{path} → {target}",
             allowed="files in the folder itself",
             remedy="remove the link, and copy the file if it belongs there",
+        )
+    if target.exists() and not target.is_file():
+        raise BaselineError(
+            "a file of these results is no ordinary file",
+            got=path,
+            allowed="files, as pytest perf_tests --results writes them",
+            remedy="remove it",
         )
 
 

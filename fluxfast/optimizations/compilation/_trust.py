@@ -60,7 +60,7 @@ def check_members(package: Path) -> None:
     try:
         with zipfile.ZipFile(package) as archive:
             names = [PurePosixPath(name) for name in archive.namelist()]
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise _foreign(package, str(error)) from error
     inner = [PurePosixPath(*name.parts[1:]) for name in names]  # below the archive's own folder
     foreign = [
