@@ -16,6 +16,8 @@ ID = re.compile(
     r"(?P<model>\w+)-(?P<weights>\w+)-(?P<height>\d+)x(?P<width>\d+)"
     r"-b(?P<batch_size>\d+)-s(?P<num_inference_steps>\d+)(-g(?P<gpus>\d+))?-(?P<names>[\w+]+)"
 )
+NUMBERS = ("height", "width", "batch_size", "num_inference_steps")
+TEXTS = ("model", "weights")  # of the parts of an id; the others are numbers
 # Characters of a file name: file systems take 255 bytes, endings and temporary names need some.
 LONGEST_STEM = 230
 DIGEST_CHARACTERS = 12
@@ -84,7 +86,7 @@ class Case:
         parts: dict[str, Any] = found.groupdict()
         names = parts.pop("names")
         optimizations = () if names == "eager" else tuple(names.split("+"))
-        numbers = {k: int(v or 1) for k, v in parts.items() if v is None or v.isdecimal()}
+        numbers = {k: int(v or 1) for k, v in parts.items() if k not in TEXTS}
         return cls(optimizations=optimizations, **{**parts, **numbers})
 
     @property
