@@ -1,12 +1,14 @@
 """Run the attacks on results, baselines, history and packages: `python -m tests.attacks`.
 
-Each row names the tests that make the attack. They run here, and the table shows how each row
-ended: right if every one of its tests ran and passed.
+Each row names the tests that make the attack, and programs that make many. They run here, and the
+table shows how each row ended: right if every one of its tests ran and passed, and each program
+exited with 0. Rows 21 and 22 are samples of `tests.fuzz` and `tests.kills`.
 """
 
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -29,17 +31,21 @@ class Attack:
         what: what is done.
         right: what has to happen.
         tests: the tests that do it and check what happens, as `unit/test_x.py::test_y`.
+        program: the module, and its arguments, that does it many times; none if empty.
     """
 
     number: int
     what: str
     right: str
     tests: tuple[str, ...]
+    program: tuple[str, ...] = ()
 
 
-def attack(number: int, what: str, right: str, *tests: str) -> Attack:
+def attack(
+    number: int, what: str, right: str, *tests: str, program: tuple[str, ...] = ()
+) -> Attack:
     """Return one row of the table."""
-    return Attack(number=number, what=what, right=right, tests=tests)
+    return Attack(number=number, what=what, right=right, tests=tests, program=program)
 
 
 JOINING, HISTORY = "unit/test_joining.py", "unit/test_history.py"
@@ -137,6 +143,15 @@ ATTACKS = (
         f"{MUTATED}::test_a_baseline_is_refused_or_judges",
         f"{MUTATED}::test_a_file_of_cases_is_refused_or_planned_as_written",
         f"{MUTATED}::test_a_mutated_manifest_is_refused_or_the_same",
+        program=("tests.fuzz", "--cases", "300"),
+    ),
+    attack(
+        22, "kill a command at its file events", "nothing lost, nothing stuck",
+        f"{HISTORY}::test_a_killed_writer_loses_no_committed_transaction",
+        "unit/test_session.py::test_the_lock_of_a_dead_process_is_taken_over",
+        "unit/test_fuzz_and_kills.py::"
+        "test_commands_that_are_killed_lose_nothing_and_one_that_is_not_safe_is_noticed",
+        program=("tests.kills", "--kills", "20", "--of", "commands"),
     ),
 )  # fmt: skip
 
@@ -179,6 +194,15 @@ class Recorder:
                 return f"WRONG: {name} did not run"
         return "right" if of.tests else "WRONG: no test"
 
+    def run(self, program: tuple[str, ...]) -> str:
+        """Run a program; return `right`, or what to run to see why not."""
+        command = [sys.executable, "-m", *program]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+        if done.returncode == 0:
+            return "right"
+        self.messages.append(f"{done.stdout}{done.stderr}")
+        return f"WRONG: python -m {' '.join(program)}"
+
 
 def _name(node: str) -> str:
     return node.partition("[")[0].removeprefix("tests/")
@@ -192,6 +216,9 @@ def main() -> int:
         pytest.main(["-q", "-p", "no:cacheprovider", f"--rootdir={REPOSITORY}",
                      *(str(REPOSITORY / file) for file in files)], plugins=[recorder])  # fmt: skip
     outcomes = {attack.number: recorder.outcome(attack) for attack in ATTACKS}
+    for attack in ATTACKS:
+        if attack.program and outcomes[attack.number] == "right":
+            outcomes[attack.number] = recorder.run(attack.program)
     table = plain_table("#", "attack", "has to happen", "outcome")
     for attack in ATTACKS:
         table.add_row(str(attack.number), attack.what, attack.right, outcomes[attack.number])

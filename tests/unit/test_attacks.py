@@ -1,5 +1,6 @@
 """The table of attacks: every row has tests, and a row is right only if they ran and passed."""
 
+import importlib.util
 import re
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 
 from tests.attacks import ATTACKS, REPOSITORY, Recorder, attack
 
-ROWS = 21
+ROWS = 22
 
 
 def test_each_row_names_tests_that_exist():
@@ -15,6 +16,8 @@ def test_each_row_names_tests_that_exist():
     for path, name in (name.split("::") for one in ATTACKS for name in one.tests):
         text = (REPOSITORY / "tests" / path).read_text(encoding="utf-8")
         assert re.search(rf"^def {name}\(", text, re.MULTILINE), f"{path}::{name}"
+    programs = [one.program[0] for one in ATTACKS if one.program]
+    assert len(programs) == 2 and all(map(importlib.util.find_spec, programs))
 
 
 @pytest.mark.parametrize(
