@@ -52,8 +52,10 @@ def run_session(
         assert planned.case.id not in kept, f"{planned.case.id} is measured again"
         image = Image.new("RGB", (8, 8), "grey")
         result = measured(planned.case, suite.hardware)
-        step = ProfiledStep()
-        return SimpleNamespace(result=result, inactive=(), step=step, image=image, eager_image=None)
+        return SimpleNamespace(  # Measurement imports torch
+            result=result, inactive=(), step=ProfiledStep(), image=image, eager_image=None,
+            step_errors={},
+        )  # fmt: skip
 
     for planned in suite.selected:
         suite.result_of(planned, lambda planned=planned: measure(planned))
