@@ -16,7 +16,6 @@ ID = re.compile(
     r"(?P<model>\w+)-(?P<weights>\w+)-(?P<height>\d+)x(?P<width>\d+)"
     r"-b(?P<batch_size>\d+)-s(?P<num_inference_steps>\d+)(-g(?P<gpus>\d+))?-(?P<names>[\w+]+)"
 )
-NUMBERS = ("height", "width", "batch_size", "num_inference_steps")
 TEXTS = ("model", "weights")  # of the parts of an id; the others are numbers
 # Characters of a file name: file systems take 255 bytes, endings and temporary names need some.
 LONGEST_STEM = 230
