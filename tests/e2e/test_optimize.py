@@ -263,7 +263,7 @@ def test_what_has_hold_of_the_transformer_is_refused_by_name(pipeline):
         ({"enable": ["sdpa"], "disable": ["sdpa"]}, "exclude each other"),
         ({"preset": "fastest"}, "unknown preset"),
         ({"disable": ["fp8"]}, "unknown optimization"),
-        ({"gpus": 2}, "one GPU"),
+        ({"gpus": 5}, "heads do not divide by 5 GPUs"),
         ({"cache": {"Fn_compute_blocks": "all"}}, "Fn_compute_blocks"),
         ({"height": 100}, "not a whole number of latent tokens"),
     ],

@@ -25,7 +25,12 @@ def run_with_library(arguments: Sequence[str], folder: Path) -> int:
     compiler = os.environ.get("CC", "cc")
     subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
     page.write_bytes(bytes(mmap.PAGESIZE))
-    environment = os.environ | {PAGE: str(page), PRELOAD: str(library)}
+    # Bytecode that one run writes is an event that the next run lacks.
+    environment = os.environ | {
+        PAGE: str(page),
+        PRELOAD: str(library),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     return subprocess.run([sys.executable, *arguments], env=environment, check=False).returncode
 
 

@@ -59,4 +59,5 @@ def measured(planned, suite, request):
         image=Image.new("RGB", (16, 16), "grey"),
         eager_image=None,
         inactive=(),
+        step_errors={},
     )
