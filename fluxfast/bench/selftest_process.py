@@ -24,6 +24,7 @@ from fluxfast.bench.measurement.warm_up import WarmUp, first_image, warm_up
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import write_result
 from fluxfast.bench.selftest import UNCHANGED
+from fluxfast.files import write_atomically
 from fluxfast.hardware import Hardware
 from fluxfast.optimizations.base import Axis
 from fluxfast.pipeline.build import BuiltPipeline, build
@@ -127,7 +128,7 @@ def drop_optimizations(planned: PlannedCase, folder: Path) -> None:
         with build(planned.checkpoint, without_applying(planned.plan, name)) as built:
             word = UNSEEN if _is_active(name, built) else SEEN
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{planned.case.file_stem} {name}.dropped").write_text(word)
+        write_atomically(folder / f"{planned.case.file_stem} {name}.dropped", word)
 
 
 def _is_active(name: str, built: BuiltPipeline) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -62,9 +63,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FluxFastError as error:
         sys.stderr.write(f"fluxfast: {error}\n")
         return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        sys.stderr.write(f"fluxfast: {_too_long(error)}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("fluxfast: interrupted; every file that was written is complete\n")
         return 130
+
+
+def _too_long(error: OSError) -> FluxFastError:
+    return FluxFastError(
+        "a path is longer than this file system allows",
+        got=error.filename,
+        allowed="usually 255 bytes for a name, 4,096 for a path",
+        remedy="shorten the path",
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fluxfast.errors import FluxFastError
 from fluxfast.files import locked, write_atomically
+from fluxfast.files.reading import read_json
 from fluxfast.quality.figures import QUALITY_METRICS
 from fluxfast.quality.metrics import Quality
 
@@ -64,8 +65,11 @@ def check_step_golden(folder: Path, case_id: str, quality: Quality) -> list[str]
 
 def _read(path: Path) -> dict[str, dict[str, float]]:
     try:
-        found: dict[str, dict[str, float]] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        found: dict[str, dict[str, float]] = read_json(path)
+        all_figures = [figures.values() for figures in found.values()]
+        if not all(isinstance(f, int | float) for figures in all_figures for f in figures):
+            raise ValueError("a figure is no number")
+    except (OSError, ValueError, AttributeError) as error:
         raise FluxFastError(
             "the goldens of step errors cannot be read",
             got=f"{path}: {error}",

@@ -187,6 +187,16 @@ def test_a_mistake_is_found_before_anything_is_loaded(tmp_path, monkeypatch, cap
     assert "it is a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("report",), ("merge", "--output", "x"), ("baseline", "accept"), ("history", "--add")],
+)
+def test_a_path_that_is_too_long_for_the_file_system_is_refused(arguments, capsys):
+    assert main([*arguments, "a" * 300]) == 2
+    error = capsys.readouterr().err
+    assert "a path is longer than this file system allows\n  got:     aaa" in error
+
+
 def test_the_version_is_printed(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["--version"])

@@ -164,9 +164,10 @@ def test_a_step_error_may_not_move_by_ten_percent_in_either_direction(tmp_path):
     assert check_step_golden(tmp_path, "a-case", quality(float("nan")))
     with pytest.raises(FluxFastError, match="no golden of its step error"):
         check_step_golden(tmp_path, "new-case", quality(0.02))
-    (tmp_path / "step_errors.json").write_text("{")
-    with pytest.raises(FluxFastError, match="cannot be read"):
-        check_step_golden(tmp_path, "a-case", quality(0.02))
+    for damaged in ("{", "[]", '{"a-case": {"step_error": "0"}}', '{"a-case": {"a": NaN}}'):
+        (tmp_path / "step_errors.json").write_text(damaged)
+        with pytest.raises(FluxFastError, match="goldens of step errors cannot be read"):
+            check_step_golden(tmp_path, "a-case", quality(0.02))
 
 
 def test_the_table_of_step_errors_has_configurations_and_models():
