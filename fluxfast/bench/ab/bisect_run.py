@@ -8,8 +8,9 @@ Copy this file out of the repository first, because git replaces the repository 
 
 The arguments are those of `pytest perf_tests`. The exit statuses are those that git expects: 0 for
 a commit that passes, 1 for one that is slower or broken, 125 for one that cannot be judged, because
-it is undecided, the machine was disturbed, or it does not build. Ctrl-C ends with 130, at which git
-stops. Only Python is imported, because the commit's own code may not work.
+it is undecided, the machine was disturbed, or it does not build. A commit is bad only if two runs
+say so: a search trusts each answer. Ctrl-C ends with 130, at which git stops. Only Python is
+imported, because the commit's own code may not work.
 """
 
 import json
@@ -53,19 +54,32 @@ def _listed(verdicts: Iterable[dict[str, str]]) -> str:
     return "; ".join(f"{one['case']} is {one['outcome']}: {one['reason']}" for one in verdicts)
 
 
+def measure(arguments: Sequence[str], results: Path) -> tuple[int, str]:
+    """Measure this commit; return the exit status for git, and why."""
+    shutil.rmtree(results, ignore_errors=True)
+    command = [sys.executable, "-m", "pytest", "perf_tests", *arguments, f"--results={results}"]
+    try:
+        done = subprocess.run(command)
+    except KeyboardInterrupt:
+        return STOPPED, "not measured to the end"
+    return status_of(verdicts_in(results), done.returncode)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measure this commit, print the answer and return it as git's exit status."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     results = RESULTS / commit
-    shutil.rmtree(results, ignore_errors=True)
-    command = [sys.executable, "-m", "pytest", "perf_tests", *arguments, f"--results={results}"]
-    try:
-        done = subprocess.run(command)
-    except KeyboardInterrupt:
-        return STOPPED
-    status, why = status_of(verdicts_in(results), done.returncode)
+    status, why = measure(arguments, results)
+    if status == BAD:
+        sys.stdout.write(f"bisect: {commit} is {why}; it is measured again\n")
+        sys.stdout.flush()
+        status, again = measure(arguments, RESULTS / f"{commit}-again")
+        if status == GOOD:
+            status, why = SKIPPED, "skipped: it was bad once, and good the second time"
+        else:
+            why = again
     sys.stdout.write(f"bisect: {commit} is {why} (results in {results})\n")
     return status
 
