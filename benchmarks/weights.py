@@ -15,8 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import Record
-from fluxfast.console import quiet_libraries
+from fluxfast.console import out, quiet_libraries
 from fluxfast.hardware import detect, environment
 from fluxfast.models.architecture import PUBLISHED, Architecture
 from fluxfast.models.arguments import call_arguments
@@ -33,6 +32,7 @@ from fluxfast.models.spec import ImageRequest, ModelSpec, default_request, model
 from fluxfast.models.synthetic.pipeline import assemble
 from fluxfast.models.synthetic.profiles import Profile
 from fluxfast.pipeline.applied import free_memory
+from fluxfast.quality.trajectory import decoded, embedded
 
 OTHER_PROMPT = "a bicycle leaning against a yellow wall, left of a blue door"
 WEAKER = 0.98
@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a file")
     options = parser.parse_args()
     if options.table:
-        print("\n".join(table(json.loads(options.table.read_text()))))  # noqa: T201
+        out("\n".join(table(json.loads(options.table.read_text()))))
         return 0
     quiet_libraries()
     hardware = detect("cpu" if options.rehearse else "cuda")
@@ -90,7 +90,8 @@ def conditioning(
     (inputs, latents), embeds = trajectory(pipeline, request), encoded(pipeline, request)
     steps = [step(pipeline, given) for given in inputs]
     changes = all_changes(pipeline, request, latents, list(zip(inputs, steps, strict=True)))
-    decoded = decode(pipeline, latents, request)
+    size = dict(height=request.height, width=request.width)
+    image = decoded(pipeline, latents, **size)
     pipeline.to(torch.float32)
     exact = encoded(pipeline, request)
     errors = {
@@ -101,7 +102,7 @@ def conditioning(
             for found, given in zip(steps, inputs, strict=True)
         ],
         "final latents": relative(latents, generated(pipeline, request)),
-        "decoder": relative(decoded, decode(pipeline, latents, request)),
+        "decoder": relative(image, decoded(pipeline, latents, **size)),
     }
     return {"errors": errors, "changes": changes}
 
@@ -127,7 +128,7 @@ def all_changes(
     }
     for name in ("transformer_blocks", "single_transformer_blocks"):
         blocks = getattr(pipeline.transformer, name)
-        with hooked(blocks[len(blocks) // 2], lambda part: part * WEAKER):
+        with weakened(blocks[len(blocks) // 2]):
             found[f"{name} × {WEAKER}"] = relative(generated(pipeline, request), latents)
             found[f"{name} × {WEAKER}, steps"] = [
                 relative(step(pipeline, inputs), before) for inputs, before in steps
@@ -135,14 +136,11 @@ def all_changes(
     return found
 
 
-@contextmanager
-def hooked(block: torch.nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Change every output of a block."""
-    handle = block.register_forward_hook(lambda module, args, output: tuple(map(change, output)))
-    try:
-        yield
-    finally:
-        handle.remove()
+def weakened(block: torch.nn.Module) -> Any:
+    """Return a context in which every output of a block is smaller."""
+    return block.register_forward_hook(
+        lambda module, args, output: tuple(part * WEAKER for part in output)
+    )
 
 
 def trajectory(pipeline: Any, request: ImageRequest) -> tuple[list[dict[str, Any]], Tensor]:
@@ -152,11 +150,8 @@ def trajectory(pipeline: Any, request: ImageRequest) -> tuple[list[dict[str, Any
     def keep(module: Any, args: Any, arguments: dict[str, Any]) -> None:
         calls.append(arguments)
 
-    handle = pipeline.transformer.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
+    with pipeline.transformer.register_forward_pre_hook(keep, with_kwargs=True):
         latents = generated(pipeline, request)
-    finally:
-        handle.remove()
     last = len(calls) - 1
     return [calls[index] for index in sorted({0, last // 3, 2 * last // 3, last})], latents
 
@@ -172,12 +167,9 @@ def step(pipeline: Any, inputs: Mapping[str, Any]) -> Tensor:
     return found
 
 
-def encoded(pipeline: Any, request: ImageRequest) -> tuple[Tensor, Tensor]:
+def encoded(pipeline: Any, request: ImageRequest) -> tuple[Tensor, ...]:
     """Return the prompt embeddings of T5 and the pooled embedding of CLIP."""
-    embeds, pooled, _ = pipeline.encode_prompt(
-        prompt=request.prompt, prompt_2=None, max_sequence_length=request.max_sequence_length
-    )
-    return embeds, pooled
+    return embedded(pipeline, [request.prompt], request.max_sequence_length)
 
 
 def generated(pipeline: Any, request: ImageRequest) -> Tensor:
@@ -185,16 +177,6 @@ def generated(pipeline: Any, request: ImageRequest) -> Tensor:
     arguments = call_arguments(request, takes_image=False)
     latents: Tensor = pipeline(**arguments, output_type="latent").images
     return latents
-
-
-def decode(pipeline: Any, latents: Tensor, request: ImageRequest) -> Tensor:
-    """Return the decoder's output for final latents."""
-    vae = pipeline.vae
-    packed = latents.to(vae.dtype)
-    size = (request.height, request.width, pipeline.vae_scale_factor)
-    grid = pipeline._unpack_latents(packed, *size)
-    image: Tensor = vae.decode(grid / vae.config.scaling_factor + vae.config.shift_factor)[0]
-    return image
 
 
 def relative(found: Tensor, reference: Tensor) -> float:

@@ -166,7 +166,7 @@ def _times_ms(
     built: BuiltPipeline, trajectory: Trajectory, layers: Mapping[str, _Layer]
 ) -> dict[str, tuple[float, float]]:
     """Return the milliseconds of each layer before and after; layers of equal shapes share them."""
-    inputs, hooks = dict[str, Tensor](), list[Any]()
+    inputs = dict[str, Tensor]()
     kinds = dict[tuple[Any, ...], str]()  # the first layer of each kind
     keys = dict[str, tuple[Any, ...]]()
 
@@ -178,11 +178,11 @@ def _times_ms(
 
         return hook
 
-    for name, layer in layers.items():
-        hooks.append(layer.module.register_forward_pre_hook(keep(name, layer.eager)))
-    list(forced_steps(built.pipeline, trajectory, trajectory.compared[:1]))
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hook = layer.module.register_forward_pre_hook(keep(name, layer.eager))
+            hooks.enter_context(hook)
+        list(forced_steps(built.pipeline, trajectory, trajectory.compared[:1]))
     by_kind = {key: _both_ms(layers[name], inputs[name]) for key, name in kinds.items()}
     return {name: by_kind[key] for name, key in keys.items()}
 

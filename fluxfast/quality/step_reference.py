@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -99,12 +100,12 @@ class MeasuredSteps:
     is_lossy: bool
     lossy_alone: Outputs | None = None
 
-    @property
+    @cached_property
     def found(self) -> Differences:
         """The differences from the eager pipeline."""
         return differences(self.outputs, self.reference.trajectory.outputs)
 
-    @property
+    @cached_property
     def quality(self) -> Quality:
         """The figures of the differences from the eager pipeline, and of their ratios."""
         values = dict(step_quality(self.found).values)

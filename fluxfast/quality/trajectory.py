@@ -93,12 +93,9 @@ def record(built: BuiltPipeline, request: ImageRequest, prompts: Sequence[Prompt
         calls.append({name: _on_cpu(value) for name, value in keywords.items()})
         results.append(output[0].cpu())
 
-    hook = pipeline.transformer.register_forward_hook(keep, with_kwargs=True)
-    try:
-        arguments = call_arguments(request, takes_image) | prompt_arguments(prompts, takes_image)
+    arguments = call_arguments(request, takes_image) | prompt_arguments(prompts, takes_image)
+    with pipeline.transformer.register_forward_hook(keep, with_kwargs=True):
         final = built.applied(**arguments, output_type="latent").images
-    finally:
-        hook.remove()
     sizes = dict(height=request.height, width=request.width)
     return Trajectory(
         prompts=tuple(prompts),
@@ -110,8 +107,8 @@ def record(built: BuiltPipeline, request: ImageRequest, prompts: Sequence[Prompt
         final=final.cpu(),
         outputs=Outputs(
             steps={i: output[:, : final.shape[1]] for i, output in enumerate(results)},
-            prompt=_embedded(pipeline, prompts, request.max_sequence_length),
-            decoded=_decoded(pipeline, final, **sizes),
+            prompt=embedded(pipeline, [p.text for p in prompts], request.max_sequence_length),
+            decoded=decoded(pipeline, final, **sizes).cpu(),
         ),
     )
 
@@ -139,10 +136,11 @@ def replay(pipeline: Any, plan: Plan, trajectory: Trajectory) -> Outputs:
     indices = range(len(trajectory.latents)) if plan.on(Axis.CACHE) else trajectory.compared
     with on_device(pipeline):
         steps = dict(forced_steps(pipeline, trajectory, indices))
-        prompt = _embedded(pipeline, trajectory.prompts, trajectory.max_sequence_length)
+        texts = [prompt.text for prompt in trajectory.prompts]
+        prompt = embedded(pipeline, texts, trajectory.max_sequence_length)
         size = dict(height=trajectory.height, width=trajectory.width)
-        decoded = _decoded(pipeline, trajectory.final, **size)
-    return Outputs(steps=steps, prompt=prompt, decoded=decoded)
+        image = decoded(pipeline, trajectory.final, **size).cpu()
+    return Outputs(steps=steps, prompt=prompt, decoded=image)
 
 
 def forced_steps(
@@ -188,20 +186,19 @@ def _on_cpu(value: Any) -> Any:
     return value.cpu() if isinstance(value, Tensor) else value
 
 
-def _embedded(pipeline: Any, prompts: Sequence[Prompt], length: int) -> tuple[Tensor, ...]:
-    """Return T5's and CLIP's embeddings of the prompts."""
-    texts = [prompt.text for prompt in prompts]
+def embedded(pipeline: Any, texts: Sequence[str], length: int) -> tuple[Tensor, ...]:
+    """Return the prompts' embeddings by T5, [N, length, D], and by CLIP, [N, D], on the CPU."""
     tokens, pooled, _ = pipeline.encode_prompt(
-        prompt=texts, prompt_2=None, device=pipeline.device, max_sequence_length=length
+        prompt=list(texts), prompt_2=None, device=pipeline.device, max_sequence_length=length
     )
     return tokens.cpu(), pooled.cpu()
 
 
-def _decoded(pipeline: Any, latents: Tensor, *, height: int, width: int) -> Tensor:
-    """Return the decoder's output for packed latents [N, T, 64], as the pipeline computes it."""
+def decoded(pipeline: Any, latents: Tensor, *, height: int, width: int) -> Tensor:
+    """Return the decoder's output [N, 3, H, W] for the packed latents [N, T, 64] of a pipeline."""
     vae = pipeline.vae
     latents = latents.to(pipeline.device, vae.dtype)
     unpacked = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
     scaled = unpacked / vae.config.scaling_factor + vae.config.shift_factor
     image: Tensor = vae.decode(scaled, return_dict=False)[0]
-    return image.cpu()
+    return image

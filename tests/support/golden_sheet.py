@@ -18,6 +18,7 @@ from fluxfast.models.weights import load, resolve
 from fluxfast.optimizations.registry import optimizations
 from fluxfast.quality.prompts import GeneratedImages
 from fluxfast.quality.sheet import write_sheet
+from fluxfast.quality.trajectory import decoded
 
 MODELS = ("dev", "schnell", "kontext")
 GOLDENS = Path("correctness_tests/goldens")
@@ -25,7 +26,7 @@ GOLDENS = Path("correctness_tests/goldens")
 EAGER = ("bf16", "fused_projections")
 
 
-def decoded(hardware: str) -> dict[tuple[str, ...], dict[str, torch.Tensor]]:
+def decoded_goldens(hardware: str) -> dict[tuple[str, ...], dict[str, torch.Tensor]]:
     """Return each golden decoded, [3, H, W] in [0, 1], by optimizations and model."""
     found: dict[tuple[str, ...], dict[str, torch.Tensor]] = {}
     here = detect("cpu")
@@ -35,17 +36,10 @@ def decoded(hardware: str) -> dict[tuple[str, ...], dict[str, torch.Tensor]]:
             case = Case.from_id(path.stem)
             latents = load_file(path)["latents"].float()
             with torch.no_grad():
-                image = _decode(pipeline, latents, case.height, case.width)
+                pixels = decoded(pipeline, latents, height=case.height, width=case.width)
+            (image,) = pipeline.image_processor.postprocess(pixels, output_type="pt")
             found.setdefault(case.optimizations, {})[model] = image
     return found
-
-
-def _decode(pipeline, latents, height, width):
-    unpacked = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
-    config = pipeline.vae.config
-    unpacked = unpacked / config.scaling_factor + config.shift_factor
-    pixels = pipeline.vae.decode(unpacked, return_dict=False)[0]
-    return pipeline.image_processor.postprocess(pixels, output_type="pt")[0]
 
 
 def as_row(images: dict[str, torch.Tensor]) -> GeneratedImages:
@@ -55,7 +49,7 @@ def as_row(images: dict[str, torch.Tensor]) -> GeneratedImages:
 
 
 def main(hardware: str, path: Path) -> None:
-    images, order = decoded(hardware), list(optimizations())
+    images, order = decoded_goldens(hardware), list(optimizations())
     defaults = max((names for names in images if "fp8_per_row" in names), key=len)
     defaults = tuple(name for name in defaults if name != "dbcache")
     in_order = sorted(images, key=lambda names: (len(names), [order.index(n) for n in names]))

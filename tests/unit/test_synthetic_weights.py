@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.weights import NARROW, WEAKER, encoded, hooked, relative, step, trajectory
+from benchmarks.weights import NARROW, encoded, relative, step, trajectory, weakened
 from fluxfast.models.spec import DEV, default_request
 from fluxfast.models.synthetic.pipeline import assemble
 from fluxfast.models.synthetic.profiles import Profile
@@ -31,7 +31,7 @@ def test_rounding_changes_little_and_other_inputs_change_much(pipeline):
     (inputs,), _ = trajectory(pipeline, REQUEST)
     embeds, found = encoded(pipeline, REQUEST)[0], step(pipeline, inputs)
     middle = pipeline.transformer.single_transformer_blocks[19]
-    with hooked(middle, lambda part: part * WEAKER):
+    with weakened(middle):
         weaker = relative(step(pipeline, inputs), found)
     noise = {"hidden_states": torch.randn_like(inputs["hidden_states"])}
     reseeded = relative(step(pipeline, inputs | noise), found)

@@ -134,15 +134,8 @@ class _Filler:
         self._modulation(f"{path}.norm1{suffix}.linear", norm.linear, DOUBLE)
         names = ("add_q_proj", "add_k_proj", "add_v_proj") if is_text else ("to_q", "to_k", "to_v")
         self._projections(f"{path}.attn", block.attn, names, "added_" if is_text else "")
-        name, out = (
-            ("to_add_out", block.attn.to_add_out)
-            if is_text
-            else (
-                "to_out.0",
-                block.attn.to_out[0],
-            )
-        )
-        self._write(f"{path}.attn.{name}", out, output, ATTENTION)
+        name = "to_add_out" if is_text else "to_out.0"
+        self._write(f"{path}.attn.{name}", block.attn.get_submodule(name), output, ATTENTION)
         self._activated(f"{path}.ff{suffix}.net.0.proj", feed.net[0].proj)
         self._write(f"{path}.ff{suffix}.net.2", feed.net[2], output * growth, GELU)
 

@@ -49,15 +49,6 @@ def scaled(tensor: torch.Tensor, factor: float) -> Iterator[None]:
         tensor.copy_(right)
 
 
-@contextmanager
-def hooked(*hooks: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def single_block(built: BuiltPipeline) -> Any:
     """Return a block in the first half of the single ones."""
     blocks = built.pipeline.transformer.single_transformer_blocks
@@ -65,10 +56,8 @@ def single_block(built: BuiltPipeline) -> Any:
 
 
 def weaker_block(built: BuiltPipeline) -> Any:
-    return hooked(
-        single_block(built).register_forward_hook(
-            lambda module, args, output: tuple(part * 0.98 for part in output)
-        )
+    return single_block(built).register_forward_hook(
+        lambda module, args, output: tuple(part * 0.98 for part in output)
     )
 
 
@@ -118,7 +107,7 @@ def late_modulation(built: BuiltPipeline) -> Any:
         index = int((schedule - now[0]).abs().argmin())
         return schedule[max(index - 1, 0)].expand_as(now), *others
 
-    return hooked(built.pipeline.transformer.time_text_embed.register_forward_pre_hook(change))
+    return built.pipeline.transformer.time_text_embed.register_forward_pre_hook(change)
 
 
 def wrong_amax_bound(built: BuiltPipeline) -> Any:
@@ -132,13 +121,11 @@ def wrong_amax_bound(built: BuiltPipeline) -> Any:
 
 def wrong_softmax_scale(built: BuiltPipeline) -> Any:
     """Queries that are 3% too long in every block."""
-    blocks = built.pipeline.transformer.single_transformer_blocks
-    return hooked(
-        *(
-            block.attn.norm_q.register_forward_hook(lambda module, args, output: output * 1.03)
-            for block in blocks
-        )
-    )
+    stack = ExitStack()
+    for block in built.pipeline.transformer.single_transformer_blocks:
+        norm = block.attn.norm_q
+        stack.enter_context(norm.register_forward_hook(lambda module, args, output: output * 1.03))
+    return stack
 
 
 @contextmanager
