@@ -86,17 +86,12 @@ def proposal(options: argparse.Namespace) -> int:
     worth = worth_proposing(report, history, merged_pulls())
     before = _baselines()
     refused = _accept(options.results, list(worth))
-    refusals = [
-        f"- {code(case)} on {escaped(gpu)}\n\n{fenced(why)}\n"
-        for (gpu, case), why in refused.items()
-    ]
+    refusals = [f"- {_place(where)}\n\n{fenced(why)}\n" for where, why in refused.items()]
     if refusals:
         note("`fluxfast baseline accept` refused:\n\n" + "\n".join(refusals))
     worth = {where: why for where, why in worth.items() if where not in refused}
     kinds = sorted({why.partition(" as ")[0] for why in worth.values()})
-    body = [
-        f"- {escaped(why)}: {code(case)} on {escaped(gpu)}" for (gpu, case), why in worth.items()
-    ]
+    body = [f"- {escaped(why)}: {_place(where)}" for where, why in worth.items()]
     body += ["", "Refused:", "", *refusals] if refusals else []
     summary = options.body.read_text(encoding="utf-8")
     found = {

@@ -1,4 +1,4 @@
-"""What a user writes: cases, cache settings, budgets, options; and a scheduler's variables."""
+"""Mutate what a user writes (cases, cache settings, budgets, options), and scheduler variables."""
 
 import argparse
 from pathlib import Path
@@ -29,24 +29,15 @@ from fluxfast.quality.budget import LOSSLESS, read_budgets
 from tests.fuzz.mutations import VALUES, damaged, damaged_bytes, mutated, replaced_file
 from tests.fuzz.outcomes import Kind, command
 from tests.fuzz.results import write_run
+from tests.support import own_cases
 from tests.support.machines import CPU, H200
 from tests.support.pages import REPOSITORY
 
 METRICS = [metric.name for metric in PERFORMANCE_METRICS]
 CASES = {
     "cases": [
-        {
-            "checkpoint": "my-dev",
-            "prompt": ["a red circle", "two blue stars"],
-            "resolution": [64, "64x96"],
-            "batch_size": 2,
-            "num_inference_steps": 3,
-            "guidance_scale": 2.5,
-            "optimizations": ["fused_projections", "sdpa"],
-            "tolerances": {"eager_ratio": 0.3, "step_ms": 0.05},
-            "quality": {"psnr_db": 30},
-        },
-        {"checkpoint": "mini-schnell", "preset": "lossless"},
+        {**own_cases.EVERY_KEY, "quality": {"psnr_db": 30}},
+        own_cases.LOSSLESS,
         {"checkpoint": "mini-dev", "lora": {"path": "lora.safetensors", "scale": 0.5}},
     ]
 }

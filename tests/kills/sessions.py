@@ -1,7 +1,7 @@
 """Sessions of pytest perf_tests: record, gate, resume, and the CPU's own baseline."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,21 +131,21 @@ SCENARIOS = (
         name="record",
         prepare=prepare_gate,
         run=record,
-        check=lambda folder, reported: check_results(folder, reported, H200),
+        check=partial(check_results, hardware=H200),
         again=again(record),
     ),
     Scenario(
         name="gate",
         prepare=prepare_gate,
         run=gate,
-        check=lambda folder, reported: check_results(folder, reported, H200),
+        check=partial(check_results, hardware=H200),
         again=again(gate),
     ),
     Scenario(
         name="resume",
         prepare=prepare_resume,
         run=resume,
-        check=lambda folder, reported: check_results(folder, reported, H200),
+        check=partial(check_results, hardware=H200),
         again=lambda folder, reported: resume(folder, lambda _: None, reported),
     ),
     Scenario(

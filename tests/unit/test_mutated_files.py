@@ -20,7 +20,9 @@ from fluxfast.bench.verdicts.tables import verdict_table
 from fluxfast.errors import ArtifactError, FluxFastError
 from fluxfast.mini import WEIGHTS
 from fluxfast.optimizations.compilation import _manifest
+from tests.fuzz.mutations import at, places
 from tests.support.machines import CPU, H200
+from tests.support.own_cases import EVERY_KEY, LOSSLESS
 from tests.support.results import CANARIES, result
 
 METRICS = [metric.name for metric in PERFORMANCE_METRICS]
@@ -47,15 +49,6 @@ DAMAGE = [
 ]
 
 
-def places(document, path=()):
-    """Yield the path of each value in a nested document."""
-    children = document.items() if isinstance(document, dict) else enumerate(document)
-    for key, value in children:
-        yield (*path, key)
-        if isinstance(value, dict | list):
-            yield from places(value, (*path, key))
-
-
 @st.composite
 def mutation(draw, document, keys):
     """Return the document with one or two values replaced, removed or added."""
@@ -77,13 +70,6 @@ def mutation(draw, document, keys):
     return changed
 
 
-def at(document, path):
-    """Return the value at a path."""
-    for key in path:
-        document = document[key]
-    return document
-
-
 @st.composite
 def damaged(draw, text):
     """Return a text as it is, or with one place overwritten or cut off."""
@@ -100,23 +86,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-CASES = {
-    "cases": [
-        {
-            "checkpoint": "my-dev",
-            "prompt": ["a red circle", "two blue stars"],
-            "resolution": [64, "64x96"],
-            "batch_size": 2,
-            "num_inference_steps": 3,
-            "guidance_scale": 2.5,
-            "optimizations": ["fused_projections", "sdpa"],
-            "tolerances": {"eager_ratio": 0.3, "step_ms": 0.05},
-        },
-        {"checkpoint": "mini-schnell", "preset": "lossless"},
-    ]
-}
+CASES = {"cases": [EVERY_KEY, LOSSLESS]}
 STEPS = {"dev": 28, "schnell": 4}
-KEYS_OF_A_CASE = (*CASES["cases"][0], "preset", "lora", "size", 1)
+KEYS_OF_A_CASE = (*EVERY_KEY, "preset", "lora", "size", 1)
 
 
 @st.composite

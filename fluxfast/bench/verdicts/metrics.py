@@ -110,18 +110,38 @@ def _single(value: Callable[[CaseResult], float | None]) -> Callable[[CaseResult
     return samples
 
 
-def _starting(
-    value: Callable[[CaseResult], float | None], *, of_hub: bool = True
-) -> Callable[[CaseResult], Sequence[float]]:
+def _of_start(
+    name: str,
+    title: str,
+    stage: str,
+    value: Callable[[CaseResult], float | None],
+    *,
+    of_files: bool = True,
+) -> PerformanceMetric:
     """Return a time of the start, where the case began with empty caches of compiled code.
 
     Args:
+        name: the name of the metric.
+        title: its name for tables.
+        stage: the stage that it times.
         value: the time in seconds.
-        of_hub: also for checkpoints, whose files the system may have in memory or not.
+        of_files: also for checkpoints, whose files the system may have in memory or not.
     """
     single = _single(value)
-    return lambda result: (
-        single(result) if result.starts_cold and (of_hub or _is_in_memory(result.case)) else ()
+    return PerformanceMetric(
+        name=name,
+        title=title,
+        stage=stage,
+        unit="s",
+        digits=1,
+        samples=lambda result: (
+            single(result)
+            if result.starts_cold and (of_files or _is_in_memory(result.case))
+            else ()
+        ),
+        tolerance=START_TOLERANCE,
+        slack=START_SLACK_S,
+        is_of_start=True,
     )
 
 
@@ -224,38 +244,13 @@ PERFORMANCE_METRICS = (
         noise=0.06,
     ),
     # Hosts of one kind of GPU compile at speeds that differ by a third.
-    PerformanceMetric(
-        name="load_s",
-        title="loading",
-        stage="loading",
-        unit="s",
-        digits=1,
-        samples=_starting(lambda result: result.load_s, of_hub=False),
-        tolerance=START_TOLERANCE,
-        slack=START_SLACK_S,
-        is_of_start=True,
-    ),
-    PerformanceMetric(
-        name="compile_s",
-        title="compiling",
-        stage="compiling",
-        unit="s",
-        digits=1,
-        samples=_starting(lambda result: result.compile_s),
-        tolerance=START_TOLERANCE,
-        slack=START_SLACK_S,
-        is_of_start=True,
-    ),
-    PerformanceMetric(
-        name="to_first_image_s",
-        title="to the first image",
-        stage="start to the first image",
-        unit="s",
-        digits=1,
-        samples=_starting(lambda result: result.to_first_image_s),
-        tolerance=START_TOLERANCE,
-        slack=START_SLACK_S,
-        is_of_start=True,
+    _of_start("load_s", "loading", "loading", lambda result: result.load_s, of_files=False),
+    _of_start("compile_s", "compiling", "compiling", lambda result: result.compile_s),
+    _of_start(
+        "to_first_image_s",
+        "to the first image",
+        "start to the first image",
+        lambda result: result.to_first_image_s,
     ),
     PerformanceMetric(
         name="peak_memory_gib",
