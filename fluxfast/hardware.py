@@ -205,7 +205,7 @@ def _check_gpus(gpus: int, device: str) -> None:
     is_cpu = device == "cpu" or not visible
     if not is_number or (gpus > visible and not is_cpu):
         raise FluxFastError(
-            "this is no number of GPUs of this machine",
+            "invalid number of GPUs for this machine",
             got=f"{gpus!r}, {visible} GPUs visible",
             allowed=f"1 to {visible}" if visible else "1 or more; on a CPU, processes",
             remedy="give a smaller number, or make more GPUs visible (CUDA_VISIBLE_DEVICES)",

@@ -68,7 +68,7 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
         found: dict[str, dict[str, float]] = read_json(path)
         all_figures = [figures.values() for figures in found.values()]
         if not all(isinstance(f, int | float) for figures in all_figures for f in figures):
-            raise ValueError("a figure is no number")
+            raise ValueError("a figure is not a number")
     except (OSError, ValueError, AttributeError) as error:
         raise FluxFastError(
             "the goldens of step errors cannot be read",

@@ -80,7 +80,7 @@ def test_bisecting_finds_the_slow_commit_and_skips_those_that_cannot_be_judged(
 
 
 def test_the_command_of_the_guide_selects_a_case(monkeypatch):
-    """Where no test is selected there is no verdict, and every commit would be skipped."""
+    """Without a selected test there is no verdict, and git would skip every commit."""
     (bisect,) = (line for line in commands("bisected") if " run " in line)
     words = bisect.replace("GOOD", "HEAD").partition("bisect_run.py ")[2].split()
     assert len(collected(["perf_tests", *words], monkeypatch)) == 2  # one case, measured and judged

@@ -1,4 +1,4 @@
-"""What holds for all results: they survive files, any order of merging, and stay text in pages."""
+"""Properties of every result: it survives files and merging in any order, and stays text."""
 
 import json
 import re

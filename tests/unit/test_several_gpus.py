@@ -198,7 +198,7 @@ def test_a_worker_has_as_many_gpus_as_share_an_image(monkeypatch):
 def test_more_gpus_than_the_machine_has_are_an_error(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     for gpus in (0, 3, "two", True):
-        with pytest.raises(FluxFastError, match="no number of GPUs of this machine"):
+        with pytest.raises(FluxFastError, match="invalid number of GPUs for this machine"):
             detect("cuda", gpus)
 
 
