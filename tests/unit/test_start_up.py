@@ -13,6 +13,7 @@ from fluxfast.bench.verdicts.comparison import compare_sides
 from fluxfast.bench.verdicts.noise import noises
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import decide
+from fluxfast.models.weights import WeightsKind
 from fluxfast.pipeline import build
 from tests.support.machines import CPU, H200
 from tests.support.replay.start_up import shares, started
@@ -45,7 +46,11 @@ def test_a_slow_load_fails_for_weights_made_in_memory_and_is_recorded_for_files(
     accepted = [started(10.0)] * 3
     (found,) = decide([compare_sides([replace(accepted[0], load_s=6.0)], accepted, noises([]))])
     assert found.outcome is Outcome.BROKEN and "loading: load_s 6.0 s" in found.reason
-    assert names([with_weights("hub")], [with_weights("hub")] * 2) == STARTS - {"load_s"}
+    for kind in WeightsKind:
+        judged = STARTS - {"load_s"} if kind is WeightsKind.HUB else STARTS
+        assert names([with_weights(kind.value)], [with_weights(kind.value)] * 2) == judged
+    own = with_weights("mine_0123ab")
+    assert names([own], [own] * 2) == STARTS - {"load_s"}
 
 
 def test_times_that_do_not_compare_are_recorded_only():

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.result import CaseResult, ImageTiming
+from fluxfast.models.weights import WeightsKind
 
 # The probability that one analysis misses a change for the worse as large as the tolerance. A run
 # analyses its figures twice, or up to twelve times with --against, where all analyses together miss
@@ -147,7 +148,7 @@ def _of_start(
 
 def _is_in_memory(case: Case) -> bool:
     """Return whether weights are made in memory, or so small that reading them takes no time."""
-    return case.weights in ("synthetic", "mini")
+    return case.weights in set(WeightsKind) - {WeightsKind.HUB}
 
 
 WHOLE_IMAGE = "whole image"  # the stage of a verdict that names none
