@@ -42,8 +42,13 @@ class Ranks:
         received.copy_(torch.cat(parts))
         self.barrier.wait()
 
-    def team(self, rank):
-        return Team(rank=rank, size=self.count, messages=None, is_led=True)
+    def exchanges(self, is_fp8=False):
+        """Return the exchange of each rank, all made in one thread, as operators are registered."""
+        teams = (
+            Team(rank=rank, size=self.count, messages=None, is_led=True)
+            for rank in range(self.count)
+        )
+        return [Exchange(team, attend, is_fp8) for team in teams]
 
 
 def attend(query, key, value):
@@ -73,9 +78,10 @@ def test_ranks_attend_as_one(ranks, batch, dtype, is_into, monkeypatch):
     given = heads(batch, torch.bfloat16 if is_fp8 else dtype)  # the exchange casts to fp8
     expected = attend(*(part.to(dtype) for part in given))
     held, threads = shares(TEXT, IMAGE, ranks), Ranks(ranks, monkeypatch)
+    exchanges = threads.exchanges(is_fp8)
 
     def of_rank(rank):
-        exchange = Exchange(threads.team(rank), attend, is_fp8)
+        exchange = exchanges[rank]
         exchange.shares = held
         own = [own_tokens(part, held, rank) for part in given]
         try:
@@ -98,6 +104,7 @@ def test_ranks_attend_as_one(ranks, batch, dtype, is_into, monkeypatch):
 
 def test_every_rank_returns_the_result_of_all_tokens(monkeypatch):
     threads = Ranks(3, monkeypatch)
+    exchanges = threads.exchanges()
     random = torch.Generator().manual_seed(0)
     arguments = {
         "hidden_states": torch.randn(2, IMAGE + 1, 4, generator=random),
@@ -111,9 +118,8 @@ def test_every_rank_returns_the_result_of_all_tokens(monkeypatch):
         return (hidden_states + img_ids[None, :, :1] * timestep,)
 
     def of_rank(rank):
-        exchange = Exchange(threads.team(rank), attend, False)
-        shared = SharedForward(forward, exchange)
-        exchange.close()
+        shared = SharedForward(forward, exchanges[rank])
+        exchanges[rank].close()
         return shared(**arguments, timestep=0.5)[0]
 
     image = arguments["hidden_states"]
