@@ -2,7 +2,7 @@
 
 import gc
 import os
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ pytest_plugins = ["fluxfast.pytest_plugin.plugin"]
 
 LONG = ("slow", "subprocess", "compile")  # markers of tests that take seconds
 MANY_OBJECTS = 50_000
+MODELS = 3  # a case's id begins with its model
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 # Settings of the workers' processes, unless each of them has cores of its own to measure on.
@@ -37,8 +38,9 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let the workers of pytest-xdist begin with long groups, so that none waits at the end."""
     if IS_WORKER:
-        long = {group_of(item.nodeid) for item in items if any(map(item.get_closest_marker, LONG))}
-        items.sort(key=lambda item: group_of(item.nodeid) not in long)
+        group = partial(group_of, workers=config.workerinput["workercount"])
+        long = {group(item.nodeid) for item in items if any(map(item.get_closest_marker, LONG))}
+        items.sort(key=lambda item: group(item.nodeid) not in long)
 
 
 @pytest.hookimpl(trylast=True)
@@ -54,15 +56,16 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
         gc.freeze()
 
 
-def group_of(nodeid: str) -> str:
+def group_of(nodeid: str, workers: int) -> str:
     """Return the group of tests that share what is expensive.
 
     Fixtures of a model or of a module, or the process that tests/support/forked.py forks: importing
-    the libraries takes it several seconds.
+    the libraries takes it several seconds. With more workers than models, cases are groups.
     """
     file, _, test = nodeid.partition("::")
     if Path(file).parts[:1] == ("correctness_tests",) and "[" in test:
-        return test[test.index("[") :].partition("-")[0]  # a case's id begins with its model
+        case = test[test.index("[") :]
+        return case if workers > MODELS else case.partition("-")[0]
     return _shared_by(file) or nodeid
 
 
@@ -86,7 +89,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return group_of(nodeid)
+            return group_of(nodeid, workers=config.option.numprocesses or 1)
 
     config.option.loadscopereorder = False  # keep the order of pytest_collection_modifyitems
     return ByGroup(config, log)

@@ -211,7 +211,9 @@ def show(planned: PlannedCase, suite: Suite) -> Callable[[str, Quality], None]:
     def add(label: str, quality: Quality) -> None:
         rows = suite.config.stash.setdefault(MEASURED, {})
         shown = {name: quality.formatted(name) for name in IMAGE_METRICS if quality.has(name)}
-        forced = {name: list(quality.values[name]) for name in STEP_METRICS if quality.has(name)}
+        forced = {
+            name: list(quality.values[name]) for name in STEP_METRICS if name in quality.values
+        }
         key = f"{planned.case.id} {label} {'images' if shown else 'steps'}"
         rows[key] = dict(model=planned.case.model, label=label, forced=forced, shown=shown)
 

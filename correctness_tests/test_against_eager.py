@@ -25,7 +25,7 @@ from fluxfast.quality.prompts import GeneratedImages, Prompt
 from fluxfast.quality.sheet import write_sheet
 from fluxfast.quality.step_error import joined
 from fluxfast.quality.step_golden import check_step_golden, has_step_goldens, write_step_golden
-from fluxfast.quality.step_reference import MeasuredSteps
+from fluxfast.quality.step_reference import MeasuredSteps, check_definition
 
 MATRIX, BATCH_SIZE = "alone", 2  # this module's cases, unless an option chooses others
 TAKES_OWN_CASES = True  # with --cases
@@ -47,7 +47,7 @@ def test_step_error_is_that_of_the_definition(
     """Lossless means an error like that of the eager pipeline, see quality/step_error.py."""
     if not steps:
         pytest.skip("not fed with the steps of the eager pipeline")
-    fail_if([problem for one in steps for problem in one.problems], planned)
+    fail_if(check_definition(steps), planned)
 
 
 def test_step_error_is_within_budget(

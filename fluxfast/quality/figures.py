@@ -82,6 +82,7 @@ QUALITY_METRICS = {
         QualityMetric(name="clip_score_drop", title="CLIP drop", summarize=_mean, digits=2),
         QualityMetric(name="scenes_lost", title="lost", summarize=sum, digits=0),
         _of_networks("step_error", "step error"),
+        _of_networks("step_error_mean", "mean", summarize=_mean),
         _of_networks("step_cosine", "cosine", summarize=min, digits=5, at_least=True),
         _of_networks("step_bias", "bias", summarize=max, digits=3),
         _of_networks("error_ratio", "ratio", digits=2),

@@ -2,6 +2,12 @@
 
 *Lossless* is defined here: against a float32 reference of the same weights, an error of at most
 1.25 times that of the eager pipeline in bfloat16, without bias.
+
+The error of a network is a mean: of the images of a batch, and for the transformer of the compared
+steps. The error of a single step is no figure to hold to 10%, because rounding alone moves it: fp8
+with the same spacing of its numbers at ten other phases, on mini weights on a CPU, moved the worst
+of two images in one step by up to 45% in 99 of 100 pairs, the mean of four steps and two images by
+12%, and that of eight images by 6%.
 """
 
 from __future__ import annotations
@@ -9,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Self
 
 import torch
@@ -19,7 +26,9 @@ from fluxfast.quality.trajectory import Outputs
 
 LOSSLESS_RATIO = 1.25  # of the error to that of the eager pipeline, both against float32
 LOSSY_RATIO = 1.1  # of the error to that of the lossy optimizations alone, both against eager
+LOSSY_RATIO_OF_A_BATCH = 1.25
 LARGEST_BIAS = 0.25  # of the error's mean to its root mean square
+TRANSFORMER = "transformer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +38,13 @@ class Difference:
     Attributes:
         relative: ‖output − reference‖ / ‖reference‖; NaN where one of them is not finite and the
             other is, or is another infinity.
+        mean: likewise, the mean of all images.
         cosine: cosine similarity.
         bias: |mean error| / root mean square error; 0 for equal outputs.
     """
 
     relative: float
+    mean: float
     cosine: float
     bias: float
 
@@ -48,8 +59,10 @@ class Difference:
         norm = error.norm(dim=1)
         bias = error.mean(dim=1).abs() / (norm / math.sqrt(error.shape[1]))
         cosine = torch.cosine_similarity(a, b, dim=1)
+        relative = norm / b.norm(dim=1)
         return cls(
-            relative=float((norm / b.norm(dim=1)).max()),
+            relative=float(relative.max()),
+            mean=float(relative.mean()),
             cosine=float(cosine.min()),
             bias=float(torch.where(norm == 0, 0.0, bias).max()),
         )
@@ -66,11 +79,12 @@ def named_outputs(outputs: Outputs) -> dict[str, Tensor]:
 
 
 def differences(outputs: Outputs, reference: Outputs) -> Differences:
-    """Return the difference of each output; the reference may have further steps."""
-    right = named_outputs(reference)
+    """Return the difference of each output that both have: one of them may have further steps."""
+    found, right = named_outputs(outputs), named_outputs(reference)
     return {
         name: Difference.between(output, right[name])
-        for name, output in named_outputs(outputs).items()
+        for name, output in found.items()
+        if name in right
     }
 
 
@@ -85,6 +99,7 @@ def step_quality(found: Differences) -> Quality:
     return Quality(
         values={
             "step_error": tuple(d.relative for d in steps),
+            "step_error_mean": tuple(d.mean for d in steps),
             "step_cosine": tuple(d.cosine for d in steps),
             "step_bias": tuple(d.bias for d in steps),
             "prompt_error": (found["T5"].relative, found["CLIP"].relative),
@@ -93,24 +108,39 @@ def step_quality(found: Differences) -> Quality:
     )
 
 
-def ratios(found: Differences, yardstick: Differences) -> dict[str, float]:
-    """Return the error of each output relative to that of the yardstick; 1 where both are 0."""
-    return {
-        name: _ratio(difference.relative, yardstick[name].relative)
-        for name, difference in found.items()
-    }
+def transformer_error(found: Differences) -> float:
+    """Return the mean error of the transformer's outputs."""
+    return fmean(difference.mean for name, difference in found.items() if is_step(name))
 
 
-def _ratio(error: float, of: float) -> float:
-    if error == of:
+def network_errors(found: Differences) -> dict[str, float]:
+    """Return the mean error of each network by its name."""
+    others = {name: difference.mean for name, difference in found.items() if not is_step(name)}
+    return {TRANSFORMER: transformer_error(found), **others}
+
+
+def ratio(error: float, yardstick: float) -> float:
+    """Return an error relative to another; 1 where both are 0."""
+    if error == yardstick:
         return 1.0
-    return error / of if of else math.inf
+    return error / yardstick if yardstick else math.inf
+
+
+def lossless_ratios(found: Differences, rounding: Differences) -> dict[str, float]:
+    """Return each network's error relative to that of the eager pipeline.
+
+    Args:
+        found: the differences of a pipeline from float32.
+        rounding: those of the eager pipeline.
+    """
+    of_eager = network_errors(rounding)
+    return {name: ratio(error, of_eager[name]) for name, error in network_errors(found).items()}
 
 
 def check_lossless(
     outputs: Outputs, eager: Outputs, precise: Outputs, *, steps_are_lossy: bool = False
 ) -> list[str]:
-    """Return where the outputs are not those of a lossless pipeline.
+    """Return where the outputs of one batch are not those of a lossless pipeline.
 
     Args:
         outputs: the outputs of a pipeline.
@@ -119,36 +149,40 @@ def check_lossless(
         steps_are_lossy: leave the transformer's outputs out, and judge text encoders and decoder.
     """
     found, rounding = differences(outputs, precise), differences(eager, precise)
-    if steps_are_lossy:
-        found = {name: difference for name, difference in found.items() if not is_step(name)}
     problems = []
-    for name, ratio in ratios(found, rounding).items():
-        if not ratio <= LOSSLESS_RATIO:
+    for name, times in lossless_ratios(found, rounding).items():
+        if not times <= LOSSLESS_RATIO and not (steps_are_lossy and name == TRANSFORMER):
             problems.append(
-                f"{name}: error {found[name].relative:.2g} against float32, {ratio:.2f} times that "
-                f"of the eager pipeline, at most {LOSSLESS_RATIO:g}"
+                f"{name}: error {network_errors(found)[name]:.2g} against float32, {times:.2f} "
+                f"times that of the eager pipeline, at most {LOSSLESS_RATIO:g}"
             )
-        if not found[name].bias <= max(LARGEST_BIAS, rounding[name].bias):
+    for name, difference in found.items():
+        if steps_are_lossy and is_step(name):
+            continue
+        if not difference.bias <= max(LARGEST_BIAS, rounding[name].bias):
             problems.append(
-                f"{name}: the mean error is {found[name].bias:.2f} of its root mean square, at "
+                f"{name}: the mean error is {difference.bias:.2f} of its root mean square, at "
                 f"most {LARGEST_BIAS:g}"
             )
     return problems
 
 
-def check_lossy(found: Differences, of_reference: Differences) -> list[str]:
-    """Return the steps whose error is more than that of the reference implementation allows.
+def check_lossy(batches: Sequence[tuple[Differences, Differences]]) -> list[str]:
+    """Return whether the step error is more than the reference implementation allows.
 
     Args:
-        found: the differences from the eager pipeline.
-        of_reference: likewise, of a pipeline with the lossy optimizations alone.
+        batches: of each batch the differences from the eager pipeline, and those of a pipeline with
+            the lossy optimizations alone.
     """
-    steps = {name: difference for name, difference in found.items() if is_step(name)}
+    errors = [(transformer_error(found), transformer_error(alone)) for found, alone in batches]
+    overall = (fmean(error for error, _ in errors), fmean(alone for _, alone in errors))
+    bounds = [(overall, LOSSY_RATIO), *((one, LOSSY_RATIO_OF_A_BATCH) for one in errors)]
+    titles = [f"mean of {len(batches)} batches", *(f"batch {i}" for i in range(len(batches)))]
     return [
-        f"{name}: error {found[name].relative:.3g}, {ratio:.2f} times that of the reference "
-        f"implementation, at most {LOSSY_RATIO:g}"
-        for name, ratio in ratios(steps, of_reference).items()
-        if not ratio <= LOSSY_RATIO
+        f"{TRANSFORMER}, {title}: error {error:.3g}, {ratio(error, alone):.2f} times that of the "
+        f"reference implementation, at most {bound:g}"
+        for title, ((error, alone), bound) in zip(titles, bounds, strict=True)
+        if not ratio(error, alone) <= bound
     ]
 
 

@@ -19,9 +19,10 @@ from fluxfast.quality.step_error import (
     check_lossless,
     check_lossy,
     differences,
-    is_step,
-    ratios,
+    lossless_ratios,
+    ratio,
     step_quality,
+    transformer_error,
 )
 from fluxfast.quality.trajectory import Outputs, Trajectory, in_float32, record, replay
 
@@ -106,26 +107,32 @@ class MeasuredSteps:
         return differences(self.outputs, self.reference.trajectory.outputs)
 
     @cached_property
+    def found_alone(self) -> Differences | None:
+        """Those of the reference implementation of a lossy case; None if that is the case."""
+        if self.lossy_alone is None:
+            return None
+        return differences(self.lossy_alone, self.reference.trajectory.outputs)
+
+    @cached_property
     def quality(self) -> Quality:
         """The figures of the differences from the eager pipeline, and of their ratios."""
         values = dict(step_quality(self.found).values)
         eager, precise = self.reference.trajectory.outputs, self.reference.precise
-        if self.lossy_alone:
-            alone = differences(self.lossy_alone, eager)
-            steps = {name: found for name, found in self.found.items() if is_step(name)}
-            values["error_ratio"] = tuple(ratios(steps, alone).values())
+        if self.found_alone:
+            times = ratio(transformer_error(self.found), transformer_error(self.found_alone))
+            values["error_ratio"] = (times,)
         elif precise and not self.is_lossy:
             against = differences(self.outputs, precise), differences(eager, precise)
-            values["error_ratio"] = tuple(ratios(*against).values())
+            values["error_ratio"] = tuple(lossless_ratios(*against).values())
         return Quality(values=values)
 
-    @property
-    def problems(self) -> list[str]:
-        """The outputs that break the definition of lossless, or exceed those of a lossy part."""
-        eager, precise = self.reference.trajectory.outputs, self.reference.precise
-        found = list[str]()
-        if precise:
-            found += check_lossless(self.outputs, eager, precise, steps_are_lossy=self.is_lossy)
-        if self.lossy_alone:
-            found += check_lossy(self.found, differences(self.lossy_alone, eager))
-        return found
+
+def check_definition(batches: Sequence[MeasuredSteps]) -> list[str]:
+    """Return where the batches of a case are not lossless, or exceed those of its lossy part."""
+    problems = list[str]()
+    for one in batches:
+        if precise := one.reference.precise:
+            eager = one.reference.trajectory.outputs
+            problems += check_lossless(one.outputs, eager, precise, steps_are_lossy=one.is_lossy)
+    pairs = [(one.found, one.found_alone) for one in batches if one.found_alone]
+    return problems + (check_lossy(pairs) if pairs else [])

@@ -146,7 +146,7 @@ def test_a_step_error_may_not_move_by_ten_percent_in_either_direction(tmp_path):
     def quality(step, decoder=0.0):
         return Quality(
             values={
-                "step_error": (step / 2, step),
+                "step_error_mean": (step / 2, step * 1.5),
                 "prompt_error": (0.0, 0.0),
                 "decoder_error": (decoder,),
             }

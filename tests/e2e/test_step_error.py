@@ -18,14 +18,21 @@ from fluxfast.optimizations.presets import preset_names
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import cached_steps
 from fluxfast.quality.prompts import prompts_for
-from fluxfast.quality.step_error import Difference, named_outputs
+from fluxfast.quality.step_error import (
+    Difference,
+    check_lossless,
+    check_lossy,
+    differences,
+    named_outputs,
+)
 from fluxfast.quality.step_reference import (
     MeasuredSteps,
+    check_definition,
     lossy_part,
     record_references,
     why_not_forced,
 )
-from fluxfast.quality.trajectory import replay
+from fluxfast.quality.trajectory import Outputs, replay
 from tests.support.pages import commands
 from tests.support.sabotage.steps import STEP_SABOTAGES, StepBenches
 
@@ -71,7 +78,7 @@ def test_the_compiled_lossless_preset_meets_the_definition_in_bfloat16(benches):
     names = preset_names("lossless", benches.situation, enable=["bf16"], disable=["inductor_flags"])
     bench = benches.of(names)
     measured = bench.measured()
-    assert not measured.problems
+    assert not check_definition([measured])
     assert 0 < measured.quality.figure("step_error") < 0.02
     assert max(measured.quality.values["error_ratio"]) > 0.5
 
@@ -117,11 +124,49 @@ def test_an_error_profile_needs_a_quantization(capsys):
     assert "no quantized layers" in capsys.readouterr().err
 
 
+def _outputs(*errors):
+    """Of a transformer that is off by these errors in the steps 0, 9, 18, …; the rest is right."""
+    right = torch.ones(1, 64)
+    signs = torch.tensor([1.0, -1.0]).repeat(1, 32)  # no bias
+    steps = {9 * i: right + signs * error for i, error in enumerate(errors)}
+    return Outputs(steps=steps, prompt=(right, right), decoded=right)
+
+
+def test_a_trajectory_may_have_more_steps_than_are_compared():
+    right = _outputs(0, 0, 0, 0)
+    between = {index: torch.zeros(1, 64) for index in range(28) if index % 9}
+    eager = replace(_outputs(0.01, 0.01, 0.01, 0.01), steps=between | _outputs(*[0.01] * 4).steps)
+    assert set(differences(eager, right)) == set(differences(right, right))
+    assert not check_lossless(_outputs(0.012, 0.012, 0.012, 0.012), eager, right)
+    (problem,) = check_lossless(_outputs(0.013, 0.013, 0.013, 0.013), eager, right)
+    assert problem.startswith("transformer: error 0.013") and "1.30 times" in problem
+
+
+def test_a_lossy_error_is_held_to_its_mean_because_a_single_step_scatters():
+    right = _outputs(0, 0, 0, 0)
+
+    def found(*errors):
+        return differences(_outputs(*errors), right)
+
+    alone = found(0.10, 0.10, 0.10, 0.10)
+    one_step_scatters = found(0.10, 0.10, 0.14, 0.09)
+    assert not check_lossy([(one_step_scatters, alone)])
+    (problem,) = check_lossy([(found(0.12, 0.12, 0.12, 0.12), alone)])
+    assert "mean of 1 batches" in problem and "1.20 times" in problem
+    of_one_batch = [(alone, alone)] * 4 + [(found(0.13, 0.13, 0.13, 0.13), alone)]
+    (problem,) = check_lossy(of_one_batch)  # as a fault of one size would be
+    assert "batch 4" in problem and "at most 1.25" in problem
+    nothing = found(0, 0, 0, 0)
+    assert not check_lossy([(nothing, nothing)])
+    assert check_lossy([(alone, nothing)])
+
+
 def test_a_difference_is_that_of_the_worst_image():
     reference = torch.ones(2, 4)
     output = torch.tensor([[1.0, 1, 1, 1], [1.1, 1.1, 1.1, 1.1]])
     found = Difference.between(output, reference)
     assert found.relative == pytest.approx(0.1)
+    assert found.mean == pytest.approx(0.05)
     assert found.bias == pytest.approx(1)  # every error has one sign
     assert Difference.between(reference, reference).bias == 0
 

@@ -27,6 +27,7 @@ from fluxfast.quality.step_golden import check_step_golden, write_step_golden
 from fluxfast.quality.step_reference import (
     MeasuredSteps,
     StepReference,
+    check_definition,
     is_lossy,
     record_references,
 )
@@ -216,7 +217,7 @@ class StepBench:
     def seen(self, measured: MeasuredSteps) -> dict[str, list[str]]:
         """Return the complaints of each gate."""
         return {
-            "definition": measured.problems,
+            "definition": check_definition([measured]),
             "golden": check_step_golden(self.goldens, "case", measured.quality),
         }
 
