@@ -10,6 +10,7 @@ tokens (SageAttention, arXiv 2410.02367) costs a pass before it.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from statistics import fmean
 from typing import Any
@@ -44,9 +45,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, in_fp8: bool) -> Tensor
     """Return attention of float32 tensors (batch, heads, tokens, dim)."""
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
     if not in_fp8:
-        return scores.softmax(-1) @ value
+        exact: Tensor = scores.softmax(-1) @ value
+        return exact
     weights = (scores - scores.amax(-1, keepdim=True)).exp()
-    return rounded(weights) @ value / weights.sum(-1, keepdim=True)
+    attended: Tensor = rounded(weights) @ value / weights.sum(-1, keepdim=True)
+    return attended
 
 
 PER_HEAD, PER_TENSOR = (0, 2, 3), (0, 1, 2, 3)
@@ -72,6 +75,7 @@ SCHEMES: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tens
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     quiet_libraries()
     hardware = detect("cpu")
     checkpoint = resolve("mini-dev", "auto", hardware)

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def main() -> int:
     record = Record(options.out, budget_s=1200)
     record.part("environment", lambda: environment(study.hardware))
     for name, settings in all_settings(options.masks, options.steps):
-        record.part(name, lambda settings=settings: study.measure(settings))
+        record.part(name, partial(study.measure, settings))
     out(front_table(record.parts))
     return record.close()
 

@@ -121,9 +121,14 @@ def calibrations() -> dict[str, Work]:
         "bf16 GEMMs": bf16_gemms,
         "fp8 GEMMs": fp8_gemms,
         "attention": attention,
-        "fp8 GEMMs + attention": lambda: (fp8_gemms(), attention()),
-        "bf16 GEMMs + attention": lambda: (bf16_gemms(), attention()),
+        "fp8 GEMMs + attention": in_turn(fp8_gemms, attention),
+        "bf16 GEMMs + attention": in_turn(bf16_gemms, attention),
     }
+
+
+def in_turn(*works: Work) -> Work:
+    """Return work that does these one after the other."""
+    return lambda: [work() for work in works]
 
 
 class Calibration:
@@ -153,7 +158,7 @@ class Calibration:
             mark.record()
         torch.cuda.synchronize()
         replays_ms = [a.elapsed_time(b) for a, b in pairwise(marks)]
-        return statistics.median(replays_ms[REPLAYS // 2 :]) / self.count
+        return float(statistics.median(replays_ms[REPLAYS // 2 :])) / self.count
 
 
 def table(processes: Sequence[Mapping[str, Any]]) -> list[str]:

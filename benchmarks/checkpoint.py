@@ -82,7 +82,8 @@ def main() -> int:
 
 
 def _in_a_process(stage: str, folder: Path, rehearse: bool) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.checkpoint", "--folder", folder, "--stage", stage]
+    module = [sys.executable, "-m", "benchmarks.checkpoint"]
+    command = [*module, "--folder", str(folder), "--stage", stage]
     command += ["--rehearse"] if rehearse else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
@@ -160,7 +161,8 @@ def peak_memory() -> Iterator[dict[str, int]]:
     `host_peak` has all resident pages, with those of mapped files; `anonymous_peak` has those that
     no file backs, which the kernel cannot drop.
     """
-    found, ended, before = {}, threading.Event(), _resident()
+    found: dict[str, int] = {}
+    ended, before = threading.Event(), _resident()
 
     def sample() -> None:
         while not ended.wait(SAMPLE_S):

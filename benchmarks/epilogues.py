@@ -9,6 +9,7 @@ with query, key, value and attention as well.
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -46,6 +47,7 @@ Ways = dict[str, Callable[[], Any]]
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     quiet_libraries()
     hardware = detect("cuda")
     ways = {
@@ -99,7 +101,7 @@ def _cost(way: Callable[[], Any], hardware: Hardware) -> dict[str, float]:
 
 def _replayed(graph: torch.cuda.CUDAGraph) -> tuple[float, int]:
     """Replay for at least `LOOP_S` seconds; return microseconds per run and the number of runs."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     runs, started = 0, time.perf_counter()
     begin.record()
     while time.perf_counter() - started < LOOP_S:
@@ -186,11 +188,11 @@ def heads_ways(
     text = random.rows(text_tokens, hidden, fp8=fp8) if text_tokens else None
     image = random.rows(image_tokens, hidden, fp8=fp8)
     half = random.angles(text_tokens + image_tokens, head_dim)
-    whole = tuple(a.repeat_interleave(2, dim=1) for a in half)
+    cosines, sines = (table.repeat_interleave(2, dim=1) for table in half)
     a_pass = BlockKernels(rotary=True, fp8_rows=fp8, fp8_heads=fp8)
     epilogue = BlockKernels(rotary_epilogue=True, fp8_rows=fp8, fp8_heads=fp8)
     return {
-        "product, then a pass": lambda: a_pass.heads(attn, text, image, whole),
+        "product, then a pass": lambda: a_pass.heads(attn, text, image, (cosines, sines)),
         "in the epilogue": lambda: epilogue.heads(attn, text, image, half),
     }
 

@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,11 @@ def main() -> int:
     torch.set_grad_enabled(False)
     record.part("ceilings", lambda: _ceilings(shape, heads, hardware))
     for case in kernel_cases(shape, heads, hardware.device):
-        record.part(f"kernel {case.name}", lambda case=case: _kernel(case, hardware))
+        record.part(f"kernel {case.name}", partial(_kernel, case, hardware))
     record.part("GEMMs", lambda: _gemms(shape, hardware))
     for name, (model, names, steps) in step_cases(options.rehearse, hardware).items():
-        record.part(
-            f"step {name}",
-            lambda m=model, n=names, s=steps, name=name: _step(
-                m, n, s, hardware, options.out.parent, name
-            ),
-        )
+        measure = partial(_step, model, names, steps, hardware, options.out.parent, name)
+        record.part(f"step {name}", measure)
     return record.close()
 
 
@@ -111,7 +108,7 @@ def _kernel(case: KernelCase, hardware: Hardware) -> dict[str, Any]:
     if not all(error < limit for error in found):
         raise AssertionError(f"errors {found}, limit {limit}")
     repeats = 50 if hardware.is_gpu else 1
-    times = {w: median_ms(lambda w=w: case.launch(w), hardware.device, repeats) for w in WARPS}
+    times = {w: median_ms(partial(case.launch, w), hardware.device, repeats) for w in WARPS}
     torch.compiler.reset()
     compiled = torch.compile(case.plain, dynamic=False)
     compiled_ms = median_ms(lambda: compiled(*case.inputs), hardware.device, repeats)

@@ -85,8 +85,11 @@ def kernel_cases(shape: Shape, heads: int, device: str) -> list[KernelCase]:
     cosines, sines = angles.cos(), angles.sin()
     tables = rope_tables(cosines, sines)
     row, both = 2.0 * shape.tokens * hidden, (False, True)
-    scales = (torch.rand(size, device=device) for size in ((batch, tokens, 1), (1, hidden)))
-    dequantization = Dequantization(*scales, random(hidden))
+    dequantization = Dequantization(
+        row_scales=torch.rand(batch, tokens, 1, device=device),
+        column_scales=torch.rand(1, hidden, device=device),
+        bias=random(hidden),
+    )
 
     def norm(text: Tensor, image: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return _norm(torch.cat([text, image], dim=1), shift, scale)

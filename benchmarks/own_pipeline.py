@@ -13,6 +13,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def main() -> int:
         "optimize and undo": study.optimize_and_undo,
         "LoRA": study.lora,
         "cache": study.cache,
-        **{v.name: lambda variant=v: study.variant(variant) for v in VARIANTS},
+        **{v.name: partial(study.variant, v) for v in VARIANTS},
     }
     for name, measure in parts.items():
         if not options.parts or name in options.parts:
@@ -112,9 +113,7 @@ class Study:
             base = self._image(fast, num_inference_steps=4)
             facts["without_db"] = psnr_db(base, plain)
             for rank, lora in loras.items():
-                swap = [
-                    self._timed(lambda r=rank: fast.set_lora(loras[r]))[1] for _ in range(SWAPS)
-                ]
+                swap = [self._timed(partial(fast.set_lora, lora))[1] for _ in range(SWAPS)]
                 image = self._image(fast, num_inference_steps=4)
                 facts[f"rank {rank}"] = {
                     "gib": sum(t.nbytes for t in lora.values()) / 2**30,
@@ -137,7 +136,7 @@ class Study:
         with fluxfast.optimize(pipeline, enable=["dbcache"], **self.choice) as fast:
             for name, call in CALLS.items():
                 self._image(fast, **call)
-                image, image_s = self._timed(lambda c=call: self._image(fast, **c))
+                image, image_s = self._timed(partial(self._image, fast, **call))
                 facts[name] = {"image_s": image_s, "db": psnr_db(image, eager[name])}
             facts["as_requested"] = fast.report().is_as_requested
         return facts

@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "DBCache": ("dev", {"enable": ("dbcache",)}),  # a fixed mask: its weights are synthetic
     "default, schnell": ("schnell", {}),
 }
-REHEARSAL = {"disable": ("regional", "inductor_flags")}  # what compiles takes a minute on a CPU
+# What compiles takes a minute on a CPU.
+REHEARSAL: dict[str, Any] = {"disable": ("regional", "inductor_flags")}
 
 
 def main() -> int:
@@ -53,11 +55,11 @@ def main() -> int:
     record = Record(options.out, budget_s=1500)
     record.part("environment", lambda: environment(hardware))
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        name: lambda name=name: study.compared(*CHOICES[name]) for name in CHOICES
+        name: partial(study.compared, *choice) for name, choice in CHOICES.items()
     }
     for compiled in (False, True):
         name = f"diffusers, {'compile_repeated_blocks' if compiled else 'eager'}"
-        parts[name] = lambda compiled=compiled: study.of_diffusers(compiled)
+        parts[name] = partial(study.of_diffusers, compiled)
     for name, measure in parts.items():
         if not options.parts or name in options.parts:
             record.part(name, measure)
@@ -102,10 +104,11 @@ class Study:
         self._loaded = ("", None)  # its memory is needed
         torch.cuda.empty_cache()
         results = get_context("spawn").SimpleQueue()
-        store = dist.TCPStore("127.0.0.1", 0, self.gpus, is_master=True, wait_for_workers=False)
+        store = dist.TCPStore("127.0.0.1", 0, self.gpus, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
         given = (store.port, compiled, self, results)
         start_processes(rank_of_diffusers, given, self.gpus, start_method="spawn")
-        return results.get()
+        timed: dict[str, Any] = results.get()
+        return timed
 
     def _pipeline(self, model: str) -> Any:
         if self._loaded[0] != model:
@@ -151,7 +154,7 @@ def rank_of_diffusers(rank: int, port: int, compiled: bool, study: Study, result
     is_gpu = study.hardware.is_gpu
     if is_gpu:
         torch.cuda.set_device(rank)
-    store = dist.TCPStore("127.0.0.1", port, study.gpus, is_master=False)
+    store = dist.TCPStore("127.0.0.1", port, study.gpus, is_master=False)  # type: ignore[attr-defined]
     backend = "nccl" if is_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=study.gpus)
     pipeline = study.loaded("dev")

@@ -8,8 +8,11 @@ one comes first: with an empty TRITON_CACHE_DIR its first call is what a cold st
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +31,7 @@ SHRINKS = 8  # an image is so many times as wide as its latents
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     quiet_libraries()
     hardware = detect("cuda")
     figures = vae_figures(PUBLISHED, torch.bfloat16, hardware.device, SIDE, OTHER_SIZES)
@@ -51,16 +55,19 @@ def vae_figures(
     figures: dict[str, Any] = {}
     images: dict[str, Tensor] = {}
     for name, vae in (("fused", fused), ("eager", eager)):
-        first_s, images[name] = _timed(lambda vae=vae: vae.decode(latents.to(dtype)).sample)
+        decode = partial(vae.decode, latents.to(dtype))
+        encode = partial(vae.encode, picture.to(dtype))
+        first_s, images[name] = _timed(decode)
         figures[name] = {
             "first_decode_s": first_s,
-            "decode_ms": median_ms(lambda vae=vae: vae.decode(latents.to(dtype)), device, repeats),
-            "encode_ms": median_ms(lambda vae=vae: vae.encode(picture.to(dtype)), device, repeats),
+            "decode_ms": median_ms(decode, device, repeats),
+            "encode_ms": median_ms(encode, device, repeats),
         }
     for height, width in other_sizes:
         other = _random(LATENT_CHANNELS, height // SHRINKS, width // SHRINKS, device).to(dtype)
-        first_s, _ = _timed(lambda other=other: fused.decode(other).sample)
-        decode_ms = median_ms(lambda other=other: fused.decode(other), device, repeats)
+        decode = partial(fused.decode, other)
+        first_s, _ = _timed(decode)
+        decode_ms = median_ms(decode, device, repeats)
         figures[f"fused, {height}x{width}"] = {"first_decode_s": first_s, "decode_ms": decode_ms}
     with torch.backends.cudnn.flags(allow_tf32=False):
         exact = _vae(shape, device).decode(latents).sample
@@ -83,10 +90,10 @@ def _random(channels: int, height: int, width: int, device: str) -> Tensor:
     return torch.randn(1, channels, height, width, device=device, generator=generator)
 
 
-def _timed(function: Any) -> tuple[float, Tensor]:
-    """Return the seconds until the result is computed, and the result."""
+def _timed(decode: Callable[[], Any]) -> tuple[float, Tensor]:
+    """Return the seconds until the image is computed, and the image."""
     started = time.perf_counter()
-    result: Tensor = function()
+    result: Tensor = decode().sample
     result.sum().item()
     return time.perf_counter() - started, result
 

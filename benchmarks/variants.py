@@ -93,7 +93,8 @@ def generate(pipeline: Any, variant: Variant, seed: int = 0, **changes: Any) -> 
     if "Kontext" in variant.name:
         arguments |= {"max_area": 64 * 64, "_auto_resize": False}
     generator = torch.Generator().manual_seed(seed)
-    return pipeline(**arguments, generator=generator).images
+    images: torch.Tensor = pipeline(**arguments, generator=generator).images
+    return images
 
 
 def _widened(transformer: Any, in_channels: int) -> Any:

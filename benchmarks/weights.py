@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,7 @@ def main() -> int:
             request, num_inference_steps=min(NARROW_STEPS, request.num_inference_steps)
         )
     for profile in map(Profile, options.profiles):
-        record.part(
-            profile, lambda p=profile: conditioning(p, model, request, hardware.device, shape)
-        )
+        record.part(profile, partial(conditioning, profile, model, request, hardware.device, shape))
         free_memory()
     return record.close()
 

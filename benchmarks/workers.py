@@ -76,7 +76,7 @@ def name_of(result: CaseResult) -> str:
 def agrees(change: Change) -> bool:
     """Return whether a change is noise, or within the tolerance of a figure without an interval."""
     if change.estimate is None:
-        return abs(change.relative) <= change.tolerance or change.is_slack
+        return not (change.is_broken or change.is_improved)
     low, high = change.estimate.interval()
     return low <= 0 <= high
 

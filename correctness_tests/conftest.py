@@ -28,8 +28,9 @@ from fluxfast.optimizations.registry import eager_names
 from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.profiling.evidence import gather_evidence
 from fluxfast.pytest_plugin.items import planned_of
-from fluxfast.pytest_plugin.plugin import SUITE, Suite
+from fluxfast.pytest_plugin.plugin import SUITE
 from fluxfast.pytest_plugin.quality_tables import Measured, quality_tables
+from fluxfast.pytest_plugin.session import Suite
 from fluxfast.quality.budget import Budgets, read_budgets
 from fluxfast.quality.clip import OPENAI, Clip, mini_clip, openai_clip
 from fluxfast.quality.figures import IMAGE_METRICS, STEP_METRICS

@@ -6,7 +6,7 @@ import pytest
 
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.optimizations.base import Axis
-from fluxfast.pytest_plugin.plugin import Suite
+from fluxfast.pytest_plugin.session import Suite
 
 
 def why_left_out(

@@ -16,7 +16,8 @@ from fluxfast.models.arguments import call_arguments
 from fluxfast.optimizations.base import Evidence
 from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.profiling.evidence import gather_evidence
-from fluxfast.pytest_plugin.plugin import SUITE, Suite
+from fluxfast.pytest_plugin.plugin import SUITE
+from fluxfast.pytest_plugin.session import Suite
 from fluxfast.quality.metrics import Quality
 from fluxfast.quality.prompts import GeneratedImages, Prompt, prompts_for
 from fluxfast.quality.step_error import joined

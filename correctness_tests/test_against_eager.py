@@ -16,7 +16,7 @@ from fluxfast.errors import FluxFastError
 from fluxfast.optimizations.base import Evidence
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.profiling.evidence import proofs
-from fluxfast.pytest_plugin.plugin import Suite
+from fluxfast.pytest_plugin.session import Suite
 from fluxfast.quality.budget import Budgets, violations
 from fluxfast.quality.gates import check_batch_independence, check_golden, check_repeatability
 from fluxfast.quality.golden import golden_path, write_golden

@@ -13,7 +13,7 @@ import torch
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.lora_swap import swappable_case
 from fluxfast.errors import FluxFastError
-from fluxfast.pytest_plugin.plugin import Suite
+from fluxfast.pytest_plugin.session import Suite
 from fluxfast.quality.budget import violations
 from fluxfast.quality.clip import Clip
 from fluxfast.quality.metrics import Quality, compare_images

@@ -69,7 +69,7 @@ def fit(name: str, networks: Mapping[str, nn.Module], loss: Loss, stage: Stage, 
     started = reported = saved = time.monotonic()
     for iteration in range(begin, stage.iterations):
         value = loss(iteration, generator)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         optimizer.step()
         schedule.step()

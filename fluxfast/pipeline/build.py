@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
@@ -31,6 +31,7 @@ from fluxfast.pipeline.ranks import apply_on_every_rank, is_launched
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 
 @dataclass(kw_only=True)
@@ -73,7 +74,13 @@ class BuiltPipeline(AbstractContextManager["BuiltPipeline"]):
         """The request that was planned for."""
         return self.plan.situation.request
 
-    def generate(self, output_type: str = "pil") -> list[Image] | Any:
+    @overload
+    def generate(self, output_type: Literal["pil"] = "pil") -> list[Image]: ...
+
+    @overload
+    def generate(self, output_type: Literal["pt", "latent"]) -> Tensor: ...
+
+    def generate(self, output_type: str = "pil") -> Any:
         """Return the images of the plan's request.
 
         Args:

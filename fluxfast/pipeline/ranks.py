@@ -127,7 +127,7 @@ def _led_team(pipeline: Any, plan: Plan, undo: ExitStack) -> Team:
         names=tuple(o.name for o in plan.optimizations if o.axis not in AROUND_THE_TRANSFORMER),
         situation=plan.situation,
     )
-    processes = start_processes(  # type: ignore[no-untyped-call]
+    processes = start_processes(
         work, (start,), hardware.gpus - 1, join=False, daemon=True, start_method="forkserver"
     )
     watchdog = undo.enter_context(Watchdog(processes, is_gpu=hardware.is_gpu))

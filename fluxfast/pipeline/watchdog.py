@@ -112,7 +112,7 @@ class Watchdog:
             self._known.add(layout)
             self._runs = False
             if self._is_gpu:
-                self._pending.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
+                self._pending.append(torch.cuda.Event())
                 self._pending[-1].record()
             else:
                 self._deadline = None

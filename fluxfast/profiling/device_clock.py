@@ -40,7 +40,7 @@ def _host_ms(function: Callable[[], Any]) -> float:
 
 
 def _marked_run(function: Callable[[], Any], flushed: torch.Tensor) -> tuple[Any, Any]:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     flushed.zero_()
     begin.record()
     function()

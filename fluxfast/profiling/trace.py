@@ -22,7 +22,7 @@ class RegionMarker(Observer):
     def enter(self, region: Region) -> None:
         """Open the range of the region."""
         self.open.append(record_function(region.value))
-        self.open[-1].__enter__()  # type: ignore[no-untyped-call]
+        self.open[-1].__enter__()
 
     def exit(self, region: Region) -> None:
         """Close the range that was opened last."""

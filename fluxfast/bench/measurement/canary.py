@@ -87,7 +87,7 @@ def _device_ms(work: Callable[[], object], hardware: Hardware, seconds: float) -
 
 def _by_events(work: Callable[[], object], count: int = 10) -> list[float]:
     """Return milliseconds of each call; late launches make some long, but not their median."""
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]  # type: ignore[no-untyped-call]
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
     marks[0].record()
     for mark in marks[1:]:
         work()

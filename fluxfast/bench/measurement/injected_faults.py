@@ -60,7 +60,7 @@ class Delay(Observer):
 def _gemm_ms(square: torch.Tensor, count: int = 500) -> float:
     """Return the time of one GEMM in milliseconds, of many without a pause between them."""
     until = time.perf_counter() + WARM_S
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     elapsed_ms = 0.0
     while time.perf_counter() < until:
         begin.record()

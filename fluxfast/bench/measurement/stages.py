@@ -59,7 +59,7 @@ class StageTimer(Observer):
     def _mark(self, region: Region) -> Mark:
         if not self.is_gpu or region in (Region.POSTPROCESSING, Region.PIL_CONVERSION):
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 

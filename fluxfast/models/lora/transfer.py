@@ -46,7 +46,7 @@ def _copy_through_pinned_memory(parts: Sequence[Tensor], flat: Tensor) -> None:
     """
     length = min(CHUNK_BYTES // flat.itemsize, len(flat))
     buffers = [
-        (torch.empty(length, dtype=flat.dtype, pin_memory=True), torch.cuda.Event())  # type: ignore[no-untyped-call]
+        (torch.empty(length, dtype=flat.dtype, pin_memory=True), torch.cuda.Event())
         for _ in range(2)
     ]
     begin = 0

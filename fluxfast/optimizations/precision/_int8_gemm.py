@@ -40,10 +40,10 @@ def _register() -> Callable[[], None]:
     """Replace the kernel of PyTorch; return what restores it."""
     import torch
 
-    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")
-        library.impl("_int_mm", _int_mm, "CPU")  # type: ignore[no-untyped-call]
+        library.impl("_int_mm", _int_mm, "CPU")
     return library._destroy
 
 
