@@ -28,7 +28,7 @@ from fluxfast.console import out, quiet_libraries
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.mini import WEIGHTS
 from fluxfast.models.weights import resolve
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.cache_config import CacheConfig, cache_config_of
 from fluxfast.optimizations.caching._limits import steps_mask
 from fluxfast.optimizations.registry import available, eager_names, in_order

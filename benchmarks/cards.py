@@ -35,7 +35,7 @@ from fluxfast.console import quiet_libraries
 from fluxfast.files import write_atomically
 from fluxfast.hardware import detect, environment
 from fluxfast.models.weights import resolve
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.registry import default_names
 from fluxfast.pipeline.build import build
 

@@ -34,8 +34,10 @@ from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.models.architecture import PUBLISHED
 from fluxfast.models.spec import DEV, default_request
 from fluxfast.models.weights import resolve
-from fluxfast.optimizations.base import Axis, Plan, Situation
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.registry import available, default_names, in_order, optimization_named
+from fluxfast.optimizations.situation import Situation
 from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.profiling.ceilings import attention_tflops, copy_tb_s, scaled_gemm
 from fluxfast.profiling.device_clock import median_ms

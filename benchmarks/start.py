@@ -28,7 +28,8 @@ from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.models.arguments import call_arguments
 from fluxfast.models.spec import ImageRequest
 from fluxfast.models.weights import resolve
-from fluxfast.optimizations.base import Artifacts, Axis
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Artifacts
 from fluxfast.optimizations.compilation._compiler import start_compiler
 from fluxfast.optimizations.registry import default_names
 from fluxfast.pipeline.applied import free_memory

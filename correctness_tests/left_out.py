@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fluxfast.bench.cases.planned import PlannedCase
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.pytest_plugin.session import Suite
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from fluxfast.hardware import detect
 from fluxfast.models import weights as model_weights
 from fluxfast.optimizations import registry
-from fluxfast.optimizations.base import Plan, Situation
+from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.presets import preset_names
+from fluxfast.optimizations.situation import Situation
 
 if TYPE_CHECKING:
     from diffusers import FluxPipeline

@@ -18,9 +18,11 @@ from fluxfast.models.lora.fold import fold
 from fluxfast.models.recognition import recognise_pipeline
 from fluxfast.models.spec import ModelSpec, default_request
 from fluxfast.optimizations import registry
-from fluxfast.optimizations.base import Axis, Plan, Situation
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.cache_config import CacheConfig, cache_config_of, read_cache_config
 from fluxfast.optimizations.presets import preset_names, why_left_out
+from fluxfast.optimizations.situation import Situation
 from fluxfast.pipeline.applied import on_device
 from fluxfast.pipeline.live_weights import LiveWeights, recorded_layers
 from fluxfast.pipeline.preconditions import check_pipeline, described

@@ -26,7 +26,7 @@ from fluxfast.bench.results.store import write_result
 from fluxfast.bench.selftest import UNCHANGED
 from fluxfast.files import write_atomically
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.profiling.evidence import gather_evidence, proofs
 from fluxfast.profiling.telemetry import gpu_reader

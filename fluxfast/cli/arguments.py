@@ -8,7 +8,8 @@ from pathlib import Path
 from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import DEFAULT_PROMPT
 from fluxfast.models.weights import WEIGHTS_CHOICES
-from fluxfast.optimizations.base import Axis, Optimization
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Optimization
 from fluxfast.optimizations.registry import choices, optimization_named, optimizations
 from fluxfast.pipeline.apply import DEFAULT_ARTIFACTS
 

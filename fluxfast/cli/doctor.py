@@ -14,13 +14,15 @@ from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.models.hub_cache import is_cached
 from fluxfast.models.spec import DEV, default_request
-from fluxfast.optimizations.base import Axis, Optimization, Situation
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Optimization
 from fluxfast.optimizations.registry import (
     default_names,
     optimization_named,
     optimizations,
     why_invalid,
 )
+from fluxfast.optimizations.situation import Situation
 from fluxfast.tables import WIDTH, plain_table, render
 
 STATES = {"on": "on", "available": "available", "absent": "not supported"}

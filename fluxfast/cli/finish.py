@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fluxfast.console import Console
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.cache_config import steps_from_cache
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.profiling.evidence import cached_steps

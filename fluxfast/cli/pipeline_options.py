@@ -22,9 +22,10 @@ from fluxfast.models.dropped_text import dropped_text
 from fluxfast.models.memory import check_images_fit, out_of_memory_as_error
 from fluxfast.models.spec import ImageRequest, check_requestable
 from fluxfast.models.weights import Checkpoint, resolve
-from fluxfast.optimizations.base import Artifacts, Situation
+from fluxfast.optimizations.base import Artifacts
 from fluxfast.optimizations.cache_config import read_cache_config
 from fluxfast.optimizations.registry import default_names
+from fluxfast.optimizations.situation import Situation
 from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.pipeline.observe import Observer, Region
 from fluxfast.profiling.trace import write_trace

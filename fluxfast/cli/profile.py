@@ -13,7 +13,7 @@ from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
 from fluxfast.files import check_writable
 from fluxfast.hardware import detect
-from fluxfast.optimizations.base import KernelCategory
+from fluxfast.optimizations.facts import KernelCategory
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.kernel_profile import (
     KernelChange,

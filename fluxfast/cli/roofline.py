@@ -19,7 +19,8 @@ from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
 from fluxfast.models.weights import WeightsKind, resolve
-from fluxfast.optimizations.base import Attend, Axis, Plan
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Attend, Plan
 from fluxfast.optimizations.registry import default_names
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.ceilings import measured_ceilings

@@ -1,4 +1,4 @@
-"""The data types of an optimization: its facts, what it is applied to, and the proof.
+"""The data types of an optimization: what it is, what it is applied to, and the proof.
 
 An optimization is one file with a constant `OPTIMIZATION`. It carries every fact that another
 module needs to know about it; no other module lists optimizations by name. Nothing here, and
@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import Hardware
-from fluxfast.models.spec import ImageRequest, ModelSpec
-from fluxfast.optimizations.cache_config import CacheConfig
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.facts import KernelCategory, NumberFormat, Package
+from fluxfast.optimizations.situation import Situation
 
 if TYPE_CHECKING:
     from diffusers import FluxPipeline
@@ -26,133 +26,6 @@ if TYPE_CHECKING:
     from fluxfast.optimizations.team import Team
 
 Attend = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
-
-
-class Axis(StrEnum):
-    """The decision that an optimization makes; a plan holds at most one optimization per axis.
-
-    The members are in the order in which people add optimizations; case ids and the cumulative
-    ablation follow it.
-    """
-
-    DTYPE = "dtype"
-    PARALLEL = "parallel"
-    PROJECTIONS = "projections"
-    ATTENTION = "attention"
-    MEMORY_FORMAT = "memory_format"
-    CACHE = "cache"
-    QUANTIZATION = "quantization"
-    COMPILER_FLAGS = "compiler_flags"
-    COMPILE = "compile"
-    NORMS = "norms"
-    ROTARY = "rotary"
-    ACTIVATION = "activation"
-    MODULATION = "modulation"
-    DECODER = "decoder"
-    IMAGES = "images"
-    ENCODER = "encoder"
-    HOST = "host"
-    GRAPH = "graph"
-    GUIDANCE = "guidance"
-    MEMORY = "memory"
-
-
-# Decisions about the pipeline around its transformer: processes that only share the transformer's
-# work do not make them.
-AROUND_THE_TRANSFORMER = frozenset(
-    {
-        Axis.MEMORY_FORMAT,
-        Axis.DECODER,
-        Axis.IMAGES,
-        Axis.ENCODER,
-        Axis.HOST,
-        Axis.GUIDANCE,
-        Axis.MEMORY,
-    }
-)
-
-
-class KernelCategory(StrEnum):
-    """The kind of work that a kernel does, as profiles, rooflines and reports group kernels."""
-
-    GEMM = "GEMM"
-    ATTENTION = "attention"
-    NORM = "norm"
-    QUANTIZE = "quantize"
-    COPY = "copy"
-    EXCHANGE = "exchange"
-    OTHER = "other"
-    IDLE = "idle"
-
-
-class NumberFormat(StrEnum):
-    """The number format in which an optimization computes GEMMs or attention."""
-
-    FP8_PER_ROW = "fp8, one scale per row"
-    FP8_PER_TENSOR = "fp8, one scale per tensor"
-    FP8_UNSCALED = "fp8, cast by the caller with a scale of one"
-    FP8_INTERNAL = "fp8, cast by the kernel itself"
-    INT8_PER_ROW = "int8, one scale per row"
-
-    @property
-    def is_fp8(self) -> bool:
-        """Return whether the roofline takes the fp8 ceiling."""
-        return self is not NumberFormat.INT8_PER_ROW
-
-
-@dataclass(frozen=True, kw_only=True)
-class Package:
-    """A distribution that an optimization requires.
-
-    Attributes:
-        name: the distribution's name, as pip knows it.
-        install: the command that installs it.
-    """
-
-    name: str
-    install: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedPipeline:
-    """The facts of a pipeline that the caller has loaded, as far as a plan depends on them.
-
-    Attributes:
-        pipeline_class: the name of its class.
-        dtype: the dtype of the transformer's weights, without `torch.`; `mixed` for several.
-        absent: components that it lacks, such as `text_encoder`.
-    """
-
-    pipeline_class: str
-    dtype: str
-    absent: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Situation:
-    """Everything that a plan depends on.
-
-    Attributes:
-        model: the model that is optimized.
-        hardware: the machine, detected or described.
-        request: the images that are asked for.
-        cache_config: settings of a cache; None for the default ones.
-        loaded: the pipeline, where the caller has loaded it; None where the plan decides how.
-        blocks: number of transformer blocks, double and single ones together; None if unknown.
-        heads: number of attention heads; None if unknown.
-    """
-
-    model: ModelSpec
-    hardware: Hardware
-    request: ImageRequest
-    cache_config: CacheConfig | None = None
-    loaded: LoadedPipeline | None = None
-    blocks: int | None = None
-    heads: int | None = None
-
-    def lacks(self, *components: str) -> bool:
-        """Return whether the loaded pipeline lacks one of the components."""
-        return self.loaded is not None and not self.loaded.absent.isdisjoint(components)
 
 
 @dataclass(frozen=True, kw_only=True)

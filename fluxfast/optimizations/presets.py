@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from fluxfast.errors import FluxFastError, PlanError
-from fluxfast.optimizations.base import Axis, Optimization, Plan, Situation
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Optimization, Plan
 from fluxfast.optimizations.registry import (
     available,
     default_choice,
@@ -16,6 +17,7 @@ from fluxfast.optimizations.registry import (
     optimizations,
     problems_of,
 )
+from fluxfast.optimizations.situation import Situation
 
 PRESETS = ("default", "lossless", "eager", "low_memory")
 

@@ -13,7 +13,9 @@ from itertools import combinations
 
 from fluxfast.errors import FluxFastError, PlanError
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.base import Axis, Optimization, Plan, Situation
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Optimization, Plan
+from fluxfast.optimizations.situation import Situation
 
 
 @cache

@@ -20,11 +20,8 @@ from fluxfast.errors import FluxFastError
 from fluxfast.models.arguments import call_arguments
 from fluxfast.models.spec import ImageRequest
 from fluxfast.models.weights import Checkpoint, load
-from fluxfast.optimizations.base import (
-    Artifacts,
-    Axis,
-    Plan,
-)
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Artifacts, Plan
 from fluxfast.pipeline.applied import AppliedPlan, free_memory
 from fluxfast.pipeline.apply import DEFAULT_ARTIFACTS
 from fluxfast.pipeline.ranks import apply_on_every_rank, is_launched

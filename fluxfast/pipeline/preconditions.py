@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fluxfast.errors import FluxFastError
-from fluxfast.optimizations.base import LoadedPipeline
+from fluxfast.optimizations.situation import LoadedPipeline
 
 OPTIONAL_COMPONENTS = ("vae", "text_encoder", "text_encoder_2")
 PROCESSORS = ("FluxAttnProcessor",)  # those that attention operators and fused blocks replace

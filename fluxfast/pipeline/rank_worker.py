@@ -20,9 +20,10 @@ from torch.multiprocessing.spawn import (  # type: ignore[attr-defined]
     _prctl_pr_set_pdeathsig,
 )
 
-from fluxfast.optimizations.base import LoadedPipeline, Plan, Situation
+from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.parallel._calls import Follower, receive_into
 from fluxfast.optimizations.registry import optimization_named
+from fluxfast.optimizations.situation import LoadedPipeline, Situation
 from fluxfast.optimizations.team import Team
 from fluxfast.pipeline.applied import RECOMPILE_LIMIT
 from fluxfast.pipeline.apply import apply_plan

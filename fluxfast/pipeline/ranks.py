@@ -21,7 +21,8 @@ from torch.multiprocessing.spawn import start_processes
 
 from fluxfast.errors import RankError
 from fluxfast.hardware import Hardware, gpus_from
-from fluxfast.optimizations.base import AROUND_THE_TRANSFORMER, Build, Plan
+from fluxfast.optimizations.axis import AROUND_THE_TRANSFORMER
+from fluxfast.optimizations.base import Build, Plan
 from fluxfast.optimizations.team import Team
 from fluxfast.pipeline.apply import apply_plan
 from fluxfast.pipeline.rank_worker import IDLE, LOOPBACK, Start, tensors_of, work

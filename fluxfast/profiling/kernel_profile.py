@@ -18,7 +18,8 @@ from typing import Any
 
 from fluxfast.errors import CONTROL, FluxFastError
 from fluxfast.files.reading import check_ordinary, parse_json
-from fluxfast.optimizations.base import KernelCategory, Optimization
+from fluxfast.optimizations.base import Optimization
+from fluxfast.optimizations.facts import KernelCategory
 from fluxfast.optimizations.registry import optimizations
 
 STEP = "denoising_step"  # fluxfast.pipeline.observe.Region.DENOISING_STEP in a trace

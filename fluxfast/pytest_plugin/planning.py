@@ -20,7 +20,7 @@ from fluxfast.bench.cases.planned import (
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.pytest_plugin.options import Options
 
 

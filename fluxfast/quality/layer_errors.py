@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from fluxfast.console import no_progress
 from fluxfast.errors import FluxFastError
 from fluxfast.models.weights import Checkpoint
-from fluxfast.optimizations.base import Axis, Build, Optimization, Plan
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Optimization, Plan
 from fluxfast.optimizations.registry import choices, eager_names, plan
 from fluxfast.pipeline.apply import DEFAULT_ARTIFACTS
 from fluxfast.pipeline.build import BuiltPipeline, build

@@ -9,7 +9,8 @@ from functools import cached_property
 import torch
 
 from fluxfast.models.spec import ImageRequest
-from fluxfast.optimizations.base import Axis, Plan
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.registry import eager_names, plan
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.quality.metrics import Quality

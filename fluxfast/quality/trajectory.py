@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fluxfast.models.arguments import call_arguments
 from fluxfast.models.spec import ImageRequest
-from fluxfast.optimizations.base import Axis, Plan
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Plan
 from fluxfast.pipeline.applied import on_device
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.quality.prompts import Prompt, prompt_arguments

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from fluxfast.bench.cases.matrix import Names
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.registry import decides, eager_combinations
 
 

@@ -14,7 +14,7 @@ from fluxfast.bench.verdicts.counters import COUNTERS
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.cli.main import main, parser
 from fluxfast.models.spec import MODELS, default_request
-from fluxfast.optimizations.base import Situation
+from fluxfast.optimizations.situation import Situation
 from tests.support.machines import H200
 from tests.support.pages import REPOSITORY
 

@@ -17,8 +17,8 @@ import fluxfast.optimizations.attention as attention
 from fluxfast.hardware import detect
 from fluxfast.models.lora.synthetic import synthetic_lora
 from fluxfast.models.weights import resolve
-from fluxfast.optimizations.base import Situation
 from fluxfast.optimizations.registry import list_optimizations, optimizations, plan
+from fluxfast.optimizations.situation import Situation
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import gather_evidence
 from tests.support.collecting import collected

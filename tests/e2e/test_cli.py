@@ -10,8 +10,9 @@ from fluxfast.cli.doctor import optimization_rows
 from fluxfast.cli.main import main, parser
 from fluxfast.cli.pipeline_options import planned_from
 from fluxfast.models.spec import DEV, default_request
-from fluxfast.optimizations.base import Axis, Situation
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.registry import default_names, is_valid, optimization_named
+from fluxfast.optimizations.situation import Situation
 from tests.support.machines import CPU, H200
 
 TINY = ["--ckpt", "mini-dev", "--resolution", "32", "--num_inference_steps", "1"]

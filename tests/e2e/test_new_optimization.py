@@ -14,7 +14,9 @@ from fluxfast.cli.roofline import _is_fp8
 from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import DEV, default_request
 from fluxfast.optimizations import attention, compilation, registry
-from fluxfast.optimizations.base import Axis, KernelCategory, Situation
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.facts import KernelCategory
+from fluxfast.optimizations.situation import Situation
 from fluxfast.profiling import kernel_profile
 from fluxfast.profiling.evidence import gather_evidence, proofs
 from fluxfast.quality.budget import read_budgets
@@ -31,7 +33,8 @@ README = Path(registry.__file__).parent / "README.md"
 EXAMPLE = README.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
 COMPILER = '''"""A compiler that does nothing."""
 
-from fluxfast.optimizations.base import Axis, Optimization, Proof
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Optimization, Proof
 
 OPTIMIZATION = Optimization(
     name="{name}",

@@ -18,11 +18,12 @@ from fluxfast.errors import ArtifactError
 from fluxfast.hardware import detect
 from fluxfast.models.spec import DEV, default_request
 from fluxfast.models.weights import resolve
-from fluxfast.optimizations.base import Artifacts, Situation
+from fluxfast.optimizations.base import Artifacts
 from fluxfast.optimizations.compilation import _manifest as manifest
 from fluxfast.optimizations.compilation import export_aoti
 from fluxfast.optimizations.compilation._package import check_loads, export_package, load_package
 from fluxfast.optimizations.graphs._replay import call_key
+from fluxfast.optimizations.situation import Situation
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import gather_evidence, proofs
 from tests.support.machines import CPU, H200

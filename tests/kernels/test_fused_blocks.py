@@ -15,7 +15,8 @@ from fluxfast.bench.measurement.injected_faults import block_twice
 from fluxfast.hardware import detect
 from fluxfast.models.architecture import MINI
 from fluxfast.models.weights import load, resolve
-from fluxfast.optimizations.base import Artifacts, Axis, Build, Plan
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Artifacts, Build, Plan
 from fluxfast.optimizations.cache_config import DEFAULT_CACHE_CONFIG
 from fluxfast.optimizations.registry import optimizations
 from fluxfast.pipeline.build import build

@@ -2,7 +2,7 @@
 
 from fluxfast.hardware import Hardware, Platform
 from fluxfast.models.spec import DEV, default_request
-from fluxfast.optimizations.base import Situation
+from fluxfast.optimizations.situation import Situation
 
 EVERYTHING = dict.fromkeys(
     ("torch", "diffusers", "torchao", "cache-dit", "fa3-fwd", "amd-aiter", "triton"), "1"

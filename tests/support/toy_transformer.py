@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from fluxfast.models.spec import DEV, default_request
-from fluxfast.optimizations.base import Artifacts, Build, Plan, Situation
+from fluxfast.optimizations.base import Artifacts, Build, Plan
 from fluxfast.optimizations.caching import dbcache
+from fluxfast.optimizations.situation import Situation
 from tests.support.machines import CPU
 
 SIDE = 1024

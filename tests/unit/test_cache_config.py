@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from fluxfast.errors import FluxFastError, PlanError
-from fluxfast.optimizations.base import LoadedPipeline
 from fluxfast.optimizations.cache_config import (
     cache_config_of,
     read_cache_config,
@@ -14,6 +13,7 @@ from fluxfast.optimizations.cache_config import (
 )
 from fluxfast.optimizations.cache_settings import SETTINGS
 from fluxfast.optimizations.registry import plan
+from fluxfast.optimizations.situation import LoadedPipeline
 from tests.support.machines import CPU, situation
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from fluxfast.bench.cases.matrix import MATRICES, excluded, label, matrix, tiers
 from fluxfast.bench.cases.planned import parse_resolution, planned_cases, shard
 from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import SCHNELL
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.registry import default_names, is_valid, optimizations
 from tests.support.machines import CPU, H200, MI300X, situation
 

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 
 from fluxfast.hardware import Platform
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.registry import default_choice, default_names
 from tests.support.machines import B200, CPU, L20, machine, situation
 

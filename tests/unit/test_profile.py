@@ -12,7 +12,7 @@ from fluxfast.errors import FluxFastError
 from fluxfast.files import write_atomically
 from fluxfast.models.architecture import PUBLISHED
 from fluxfast.models.spec import DEV, KONTEXT, SCHNELL, default_request
-from fluxfast.optimizations.base import KernelCategory
+from fluxfast.optimizations.facts import KernelCategory
 from fluxfast.profiling.kernel_profile import category_of, difference, read_profile
 from fluxfast.profiling.roofline import (
     Ceilings,

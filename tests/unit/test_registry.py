@@ -7,7 +7,7 @@ import pytest
 from benchmarks.fusions import step_cases
 from fluxfast.errors import PlanError
 from fluxfast.models.spec import DEV, KONTEXT, SCHNELL
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.cache_config import cache_config_of
 from fluxfast.optimizations.registry import default_names, optimizations, plan, why_invalid
 from tests.support.machines import A100, B200, CPU, H100, H200, L20, MI250, MI300X, situation

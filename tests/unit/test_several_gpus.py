@@ -18,7 +18,7 @@ from fluxfast.bench.results.machine import gpu_from_hardware, machine_name, mach
 from fluxfast.bench.verdicts.runner import why_invalid_runner
 from fluxfast.errors import BaselineError, FluxFastError, PlanError, RankError
 from fluxfast.hardware import Hardware, detect
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.caching._decision import SharedSimilarity
 from fluxfast.optimizations.parallel._calls import SCHEDULE, Call, Follower
 from fluxfast.optimizations.parallel._shares import shares

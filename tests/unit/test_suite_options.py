@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from fluxfast.mini import WEIGHTS
-from fluxfast.optimizations.base import Axis
+from fluxfast.optimizations.axis import Axis
 from fluxfast.pytest_plugin import benchmark, plugin
 from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.planning import plan_session

@@ -6,9 +6,9 @@ import torch
 import fluxfast
 from benchmarks.variants import VARIANTS, generate, loaded
 from fluxfast.models.spec import DEV, default_request
-from fluxfast.optimizations.base import LoadedPipeline, Situation
 from fluxfast.optimizations.guidance._both_passes import MAX_IMAGE_TOKENS, BothPasses
 from fluxfast.optimizations.registry import default_names
+from fluxfast.optimizations.situation import LoadedPipeline, Situation
 from tests.support.machines import CPU, H200
 
 TEXT = VARIANTS[0]

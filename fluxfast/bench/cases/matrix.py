@@ -9,7 +9,8 @@ from itertools import combinations, product
 from fluxfast.bench.cases.role import Role, names_by_role
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.base import Axis, Optimization, Situation
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Optimization
 from fluxfast.optimizations.registry import (
     available,
     default_choice,
@@ -22,6 +23,7 @@ from fluxfast.optimizations.registry import (
     problems_of,
     why_invalid,
 )
+from fluxfast.optimizations.situation import Situation
 
 Names = tuple[str, ...]
 DEFAULT_LABEL = "default"  # of the default optimizations in labels

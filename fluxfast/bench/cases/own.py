@@ -25,8 +25,8 @@ from fluxfast.hardware import Hardware
 from fluxfast.models.lora.source import LoraSource
 from fluxfast.models.spec import MODELS
 from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
-from fluxfast.optimizations.base import Situation
 from fluxfast.optimizations.presets import preset_names
+from fluxfast.optimizations.situation import Situation
 
 NAME_LENGTH, DIGEST_LENGTH = 16, 6  # ids are names of files, which have at most 255 bytes
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)

@@ -23,8 +23,9 @@ from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.models.spec import model_named
 from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
-from fluxfast.optimizations.base import Plan, Situation
+from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.registry import eager_combinations, plan
+from fluxfast.optimizations.situation import Situation
 
 RESOLUTION = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from fluxfast.optimizations.base import Axis, Situation
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.presets import preset_names
 from fluxfast.optimizations.registry import available, default_names
+from fluxfast.optimizations.situation import Situation
 
 
 class Role(StrEnum):

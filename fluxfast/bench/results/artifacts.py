@@ -17,7 +17,8 @@ from fluxfast.bench.results.store import check_inside, read_json
 from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically, write_bytes_atomically
 from fluxfast.files.reading import check_ordinary
-from fluxfast.optimizations.base import KernelCategory, ProfiledStep
+from fluxfast.optimizations.base import ProfiledStep
+from fluxfast.optimizations.facts import KernelCategory
 from fluxfast.profiling.kernel_profile import category_of
 
 if TYPE_CHECKING:

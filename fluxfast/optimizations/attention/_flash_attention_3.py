@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.base import Package
+from fluxfast.optimizations.facts import Package
 
 if TYPE_CHECKING:
     from torch import Tensor

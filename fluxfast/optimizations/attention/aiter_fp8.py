@@ -16,14 +16,9 @@ from fluxfast.optimizations.attention._operators import (
     install,
     register_attention,
 )
-from fluxfast.optimizations.base import (
-    Attend,
-    Axis,
-    KernelCategory,
-    NumberFormat,
-    Optimization,
-    Package,
-)
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Attend, Optimization
+from fluxfast.optimizations.facts import KernelCategory, NumberFormat, Package
 from fluxfast.optimizations.precision._torchao import FP8_ARCHITECTURES_AMD
 
 if TYPE_CHECKING:

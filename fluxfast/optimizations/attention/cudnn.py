@@ -11,7 +11,9 @@ from fluxfast.optimizations.attention._operators import (
     install,
     register_attention,
 )
-from fluxfast.optimizations.base import Attend, Axis, KernelCategory, Optimization
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Attend, Optimization
+from fluxfast.optimizations.facts import KernelCategory
 
 if TYPE_CHECKING:
     from torch import Tensor

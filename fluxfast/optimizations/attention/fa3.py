@@ -18,7 +18,9 @@ from fluxfast.optimizations.attention._operators import (
     register_attention,
     register_attention_into,
 )
-from fluxfast.optimizations.base import Attend, Axis, KernelCategory, Optimization
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Attend, Optimization
+from fluxfast.optimizations.facts import KernelCategory
 
 if TYPE_CHECKING:
     from fluxfast.optimizations.attention._processor import AttendInto

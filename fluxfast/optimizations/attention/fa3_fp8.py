@@ -20,13 +20,9 @@ from fluxfast.optimizations.attention._operators import (
     install,
     register_attention,
 )
-from fluxfast.optimizations.base import (
-    Attend,
-    Axis,
-    KernelCategory,
-    NumberFormat,
-    Optimization,
-)
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Attend, Optimization
+from fluxfast.optimizations.facts import KernelCategory, NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor

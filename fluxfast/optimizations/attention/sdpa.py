@@ -10,7 +10,8 @@ from fluxfast.optimizations.attention._operators import (
     install,
     register_attention,
 )
-from fluxfast.optimizations.base import Attend, Axis, Optimization
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Attend, Optimization
 
 if TYPE_CHECKING:
     from torch import Tensor

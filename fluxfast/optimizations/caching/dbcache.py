@@ -11,17 +11,12 @@ from typing import Any
 from unittest.mock import patch
 
 from fluxfast.errors import PlanError
-from fluxfast.optimizations.base import (
-    Axis,
-    Build,
-    Evidence,
-    Optimization,
-    Package,
-    Proof,
-    Situation,
-)
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
 from fluxfast.optimizations.cache_config import DEFAULT_CACHE_CONFIG, CacheConfig
 from fluxfast.optimizations.caching._limits import why_not_with_blocks, why_not_with_steps
+from fluxfast.optimizations.facts import Package
+from fluxfast.optimizations.situation import Situation
 
 
 def why_unsupported_request(situation: Situation) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fluxfast.errors import ArtifactError
 from fluxfast.files import reading, write_atomically
-from fluxfast.optimizations.base import Situation
+from fluxfast.optimizations.situation import Situation
 
 SCHEMA = 2
 FILE = "manifest.json"

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from fluxfast.hardware import Hardware, Platform
-from fluxfast.optimizations.base import Axis, Build, Optimization
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Optimization
 from fluxfast.optimizations.compilation._compiler import (
     compile_proof,
     dynamic_shapes,

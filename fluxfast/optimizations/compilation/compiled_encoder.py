@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import Platform
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof, Situation
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
 from fluxfast.optimizations.compilation._compiler import compiled_blocks_proof
 from fluxfast.optimizations.graphs._support import replay_proof, why_no_graphs
+from fluxfast.optimizations.situation import Situation
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,19 +14,12 @@ from typing import TYPE_CHECKING, Any
 from fluxfast.files import locked
 from fluxfast.hardware import Hardware
 from fluxfast.models.spec import ImageRequest
-from fluxfast.optimizations.base import (
-    Artifacts,
-    Axis,
-    Build,
-    Evidence,
-    Optimization,
-    Plan,
-    Proof,
-    Situation,
-)
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Artifacts, Build, Evidence, Optimization, Plan, Proof
 from fluxfast.optimizations.compilation import _manifest as manifest
 from fluxfast.optimizations.compilation._trust import check_owner
 from fluxfast.optimizations.graphs._support import replay_proof
+from fluxfast.optimizations.situation import Situation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

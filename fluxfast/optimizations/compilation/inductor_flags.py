@@ -7,7 +7,8 @@ kernels by coordinate descent in all directions.
 from __future__ import annotations
 
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
 from fluxfast.optimizations.compilation._compiler import compiled_with
 
 FLAGS = {

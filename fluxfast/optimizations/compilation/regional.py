@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
 from fluxfast.optimizations.compilation._compiler import (
     compiled_blocks_proof,
     dynamic_shapes,

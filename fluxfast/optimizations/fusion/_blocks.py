@@ -18,7 +18,9 @@ from diffusers.models.transformers.transformer_flux import (
 from torch import Tensor, nn
 
 from fluxfast.optimizations.attention._processor import OperatorAttnProcessor
-from fluxfast.optimizations.base import Axis, Build, NumberFormat
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build
+from fluxfast.optimizations.facts import NumberFormat
 from fluxfast.optimizations.fusion._block_kernels import BlockKernels, CosSin, Rows, linear
 from fluxfast.optimizations.precision._torchao import is_quantizable
 

@@ -6,15 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fluxfast.hardware import Hardware, Platform
-from fluxfast.optimizations.base import (
-    Axis,
-    Build,
-    Evidence,
-    KernelCategory,
-    Optimization,
-    Package,
-    Proof,
-)
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.facts import KernelCategory, Package
 
 TRITON = (Package(name="triton", install='pip install "triton>=3.6"'),)
 REQUIRES: Mapping[str, str] = {

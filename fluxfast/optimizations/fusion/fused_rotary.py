@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fluxfast.optimizations.base import Axis, KernelCategory
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.facts import KernelCategory
 from fluxfast.optimizations.fusion._requirements import block_fusion, kernel_proof, use_kernels
 
 OPTIMIZATION = block_fusion(

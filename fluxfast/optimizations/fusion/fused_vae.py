@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
 from fluxfast.optimizations.compilation._compiler import DECODER_CONFLICTS
 from fluxfast.optimizations.fusion._requirements import TRITON, nvidia_only
 from fluxfast.optimizations.memory._memory_format import why_no_vae

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from fluxfast.optimizations.base import Axis, Build, KernelCategory, NumberFormat
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build
+from fluxfast.optimizations.facts import KernelCategory, NumberFormat
 from fluxfast.optimizations.fusion._requirements import epilogue_fusion, kernel_proof, use_kernels
 
 

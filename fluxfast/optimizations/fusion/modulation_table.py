@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
 
 
 def apply(build: Build) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fluxfast.optimizations.base import Axis, Build, KernelCategory
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build
+from fluxfast.optimizations.facts import KernelCategory
 from fluxfast.optimizations.fusion._requirements import epilogue_fusion, kernel_proof, use_kernels
 
 

@@ -6,7 +6,8 @@ may skip.
 
 from __future__ import annotations
 
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
 from fluxfast.optimizations.graphs._support import replay_proof, why_no_graphs
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from fluxfast.hardware import Hardware, Platform
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof, Situation
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.situation import Situation
 
 # The pipelines of diffusers 0.42 with `true_cfg_scale`, without those of a ControlNet, which adds
 # its own residuals to each pass.

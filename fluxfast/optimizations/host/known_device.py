@@ -12,7 +12,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fluxfast.optimizations.base import Proof, Situation
+from fluxfast.optimizations.base import Proof
+from fluxfast.optimizations.situation import Situation
 
 
 def why_no_vae(situation: Situation) -> str | None:

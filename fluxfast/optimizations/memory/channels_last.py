@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fluxfast.optimizations.base import Axis, Optimization
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Optimization
 from fluxfast.optimizations.memory._memory_format import (
     channels_last_proof,
     to_channels_last,

@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof, Situation
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.situation import Situation
 
 if TYPE_CHECKING:
     import torch

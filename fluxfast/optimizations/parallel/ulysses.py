@@ -10,16 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.base import (
-    Axis,
-    Build,
-    Evidence,
-    KernelCategory,
-    NumberFormat,
-    Optimization,
-    Proof,
-    Situation,
-)
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.facts import KernelCategory, NumberFormat
+from fluxfast.optimizations.situation import Situation
 
 # On a CPU the operator of torch.distributed; on an NVIDIA GPU, NCCL's kernel, also in a graph.
 ALL_TO_ALL = ("c10d::alltoall_base_", "ncclDevKernel_SendRecv")

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import Hardware, Platform
-from fluxfast.optimizations.base import Build, Evidence, Package, Proof
+from fluxfast.optimizations.base import Build, Evidence, Proof
+from fluxfast.optimizations.facts import Package
 
 if TYPE_CHECKING:
     import torch

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fluxfast.hardware import Hardware, Platform
-from fluxfast.optimizations.base import Axis, Build, Evidence, Optimization, Proof, Situation
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
 from fluxfast.optimizations.memory._memory_format import to_channels_last
+from fluxfast.optimizations.situation import Situation
 
 
 def apply(build: Build) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fluxfast.optimizations.base import Axis, Build, NumberFormat, Optimization
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Optimization
+from fluxfast.optimizations.facts import NumberFormat
 from fluxfast.optimizations.precision._torchao import (
     TORCHAO,
     fp8_proof,

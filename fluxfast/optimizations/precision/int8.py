@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fluxfast.hardware import Hardware, Platform
-from fluxfast.optimizations.base import Axis, Build, Evidence, NumberFormat, Optimization, Proof
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
+from fluxfast.optimizations.facts import NumberFormat
 from fluxfast.optimizations.precision._int8_gemm import float64_gemms
 from fluxfast.optimizations.precision._torchao import (
     INT8_GEMMS,
