@@ -31,10 +31,11 @@ from fluxfast.files import write_atomically
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.mini.tokenizers import clip_tokenizer, t5_tokenizer
 from fluxfast.models.architecture import PUBLISHED, Architecture
+from fluxfast.models.loading import load
 from fluxfast.models.spec import DEFAULT_PROMPT, DEV, ImageRequest, default_request
 from fluxfast.models.synthetic.pipeline import assemble
 from fluxfast.models.synthetic.profiles import Profile
-from fluxfast.models.weights import load, resolve
+from fluxfast.models.weights import resolve
 
 PROFILE = Profile.TRAINED
 SHARD, NARROW_SHARD = "10GB", "2MB"

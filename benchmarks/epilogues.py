@@ -25,13 +25,8 @@ from fluxfast.console import out, quiet_libraries
 from fluxfast.hardware import Hardware, detect, environment
 from fluxfast.kernels.activation import quantize_rows
 from fluxfast.optimizations.attention.fa3 import fa3, fa3_into
-from fluxfast.optimizations.fusion._block_kernels import (
-    BlockKernels,
-    Fp8Rows,
-    Rows,
-    linear,
-    unscaled_linear,
-)
+from fluxfast.optimizations.fusion._block_kernels import BlockKernels
+from fluxfast.optimizations.fusion._rows import Fp8Rows, Rows, linear, unscaled_linear
 from fluxfast.profiling.telemetry import gpu_reader, telemetry_of_image
 
 HEADS, HEAD_DIM, MLP = 24, 128, 12288

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import detect
-from fluxfast.models import weights as model_weights
+from fluxfast.models import loading
+from fluxfast.models.weights import resolve
 from fluxfast.optimizations import registry
 from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.presets import preset_names
@@ -36,8 +37,8 @@ def load(name: str, *, weights: str = "auto", device: str = "auto") -> FluxPipel
 
     checked = plan(name, weights=weights, device=device, preset="eager")
     hardware = checked.situation.hardware
-    checkpoint = model_weights.resolve(name, weights, hardware)
-    return model_weights.load(checkpoint, dtype=load_dtype(checked), hardware=hardware)
+    checkpoint = resolve(name, weights, hardware)
+    return loading.load(checkpoint, dtype=load_dtype(checked), hardware=hardware)
 
 
 def plan(
@@ -66,7 +67,7 @@ def plan(
         FluxFastError: the model or the preset is unknown, or a value of the request is invalid.
     """
     hardware = detect(device)
-    checkpoint = model_weights.resolve(name, weights, hardware)
+    checkpoint = resolve(name, weights, hardware)
     situation = Situation(
         model=checkpoint.model,
         hardware=hardware,

@@ -19,7 +19,7 @@ from fluxfast.bench.baselines.accept import (
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
 from fluxfast.bench.baselines.file import locked_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for, find_baseline, own_baseline
-from fluxfast.bench.cases.matrix import joined
+from fluxfast.bench.cases.labels import joined
 from fluxfast.bench.results.machine import hardware_of
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_paths

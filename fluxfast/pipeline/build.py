@@ -18,8 +18,9 @@ import torch
 from fluxfast.console import no_progress
 from fluxfast.errors import FluxFastError
 from fluxfast.models.arguments import call_arguments
+from fluxfast.models.loading import load
 from fluxfast.models.spec import ImageRequest
-from fluxfast.models.weights import Checkpoint, load
+from fluxfast.models.weights import Checkpoint
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Artifacts, Plan
 from fluxfast.pipeline.applied import AppliedPlan, free_memory

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fluxfast.bench.cases.matrix import Names, joined, label
+from fluxfast.bench.cases.labels import joined, label
+from fluxfast.bench.cases.matrix import Names
 from fluxfast.report.combinations import cumulative_chain
 from fluxfast.report.rows import ReportRow
 

@@ -10,7 +10,8 @@ from typing import Any
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.lookup import known_baselines
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.cases.matrix import Names, label, lossless_variant
+from fluxfast.bench.cases.labels import label, lossless_variant
+from fluxfast.bench.cases.matrix import Names
 from fluxfast.bench.results.machine import hardware_of
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import CaseSummary, summarize

@@ -32,8 +32,9 @@ from fluxfast.mini.world import (
 )
 from fluxfast.models.architecture import MINI
 from fluxfast.models.arguments import call_arguments
+from fluxfast.models.loading import load
 from fluxfast.models.spec import DEFAULT_PROMPT, MODELS
-from fluxfast.models.weights import load, resolve
+from fluxfast.models.weights import resolve
 from tests.support.machines import H200
 from training.__main__ import train
 from training.contrastive import near_misses

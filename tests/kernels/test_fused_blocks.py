@@ -14,7 +14,8 @@ from fluxfast.bench.cases.planned import situation_of
 from fluxfast.bench.measurement.injected_faults import block_twice
 from fluxfast.hardware import detect
 from fluxfast.models.architecture import MINI
-from fluxfast.models.weights import load, resolve
+from fluxfast.models.loading import load
+from fluxfast.models.weights import resolve
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Artifacts, Build, Plan
 from fluxfast.optimizations.cache_config import DEFAULT_CACHE_CONFIG

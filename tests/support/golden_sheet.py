@@ -12,9 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.cases.matrix import label
+from fluxfast.bench.cases.labels import label
 from fluxfast.hardware import detect
-from fluxfast.models.weights import load, resolve
+from fluxfast.models.loading import load
+from fluxfast.models.weights import resolve
 from fluxfast.optimizations.registry import optimizations
 from fluxfast.quality.prompts import GeneratedImages
 from fluxfast.quality.sheet import write_sheet

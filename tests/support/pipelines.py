@@ -2,7 +2,7 @@
 
 from fluxfast.bench.cases.planned import situation_of
 from fluxfast.hardware import detect
-from fluxfast.models import weights
+from fluxfast.models import loading
 from fluxfast.models.weights import resolve
 from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.registry import optimizations
@@ -25,7 +25,7 @@ def load_one_block_of_each_kind(monkeypatch):
 
     Each level of the VAE's decoder keeps one of its two residual blocks.
     """
-    load_mini = weights._load_mini
+    load_mini = loading._load_mini
 
     def load(name, dtype):
         pipeline = load_mini(name, dtype)
@@ -36,7 +36,7 @@ def load_one_block_of_each_kind(monkeypatch):
             level.resnets = level.resnets[:1]
         return pipeline
 
-    monkeypatch.setattr(weights, "_load_mini", load)
+    monkeypatch.setattr(loading, "_load_mini", load)
 
 
 class Log:

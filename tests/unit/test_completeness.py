@@ -17,9 +17,10 @@ from fluxfast.models.architecture import MINI
 from fluxfast.models.completeness import check_checkpoint, check_vocabularies
 from fluxfast.models.configuration import NETWORKS, read_configuration
 from fluxfast.models.hub_cache import is_cached
+from fluxfast.models.loading import load
 from fluxfast.models.memory import check_weights_fit
 from fluxfast.models.weight_files import weight_map
-from fluxfast.models.weights import load, resolve
+from fluxfast.models.weights import resolve
 from tests.support.machines import CPU
 
 TRANSFORMER_FILE = "transformer/diffusion_pytorch_model.safetensors"

@@ -4,7 +4,8 @@ from itertools import combinations
 
 import pytest
 
-from fluxfast.bench.cases.matrix import MATRICES, excluded, label, matrix, tiers
+from fluxfast.bench.cases.labels import label
+from fluxfast.bench.cases.matrix import MATRICES, excluded, matrix, tiers
 from fluxfast.bench.cases.planned import parse_resolution, planned_cases, shard
 from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import SCHNELL

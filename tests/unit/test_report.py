@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from fluxfast.bench.cases.matrix import label
+from fluxfast.bench.cases.labels import label
 from fluxfast.bench.results.shards import note_shard
 from fluxfast.bench.results.sides import write_sides
 from fluxfast.bench.results.store import read_results, write_result

@@ -8,6 +8,7 @@ from fluxfast.optimizations.registry import optimizations
 REPOSITORY = Path(__file__).parents[2]
 MODULES = sorted((REPOSITORY / "fluxfast").rglob("*.py"))
 MOST_MODULES_AT_THE_TOP = 8
+MOST_LINES = 300
 # Two options of flux-fast each mean one optimization: --use-cached-model and --cache_dit_config.
 NAMED_BY_OPTIONS = {"export_aoti", "dbcache"}
 
@@ -19,6 +20,13 @@ def relative(path):
 def test_few_modules_lie_at_the_top_of_the_package():
     top = [path.name for path in MODULES if path.parent == REPOSITORY / "fluxfast"]
     assert len(top) <= MOST_MODULES_AT_THE_TOP, top
+
+
+def test_a_module_is_short_enough_to_be_read():
+    folders = ("fluxfast", "benchmarks", "training", "perf_tests", "correctness_tests")
+    modules = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
+    lines = {relative(path): len(path.read_text().splitlines()) for path in modules}
+    assert not {name: count for name, count in lines.items() if count > MOST_LINES}
 
 
 def test_no_module_outside_of_the_optimizations_names_one():

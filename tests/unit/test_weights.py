@@ -16,6 +16,7 @@ from fluxfast.mini.reader import read, shows
 from fluxfast.mini.world import DEFAULT_EDIT
 from fluxfast.models.arguments import call_arguments, input_image, scene_image
 from fluxfast.models.configuration import NETWORKS
+from fluxfast.models.loading import load
 from fluxfast.models.spec import (
     DEDISTILLED,
     DEV,
@@ -25,7 +26,7 @@ from fluxfast.models.spec import (
     ImageRequest,
     default_request,
 )
-from fluxfast.models.weights import WeightsKind, load, resolve
+from fluxfast.models.weights import WeightsKind, resolve
 from tests.support.machines import CPU, H200
 
 NEEDED_FILES = (

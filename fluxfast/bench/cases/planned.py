@@ -8,16 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.cases.matrix import (
-    Excluded,
-    Names,
-    batch_sizes,
-    excluded,
-    joined,
-    label,
-    lossless_variant,
-    matrix,
-)
+from fluxfast.bench.cases.labels import joined, label, lossless_variant
+from fluxfast.bench.cases.matrix import Excluded, Names, batch_sizes, excluded, matrix
 from fluxfast.bench.cases.role import Role, names_by_role, role_of
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
@@ -38,7 +30,7 @@ class PlannedCase:
         case: the case.
         plan: the checked optimizations for this machine.
         checkpoint: the weights.
-        label: a short name for tables, see `matrix.label`.
+        label: a short name for tables, see `labels.label`.
         role: what the optimizations stand for; None for any other combination.
         tolerances: by metric, a tolerance in place of the metric's own.
         quality: by figure of image quality, a bound in place of the budget's.

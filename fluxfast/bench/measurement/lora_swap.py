@@ -13,8 +13,8 @@ from fluxfast.api.optimize import optimize
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.console import without_loading_bars
 from fluxfast.hardware import Platform
+from fluxfast.models.loading import load
 from fluxfast.models.lora.synthetic import synthetic_lora
-from fluxfast.models.weights import load
 from fluxfast.pipeline.build import BuiltPipeline, forget_compiled_code, load_dtype
 from fluxfast.profiling.evidence import dynamo_counters
 

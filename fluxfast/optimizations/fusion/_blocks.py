@@ -21,7 +21,8 @@ from fluxfast.optimizations.attention._processor import OperatorAttnProcessor
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Build
 from fluxfast.optimizations.facts import NumberFormat
-from fluxfast.optimizations.fusion._block_kernels import BlockKernels, CosSin, Rows, linear
+from fluxfast.optimizations.fusion._block_kernels import BlockKernels, CosSin
+from fluxfast.optimizations.fusion._rows import Rows, linear
 from fluxfast.optimizations.precision._torchao import is_quantizable
 
 
