@@ -9,6 +9,7 @@ from fluxfast.quality.figures import IMAGE_METRICS, STEP_METRICS
 from fluxfast.tables import plain_table, render
 
 MISSING = "–"
+BESIDE_STEPS = ("error_ratio", "step_bias", "prompt_error", "decoder_error")
 STEPS_TITLE = "step error: networks fed with the eager pipeline's inputs, relative L2 to eager"
 IMAGES_TITLE = "image quality compared with the eager pipeline"
 
@@ -43,7 +44,7 @@ def quality_tables(rows: Sequence[Measured]) -> dict[str, str]:
 def _step_table(rows: Sequence[Measured]) -> str:
     """Return configurations × models: lowest and highest step; then the worst of all models."""
     models = list(dict.fromkeys(row.model for row in rows))
-    others = [n for n in STEP_METRICS if n != "step_error" and any(n in r.forced for r in rows)]
+    others = [name for name in BESIDE_STEPS if any(name in row.forced for row in rows)]
     titles = [*models, *(STEP_METRICS[name].title for name in others)]
     table = plain_table("configuration", *titles, numbers=titles)
     for label in dict.fromkeys(row.label for row in rows):

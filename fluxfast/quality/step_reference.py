@@ -115,25 +115,30 @@ class MeasuredSteps:
         return differences(self.lossy_alone, self.reference.trajectory.outputs)
 
     @cached_property
+    def against_float32(self) -> tuple[Differences, Differences] | None:
+        """The differences from float32, and those of the eager pipeline, if it has less."""
+        eager, precise = self.reference.trajectory.outputs, self.reference.precise
+        if precise is None:
+            return None
+        return differences(self.outputs, precise), differences(eager, precise)
+
+    @cached_property
     def quality(self) -> Quality:
         """The figures of the differences from the eager pipeline, and of their ratios."""
         values = dict(step_quality(self.found).values)
-        eager, precise = self.reference.trajectory.outputs, self.reference.precise
         if self.found_alone:
             times = ratio(transformer_error(self.found), transformer_error(self.found_alone))
             values["error_ratio"] = (times,)
-        elif precise and not self.is_lossy:
-            against = differences(self.outputs, precise), differences(eager, precise)
-            values["error_ratio"] = tuple(lossless_ratios(*against).values())
+        elif self.against_float32 and not self.is_lossy:
+            values["error_ratio"] = tuple(lossless_ratios(*self.against_float32).values())
         return Quality(values=values)
 
 
 def check_definition(batches: Sequence[MeasuredSteps]) -> list[str]:
     """Return where the batches of a case are not lossless, or exceed those of its lossy part."""
     problems = list[str]()
-    for one in batches:
-        if precise := one.reference.precise:
-            eager = one.reference.trajectory.outputs
-            problems += check_lossless(one.outputs, eager, precise, steps_are_lossy=one.is_lossy)
-    pairs = [(one.found, one.found_alone) for one in batches if one.found_alone]
-    return problems + (check_lossy(pairs) if pairs else [])
+    if rounded := [one.against_float32 for one in batches if one.against_float32]:
+        problems += check_lossless(rounded, steps_are_lossy=batches[0].is_lossy)
+    if pairs := [(one.found, one.found_alone) for one in batches if one.found_alone]:
+        problems += check_lossy(pairs)
+    return problems

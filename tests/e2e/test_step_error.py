@@ -137,9 +137,19 @@ def test_a_trajectory_may_have_more_steps_than_are_compared():
     between = {index: torch.zeros(1, 64) for index in range(28) if index % 9}
     eager = replace(_outputs(0.01, 0.01, 0.01, 0.01), steps=between | _outputs(*[0.01] * 4).steps)
     assert set(differences(eager, right)) == set(differences(right, right))
-    assert not check_lossless(_outputs(0.012, 0.012, 0.012, 0.012), eager, right)
-    (problem,) = check_lossless(_outputs(0.013, 0.013, 0.013, 0.013), eager, right)
+    rounding = differences(eager, right)
+    assert not check_lossless([(differences(_outputs(*[0.012] * 4), right), rounding)])
+    (problem,) = check_lossless([(differences(_outputs(*[0.013] * 4), right), rounding)])
     assert problem.startswith("transformer: error 0.013") and "1.30 times" in problem
+
+
+def test_a_bias_is_one_that_all_batches_share():
+    right = _outputs(0, 0, 0, 0)
+    off = {by: differences(replace(right, decoded=right.decoded + by), right) for by in (-1, 0, 1)}
+    rounding = off[1] | {"decoder": replace(off[1]["decoder"], bias=0.1)}
+    (problem,) = check_lossless([(off[-1], rounding)] * 3)
+    assert problem.startswith("decoder: the mean error is 1.00 of")
+    assert not check_lossless([(off[-1], rounding), (off[1], rounding)])
 
 
 def test_a_lossy_error_is_held_to_its_mean_because_a_single_step_scatters():
@@ -167,7 +177,7 @@ def test_a_difference_is_that_of_the_worst_image():
     found = Difference.between(output, reference)
     assert found.relative == pytest.approx(0.1)
     assert found.mean == pytest.approx(0.05)
-    assert found.bias == pytest.approx(1)  # every error has one sign
+    assert found.bias == pytest.approx(0.5**0.5)  # one of two images, all with one sign
     assert Difference.between(reference, reference).bias == 0
 
 
