@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-# Characters that a terminal obeys, and halves of characters, which cannot be printed.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# Characters that a terminal obeys, those that change the direction of the text after them, and
+# halves of characters, which cannot be printed.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from fluxfast.bench.results.provenance import provenance
-from fluxfast.errors import FluxFastError
+from fluxfast.errors import FluxFastError, printable
 
 FOLDER = Path(tempfile.gettempdir()) / "fluxfast-timing"
 LONGEST_LINE, LONGEST_TEXT = 500, 100_000  # characters
@@ -104,7 +104,7 @@ def _as_file(name: str, place: int, flags: int) -> IO[str]:
 
 
 def _lines(file: IO[str]) -> list[str]:
-    """Return the lines of a file that others may have written, without control characters."""
+    """Return the lines of a file that others may have written, as a terminal may show them."""
     file.seek(0)
     lines = file.read(LONGEST_TEXT).splitlines()
-    return ["".join(c for c in line[:LONGEST_LINE] if c.isprintable()) for line in lines]
+    return [printable(line[:LONGEST_LINE]) for line in lines]

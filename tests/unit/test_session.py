@@ -87,10 +87,10 @@ def test_links_of_another_user_are_not_followed_and_text_is_shown_without_escape
             fcntl.flock(one, fcntl.LOCK_EX)
         with announced(folder) as others:
             (own,) = set(folder.iterdir()) - {other, *folder.glob("1-[hlp]*")}
-            own.write_bytes(own.read_bytes() + b"\xff\x1b]0;x\n")
+            own.write_bytes(own.read_bytes() + b"\xff\x1b]0;x\xe2\x80\xae\n")
             present, noted = others()
-    assert present.startswith("[2Jprocess 5 \ufffdxxx") and len(present) < 1000
-    assert noted == "\ufffd]0;x"
+    assert present.startswith("\\x1b[2Jprocess 5 \ufffdxxx") and len(present) < 1000
+    assert noted == "\ufffd\\x1b]0;x\\u202e"
     assert target.read_text() == "root's" and target.stat().st_mode & 0o777 == 0o600
     for place in (tmp_path / "link", target):
         if place != target:
