@@ -8,7 +8,7 @@ steps. The error of a single step is no figure to hold to 10%, because rounding 
 with the same spacing of its numbers at ten other phases, on mini weights on a CPU, moved the worst
 of two images in one step by up to 45% in 99 of 100 pairs, the mean of four steps and two images by
 12%, and that of eight images by 6%. A bias is one that all batches share: the error of a single
-flat picture is an offset.
+flat image is an offset.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class MeasuredSteps:
 
     @cached_property
     def found_alone(self) -> Differences | None:
-        """Those of the reference implementation of a lossy case; None if that is the case."""
+        """The differences of a lossy case's reference implementation; None if that is the case."""
         if self.lossy_alone is None:
             return None
         return differences(self.lossy_alone, self.reference.trajectory.outputs)
