@@ -38,7 +38,7 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let the workers of pytest-xdist begin with long groups, so that none waits at the end."""
     if IS_WORKER:
-        group = partial(group_of, workers=config.workerinput["workercount"])
+        group = partial(group_of, workers=int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
         long = {group(item.nodeid) for item in items if any(map(item.get_closest_marker, LONG))}
         items.sort(key=lambda item: group(item.nodeid) not in long)
 

@@ -47,14 +47,14 @@ def benches():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sabotage", STEP_SABOTAGES, ids=lambda s: s.name)
-def test_both_gates_detect_a_small_fault(sabotage, benches):
+def test_a_small_fault_is_detected(sabotage, benches):
     optimizations = sabotage.optimizations(benches.hardware)
     if optimizations is None:
         pytest.skip("a CPU does not run the code with this fault")
     bench = benches.of(optimizations)
     with torch.no_grad(), sabotage.fault(bench.built):
         seen = bench.seen(bench.measured())
-    assert seen["definition"] and seen["golden"]
+    assert all(seen[gate] for gate in sabotage.gates(benches.hardware)), seen
 
 
 @pytest.mark.slow
