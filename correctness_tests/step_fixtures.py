@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from left_out import has_images
+from stash_keys import NOT_MEASURED
 
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.results.artifacts import read_figures, write_figures
@@ -33,7 +34,6 @@ from fluxfast.quality.step_reference import (
 from fluxfast.quality.trajectory import STEPS, Outputs, replay
 
 IMAGES_ON_A_GPU = 8  # of mini weights, in batches of the case's size
-NOT_MEASURED = pytest.StashKey[dict[str, str]]()
 
 
 def write_quality(suite: Suite, planned: PlannedCase, quality: Quality) -> None:
