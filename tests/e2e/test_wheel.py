@@ -48,19 +48,11 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def fluxfast(installed, tmp_path):
+def fluxfast(installed, tmp_path, monkeypatch):
     """Return a function that runs the wheel's command line in an empty folder."""
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "fluxfast", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(installed), "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-        )
-
-    return run
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: run_module("fluxfast", [*arguments], tmp_path)
 
 
 def test_the_wheel_holds_what_a_user_needs_and_nothing_else(wheel):
@@ -102,18 +94,17 @@ def test_the_wheel_holds_shared_weights_once(wheel):
 )
 def test_a_command_works_in_an_empty_folder(fluxfast, command, printed):
     done = fluxfast(*command)
-    assert done.returncode == 0, done.stderr
-    assert printed in done.stdout
+    assert done.ret == 0, done.errlines
+    assert printed in done.stdout.str()
 
 
 @pytest.mark.parametrize("model", ["mini-dev", "mini-schnell", "mini-kontext"])
-def test_an_image_is_generated_in_an_empty_folder(installed, monkeypatch, tmp_path, model):
-    monkeypatch.setenv("PYTHONPATH", str(installed))
+def test_an_image_is_generated_in_an_empty_folder(fluxfast, tmp_path, model):
     options = SMALL_IMAGE
     if model == "mini-kontext":
         Image.new("RGB", (64, 64), "white").save(tmp_path / "input.png")
         options += ("--image", "input.png")
-    done = run_module("fluxfast", ["generate", "--ckpt", model, *options], tmp_path)
+    done = fluxfast("generate", "--ckpt", model, *options)
     assert done.ret == 0, done.errlines
     assert (tmp_path / "output.png").stat().st_size > 0
 
@@ -131,5 +122,5 @@ def test_a_command_that_needs_the_checkout_reports_so(fluxfast, tmp_path):
     result = next(iter(ablation(seed=1)))
     write_result(tmp_path / "results", result)
     done = fluxfast("baseline", "accept", "results", "--gpu", "h200")
-    assert done.returncode == 2, done.stderr
-    assert "needs a checkout of the project" in done.stderr
+    assert done.ret == 2, done.errlines
+    assert "needs a checkout of the project" in done.stderr.str()
