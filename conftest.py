@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from functools import cache, partial
 from pathlib import Path
 
@@ -12,8 +13,12 @@ pytest_plugins = ["fluxfast.pytest_plugin.plugin"]
 LONG = ("slow", "subprocess", "compile")  # markers of tests that take seconds
 MANY_OBJECTS = 50_000
 MODELS = 3  # a case's id begins with its model
+GARBAGE = 20_000  # objects since the last collection; Python's 700 take a tenth of a compilation
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if IS_WORKER:
+    gc.disable()  # until it has imported everything, which makes no garbage and takes a sixth less
 
+COMPILER = Path(__file__).parent / "tests" / "support" / "compiler"
 # Settings of the workers' processes, unless each of them has cores of its own to measure on.
 ONE_CORE_EACH = {
     "OMP_NUM_THREADS": "1",
@@ -22,8 +27,10 @@ ONE_CORE_EACH = {
     # of a package with optimizations that a package called twice does not repay.
     "TORCHINDUCTOR_VEC_ISA_OK": "1",
     "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O0",
-    "COMPILER_PATH": str(Path(__file__).parent / "tests" / "support" / "linker"),
+    "COMPILER_PATH": str(COMPILER),
 }
+if sys.platform == "linux":  # elsewhere Inductor prefers other compilers
+    ONE_CORE_EACH["CXX"] = str(COMPILER / "g++")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -44,16 +51,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Collect garbage from now on, of which compiling makes little for its many objects."""
+    gc.enable()
+    if IS_WORKER and not measures(session.config):
+        gc.freeze()
+        gc.set_threshold(GARBAGE)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Let garbage collections skip what stays, such as the libraries: a pipeline starts two.
 
     With PyTorch, diffusers and Inductor a collection takes 0.3 s, without them nothing. A worker of
     perf_tests collects as a run without workers does; what is frozen may hold a case's memory.
     """
-    measures = item.config.pluginmanager.has_plugin("Worker")
-    if IS_WORKER and not measures and len(gc.get_objects()) > MANY_OBJECTS:
+    if IS_WORKER and not measures(item.config) and len(gc.get_objects()) > MANY_OBJECTS:
         gc.collect()
         gc.freeze()
+
+
+def measures(config: pytest.Config) -> bool:
+    """Return whether this is a worker of perf_tests."""
+    return config.pluginmanager.has_plugin("Worker")
 
 
 def group_of(nodeid: str, workers: int) -> str:
@@ -73,7 +93,7 @@ def group_of(nodeid: str, workers: int) -> str:
 def _shared_by(file: str) -> str | None:
     path = Path(__file__).parent / file
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if "import run_module" in text:
+    if "from tests.support.forked import" in text:
         return "forked"
     return file if 'scope="module"' in text else None
 
