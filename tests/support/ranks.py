@@ -38,6 +38,7 @@ class Fault:
         if self.kind == "hangs":
             time.sleep(600)
         if self.kind == "interrupted":
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a background ignores it
             signal.raise_signal(signal.SIGINT)
 
 
