@@ -1,6 +1,7 @@
 """Blocks with kernels in them draw what diffusers' blocks draw, alone, compiled and cached."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ def bf16_build(names, attention="sdpa"):
     return pipeline
 
 
-def first_step(pipeline):
+def first_step(pipeline, batch=1):
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape):
@@ -164,11 +165,13 @@ def first_step(pipeline):
     pipeline.scheduler.set_timesteps(2, device=DEVICE, mu=0.5)
     with torch.no_grad():
         return pipeline.transformer(
-            hidden_states=random(1, IMAGE_TOKENS, 64),
-            encoder_hidden_states=random(1, TEXT_TOKENS, MINI.transformer["joint_attention_dim"]),
-            pooled_projections=random(1, MINI.transformer["pooled_projection_dim"]),
-            timestep=pipeline.scheduler.timesteps[:1].to(torch.bfloat16) / 1000,
-            guidance=torch.full((1,), 3.5, device=DEVICE),
+            hidden_states=random(batch, IMAGE_TOKENS, 64),
+            encoder_hidden_states=random(
+                batch, TEXT_TOKENS, MINI.transformer["joint_attention_dim"]
+            ),
+            pooled_projections=random(batch, MINI.transformer["pooled_projection_dim"]),
+            timestep=pipeline.scheduler.timesteps[:1].expand(batch).to(torch.bfloat16) / 1000,
+            guidance=torch.full((batch,), 3.5, device=DEVICE),
             img_ids=random(IMAGE_TOKENS, 3).abs(),
             txt_ids=torch.zeros(TEXT_TOKENS, 3, device=DEVICE),
             return_dict=False,
@@ -183,7 +186,8 @@ def first_step(pipeline):
     ids=["passes", "epilogues"],
 )
 def test_fp8_gemms_take_the_rows_as_they_leave_a_kernel(monkeypatch, fusions, products):
-    exact, by_torchao = first_step(bf16_build(())), first_step(bf16_build(("fp8_per_row",)))
+    many = partial(first_step, batch=4)  # the error of a single step varies by a quarter
+    exact, by_torchao = many(bf16_build(())), many(bf16_build(("fp8_per_row",)))
     calls = []
     scaled_mm = torch._scaled_mm
 
@@ -195,7 +199,7 @@ def test_fp8_gemms_take_the_rows_as_they_leave_a_kernel(monkeypatch, fusions, pr
     monkeypatch.setattr(torch, "_scaled_mm", counted)
     out = first_step(fused)
     assert len(calls) == products
-    assert relative_error(out, exact) < 1.2 * relative_error(by_torchao, exact) < 0.2
+    assert relative_error(many(fused), exact) < 1.2 * relative_error(by_torchao, exact) < 0.2
     monkeypatch.undo()
     fused.transformer.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
     assert torch.equal(first_step(fused), out)
