@@ -132,6 +132,13 @@ else:
     alone = ["-S"] if "WITHOUT_PACKAGES" in os.environ else []
     os.execv({python!r}, [{python!r}, *alone, *words])
 """
+# The page has tests of its own, and the nightly's is real; its charts take seconds to compute.
+WITHOUT_CHARTS = """
+import sys
+from fluxfast.cli import main, report
+report.page = lambda report: "<!doctype html>"
+sys.exit(main.main())
+"""
 PRINT_ARGUMENTS = "import sys; print('simulated:', *sys.argv[1:])"
 
 
@@ -402,6 +409,7 @@ def test_the_gate_from_end_to_end(rehearsal):
     (pytest_line,) = (line for _, _, line in LINES if '--against "$(git merge-base' in line)
     forged = f"{COMMENT_MARK}\nby somebody else"
     rehearsal.set_github(comments=[forged], foreign=[0])
+    rehearsal.program("fluxfast", WITHOUT_CHARTS)
     rehearsal.set_slower({"fp8_per_row": 1.3})
     output = rehearsal.folder / "output.txt"
     output.unlink()
@@ -440,13 +448,6 @@ def test_the_gate_from_end_to_end(rehearsal):
     assert "✅" in comment and "No case changed." in comment
 
 
-# The page has tests of its own, and its charts take seconds to compute.
-WITHOUT_CHARTS = """
-import sys
-from fluxfast.cli import main, report
-report.page = lambda report: "<!doctype html>"
-sys.exit(main.main())
-"""
 MAKE_UPGRADE = """
 import os, sys
 if sys.argv[1] == "upgrade":
