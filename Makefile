@@ -18,7 +18,7 @@ perf: .venv/installed
 	$(BIN)/pytest perf_tests --gpu cpu --matrix smoke
 
 # For every edit: under a minute on two cores.
-quick: .venv/developing
+quick: .venv/imported
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(PYTEST) tests/unit -m "not (slow or subprocess or interpreter or compile or browser or gpu)"
@@ -36,7 +36,7 @@ types: .venv/developing
 
 # Everything that a machine without a GPU can run, with one shape of each interpreted kernel.
 test: .venv/developing
-	$(IN_PAIRS) types lint workflows
+	$(IN_PAIRS) types lint workflows .venv/imported
 	$(PYTEST) correctness_tests tests -m "not interpreter"
 
 # The other shapes of the interpreted kernels. CI runs them, too.
@@ -128,11 +128,16 @@ format: .venv/developing
 	touch $@
 
 # Linters, test tools, and the libraries of reports and documentation. Python compiles the files
-# that it imports; pip would compile all of PyTorch's.
+# that it imports, of which two workers that start together would compile each twice; pip would
+# compile all of PyTorch's.
 .venv/developing: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch .venv/installed $@
+
+.venv/imported: .venv/developing
+	$(BIN)/python -c "from tests.support import forked; list(map(__import__, forked.LIBRARIES))"
+	touch $@
 
 clean:
 	rm -rf .venv .fluxfast site

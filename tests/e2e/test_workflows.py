@@ -361,7 +361,7 @@ def test_a_machine_without_a_gpu_lints_tests_and_times(rehearsal):
     for name in ("pytest", "ruff", "mypy", "lint-imports", "zizmor"):
         (tools / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\n')
         (tools / name).chmod(0o755)
-    for stamp in ("installed", "developing"):
+    for stamp in ("installed", "developing", "imported"):
         (tools.parent / stamp).touch()
     rehearsal.job("cpu", "quick")
     rehearsal.job("cpu", "test")
