@@ -85,9 +85,8 @@ def measured(planned, suite, request) -> Measurement:
 
 def measured_in(installation, request, report):
     """Stand in for a measuring process of either side."""
-    found = {
-        case_id: synthetic(Case.from_id(case_id), described("h200")) for case_id in request.cases
-    }
+    machine = described("h200")
+    found = {case_id: synthetic(Case.from_id(case_id), machine) for case_id in request.cases}
     for one in found.values():
         write_result(request.results, one)
     return found
