@@ -155,6 +155,7 @@ WHOLE_IMAGE = "whole image"  # the stage of a verdict that names none
 
 # Priors. GPU: the H200's baseline with ten cases of two or three processes, six cases on two cards.
 # CPU: tests/support/replay/cpu.json, six cases of ten processes; 6% in decoding, else 1% or less.
+# Where others slow the host down, 3% over fixed work (docs/notebook/2026-11-27-gate-on-a-cpu.md).
 PERFORMANCE_METRICS = (
     PerformanceMetric(
         name="e2e_s",
@@ -222,7 +223,7 @@ PERFORMANCE_METRICS = (
         samples=_image_pace,
         tolerance=0.15,
         risk=0.01,
-        noise=0.01,
+        noise=0.03,
     ),
     PerformanceMetric(
         name="step_pace",
@@ -232,7 +233,7 @@ PERFORMANCE_METRICS = (
         samples=_over_pace(_step_ms),
         tolerance=0.15,
         risk=0.01,
-        noise=0.01,
+        noise=0.03,
     ),
     PerformanceMetric(
         name="decode_pace",
