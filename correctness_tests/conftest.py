@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from left_out import why_left_out
+from left_out import compiles_for_minutes, why_left_out
 from stash_keys import MEASURED, NOT_MEASURED
 
 from fluxfast.pytest_plugin.items import planned_of
@@ -21,6 +21,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("numprocesses", None):
         for name in ("step_fixtures", "image_fixtures"):
             config.pluginmanager.import_plugin(name)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what a CPU compiles for a minute: `make test` leaves it to `make further`."""
+    planned = planned_of(item)
+    if planned and compiles_for_minutes(planned):
+        item.add_marker("further")
 
 
 @pytest.hookimpl(trylast=True)

@@ -43,6 +43,13 @@ def has_images(planned: PlannedCase, suite: Suite) -> bool:
     )
 
 
+def compiles_for_minutes(planned: PlannedCase) -> bool:
+    """Return whether an optimization of the case compiles whole models on a CPU."""
+    hardware = planned.plan.situation.hardware
+    compilers = (o for o in planned.plan.optimizations if o.compiles)
+    return not hardware.is_gpu and any(o.slow_to_generate(hardware) for o in compilers)
+
+
 def _takes_minutes(item: pytest.Item, planned: PlannedCase) -> bool:
     hardware = planned.plan.situation.hardware
     if getattr(getattr(item, "module", None), "SHORTEST_MODEL_ON_A_CPU", False):

@@ -138,7 +138,7 @@ def test_no_step_of_decoding_keeps_what_an_earlier_one_read(monkeypatch):
     assert step <= held.most / 2**20 < step + 10
 
 
-@pytest.mark.interpreter  # a study, and half a minute of Triton's interpreter
+@pytest.mark.further  # a study, and half a minute of Triton's interpreter
 def test_its_benchmark_measures_both():
     found = vae_figures(MINI, torch.float32, "cpu", 32, other_sizes=((16, 32),), repeats=1)
     assert set(found) == {"eager", "fused", "fused, 16x32"}

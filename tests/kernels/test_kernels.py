@@ -551,7 +551,7 @@ def test_each_operator_matches_its_fake(operator):
 @pytest.mark.subprocess
 @pytest.mark.compile
 @pytest.mark.parametrize(
-    "words", [[], pytest.param(["--every"], marks=pytest.mark.interpreter)], ids=["some", "every"]
+    "words", [[], pytest.param(["--every"], marks=pytest.mark.further)], ids=["some", "every"]
 )
 def test_every_kernel_compiles_for_a_hopper_gpu(words):
     # Triton reads the variable when it is imported, so no process is forked from another.

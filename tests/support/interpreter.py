@@ -73,9 +73,9 @@ if DEVICE == "cpu":
 
 
 def first_of(*values):
-    """Return the values as parameters: the first for every run, the others for `interpreter`."""
+    """Return the values as parameters: the first for every run, the others for `further`."""
     return [
-        value if number == 0 else pytest.param(value, marks=pytest.mark.interpreter)
+        value if number == 0 else pytest.param(value, marks=pytest.mark.further)
         for number, value in enumerate(values)
     ]
 
