@@ -1,4 +1,4 @@
-"""What the tests leave for the tables that are printed at the end."""
+"""Keys of the figures that the tests store for the tables at the end."""
 
 from __future__ import annotations
 

@@ -40,6 +40,13 @@ class StepReference:
     trajectory: Trajectory
     precise: Outputs | None
 
+    @cached_property
+    def rounding(self) -> Differences | None:
+        """The differences of the eager pipeline from float32, the same for every case."""
+        if self.precise is None:
+            return None
+        return differences(self.trajectory.outputs, self.precise)
+
 
 def record_references(
     eager: BuiltPipeline, batches: Sequence[tuple[ImageRequest, Sequence[Prompt]]]
@@ -117,10 +124,10 @@ class MeasuredSteps:
     @cached_property
     def against_float32(self) -> tuple[Differences, Differences] | None:
         """The differences from float32, and those of the eager pipeline, if it has less."""
-        eager, precise = self.reference.trajectory.outputs, self.reference.precise
-        if precise is None:
+        precise, rounding = self.reference.precise, self.reference.rounding
+        if precise is None or rounding is None:
             return None
-        return differences(self.outputs, precise), differences(eager, precise)
+        return differences(self.outputs, precise), rounding
 
     @cached_property
     def quality(self) -> Quality:

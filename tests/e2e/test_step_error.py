@@ -125,7 +125,7 @@ def test_an_error_profile_needs_a_quantization(capsys):
 
 
 def _outputs(*errors):
-    """Of a transformer that is off by these errors in the steps 0, 9, 18, …; the rest is right."""
+    """Return outputs with these errors in the steps 0, 9, 18, …; the other networks are right."""
     right = torch.ones(1, 64)
     signs = torch.tensor([1.0, -1.0]).repeat(1, 32)  # no bias
     steps = {9 * i: right + signs * error for i, error in enumerate(errors)}
