@@ -129,9 +129,10 @@ format: .venv/developing
 
 # Linters, test tools, and the libraries of reports and documentation. Python compiles the files
 # that it imports, of which two workers that start together would compile each twice; pip would
-# compile all of PyTorch's.
+# compile all of PyTorch's. Python 3.11 brings a pip that takes twice as long as the newest one.
 .venv/developing: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch .venv/installed $@
 
