@@ -42,6 +42,14 @@ class Scaled(nn.Module):
 CALL = {"x": torch.randn(4, 8), "scale": None, "flag": False}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def headers_as_text():
+    """Precompiled for AOTInductor alone, headers take longer than three packages save."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch._inductor.config.aot_inductor.precompile_headers", False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     module, path = Scaled().requires_grad_(False), tmp_path_factory.mktemp("package") / "scaled.pt2"
