@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from left_out import compiles_for_minutes, why_left_out
+from left_out import is_left_to_further, why_left_out
 from stash_keys import MEASURED, NOT_MEASURED
 
 from fluxfast.pytest_plugin.items import planned_of
@@ -24,9 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what a CPU compiles for a minute: `make test` leaves it to `make further`."""
+    """Mark what `make test` leaves to `make further`."""
     planned = planned_of(item)
-    if planned and compiles_for_minutes(planned):
+    if planned and is_left_to_further(planned):
         item.add_marker("further")
 
 

@@ -43,11 +43,17 @@ def has_images(planned: PlannedCase, suite: Suite) -> bool:
     )
 
 
-def compiles_for_minutes(planned: PlannedCase) -> bool:
-    """Return whether an optimization of the case compiles whole models on a CPU."""
+def is_left_to_further(planned: PlannedCase) -> bool:
+    """Return whether the case compiles on a CPU what takes long or what another case compiles.
+
+    Whole models take minutes. The compiler's flags are part of the model's presets, whose step
+    error and images show a fault of the flags, too.
+    """
     hardware = planned.plan.situation.hardware
     compilers = (o for o in planned.plan.optimizations if o.compiles)
-    return not hardware.is_gpu and any(o.slow_to_generate(hardware) for o in compilers)
+    takes_minutes = any(o.slow_to_generate(hardware) for o in compilers)
+    has_flags_alone = planned.plan.on(Axis.COMPILER_FLAGS) is not None and not planned.role
+    return not hardware.is_gpu and (takes_minutes or has_flags_alone)
 
 
 def _takes_minutes(item: pytest.Item, planned: PlannedCase) -> bool:
