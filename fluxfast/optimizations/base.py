@@ -96,6 +96,7 @@ class Build:
         quantize: returns a weight quantized as those of the block layers are; None if they are not.
         on_new_weights: functions that derive anew what was derived from the weights, in the same
             memory, after the weights were rewritten.
+        ahead: calls of other networks whose kernels are compiled together with those of a step.
         team: the processes that share an image; None where this process computes it alone.
     """
 
@@ -106,6 +107,7 @@ class Build:
     compiler_options: dict[str, Any] = field(default_factory=dict)
     quantize: Callable[[Tensor], Tensor] | None = None
     on_new_weights: list[Callable[[], None]] = field(default_factory=list)
+    ahead: list[Callable[[], object]] = field(default_factory=list)
     team: Team | None = None
 
     @property

@@ -1,6 +1,7 @@
 """A VAE with kernels between its convolutions draws and reads what diffusers' does."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from fluxfast.optimizations.fusion import _vae as fused_vae  # isort: skip
 from benchmarks.vae import vae_figures
 from fluxfast.errors import FluxFastError
 from fluxfast.models.architecture import MINI, PUBLISHED, VAE_COMMON
+from fluxfast.optimizations.base import Artifacts, Build
+from fluxfast.optimizations.fusion.fused_vae import OPTIMIZATION
 from fluxfast.profiling.evidence import gather_evidence, proofs
 from tests.support.pipelines import built
 
@@ -35,6 +38,20 @@ def test_a_fused_vae_draws_and_reads_the_same_images():
             b.pipeline.vae.encode(image).latent_dist.mode() for b in (pipeline, eager)
         )
         assert (read - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_kernels_are_compiled_ahead_for_the_latents_of_the_request():
+    shapes = []
+    with built() as pipeline:
+        vae, plan = pipeline.pipeline.vae, replace(pipeline.plan, optimizations=(OPTIMIZATION,))
+        vae.decoder.register_forward_pre_hook(lambda module, given: shapes.append(given[0].shape))
+        build = Build(pipeline=pipeline.pipeline, plan=plan, artifacts=Artifacts(folder=None))
+        OPTIMIZATION.apply(build)
+        (decode,) = build.ahead
+        with torch.no_grad():
+            decode()
+        pipeline.generate()
+    assert shapes[0] == shapes[1] and len(shapes) == 2
 
 
 def other_resnet(vae):

@@ -547,6 +547,28 @@ def test_each_operator_matches_its_fake(operator):
     torch.library.opcheck(operator, samples()[operator], test_utils=checks)
 
 
+def printed_by(module, *words):
+    """Return the JSON that a module prints in a process whose Triton compiles its kernels."""
+    # Triton reads the variable when it is imported, so no process is forked from another.
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.subprocess
+@pytest.mark.compile
+def test_kernels_are_compiled_ahead_by_threads_and_launched_once():
+    kernels = ["fluxfast_channel_sums", "fluxfast_group_factors", "fluxfast_group_norm_silu"]
+    found = printed_by("tests.support.compile_ahead")
+    assert found["launched ahead"] == [] and found["launched"] == kernels
+    assert found["loaded ahead"] == found["loaded"]
+    assert sorted(name for name, _ in found["loaded"]) == kernels
+    assert "MainThread" not in [thread for _, thread in found["loaded"]]
+    assert "no_such_name" in found["error"]
+    assert sorted(name for name, _ in found["loaded after the error"]) == kernels
+
+
 @pytest.mark.slow
 @pytest.mark.subprocess
 @pytest.mark.compile
@@ -554,11 +576,7 @@ def test_each_operator_matches_its_fake(operator):
     "words", [[], pytest.param(["--every"], marks=pytest.mark.further)], ids=["some", "every"]
 )
 def test_every_kernel_compiles_for_a_hopper_gpu(words):
-    # Triton reads the variable when it is imported, so no process is forked from another.
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.support.compile_kernels", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    rows = json.loads(done.stdout)
+    rows = printed_by("tests.support.compile_kernels", *words)
     products = {
         "fluxfast_gelu_product",
         "fluxfast_qkv_product",

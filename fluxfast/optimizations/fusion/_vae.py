@@ -16,6 +16,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from fluxfast.errors import FluxFastError
+from fluxfast.kernels.compile_ahead import CompiledAhead
 from fluxfast.kernels.vae import bias_residual, group_norm_silu, upsample
 from fluxfast.optimizations.memory._memory_format import channels_last_proof, to_channels_last
 
@@ -99,6 +100,14 @@ def fuse_vae(vae: Any) -> None:
     for half in halves:
         half.conv_norm_out.__class__ = GroupNormSiLU
         half.conv_act = nn.Identity()
+        half.forward = CompiledAhead(half.forward)
+
+
+def decode_nothing(vae: Any, batch: int, height: int, width: int) -> None:
+    """Decode latents of zeros, as many as images (batch, 3, height, width) have."""
+    weight = vae.decoder.conv_in.weight
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.decoder(weight.new_zeros((batch, weight.shape[1], height // scale, width // scale)))
 
 
 def _not_fusible(found: object) -> FluxFastError:

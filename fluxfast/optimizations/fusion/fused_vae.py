@@ -11,9 +11,15 @@ from fluxfast.optimizations.memory._memory_format import why_no_vae
 
 def apply(build: Build) -> None:
     """Change the classes of the VAE's blocks."""
-    from fluxfast.optimizations.fusion._vae import fuse_vae
+    from fluxfast.optimizations.fusion._vae import decode_nothing, fuse_vae
 
     fuse_vae(build.pipeline.vae)
+    request = build.situation.request
+    build.ahead.append(
+        lambda: decode_nothing(
+            build.pipeline.vae, request.batch_size, request.height, request.width
+        )
+    )
 
 
 def proof(evidence: Evidence) -> Proof:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -45,12 +46,20 @@ class GraphReplay:
     pool, which is safe because no result of one lives in the pool while another one runs.
 
     Attributes:
+        ahead: calls whose Triton kernels are compiled together with those of the function.
         replays: number of calls that were replayed.
     """
 
-    def __init__(self, function: Callable[..., Any], max_graphs: int = MAX_GRAPHS) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        max_graphs: int = MAX_GRAPHS,
+        ahead: Sequence[Callable[[], object]] = (),
+    ) -> None:
         self.function = function
         self.max_graphs = max_graphs
+        self.ahead = ahead
         self.graphs: OrderedDict[tuple[Any, ...], _Recorded] = OrderedDict()
         self.pool: Any = None
         self.replays = 0
@@ -97,13 +106,17 @@ class GraphReplay:
         )
 
     def _warm_up(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """Call once outside of a graph.
+        """Call once outside of a graph, after compiling the call's kernels side by side.
 
         No first allocation or library handle is then captured.
         """
         stream = _warm_up_stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
+            if "triton" in sys.modules:  # else no kernel of this project is installed
+                from fluxfast.kernels.compile_ahead import compile_kernels_of
+
+                compile_kernels_of(lambda: self.function(*arguments, **keywords), *self.ahead)
             self.function(*arguments, **keywords)
         torch.cuda.current_stream().wait_stream(stream)
 

@@ -20,9 +20,13 @@ def apply(build: Build) -> None:
         # cache-dit always computes the first blocks, which decide, and the last ones. The blocks
         # between them, which it may skip, are called by `call_Mn_blocks`.
         cached = transformer.cached_blocks
-        cached.call_Mn_blocks = transformer.replayed = GraphReplay(cached.call_Mn_blocks)
+        cached.call_Mn_blocks = transformer.replayed = GraphReplay(
+            cached.call_Mn_blocks, ahead=build.ahead
+        )
     else:
-        transformer.forward = transformer.replayed = GraphReplay(transformer.forward)
+        transformer.forward = transformer.replayed = GraphReplay(
+            transformer.forward, ahead=build.ahead
+        )
     if build.team:
         # NCCL waits for its graphs: a process with one would not leave the process group.
         build.undo.callback(transformer.replayed.forget)
