@@ -56,11 +56,11 @@ ADDED = (
     "modulation_table",
     "cuda_graph",
     "device_images",
-    "compiled_encoder",
+    "fused_encoder",
     "known_device",
 )
 DECODERS = ("fused_vae",)
-GPU_ALONE = ("cuda_graph", "device_images", "compiled_encoder", "known_device")
+GPU_ALONE = ("cuda_graph", "device_images", "fused_encoder", "known_device")
 
 
 def main() -> int:

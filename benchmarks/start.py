@@ -2,6 +2,8 @@
 
     python -m benchmarks.start --out start.json                      # on a GPU, about 8 minutes
     python -m benchmarks.start --out warm.json --parts "first image" # again: with warm caches
+    python -m benchmarks.start --out other.json --parts "first image" \
+        --choose compile=regional encoder=                           # other optimizations
     python -m benchmarks.start --out /tmp/r.json --rehearse          # on a CPU
 
 torch.compile and Triton keep caches in TORCHINDUCTOR_CACHE_DIR and TRITON_CACHE_DIR: set both to
@@ -11,6 +13,7 @@ empty folders for a cold start.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -44,6 +47,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ckpt", default="dev", help="dev")
     parser.add_argument("--parts", nargs="*", help="measure only these parts")
+    parser.add_argument(
+        "--choose",
+        nargs="*",
+        default=[],
+        metavar="AXIS=NAME",
+        help="optimizations in place of the defaults; AXIS= leaves an axis empty",
+    )
     parser.add_argument("--rehearse", action="store_true", help="the mini family, on a CPU")
     options = parser.parse_args()
     quiet_libraries()
@@ -53,8 +63,9 @@ def main() -> int:
     start_compiler(hardware.device)
     torch.set_grad_enabled(False)
     sizes = REHEARSED_SIZES if options.rehearse else OTHER_SIZES
+    chosen = {axis: name or None for axis, _, name in (c.partition("=") for c in options.choose)}
     parts = {
-        "first image": lambda: _first_image(options.ckpt, hardware, sizes),
+        "first image": lambda: _first_image(options.ckpt, hardware, sizes, chosen),
         "without encoders": lambda: _without_encoders(options.ckpt, hardware),
         "packages": lambda: _packages("schnell", hardware),
     }
@@ -80,21 +91,50 @@ def _image_s(built: BuiltPipeline, request: ImageRequest, **arguments: Any) -> f
 
 
 def _first_image(
-    model: str, hardware: Hardware, sizes: tuple[tuple[int, int], ...]
+    model: str,
+    hardware: Hardware,
+    sizes: tuple[tuple[int, int], ...],
+    chosen: dict[str, str | None],
 ) -> dict[str, Any]:
-    """Return seconds to load, to apply, and of two images at each size, then at the first again."""
-    planned = _planned(model, hardware)
+    """Return seconds since the process began, to load, to apply, and of images at each size.
+
+    Of each size two images are timed, of the first one five more, with its prompt encoded alone.
+    """
+    planned = _planned(model, hardware, **chosen)
     request = planned.plan.situation.request
     found: dict[str, Any] = {"optimizations": list(planned.plan.names)}
     with build(planned.checkpoint, planned.plan) as built:
-        found |= {"load_s": built.load_s, "apply_s": built.apply_s}
+        reset_peak_memory(built)
+        found |= {"load_s": built.load_s, "apply_s": built.apply_s, "built_at_s": _process_s()}
         for height, width in ((request.height, request.width), *sizes):
             asked = replace(request, height=height, width=width)
             found[f"{height}x{width}: first and second image, s"] = [
                 _image_s(built, asked) for _ in range(2)
             ]
-        found["the first size again, s"] = _image_s(built, request)
+        found["the first size again, s"] = [_image_s(built, request) for _ in range(5)]
+        found["prompt_ms"] = [_prompt_ms(built) for _ in range(20)]
+        found["peak_memory_gib"] = peak_memory_gib(built)
     return found
+
+
+def _process_s() -> float:
+    """Return the seconds since this process began, on Linux (proc(5), field 22 of stat)."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return since_boot_s - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _prompt_ms(built: BuiltPipeline) -> float:
+    request = built.plan.situation.request
+    arguments = call_arguments(request, built.plan.situation.model.takes_image)
+    started = time.perf_counter()
+    built.pipeline.encode_prompt(
+        prompt=arguments["prompt"],
+        prompt_2=None,
+        max_sequence_length=request.max_sequence_length,
+    )
+    built.synchronize()
+    return 1000 * (time.perf_counter() - started)
 
 
 def _without_encoders(model: str, hardware: Hardware) -> dict[str, Any]:

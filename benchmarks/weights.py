@@ -172,9 +172,22 @@ def encoded(pipeline: Any, request: ImageRequest) -> tuple[Tensor, ...]:
 
 
 def generated(pipeline: Any, request: ImageRequest) -> Tensor:
-    """Return the final latents [1, T, 64] of an image."""
+    """Return the final latents [1, T, 64] of an image.
+
+    The noise is the same in every dtype: PyTorch 2.11 draws other numbers where they are bfloat16.
+    """
     arguments = call_arguments(request, takes_image=False)
-    latents: Tensor = pipeline(**arguments, output_type="latent").images
+    noise, _ = pipeline.prepare_latents(
+        batch_size=1,
+        num_channels_latents=pipeline.transformer.config.in_channels // 4,
+        height=request.height,
+        width=request.width,
+        dtype=torch.float32,
+        device=pipeline.device,
+        generator=arguments["generator"],
+    )
+    noise = noise.bfloat16().to(pipeline.dtype)
+    latents: Tensor = pipeline(**arguments, latents=noise, output_type="latent").images
     return latents
 
 

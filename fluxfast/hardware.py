@@ -92,6 +92,11 @@ class Hardware:
         return int(digits[:-1]), int(digits[-1])
 
     @property
+    def is_hopper(self) -> bool:
+        """Return whether it is a Hopper GPU (H100, H200, GH200)."""
+        return self.compute_capability == (9, 0)
+
+    @property
     def stack(self) -> dict[str, str]:
         """Version of each installed package that a case on this machine can use."""
         return stack_of(self.platform, self.packages)

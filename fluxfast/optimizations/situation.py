@@ -17,11 +17,13 @@ class LoadedPipeline:
         pipeline_class: the name of its class.
         dtype: the dtype of the transformer's weights, without `torch.`; `mixed` for several.
         absent: components that it lacks, such as `text_encoder`.
+        t5_dtype: the dtype of T5's norms and GEMMs, without `torch.`; None without a T5.
     """
 
     pipeline_class: str
     dtype: str
     absent: frozenset[str] = frozenset()
+    t5_dtype: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

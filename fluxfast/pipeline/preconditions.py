@@ -34,12 +34,18 @@ def check_pipeline(pipeline: Any) -> None:
 
 def described(pipeline: Any) -> LoadedPipeline:
     """Return the facts of the pipeline on which plans depend."""
-    dtypes = {str(p.dtype).removeprefix("torch.") for p in pipeline.transformer.parameters()}
+    t5 = getattr(pipeline, "text_encoder_2", None)
     return LoadedPipeline(
         pipeline_class=type(pipeline).__name__,
-        dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
+        dtype=_dtype(pipeline.transformer),
+        t5_dtype=None if t5 is None else _dtype(t5.encoder.block),
         absent=frozenset(n for n in OPTIONAL_COMPONENTS if getattr(pipeline, n, None) is None),
     )
+
+
+def _dtype(network: nn.Module) -> str:
+    dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in network.parameters()}
+    return dtypes.pop() if len(dtypes) == 1 else "mixed"
 
 
 def _obstacles(pipeline: Any) -> Iterator[tuple[str, str]]:

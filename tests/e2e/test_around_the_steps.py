@@ -10,11 +10,14 @@ from diffusers.hooks import group_offloading
 from diffusers.pipelines.flux import pipeline_flux
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch.utils import _pytree as pytree
-from transformers.utils import import_utils
 
 from fluxfast.bench.measurement.injected_faults import block_twice
+from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
 from fluxfast.models.arguments import input_image
+from fluxfast.optimizations.base import Artifacts, Build, Plan
+from fluxfast.optimizations.fusion._t5 import FusedT5
+from fluxfast.optimizations.fusion.fused_encoder import OPTIMIZATION
 from fluxfast.optimizations.graphs._replay import GraphReplay
 from fluxfast.optimizations.host import known_device
 from fluxfast.optimizations.registry import optimizations
@@ -133,47 +136,50 @@ def test_a_compiled_decoder_does_not_prove_compiled_blocks(monkeypatch):
             assert evidence.compiled_graphs and regional.proof(evidence).is_active is is_active
 
 
-@pytest.mark.compile
-def test_the_compiled_encoder_is_proved_active_and_keeps_the_image(monkeypatch):
+def test_the_fused_encoder_is_proved_active_and_keeps_the_image(monkeypatch):
     monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    with built() as eager, built("compiled_encoder") as pipeline:
+    with built() as eager, built("fused_encoder") as pipeline:
         image = pipeline.generate(output_type="pt")
         assert (image - eager.generate(output_type="pt")).abs().max() < 1e-4
-        assert proofs(gather_evidence(pipeline))["compiled_encoder"].is_active
-        encoder = pipeline.pipeline.text_encoder_2.encoder
-        encoder.block[1]._compiled_call_impl = None
-        assert not proofs(gather_evidence(pipeline))["compiled_encoder"].is_active
-        bias = encoder.block[0].layer[0].SelfAttention.compute_bias(5, 5)
-        assert bias.is_contiguous()
+        assert proofs(gather_evidence(pipeline))["fused_encoder"].is_active
+        t5 = pipeline.pipeline.text_encoder_2
+        t5.forward = GraphReplay(type(t5).forward.__get__(t5))
+        assert not proofs(gather_evidence(pipeline))["fused_encoder"].is_active
 
 
-@pytest.mark.compile
+def test_the_fused_t5_has_the_embeddings_of_transformers():
+    ids = torch.tensor([[3, 40, 7, 1, 0, 0, 0], [8, 1, 0, 0, 0, 0, 0]])
+    with built() as eager:
+        t5 = eager.pipeline.text_encoder_2
+        # Weights that attention and the position bias matter for.
+        bias = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+        bias.data.normal_(generator=torch.Generator().manual_seed(0))
+        expected, fused = t5(ids, output_hidden_states=True), FusedT5(t5)
+        embeds = fused(ids, output_hidden_states=False)[0]
+        assert (embeds - expected[0]).norm() < 1e-5 * expected[0].norm()
+        for case in ({"output_hidden_states": True}, {"attention_mask": (ids > 0).long()}):
+            theirs = t5(ids, **case)
+            assert torch.equal(fused(ids, **case)[0], theirs[0])
+        assert len(fused(ids, output_hidden_states=True).hidden_states) == len(t5.encoder.block) + 1
+
+
+def test_another_t5_than_that_of_flux_is_refused():
+    with built() as eager:
+        eager.pipeline.text_encoder_2.config.feed_forward_proj = "relu"
+        plan = Plan(optimizations=(OPTIMIZATION,), situation=eager.plan.situation)
+        with pytest.raises(FluxFastError, match="feed_forward_proj='relu'"):
+            OPTIMIZATION.apply(
+                Build(pipeline=eager.pipeline, plan=plan, artifacts=Artifacts(folder=None))
+            )
+
+
 @pytest.mark.parametrize("encoder", ["text_encoder", "text_encoder_2"])
 def test_an_encoder_that_is_not_replayed_makes_the_proof_fail(encoder, monkeypatch):
     monkeypatch.setattr(GraphReplay, "_record", record_for_a_cpu)
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    with built("compiled_encoder") as pipeline:
+    with built("fused_encoder") as pipeline:
         del getattr(pipeline.pipeline, encoder).forward
         pipeline.generate()
-        assert not proofs(gather_evidence(pipeline))["compiled_encoder"].is_active
-
-
-@pytest.mark.compile
-def test_the_encoders_run_the_same_code_in_the_capture_as_in_the_warm_up(monkeypatch):
-    """transformers creates a mask while a graph is captured; no compiler may be called there."""
-
-    def record(replay, arguments, keywords):
-        replay.function(*arguments, **keywords)
-        with monkeypatch.context() as capture, torch.compiler.set_stance("fail_on_recompile"):
-            capture.setattr(import_utils, "is_cuda_stream_capturing", lambda: True)
-            return record_for_a_cpu(replay, arguments, keywords)
-
-    monkeypatch.setattr(GraphReplay, "_record", record)
-    with built() as eager, built("compiled_encoder", "known_device") as pipeline:
-        image = pipeline.generate(output_type="pt")
-        assert (image - eager.generate(output_type="pt")).abs().max() < 1e-4
-        assert all(proof.is_active for proof in proofs(gather_evidence(pipeline)).values())
+        assert not proofs(gather_evidence(pipeline))["fused_encoder"].is_active
 
 
 def test_a_pipeline_with_a_pinned_device_does_not_search_for_it():

@@ -41,7 +41,7 @@ def test_optimizations_are_found_in_the_order_of_their_axes():
         "export_aoti",
         "fused_vae",
         "device_images",
-        "compiled_encoder",
+        "fused_encoder",
         "known_device",
         "cuda_graph",
     }
@@ -54,7 +54,7 @@ def test_a_plan_is_in_the_order_of_its_axes_whatever_the_request_order():
 
 ON_NVIDIA = (
     "fused_norms fused_rotary fused_gelu modulation_table fused_vae device_images "
-    "compiled_encoder known_device cuda_graph"
+    "fused_encoder known_device cuda_graph"
 )
 EPILOGUES = {"fused_rotary": "rotary_epilogue", "fused_gelu": "gelu_epilogue"}
 ON_HOPPER = " ".join(EPILOGUES.get(name, name) for name in ON_NVIDIA.split())
@@ -67,8 +67,8 @@ ON_AMD = "device_images known_device"
         (CPU, "fused_projections channels_last inductor_flags regional"),
         (A100, "bf16 fused_projections cudnn int8 regional " + ON_NVIDIA),
         (L20, "bf16 fused_projections cudnn fp8_per_row regional " + ON_NVIDIA),
-        (H100, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_HOPPER),
-        (H200, "bf16 fused_projections fa3_fp8 fp8_per_row regional " + ON_HOPPER),
+        (H100, "bf16 fused_projections fa3_fp8 fp8_per_row " + ON_HOPPER),
+        (H200, "bf16 fused_projections fa3_fp8 fp8_per_row " + ON_HOPPER),
         (B200, "bf16 fused_projections cudnn fp8_per_row regional " + ON_NVIDIA),
         (MI300X, "bf16 fused_projections aiter_fp8 fp8_per_row regional " + ON_AMD),
         (MI250, "bf16 fused_projections int8 regional " + ON_AMD),
@@ -87,7 +87,7 @@ def test_without_its_package_the_next_best_default_is_chosen():
 
 def test_a_choice_replaces_conflicting_defaults():
     chosen = {Axis.DTYPE: None}
-    assert default_names(situation(H200), chosen)[:2] == ("fused_projections", "regional")
+    assert default_names(situation(H200), chosen)[:2] == ("fused_projections", "fused_vae")
     asked = default_names(situation(H200), {Axis.CACHE: "dbcache"})
     assert "dbcache" in asked and "cuda_graph" in asked
     chosen = {Axis.COMPILE: None}
@@ -109,12 +109,13 @@ def test_the_next_best_default_replaces_one_that_conflicts_with_a_choice():
 
 CACHE = {"Fn_compute_blocks": 1}
 FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu", "modulation_table")
-AROUND = ("fused_vae", "device_images", "compiled_encoder", "known_device", "cuda_graph")
+AROUND = ("fused_vae", "device_images", "fused_encoder", "known_device", "cuda_graph")
 
 
 @pytest.mark.parametrize("hardware", [A100, L20, H200, B200], ids=lambda h: h.name)
 def test_the_compiler_is_applied_last(hardware):
-    asked = {*AROUND, *FUSIONS, *default_names(situation(hardware))} - {*EPILOGUES.values()}
+    asked = {"regional", *AROUND, *FUSIONS, *default_names(situation(hardware))}
+    asked -= {*EPILOGUES.values()}
     found = plan(asked, situation(hardware))
     assert found.names[found.names.index("regional") :] == ("regional", *FUSIONS, *AROUND)
     applied = [o.name for o in found.in_order_of_application]
@@ -165,7 +166,7 @@ def test_the_compiler_is_applied_last(hardware):
             situation(H200),
             "fused_gelu and gelu_epilogue exclude each other: a plan has one choice of activation",
         ),
-        ("compiled_encoder", situation(CPU), "CUDA graphs are not supported elsewhere"),
+        ("fused_encoder", situation(CPU), "CUDA graphs are not supported elsewhere"),
     ],
 )
 def test_an_unsupported_combination_is_an_error_with_the_reason(names, given, reason):

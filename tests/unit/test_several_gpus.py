@@ -61,7 +61,8 @@ def test_gpus_that_would_each_compute_the_whole_image_are_an_error():
 
 
 def test_the_exchange_comes_after_the_attention_that_it_is_around():
-    order = [o.axis for o in plan(default_names(on(2)), on(2)).in_order_of_application]
+    names = {*default_names(on(2)), "regional"}
+    order = [o.axis for o in plan(names, on(2)).in_order_of_application]
     assert order.index(Axis.PARALLEL) == order.index(Axis.ATTENTION) + 1
     assert order[-1] is Axis.COMPILE
 

@@ -59,6 +59,6 @@ def _module() -> str:
 
 def hopper_only(hardware: Hardware) -> str | None:
     """Return why the hardware cannot run FlashAttention-3, or None."""
-    if hardware.compute_capability == (9, 0):
+    if hardware.is_hopper:
         return None
     return "requires a Hopper GPU (sm_90); use cudnn on other NVIDIA GPUs, aiter_fp8 on AMD"

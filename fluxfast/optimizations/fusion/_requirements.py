@@ -92,7 +92,7 @@ def epilogue_fusion(*, alternative: str, requires: Mapping[str, str], **facts: A
     why = f"its GEMM computes bfloat16, or fp8 with one scale per row; use {alternative}"
 
     def hopper_only(hardware: Hardware) -> str | None:
-        if hardware.compute_capability == (9, 0):
+        if hardware.is_hopper:
             return None
         return f"its tiles are for Hopper GPUs (sm_90); use {alternative} on other NVIDIA GPUs"
 

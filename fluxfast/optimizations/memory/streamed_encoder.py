@@ -106,9 +106,7 @@ OPTIMIZATION = Optimization(
     proof=proof,
     why_unsupported=why_unsupported,
     why_unsupported_request=why_unsupported_request,
-    conflicts={
-        "compiled_encoder": "its recorded graph reads the encoder's weights where they were"
-    },
+    conflicts={"fused_encoder": "its recorded graph reads the encoder's weights where they were"},
     preference=1,
     on_by_default=lambda hardware: False,
 )
