@@ -65,7 +65,20 @@ def _call(self, *arguments, **named):
     return self.rewrite()(*arguments, **named)
 
 
+def _no_overflow(self, lhs, rhs, binary_op):
+    """Triton 3.6 finds overflows by repeating each operation on integers, and drops the result."""
+    assert not self.builder.options.debug
+
+
+def _tuple_type(self, types, fields=None):
+    """Triton 3.6 spells the name of each tuple's type, for messages, whenever it makes one."""
+    self.types, self.fields = types, fields or [""] * len(types)
+    self.name = "tuple"
+
+
 if DEVICE == "cpu":
+    interpreter.TritonSemantic.binary_op_sanitize_overflow_impl = _no_overflow
+    interpreter.tl.core.tuple_type.__init__ = _tuple_type
     interpreter.InterpretedFunction.__call__ = _call
     interpreter._convert_float = _rounded
     interpreter._patch_lang_tensor = _patched
