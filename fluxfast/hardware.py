@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from email import message_from_string
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,15 @@ class Hardware:
 def installed_packages() -> dict[str, str]:
     """Return the version of each distribution that Python imports, by normalized name.
 
-    A distribution that is installed twice counts once: the first on `sys.path` is imported.
+    A distribution that is installed twice counts once: the first on `sys.path` is imported. The
+    descriptions that follow the fields are long, and are not parsed.
     """
     found: dict[str, str] = {}
     for distribution in metadata.distributions():
-        if name := distribution.metadata["Name"]:
-            found.setdefault(canonicalize_name(name), distribution.version)
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        fields = message_from_string(text.partition("\n\n")[0])
+        if name := fields["Name"]:
+            found.setdefault(canonicalize_name(name), fields["Version"])
     return found
 
 
