@@ -161,13 +161,13 @@ def gelu_ways(tokens: int, hidden: int, mlp: int, random: Random, *, fp8: bool) 
     up = random.layer(hidden, mlp, fp8=fp8)
     down = random.layer(hidden + mlp, hidden, fp8=fp8)
     output: Any = unscaled_linear if fp8 else linear
-    a_pass = BlockKernels(gelu=True, fp8_rows=fp8)
+    a_pass = BlockKernels(gelu=True)
     epilogue = replace(a_pass, gelu_epilogue=True)
     return {
-        "product, then a pass": lambda: a_pass.activated(None, up, rows),
-        "in the epilogue": lambda: epilogue.activated(None, up, rows),
-        "chain, a pass": lambda: output(down, a_pass.activated(attended, up, rows)),
-        "chain, the epilogue": lambda: output(down, epilogue.activated(attended, up, rows)),
+        "product, then a pass": lambda: a_pass.activated(None, up, rows, down),
+        "in the epilogue": lambda: epilogue.activated(None, up, rows, down),
+        "chain, a pass": lambda: output(down, a_pass.activated(attended, up, rows, down)),
+        "chain, the epilogue": lambda: output(down, epilogue.activated(attended, up, rows, down)),
     }
 
 
@@ -184,8 +184,8 @@ def heads_ways(
     image = random.rows(image_tokens, hidden, fp8=fp8)
     half = random.angles(text_tokens + image_tokens, head_dim)
     cosines, sines = (table.repeat_interleave(2, dim=1) for table in half)
-    a_pass = BlockKernels(rotary=True, fp8_rows=fp8, fp8_heads=fp8)
-    epilogue = BlockKernels(rotary_epilogue=True, fp8_rows=fp8, fp8_heads=fp8)
+    a_pass = BlockKernels(rotary=True, fp8_heads=fp8)
+    epilogue = BlockKernels(rotary_epilogue=True, fp8_heads=fp8)
     return {
         "product, then a pass": lambda: a_pass.heads(attn, text, image, (cosines, sines)),
         "in the epilogue": lambda: epilogue.heads(attn, text, image, half),
@@ -206,7 +206,7 @@ def single_block_ways(
 
     def two_launches() -> Tensor:
         attended = fa3()(*kernels.heads(attn, None, rows, angles)).flatten(2, 3)
-        return linear(down, kernels.activated(attended, up, rows))
+        return linear(down, kernels.activated(attended, up, rows, down))
 
     def one_launch() -> Tensor:
         found, joined = kernels.heads_and_activated(attn, up, rows, angles)
@@ -216,7 +216,7 @@ def single_block_ways(
     return {
         "two launches": lambda: (
             kernels.heads(attn, None, rows, angles),
-            kernels.activated(None, up, rows),
+            kernels.activated(None, up, rows, down),
         ),
         "one launch": lambda: kernels.heads_and_activated(attn, up, rows, angles),
         "chain, two launches": two_launches,

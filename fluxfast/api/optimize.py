@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.cache_config import CacheConfig, cache_config_of, read_cache_config
 from fluxfast.optimizations.presets import preset_names, why_left_out
 from fluxfast.optimizations.situation import Situation
+from fluxfast.optimizations.unquantized import check_quantizes, unquantized_layers
 from fluxfast.pipeline.applied import on_device
 from fluxfast.pipeline.live_weights import LiveWeights, recorded_layers
 from fluxfast.pipeline.preconditions import check_pipeline, described
@@ -41,6 +42,7 @@ def optimize(
     preset: str = "default",
     enable: Collection[str] = (),
     disable: Collection[str] = (),
+    unquantized: Sequence[str] = (),
     cache: Cache | None = None,
     gpus: int = 1,
     progress: Callable[[str], None] = no_progress,
@@ -63,6 +65,9 @@ def optimize(
         enable: optimizations to add, by name; each takes the place of the preset's choice of its
             axis. `fluxfast.list_optimizations()` lists them.
         disable: optimizations to leave out; the next best default of an axis takes its place.
+        unquantized: names of the transformer's block layers that stay in its dtype while the others
+            are quantized, or patterns of `fnmatch` such as `*.ff.net.2`. Layers that read the input
+            of a block stay together.
         cache: settings of DBCache, which they enable: a YAML file of cache-dit, or a mapping.
         gpus: number of GPUs that share an image. Under torchrun, every rank calls this function,
             and then the pipeline. Without it, processes for the other GPUs are started here, and
@@ -90,11 +95,17 @@ def optimize(
         preset=preset,
         enable=tuple(dict.fromkeys((*enable, *caches))),
         disable=tuple(disable),
+        unquantized=unquantized_layers(unquantized, _block_counts(pipeline)),
         cache_config=_cache_config(cache),
         request=request,
         hardware=detect(pipeline.device.type, gpus),
     )
     return _optimized(pipeline, choice, progress)
+
+
+def _block_counts(pipeline: Any) -> tuple[int, int]:
+    transformer = pipeline.transformer
+    return len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)
 
 
 def _cache_config(cache: Cache | None) -> CacheConfig | None:
@@ -112,24 +123,26 @@ class _Choice:
     preset: str
     enable: tuple[str, ...]
     disable: tuple[str, ...]
+    unquantized: frozenset[str]
     cache_config: CacheConfig | None
     request: Mapping[str, Any]
     hardware: Hardware
     not_applicable: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self, pipeline: Any) -> Plan:
-        transformer = pipeline.transformer
         situation = Situation(
             model=self.model,
             hardware=self.hardware,
             request=default_request(self.model, side=DEFAULT_SIDE, **self.request),
             cache_config=self.cache_config,
             loaded=described(pipeline),
-            blocks=len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks),
-            heads=transformer.config.num_attention_heads,
+            blocks=sum(_block_counts(pipeline)),
+            heads=pipeline.transformer.config.num_attention_heads,
+            unquantized=self.unquantized,
         )
         excluded = (*self.disable, *self.not_applicable)
         names = preset_names(self.preset, situation, enable=self.enable, disable=excluded)
+        check_quantizes([names], self.unquantized)
         return registry.plan(names, situation)
 
     def left_out(self, plan: Plan) -> dict[str, str]:

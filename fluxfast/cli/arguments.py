@@ -120,6 +120,13 @@ def _add_optimization_options(tuning: argparse._ArgumentGroup) -> None:
         help="quantization of the transformer (default: auto, the machine's default)",
     )
     tuning.add_argument(
+        "--unquantized",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave block layers of this name unquantized, as '*.ff.net.2'; repeat for more",
+    )
+    tuning.add_argument(
         "--compile_export_mode",
         choices=["auto", "disabled", *(o.name for o in choices(Axis.COMPILE))],
         default="auto",

@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> None:
         first_image_s, timings, images = _time(built, console)
         figures = {
             "case": planned.case.id,
+            "unquantized": options.unquantized,
             "first_image_s": first_image_s,
             "peak_memory_gib": peak_memory_gib(built),
             "stages": _statistics(timings),
@@ -111,4 +112,6 @@ def _table(figures: dict[str, Any]) -> str:
     first = f"first image {figures['first_image_s']:.2f} s{peak}, then {TIMED_IMAGES} images:"
     latency = f"p50 {figures['p50_s']:.3f} s, p90 {figures['p90_s']:.3f} s"
     throughput = f"{figures['images_per_s']:.3f} images/s"
-    return f"{figures['case']}\n{first}\n{render(table)}\n{latency}, {throughput}"
+    left_out = ", ".join(figures["unquantized"])
+    case = f"{figures['case']}, unquantized: {left_out}" if left_out else figures["case"]
+    return f"{case}\n{first}\n{render(table)}\n{latency}, {throughput}"

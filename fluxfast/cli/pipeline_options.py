@@ -26,6 +26,7 @@ from fluxfast.optimizations.base import Artifacts
 from fluxfast.optimizations.cache_config import read_cache_config
 from fluxfast.optimizations.registry import default_names
 from fluxfast.optimizations.situation import Situation
+from fluxfast.optimizations.unquantized import check_quantizes, unquantized_layers
 from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.pipeline.observe import Observer, Region
 from fluxfast.profiling.trace import write_trace
@@ -51,6 +52,7 @@ def planned_from(options: argparse.Namespace) -> PlannedCase:
         _check_trace_file(options.trace_file)
     _check_options_apply(options, situation)
     planned = planned_case(default_names(situation, chosen_axes(options)), checkpoint, situation)
+    check_quantizes([planned.plan.names], situation.unquantized)
     if "export_aoti" in planned.plan.names and not options.use_cached_model:
         check_writable(options.cache_dir / "package", creates_folder=True)
     return planned
@@ -126,9 +128,13 @@ def _situation(
         batch_size=options.batch_size,
         seed=options.seed,
     )
-    if options.cache_dit_config is None:
-        return situation
-    return replace(situation, cache_config=read_cache_config(options.cache_dit_config))
+    unquantized = unquantized_layers(options.unquantized, checkpoint.block_counts)
+    settings = options.cache_dit_config
+    return replace(
+        situation,
+        cache_config=read_cache_config(settings) if settings is not None else None,
+        unquantized=unquantized,
+    )
 
 
 def build_from(
@@ -143,6 +149,8 @@ def build_from(
     if checkpoint.kind.profile:
         console.print("synthetic weights: the timings are real, the images are noise")
     console.print(f"optimizations: {' + '.join(planned.plan.names) or 'none'}")
+    if options.unquantized:
+        console.print(f"unquantized: {', '.join(options.unquantized)}")
     artifacts = Artifacts(folder=options.cache_dir, use_cached=options.use_cached_model)
     built = build(checkpoint, planned.plan, artifacts=artifacts, progress=console.stage)
     for change in changed_inputs(built):

@@ -50,14 +50,14 @@ class Configuration:
     Attributes:
         model: the model that the structure is taken for.
         why: why it is taken for that model.
-        blocks: the number of transformer blocks, double and single ones together.
+        blocks: the numbers of double and of single transformer blocks.
         heads: the number of attention heads.
         networks: the components that have weights.
     """
 
     model: ModelSpec
     why: str
-    blocks: int
+    blocks: tuple[int, int]
     heads: int
     networks: tuple[str, ...]
 
@@ -94,21 +94,21 @@ def read_configuration(location: str) -> Configuration:
     )
 
 
-def count_blocks(shapes: Mapping[str, Any]) -> int:
-    """Return how many blocks the arguments of a FluxTransformer2DModel describe.
+def count_blocks(shapes: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many double and single blocks a FluxTransformer2DModel of these arguments has.
 
     Raises:
         CheckpointError: a number of blocks is no integer, or negative.
     """
-    counts = [shapes["num_layers"], shapes["num_single_layers"]]
-    if not all(type(count) is int and count >= 0 for count in counts):
+    doubles, singles = shapes["num_layers"], shapes["num_single_layers"]
+    if not all(type(count) is int and count >= 0 for count in (doubles, singles)):
         raise CheckpointError(
             "transformer/config.json of this checkpoint has no valid number of blocks",
-            got=f"num_layers: {counts[0]!r}, num_single_layers: {counts[1]!r}",
+            got=f"num_layers: {doubles!r}, num_single_layers: {singles!r}",
             allowed="integers, 0 or more",
             remedy="download the checkpoint again",
         )
-    return sum(counts)
+    return doubles, singles
 
 
 def count_heads(shapes: Mapping[str, Any]) -> int:

@@ -44,8 +44,8 @@ class Checkpoint:
         kind: the kind of weights.
         location: a hub id, or a folder in diffusers layout.
         why: why these weights were chosen, for people.
-        own_blocks: for a checkpoint that is none of the published or mini ones, the number of its
-            transformer blocks, double and single ones together.
+        own_blocks: for a checkpoint that is none of the published or mini ones, the numbers of its
+            double and of its single transformer blocks.
         own_heads: for such a checkpoint, the number of its attention heads.
         lora: the LoRA that is merged into the transformer, or None.
     """
@@ -54,14 +54,19 @@ class Checkpoint:
     kind: WeightsKind
     location: str
     why: str
-    own_blocks: int | None = None
+    own_blocks: tuple[int, int] | None = None
     own_heads: int | None = None
     lora: LoraSource | None = None
 
     @property
+    def block_counts(self) -> tuple[int, int]:
+        """The numbers of double and of single transformer blocks."""
+        return self.own_blocks or count_blocks(self.architecture.transformer)
+
+    @property
     def blocks(self) -> int:
         """The number of transformer blocks, double and single ones together."""
-        return self.own_blocks or count_blocks(self.architecture.transformer)
+        return sum(self.block_counts)
 
     @property
     def heads(self) -> int:

@@ -38,6 +38,8 @@ class Situation:
         loaded: the pipeline, where the caller has loaded it; None where the plan decides how.
         blocks: number of transformer blocks, double and single ones together; None if unknown.
         heads: number of attention heads; None if unknown.
+        unquantized: names of block layers that a quantization leaves in the dtype of the model, as
+            `unquantized_layers` returns them.
     """
 
     model: ModelSpec
@@ -47,6 +49,7 @@ class Situation:
     loaded: LoadedPipeline | None = None
     blocks: int | None = None
     heads: int | None = None
+    unquantized: frozenset[str] = frozenset()
 
     def lacks(self, *components: str) -> bool:
         """Return whether the loaded pipeline lacks one of the components."""

@@ -21,6 +21,7 @@ from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Artifacts, Build, Plan
 from fluxfast.optimizations.cache_config import DEFAULT_CACHE_CONFIG
 from fluxfast.optimizations.registry import optimizations
+from fluxfast.optimizations.unquantized import unquantized_layers
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import gather_evidence, proofs
 from tests.support.pipelines import load_one_block_of_each_kind
@@ -119,7 +120,7 @@ def test_a_cache_goes_on_top(fusions, cached):
     assert (fused - cached).abs().max() < 1e-3
 
 
-def bf16_build(names, attention="sdpa"):
+def bf16_build(names, attention="sdpa", unquantized=()):
     """A bfloat16 pipeline with torchao's fp8 weights, which its own check refuses on a CPU."""
     from torchao.float8.inference import Float8MMConfig
     from torchao.quantization import PerRow
@@ -132,6 +133,7 @@ def bf16_build(names, attention="sdpa"):
     from fluxfast.optimizations.precision._torchao import is_quantizable
 
     checkpoint, plan = planned((attention, *names))
+    left_out = unquantized_layers(unquantized, (1, 1))
     pipeline = load(checkpoint, dtype=torch.bfloat16, hardware=HERE)
     working = Build(pipeline=pipeline, plan=plan, artifacts=Artifacts(folder=None))
     activations = QuantizeTensorToFloat8Kwargs(
@@ -144,7 +146,7 @@ def bf16_build(names, attention="sdpa"):
             optimization.apply(working)
             continue
         for name, layer in pipeline.transformer.named_modules():
-            if is_quantizable(layer, name):
+            if is_quantizable(layer, name) and name not in left_out:
                 weight = Float8Tensor.from_hp(
                     layer.weight,
                     granularity=PerRow(),
@@ -201,6 +203,30 @@ def test_fp8_gemms_take_the_rows_as_they_leave_a_kernel(monkeypatch, fusions, pr
     assert len(calls) == products
     assert relative_error(many(fused), exact) < 1.2 * relative_error(by_torchao, exact) < 0.2
     monkeypatch.undo()
+    fused.transformer.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
+    assert torch.equal(first_step(fused), out)
+
+
+MLP_LAYERS = ("*.ff.net.0.proj", "*.ff_context.net.2", "*.proj_out")
+OTHERS = ("*.attn.to_q", "*.attn.to_add_out")  # with to_q what reads a block's input: proj_mlp, too
+
+
+@pytest.mark.parametrize(
+    ("fusions", "unquantized", "in_fp8"),
+    [(EPILOGUES, MLP_LAYERS, 11 - 3), (EPILOGUES, OTHERS, 11 - 5), (ALL, OTHERS, 11 - 5)],
+    ids=["epilogues, MLP", "epilogues, others", "passes, others"],
+)
+def test_layers_in_bf16_stand_next_to_layers_in_fp8(fusions, unquantized, in_fp8):
+    """The error is at most that of torchao's layers, of which the same ones are in bfloat16."""
+    many = partial(first_step, batch=4)
+    quantized = partial(bf16_build, unquantized=unquantized)
+    exact, by_torchao = many(bf16_build(())), many(quantized(("fp8_per_row",)))
+    fused = quantized(("fp8_per_row", *fusions))
+    takers = [layer for layer in fused.transformer.modules() if hasattr(layer, "fp8_weight")]
+    assert len(takers) == in_fp8
+    assert relative_error(many(fused), exact) < 1.2 * relative_error(by_torchao, exact) < 0.2
+    out = first_step(fused)
+    torch.compiler.reset()
     fused.transformer.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
     assert torch.equal(first_step(fused), out)
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from itertools import product
 from os.path import normpath
 from pathlib import Path
+from typing import Any
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.matrix import Excluded, Names, excluded, matrix
@@ -27,6 +28,7 @@ from fluxfast.models.spec import MODELS
 from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
 from fluxfast.optimizations.presets import preset_names
 from fluxfast.optimizations.situation import Situation
+from fluxfast.optimizations.unquantized import check_quantizes, unquantized_layers
 
 NAME_LENGTH, DIGEST_LENGTH = 16, 6  # ids are names of files, which have at most 255 bytes
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
@@ -58,6 +60,7 @@ def planned_own_cases(
         with _located(entry.where):
             for checkpoint, situation in _workloads(entry, hardware):
                 combinations = _combinations(entry, kind, situation)
+                check_quantizes(combinations, situation.unquantized)
                 if entry.takes_matrix:
                     left_out[situation.model.name] = excluded(combinations, situation)
                 found += [_planned(entry, n, checkpoint, situation) for n in combinations]
@@ -90,20 +93,19 @@ def _workloads(entry: OwnCase, hardware: Hardware) -> Iterator[tuple[Checkpoint,
             allowed="a guidance for a model with a guidance input, as dev",
             remedy="leave guidance_scale out",
         )
+    unquantized = unquantized_layers(entry.unquantized, checkpoint.block_counts)
     for (height, width), prompt in product(entry.resolutions, entry.prompts):
-        yield (
+        situation = situation_of(
             checkpoint,
-            situation_of(
-                checkpoint,
-                hardware,
-                height=height,
-                width=width,
-                prompt=prompt,
-                batch_size=entry.batch_size,
-                num_inference_steps=entry.num_inference_steps,
-                guidance_scale=entry.guidance_scale,
-            ),
+            hardware,
+            height=height,
+            width=width,
+            prompt=prompt,
+            batch_size=entry.batch_size,
+            num_inference_steps=entry.num_inference_steps,
+            guidance_scale=entry.guidance_scale,
         )
+        yield checkpoint, replace(situation, unquantized=unquantized)
 
 
 def _checkpoint(entry: OwnCase, hardware: Hardware) -> Checkpoint:
@@ -170,12 +172,14 @@ def _planned(
 def _weights(entry: OwnCase, situation: Situation) -> str:
     """Return the checkpoint's name, and a digest of what its case id does not show."""
     request, checkpoint, lora = situation.request, normpath(entry.checkpoint), entry.lora
-    identity = {
+    identity: dict[str, Any] = {
         "checkpoint": checkpoint,
         "lora": (normpath(lora.location), lora.scale) if lora else None,
         "prompt": request.prompt,
         "guidance_scale": request.guidance_scale,
     }
+    if situation.unquantized:  # ids from before have no such key
+        identity["unquantized"] = sorted(situation.unquantized)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^a-zA-Z0-9]+", "_", Path(checkpoint).name).strip("_")[:NAME_LENGTH]
     return f"{name or 'checkpoint'}_{digest[:DIGEST_LENGTH]}"

@@ -43,6 +43,7 @@ class OwnCase:
         lora: the LoRA as the file has it, or None.
         optimizations: names of optimizations; None for the preset or the matrix of the run.
         preset: one of PRESETS; None for the optimizations or the matrix of the run.
+        unquantized: names or patterns of layers that a quantization leaves as they are.
         tolerances: by metric, the relative change for the worse that must be detected.
         quality: by figure of image quality, the bound in place of the budget's.
     """
@@ -58,6 +59,7 @@ class OwnCase:
     lora: LoraSource | None = None
     optimizations: tuple[str, ...] | None = None
     preset: str | None = None
+    unquantized: tuple[str, ...] = ()
     tolerances: Mapping[str, float] = field(default_factory=dict)
     quality: Mapping[str, float] = field(default_factory=dict)
 
@@ -169,6 +171,13 @@ def _names(value: Any, what: str) -> tuple[str, ...]:
     return tuple(_text(name, what, allowed) for name in value)
 
 
+def _patterns(value: Any, what: str) -> tuple[str, ...]:
+    """Return patterns of names of layers, one or several."""
+    allowed = "a pattern of names of layers, as '*.ff.net.2', or a list of these"
+    found = value if isinstance(value, list) else [value]
+    return tuple(_text(one, what, allowed) for one in _list(found, what, allowed))
+
+
 def _preset(value: Any, what: str) -> str:
     if not isinstance(value, str) or value not in PRESETS:
         raise _wrong(f"{what} is wrong", value, ", ".join(PRESETS))
@@ -205,6 +214,7 @@ READERS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "lora": ("lora", _lora),
     "optimizations": ("optimizations", _names),
     "preset": ("preset", _preset),
+    "unquantized": ("unquantized", _patterns),
     "tolerances": ("tolerances", _tolerances),
     "quality": ("quality", _quality),
 }

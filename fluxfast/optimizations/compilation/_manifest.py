@@ -37,6 +37,7 @@ def described(situation: Situation, names: tuple[str, ...]) -> dict[str, Any]:
         "schema": SCHEMA,
         "model": situation.model.name,
         "optimizations": list(names),
+        "unquantized": sorted(situation.unquantized),
         "height": request.height,
         "width": request.width,
         "batch_size": request.batch_size,
@@ -63,7 +64,11 @@ def folder_name(description: Mapping[str, Any]) -> str:
         f"{description['height']}x{description['width']}-b{description['batch_size']}"
         f"-t{description['max_sequence_length']}"
     )
-    return f"{description['model']}-{shape}-{'+'.join(description['optimizations'])}"
+    name = f"{description['model']}-{shape}-{'+'.join(description['optimizations'])}"
+    if unquantized := description["unquantized"]:
+        digest = hashlib.sha256("\n".join(unquantized).encode()).hexdigest()
+        name += f"-unquantized_{digest[:6]}"
+    return name
 
 
 def write(folder: Path, description: Mapping[str, Any], packages: Mapping[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """The steps of a Flux block between its GEMMs, each in PyTorch or as a one-pass kernel.
 
-Rows that leave a kernel in fp8 go into the GEMM as they are; torchao quantizes others within the
-layer, if the layer is quantized at all. Importing this module imports Triton.
+A kernel writes the dtype that the next layer takes: fp8 with one scale per row where that layer has
+been quantized so, which may differ from layer to layer. Rows in fp8 go into the GEMM as they are;
+torchao quantizes others within the layer, if the layer is quantized at all. Importing this module
+imports Triton.
 """
 
 from __future__ import annotations
@@ -47,7 +49,6 @@ class BlockKernels:
         rotary_epilogue: QK norm, RoPE and cast in the epilogue of the GEMM before them.
         gelu: GELU, concatenation and cast in one pass.
         gelu_epilogue: GELU and cast in the epilogue of the GEMM before them.
-        fp8_rows: the GEMMs after these steps take fp8 with one scale per row.
         fp8_heads: attention takes fp8 with a scale of one.
     """
 
@@ -56,7 +57,6 @@ class BlockKernels:
     rotary_epilogue: bool = False
     gelu: bool = False
     gelu_epilogue: bool = False
-    fp8_rows: bool = False
     fp8_heads: bool = False
 
     def modulated(
@@ -66,6 +66,7 @@ class BlockKernels:
         shift: Tensor,
         scale: Tensor,
         eps: float,
+        reader: Any,
         before_gelu: Any = None,
     ) -> Rows:
         """Return text and image joined, normalized and modulated.
@@ -76,11 +77,13 @@ class BlockKernels:
             shift: (batch, channels).
             scale: (batch, channels).
             eps: added to the variance.
-            before_gelu: the layer before a GELU that reads the rows next, if there is one.
+            reader: a layer that reads the rows next.
+            before_gelu: the layer before a GELU that reads the rows next, if there is one; it is
+                quantized if the reader is.
         """
         if not self.norms:
             return _modulated(_joined(text, image), shift, scale, eps)
-        if self.fp8_rows:
+        if takes_fp8(reader):
             amax_bound = self._amax_bound(before_gelu)
             return Fp8Rows(*norm_modulate_fp8(text, image, shift, scale, eps, amax_bound))
         out: Tensor = norm_modulate(text, image, shift, scale, eps)
@@ -116,7 +119,7 @@ class BlockKernels:
         if not self.norms:
             tokens = tokens + gate[:, None] * update
             return tokens, _modulated(tokens, shift, scale, eps)
-        if self.fp8_rows:
+        if takes_fp8(before_gelu):
             amax_bound = self._amax_bound(before_gelu)
             tokens, *rows = gate_residual_norm_fp8(
                 tokens, update, gate, shift, scale, eps, amax_bound
@@ -129,22 +132,23 @@ class BlockKernels:
         has_bound = self.gelu_epilogue and before_gelu is not None
         return before_gelu.fp8_amax_bound if has_bound else None
 
-    def activated(self, attended: Tensor | None, layer: Any, rows: Rows) -> Rows:
-        """Return [attended, gelu(layer(rows))] along the channels."""
-        if self.gelu_epilogue:
+    def activated(self, attended: Tensor | None, layer: Any, rows: Rows, reader: Any) -> Rows:
+        """Return [attended, gelu(layer(rows))] along the channels, which `reader` reads next."""
+        # The epilogue writes the dtype that it has read.
+        if self.gelu_epilogue and takes_fp8(layer) is takes_fp8(reader):
             return _activated_in_the_epilogue(attended, layer, rows)
         mlp = linear(layer, rows)
         if not self.gelu:
             activated = F.gelu(mlp, approximate="tanh")
             return activated if attended is None else torch.cat([attended, activated], dim=2)
-        if self.fp8_rows:
+        if takes_fp8(reader):
             return Fp8Rows(*joined_fp8(attended, mlp))
         out: Tensor = joined(attended, mlp)
         return out
 
-    def as_rows(self, attended: Tensor) -> Rows:
-        """Return one stream's part of the attention output, ready for its GEMM."""
-        if self.gelu and self.fp8_rows:
+    def as_rows(self, attended: Tensor, reader: Any) -> Rows:
+        """Return one stream's part of the attention output, ready for the GEMM of `reader`."""
+        if self.gelu and takes_fp8(reader):
             return Fp8Rows(*quantize_rows(attended))
         return attended.contiguous()
 
@@ -169,14 +173,17 @@ class BlockKernels:
         text_qkv = linear(attn.to_added_qkv, text) if text is not None else None
         return self._heads_in_a_pass(attn, text_qkv, linear(attn.to_qkv, image), tables)
 
-    @property
-    def shares_one_launch(self) -> bool:
+    def shares_one_launch(self, layer: Any, reader: Any) -> bool:
         """Return whether one launch computes a single block's heads and GELU.
 
         It does in bfloat16, where attention writes into the columns next to GELU, not in fp8.
+
+        Args:
+            layer: the layer before GELU.
+            reader: the layer after GELU.
         """
         both = self.rotary_epilogue and self.gelu_epilogue
-        return both and not (self.fp8_rows or self.fp8_heads)
+        return both and not (self.fp8_heads or takes_fp8(layer) or takes_fp8(reader))
 
     def heads_and_activated(
         self, attn: Any, layer: Any, rows: Rows, tables: CosSin
@@ -211,6 +218,11 @@ class BlockKernels:
         )
         query, key, *value = heads.unbind(0)
         return query, key, value[0] if value else split_heads(attn, image)[2]
+
+
+def takes_fp8(layer: Any) -> bool:
+    """Return whether a layer takes rows in fp8: its weight is in fp8 with one scale per row."""
+    return hasattr(layer, "fp8_weight")
 
 
 def _stream(layer: Any, rows: Rows, norm_weights: Tensor) -> list[Tensor]:

@@ -21,9 +21,8 @@ from fluxfast.optimizations.attention._processor import OperatorAttnProcessor
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Build
 from fluxfast.optimizations.facts import NumberFormat
-from fluxfast.optimizations.fusion._block_kernels import BlockKernels, CosSin
+from fluxfast.optimizations.fusion._block_kernels import BlockKernels, CosSin, takes_fp8
 from fluxfast.optimizations.fusion._rows import Rows, linear
-from fluxfast.optimizations.precision._torchao import is_quantizable
 
 
 def _vectors(norm: Any, temb: Tensor, given: Tensor | None, count: int) -> tuple[Tensor, ...]:
@@ -60,16 +59,17 @@ class FusedSingleBlock(FluxSingleTransformerBlock):  # type: ignore[misc]
         kernels, attn = self.kernels, self.attn
         text, image = encoder_hidden_states, hidden_states
         shift, scale, gate = _vectors(self.norm, temb, self.vectors, 3)
-        rows = kernels.modulated(text, image, shift, scale, self.norm.norm.eps, self.proj_mlp)
+        up, down = self.proj_mlp, self.proj_out
+        rows = kernels.modulated(text, image, shift, scale, self.norm.norm.eps, attn.to_qkv, up)
         inner: Rows
-        if self.attend_into is not None and kernels.shares_one_launch:
-            heads, inner = kernels.heads_and_activated(attn, self.proj_mlp, rows, image_rotary_emb)
+        if self.attend_into is not None and kernels.shares_one_launch(up, down):
+            heads, inner = kernels.heads_and_activated(attn, up, rows, image_rotary_emb)
             self.attend_into(*heads, inner)
         else:
             heads = kernels.heads(attn, None, rows, image_rotary_emb)
             attended = self.attend(*heads).flatten(2, 3).to(image.dtype)
-            inner = kernels.activated(attended, self.proj_mlp, rows)
-        tokens = kernels.summed(text, image, self.proj_out, inner, gate)
+            inner = kernels.activated(attended, up, rows, down)
+        tokens = kernels.summed(text, image, down, inner, gate)
         text_tokens = text.shape[1]
         return tokens[:, :text_tokens], tokens[:, text_tokens:]
 
@@ -94,12 +94,12 @@ class FusedDoubleBlock(FluxTransformerBlock):  # type: ignore[misc]
         kernels, attn = self.kernels, self.attn
         text, image = encoder_hidden_states, hidden_states
         shift, scale, *rest = _vectors(self.norm1, temb, self.vectors, 6)
-        rows = kernels.modulated(None, image, shift, scale, self.norm1.norm.eps)
+        rows = kernels.modulated(None, image, shift, scale, self.norm1.norm.eps, attn.to_qkv)
         text_shift, text_scale, *text_rest = _vectors(
             self.norm1_context, temb, self.text_vectors, 6
         )
         text_rows = kernels.modulated(
-            None, text, text_shift, text_scale, self.norm1_context.norm.eps
+            None, text, text_shift, text_scale, self.norm1_context.norm.eps, attn.to_added_qkv
         )
         heads = kernels.heads(attn, text_rows, rows, image_rotary_emb)
         attended = self.attend(*heads).flatten(2, 3).to(image.dtype)
@@ -115,14 +115,13 @@ class FusedDoubleBlock(FluxTransformerBlock):  # type: ignore[misc]
     ) -> Tensor:
         """Return one stream after its attention output GEMM and its MLP, each gated and added."""
         gate, shift, scale, mlp_gate = vectors
-        kernels = self.kernels
-        update = linear(out, kernels.as_rows(attended))
-        first = mlp.net[0].proj
+        kernels, first, last = self.kernels, mlp.net[0].proj, mlp.net[2]
+        update = linear(out, kernels.as_rows(attended, out))
         tokens, rows = kernels.summed_and_modulated(
             tokens, update, gate, shift, scale, norm.eps, first
         )
-        inner = kernels.activated(None, first, rows)
-        return kernels.summed(None, tokens, mlp.net[2], inner, mlp_gate)
+        inner = kernels.activated(None, first, rows, last)
+        return kernels.summed(None, tokens, last, inner, mlp_gate)
 
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
@@ -158,13 +157,12 @@ def _fuse(block: Any, build: Build) -> None:
         block.attend_into = processor.attend_into
     for name in ("vectors", "text_vectors"):
         block.register_buffer(name, None, persistent=False)
-    fp8_rows = plan.number_format(Axis.QUANTIZATION) is NumberFormat.FP8_PER_ROW
     fp8_heads = plan.number_format(Axis.ATTENTION) is NumberFormat.FP8_UNSCALED
-    block.kernels = BlockKernels(fp8_rows=fp8_rows, fp8_heads=fp8_heads)
+    block.kernels = BlockKernels(fp8_heads=fp8_heads)
     block.attn.register_buffer("norm_weights", _norm_weights(block.attn), persistent=False)
-    if fp8_rows:
-        for name, layer in block.named_modules():
-            if is_quantizable(layer, f"transformer_blocks.{name}"):
+    if plan.number_format(Axis.QUANTIZATION) is NumberFormat.FP8_PER_ROW:
+        for layer in block.modules():
+            if isinstance(layer, nn.Linear) and hasattr(layer.weight, "qdata"):
                 _expose_fp8(layer)
 
 
@@ -206,7 +204,7 @@ def expose_amax_bounds(transformer: Any) -> None:
             layers = [block.proj_mlp]
         else:
             layers = [block.ff.net[0].proj, block.ff_context.net[0].proj]
-        for layer in layers:
+        for layer in filter(takes_fp8, layers):
             lengths = layer.fp8_weight.float().norm(dim=0) * layer.fp8_scale[0].float()
             amax_bound = torch.stack([lengths.max(), layer.bias.float().abs().max()])
             if "fp8_amax_bound" in layer._buffers:  # a CUDA graph may read its memory

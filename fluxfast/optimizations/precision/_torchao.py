@@ -41,7 +41,7 @@ def is_quantizable(module: nn.Module, name: str) -> bool:
 
 
 def quantize_blocks(build: Build, config: Any, mend: Callable[[Any], None] | None = None) -> None:
-    """Quantize the block layers in place.
+    """Quantize the block layers in place, but for those that the situation leaves unquantized.
 
     Args:
         build: the pipeline.
@@ -50,11 +50,15 @@ def quantize_blocks(build: Build, config: Any, mend: Callable[[Any], None] | Non
     """
     from torchao.quantization import quantize_
 
-    transformer = build.pipeline.transformer
-    quantize_(transformer, config, filter_fn=is_quantizable)
+    transformer, left_out = build.pipeline.transformer, build.situation.unquantized
+
+    def is_chosen(module: nn.Module, name: str) -> bool:
+        return name not in left_out and is_quantizable(module, name)
+
+    quantize_(transformer, config, filter_fn=is_chosen)
     if mend:
         for name, module in transformer.named_modules():
-            if is_quantizable(module, name):
+            if is_chosen(module, name):
                 mend(module.weight)
     build.quantize = _quantizer(config, mend)
 
@@ -108,6 +112,8 @@ def quantization_proof(
 ) -> Proof:
     """Return a proof: active if the block layers, and no others, hold `dtype` and a GEMM used it.
 
+    The block layers that the situation leaves unquantized count as others.
+
     Args:
         evidence: one profiled image.
         dtype: dtype of the quantized values.
@@ -117,22 +123,28 @@ def quantization_proof(
     """
     from torch import nn
 
-    ours, others = list[Any](), list[Any]()
+    unquantized = evidence.plan.situation.unquantized
+    ours, left_out, others = list[Any](), list[Any](), list[Any]()
     for name, module in evidence.pipeline.transformer.named_modules():
         if isinstance(module, nn.Linear):
-            is_ours = is_quantizable(module, name.replace("_orig_mod.", ""))
-            (ours if is_ours else others).append(module.weight.data)
+            name = name.replace("_orig_mod.", "")
+            kind = others
+            if is_quantizable(module, name):
+                kind = left_out if name in unquantized else ours
+            kind.append(module.weight.data)
     fitting = [
         w
         for w in filter(_is_quantized, ours)
         if w.qdata.dtype is dtype and (w.scale.numel() == w.shape[0]) is per_row
     ]
-    unexpected = sum(map(_is_quantized, others))
+    unexpected = sum(map(_is_quantized, [*left_out, *others]))
     ran = evidence.operators_matching(*gemms)
     detail = (
         f"{len(fitting)} of {len(ours)} block layers hold {str(dtype).removeprefix('torch.')}, "
         f"multiplied by {ran[0] if ran else 'something else'}"
     )
+    if left_out:
+        detail += f"; {len(left_out)} are left unquantized"
     if unexpected:
         detail += f"; {unexpected} other layers are quantized, too"
     is_active = 0 < len(ours) == len(fitting) and bool(ran) and not unexpected
