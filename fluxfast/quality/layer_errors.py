@@ -89,7 +89,7 @@ def error_profile(
         progress("recording the steps of the eager pipeline")
         trajectory = record(built, request, prompts)
         progress(f"applying {quantization.name}")
-        layers = stack.enter_context(_quantized(built, quantization, planned))
+        layers = stack.enter_context(quantized_layers(built.pipeline, quantization, planned))
         whole = _step_error(built, trajectory)
         for layer in layers.values():
             layer.restore()
@@ -120,18 +120,26 @@ def _quantization(planned: Plan) -> Optimization:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """A layer with both of its weights."""
+class QuantizedLayer:
+    """A layer with both of its weights.
+
+    Attributes:
+        module: the layer, which holds one of them.
+        eager: the weight of the eager pipeline.
+        quantized_weight: the same weight, quantized.
+    """
 
     module: nn.Linear
     eager: Tensor
     quantized_weight: Tensor
 
     def restore(self) -> None:
+        """Let the layer hold the weight of the eager pipeline."""
         self.module.weight = self.eager  # type: ignore[assignment]  # a Parameter
 
     @contextmanager
     def quantized(self) -> Iterator[None]:
+        """Let the layer hold its quantized weight within this context."""
         self.module.weight = self.quantized_weight  # type: ignore[assignment]
         try:
             yield
@@ -140,18 +148,26 @@ class _Layer:
 
 
 @contextmanager
-def _quantized(
-    built: BuiltPipeline, quantization: Optimization, planned: Plan
-) -> Iterator[dict[str, _Layer]]:
-    """Apply the quantization to the eager pipeline and yield the layers that it has changed."""
-    modules = built.pipeline.transformer.named_modules()
+def quantized_layers(
+    pipeline: Any, quantization: Optimization, planned: Plan
+) -> Iterator[dict[str, QuantizedLayer]]:
+    """Apply a quantization to an eager pipeline, and yield the layers that it has changed.
+
+    The layers hold their quantized weights at first; each can be restored.
+
+    Args:
+        pipeline: the eager pipeline.
+        quantization: the optimization.
+        planned: the plan that the quantization is applied for.
+    """
+    modules = pipeline.transformer.named_modules()
     linear = {name: module for name, module in modules if isinstance(module, nn.Linear)}
     before = {name: module.weight for name, module in linear.items()}
-    changing = Build(pipeline=built.pipeline, plan=planned, artifacts=DEFAULT_ARTIFACTS)
+    changing = Build(pipeline=pipeline, plan=planned, artifacts=DEFAULT_ARTIFACTS)
     with changing.undo:
         quantization.apply(changing)
         yield {
-            name: _Layer(module=module, eager=before[name], quantized_weight=module.weight)
+            name: QuantizedLayer(module=module, eager=before[name], quantized_weight=module.weight)
             for name, module in linear.items()
             if module.weight is not before[name]
         }
@@ -164,7 +180,7 @@ def _step_error(built: BuiltPipeline, trajectory: Trajectory) -> float:
 
 
 def _times_ms(
-    built: BuiltPipeline, trajectory: Trajectory, layers: Mapping[str, _Layer]
+    built: BuiltPipeline, trajectory: Trajectory, layers: Mapping[str, QuantizedLayer]
 ) -> dict[str, tuple[float, float]]:
     """Return the milliseconds of each layer before and after; layers of equal shapes share them."""
     inputs = dict[str, Tensor]()
@@ -188,7 +204,7 @@ def _times_ms(
     return {name: by_kind[key] for name, key in keys.items()}
 
 
-def _both_ms(layer: _Layer, x: Tensor) -> tuple[float, float]:
+def _both_ms(layer: QuantizedLayer, x: Tensor) -> tuple[float, float]:
     before = _median_ms(layer.module, x)
     with layer.quantized():
         return before, _median_ms(layer.module, x)

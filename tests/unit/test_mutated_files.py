@@ -179,7 +179,7 @@ def test_a_baseline_is_refused_or_judges(folder, written, draw):
 
 DESCRIPTION = {"schema": _manifest.SCHEMA, "model": "dev", "height": 64, "width": 64,
                "batch_size": 1, "max_sequence_length": 32, "optimizations": ["export_aoti"],
-               "gpu": "a GPU", "stack": {"torch": "2.13.0"}}  # fmt: skip
+               "unquantized": [], "gpu": "a GPU", "stack": {"torch": "2.13.0"}}  # fmt: skip
 PACKAGES = {
     name: {"sha256": "0" * 64, "options": {"epilogue_fusion": False},
            "inputs": [{"tensor": [[1, 2], [2, 1], "torch.float32", "cpu"]}, {"value": None}],
