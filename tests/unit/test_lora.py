@@ -387,7 +387,10 @@ def optimized(transformer, dtype, is_quantized):
     """Return LiveWeights of a transformer with fused projections and stacked modulation."""
     transformer.to(dtype).requires_grad_(False)
     pipeline = SimpleNamespace(transformer=transformer, components={"transformer": transformer})
-    build = SimpleNamespace(pipeline=pipeline, quantize=None, on_new_weights=[], team=None)
+    left_out = SimpleNamespace(unquantized={"transformer_blocks.0.ff.net.2"})
+    build = SimpleNamespace(
+        pipeline=pipeline, situation=left_out, quantize=None, on_new_weights=[], team=None
+    )
     originals = recorded_layers(transformer, Snapshot(pipeline))
     transformer.fuse_qkv_projections()
     for module in transformer.modules():
