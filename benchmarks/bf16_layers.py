@@ -109,7 +109,7 @@ class Study:
             for prompt in prompts_for(self.checkpoint, TRAJECTORIES, *size)
         ]
         # int8 in place of fp8, and nothing that compiles for minutes, in a rehearsal. The encoders
-        # have no part in a step, and would be compiled again for each choice.
+        # have no part in a step, and would be prepared again for each choice.
         self.choice: dict[str, Any] = (
             dict(enable=["int8", "sdpa"], disable=["regional", "inductor_flags"])
             if is_rehearsal
