@@ -7,8 +7,8 @@ import platform as host
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from email import message_from_string
+from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import Any
