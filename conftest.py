@@ -79,13 +79,13 @@ def measures(config: pytest.Config) -> bool:
 def group_of(nodeid: str, workers: int) -> str:
     """Return the group of tests that share what is expensive.
 
-    Fixtures of a model or of a module, or the process that tests/support/forked.py forks: importing
-    the libraries takes it several seconds. With more workers than models, cases are groups.
+    Fixtures of a module, or the process that tests/support/forked.py forks: importing the libraries
+    takes it several seconds. Models of correctness_tests compile the same blocks: one after another
+    they find them in Inductor's cache. With more workers than models, cases are groups.
     """
     file, _, test = nodeid.partition("::")
     if Path(file).parts[:1] == ("correctness_tests",) and "[" in test:
-        case = test[test.index("[") :]
-        return case if workers > MODELS else case.partition("-")[0]
+        return test[test.index("[") :] if workers > MODELS else "correctness_tests"
     return _shared_by(file) or nodeid
 
 

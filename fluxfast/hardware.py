@@ -7,7 +7,6 @@ import platform as host
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from email import message_from_string
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -113,13 +112,11 @@ class Hardware:
 def installed_packages() -> dict[str, str]:
     """Return the version of each distribution that Python imports, by normalized name.
 
-    A distribution that is installed twice counts once: the first on `sys.path` is imported. The
-    descriptions that follow the fields are long, and are not parsed.
+    A distribution that is installed twice counts once: the first on `sys.path` is imported.
     """
     found: dict[str, str] = {}
     for distribution in metadata.distributions():
-        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-        fields = message_from_string(text.partition("\n\n")[0])
+        fields = distribution.metadata  # parsed anew whenever it is asked for
         if name := fields["Name"]:
             found.setdefault(canonicalize_name(name), fields["Version"])
     return found
