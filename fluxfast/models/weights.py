@@ -22,6 +22,7 @@ class WeightsKind(StrEnum):
 
     HUB = "hub"
     SYNTHETIC = "synthetic"
+    SYNTHETIC_TRAINED = "synthetic_trained"
     SYNTHETIC_OUTLIERS = "synthetic_outliers"
     MINI = "mini"
 
@@ -29,7 +30,8 @@ class WeightsKind(StrEnum):
     def profile(self) -> Profile | None:
         """The distribution of synthetic weights; None for other weights."""
         synthetic = {
-            WeightsKind.SYNTHETIC: Profile.TRAINED,
+            WeightsKind.SYNTHETIC: Profile.NORMAL,
+            WeightsKind.SYNTHETIC_TRAINED: Profile.TRAINED,
             WeightsKind.SYNTHETIC_OUTLIERS: Profile.OUTLIERS,
         }
         return synthetic.get(self)
