@@ -9,13 +9,11 @@ import sys
 
 import pytest
 
-from fluxfast.bench.cases.matrix import matrix
+from fluxfast.bench.baselines.lookup import find_baseline
+from fluxfast.bench.cases.role import Role
 from fluxfast.bench.verdicts.counters import COUNTERS
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.cli.main import main, parser
-from fluxfast.models.spec import MODELS, default_request
-from fluxfast.optimizations.situation import Situation
-from tests.support.machines import H200
 from tests.support.pages import REPOSITORY
 
 REFERENCE = REPOSITORY / "docs" / "reference"
@@ -95,24 +93,21 @@ TIERS_OF = {
 TIER = re.compile(
     r"\| (schnell|dev|Kontext),(?: \d+,)? (unoptimized|lossless|default)( \+[^|]*)? \|(.*)\|"
 )
-NUMBER_OF = {"unoptimized": 0, "lossless": 1, "default": 2}
+ROLE_OF = {"unoptimized": Role.EAGER, "lossless": Role.LOSSLESS, "default": Role.DEFAULT}
 
 
 @pytest.mark.parametrize("page", TIERS_OF)
 def test_the_tiers_on_a_page_are_those_of_the_baseline(page, capsys):
     assert main(["baseline", "show", "--gpu", "h200", "--json"]) == 0
-    shown = {
-        (of["model"], tuple(of["optimizations"])): of for of in json.loads(capsys.readouterr().out)
-    }
+    shown = {of["case"]: of for of in json.loads(capsys.readouterr().out)}
+    accepted = [results[-1] for results in find_baseline("h200").results.values()]
+    case_in = {(one.case.model, one.role): one.case.id for one in accepted if one.role}
     title, columns = TIERS_OF[page]
     section = (REPOSITORY / page).read_text().partition(title)[2].partition("\n## ")[0]
     rows = TIER.findall(section)
     assert len(rows) >= 8
     for model, tier, more, cells in rows:
-        spec = MODELS[model.lower()]
-        request = default_request(spec, side=1024)
-        tiers = matrix("tiers", Situation(model=spec, hardware=H200, request=request))
-        figures = shown[spec.name, tiers[NUMBER_OF[tier] + bool(more)]]
+        figures = shown[case_in[model.lower(), Role.CACHE if more else ROLE_OF[tier]]]
         for name, cell in zip(columns.split(), cells.split("|"), strict=True):
             printed = cell.strip(" *")
             if found := re.match(r"\d+(\.\d+)?", printed):
