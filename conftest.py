@@ -80,8 +80,9 @@ def group_of(nodeid: str, workers: int) -> str:
     """Return the group of tests that share what is expensive.
 
     Fixtures of a module, or the process that tests/support/forked.py forks: importing the libraries
-    takes it several seconds. Models of correctness_tests compile the same blocks: one after another
-    they find them in Inductor's cache. With more workers than models, cases are groups.
+    takes it several seconds. Models of correctness_tests compile the same blocks, and so do tests
+    with benchmarks/variants.py: one after another they find them in Inductor's cache. With more
+    workers than models, cases are groups.
     """
     file, _, test = nodeid.partition("::")
     if Path(file).parts[:1] == ("correctness_tests",) and "[" in test:
@@ -93,8 +94,9 @@ def group_of(nodeid: str, workers: int) -> str:
 def _shared_by(file: str) -> str | None:
     path = Path(__file__).parent / file
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if "from tests.support.forked import" in text:
-        return "forked"
+    for module in ("tests.support.forked", "benchmarks.variants"):
+        if f"from {module} import" in text:
+            return module
     return file if 'scope="module"' in text else None
 
 
