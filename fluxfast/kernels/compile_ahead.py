@@ -58,11 +58,12 @@ def compile_kernels_of(*calls: Callable[[], object]) -> None:
 
 @contextmanager
 def _launches_compile_only() -> Iterator[None]:
-    """Let launches only ask for their kernel, which threads compile; wait for all at the end."""
+    """Let launches of this thread only ask for their kernel; wait for those that compile them."""
     run = JITFunction.run
 
     def ask_only(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **keywords: Any) -> Any:
-        return run(kernel, *arguments, grid=grid, warmup=True, **keywords)
+        only = warmup or active_mode.get() is not None  # a context variable: of this thread alone
+        return run(kernel, *arguments, grid=grid, warmup=only, **keywords)
 
     try:
         with (

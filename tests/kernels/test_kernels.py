@@ -562,6 +562,7 @@ def test_kernels_are_compiled_ahead_by_threads_and_launched_once():
     kernels = ["fluxfast_channel_sums", "fluxfast_group_factors", "fluxfast_group_norm_silu"]
     found = printed_by("tests.support.compile_ahead")
     assert found["launched ahead"] == [] and found["launched"] == kernels
+    assert found["launched by a thread"] == kernels
     assert found["loaded ahead"] == found["loaded"]
     assert sorted(name for name, _ in found["loaded"]) == kernels
     assert "MainThread" not in [thread for _, thread in found["loaded"]]

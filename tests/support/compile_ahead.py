@@ -42,6 +42,12 @@ HOPPER = SimpleNamespace(
 )
 
 
+def in_a_thread(call):
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
 @triton.jit
 def wrong(x):
     tl.store(x, no_such_name)  # noqa: F821
@@ -58,6 +64,9 @@ def main():
     ahead = CompiledAhead(normed)
     compile_kernels_of(lambda: ahead(image))
     found = {"launched ahead": list(launched), "loaded ahead": list(loaded)}
+    compile_kernels_of(lambda: in_a_thread(lambda: normed(image)))
+    found |= {"launched by a thread": list(launched)}
+    launched.clear()
     ahead(image)
     found |= {"launched": list(launched), "loaded": list(loaded)}
     try:
