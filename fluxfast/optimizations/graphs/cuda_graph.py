@@ -6,6 +6,8 @@ may skip.
 
 from __future__ import annotations
 
+import sys
+
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
 from fluxfast.optimizations.graphs._support import replay_proof, why_no_graphs
@@ -23,6 +25,10 @@ def apply(build: Build) -> None:
         cached.call_Mn_blocks = transformer.replayed = GraphReplay(
             cached.call_Mn_blocks, ahead=build.ahead
         )
+        if "triton" in sys.modules:  # else no kernel of this project is installed
+            from fluxfast.kernels.compile_ahead import CompiledAhead
+
+            cached.call_Fn_blocks = CompiledAhead(cached.call_Fn_blocks)
     else:
         transformer.forward = transformer.replayed = GraphReplay(
             transformer.forward, ahead=build.ahead
