@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,19 @@ def session_baseline(
         return baseline_for(options.gpu, hardware, options.baselines, local)
     found = own_baseline(options.cases, options.gpu, hardware, options.baselines)
     return replace(found, tolerances={one.case.id: one.tolerances for one in planned})
+
+
+def baselines_of_fewer_gpus(options: Options, hardware: Hardware, local: Path) -> list[Baseline]:
+    """Return the baselines of such machines of which fewer GPUs share an image.
+
+    They are only compared with: a machine that has no baseline, or none that can be read, is left
+    out.
+    """
+    detected, found = replace(options, gpu="auto"), []
+    for gpus in range(1, hardware.gpus):
+        with suppress(BaselineError):
+            found.append(session_baseline(detected, replace(hardware, gpus=gpus), local, ()))
+    return found
 
 
 def grows(options: Options, hardware: Hardware, baseline: Baseline) -> bool:

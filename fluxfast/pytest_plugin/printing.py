@@ -9,6 +9,7 @@ from fluxfast.bench.baselines.baseline import PROCESSES
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.results.provenance import provenance
 from fluxfast.bench.results.result import CaseResult
+from fluxfast.bench.results.scaling import Degree, scalings
 from fluxfast.bench.results.shards import WHOLE
 from fluxfast.bench.results.store import result_path
 from fluxfast.bench.results.summary import CaseSummary, summarize
@@ -21,6 +22,7 @@ from fluxfast.bench.verdicts.tables import (
     why_not_faster,
 )
 from fluxfast.bench.verdicts.verdict import Verdict
+from fluxfast.pytest_plugin.baselines import baselines_of_fewer_gpus
 from fluxfast.pytest_plugin.folders import KEPT
 from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.resuming import why_not_resumed
@@ -118,12 +120,37 @@ def summary(suite: Suite) -> Iterator[str]:
 
 
 def _warnings(suite: Suite, shown: Sequence[PlannedCase]) -> Iterator[str]:
-    """Yield a line for each preset that is slower than eager, and one for an unknown card."""
+    """Yield a line for each preset that is slower than eager or than on fewer GPUs.
+
+    One more line is about a card that the baseline does not contain.
+    """
     speedup = speedups(summarize([suite.measured[planned.case.id]]) for planned in shown)
     for planned in shown:
         if why := why_not_faster(planned.role, speedup.get(planned.case.id)):
             yield f"WARNING: {planned.case.model}: {why}"
+    yield from slower_than_fewer_gpus(suite, shown)
     yield from unknown_card(suite)
+
+
+def slower_than_fewer_gpus(suite: Suite, shown: Sequence[PlannedCase]) -> Iterator[str]:
+    """Yield a line for each case that a stored baseline has as faster on fewer GPUs.
+
+    A comparison of two sides uses no baseline.
+    """
+    if suite.hardware.gpus == 1 or suite.options.compares:
+        return
+    local = suite.folder / "baselines"
+    stored = [
+        Degree(results=tuple(results), is_accepted=True)
+        for baseline in baselines_of_fewer_gpus(suite.options, suite.hardware, local)
+        for results in baseline.results.values()
+    ]
+    names = {planned.case.id: _name(planned) for planned in shown}
+    measured = [Degree(results=(suite.measured[case_id],)) for case_id in names]
+    for scaling in scalings(measured, stored):
+        for degree in scaling.degrees:
+            if degree.case.id in names and (why := scaling.warning(degree)):
+                yield f"WARNING: {names[degree.case.id]}: {why}"
 
 
 def unknown_card(suite: Suite) -> Iterator[str]:

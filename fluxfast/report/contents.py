@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fluxfast.bench.results.scaling import Scaling
 from fluxfast.bench.results.summary import CaseSummary
 from fluxfast.bench.verdicts.outcome import (
     FAILED_STATUS,
@@ -26,6 +27,7 @@ from fluxfast.report.effects import Effect, effects
 from fluxfast.report.environments import environments
 from fluxfast.report.inputs import read_inputs, sides_of
 from fluxfast.report.rows import ReportRow, rows_of
+from fluxfast.report.scaling import scaling_json, scaling_warnings, scalings_of
 
 # Values of "status" in `fluxfast report --json`, by the exit status of such a run.
 STATUSES = {PASSED_STATUS: "pass", FAILED_STATUS: "fail", NOT_JUDGED_STATUS: "not judged"}
@@ -71,10 +73,12 @@ class Report:
 
     Attributes:
         machines: one part for each machine.
+        scalings: each role and workload on several numbers of GPUs.
         history: each series with its change points.
     """
 
     machines: tuple[MachineReport, ...]
+    scalings: tuple[Scaling, ...] = ()
     history: tuple[AnnotatedSeries, ...] = ()
 
     @property
@@ -108,7 +112,8 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         """The warnings about cases, whatever their verdicts."""
-        return [row.warning for row in self.rows if row.warning]
+        warnings = [row.warning for row in self.rows if row.warning]
+        return [*warnings, *scaling_warnings(self.scalings)]
 
     @property
     def changed(self) -> list[ReportRow]:
@@ -176,7 +181,11 @@ def report_of(
                 compared=compared([(row.measured, row.other) for row in here if row.other]),
             )
         )
-    return Report(machines=tuple(machines), history=_history(database) if database else ())
+    return Report(
+        machines=tuple(machines),
+        scalings=tuple(scalings_of(rows)),
+        history=_history(database) if database else (),
+    )
 
 
 def _history(database: Path) -> tuple[AnnotatedSeries, ...]:
@@ -207,6 +216,7 @@ def report_json(report: Report) -> dict[str, Any]:
             for m in report.machines
             for a in m.attributions
         ],
+        "scaling": scaling_json(report.scalings),
         "environments": environments(report.rows),
     }
 

@@ -11,6 +11,9 @@ from fluxfast.report.escaping import escaped, fenced, inert
 from fluxfast.report.judgement import ReportedVerdict
 from fluxfast.report.labels import MISSING, percent, value_title
 from fluxfast.report.rows import ReportRow
+from fluxfast.report.scaling import ABOUT as ABOUT_SCALING
+from fluxfast.report.scaling import TITLE as SCALING
+from fluxfast.report.scaling import scaling_table
 from fluxfast.report.serving import ABOUT as ABOUT_SERVING
 from fluxfast.report.serving import TITLE as SERVING
 from fluxfast.report.serving import serving_table
@@ -40,6 +43,10 @@ def markdown(report: Report) -> str:
         parts.append("\n".join(f"- {escaped(line)}" for line in report.remedies))
     parts += [_ablations(machine) for machine in report.machines]
     parts.append(_folded(f"All {len(report.rows)} cases", _table(report.rows, reasons=False)))
+    if report.scalings:
+        parts.append(
+            _folded(SCALING, f"{_escaped_grid(scaling_table(report.scalings))}\n\n{ABOUT_SCALING}")
+        )
     parts.append(_folded(SERVING, _serving(report)))
     rows = changed_among(report.reproducible) or report.reproducible
     commands = "\n".join(row.command for row in rows)
@@ -49,10 +56,15 @@ def markdown(report: Report) -> str:
 
 def _serving(report: Report) -> str:
     """Return latency, throughput and start of the first cases; the page has those of all."""
-    header, *lines = [[*map(escaped, line)] for line in serving_table(report.rows)]
-    more = len(lines) - MOST_SERVED
+    table = serving_table(report.rows)
+    more = len(table) - 1 - MOST_SERVED
     others = f" {more} more lines are on the page." if more > 0 else ""
-    return f"{_grid(header, lines[:MOST_SERVED])}\n\n{ABOUT_SERVING}{others}"
+    return f"{_escaped_grid(table[: MOST_SERVED + 1])}\n\n{ABOUT_SERVING}{others}"
+
+
+def _escaped_grid(table: Sequence[Sequence[str]]) -> str:
+    header, *lines = [[*map(escaped, line)] for line in table]
+    return _grid(header, lines)
 
 
 def _table(rows: Sequence[ReportRow], *, reasons: bool) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.lookup import known_baselines
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.cases.labels import label, lossless_variant
+from fluxfast.bench.cases.labels import label, lossless_variant, workload_text
 from fluxfast.bench.cases.matrix import Names
 from fluxfast.bench.results.machine import hardware_of
 from fluxfast.bench.results.result import CaseResult
@@ -90,10 +90,7 @@ class ReportRow:
     @property
     def workload(self) -> str:
         """The workload as `dev (synthetic), 28 steps, 1024×1024`."""
-        case = self.case
-        shape = f", {case.height}×{case.width}"
-        batch = f", batch {case.batch_size}" if case.batch_size != 1 else ""
-        return f"{case.model} ({case.weights}), {case.num_inference_steps} steps{shape}{batch}"
+        return workload_text(self.case)
 
     @property
     def workload_title(self) -> str:
@@ -211,6 +208,8 @@ def reproduction_command(case: Case, gpu_option: str, against: Sequence[str] = (
     """
     test = "test_verdict" if against else "test_latency"
     words = ["pytest", f"perf_tests/test_latency.py::{test}[{case.id}]"]
+    if case.gpus > 1:
+        words += ["--gpus", str(case.gpus)]
     if case.is_own:
         return shlex.join([*words, "--gpu", gpu_option, "--cases", "FILE"])
     words += ["--gpu", gpu_option, "--matrix", "full", "--model", case.model]

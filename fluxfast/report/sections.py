@@ -16,9 +16,13 @@ from fluxfast.report.charts.case import (
 from fluxfast.report.charts.chart import Chart
 from fluxfast.report.charts.effects import effects_chart
 from fluxfast.report.charts.pareto import pareto_charts
+from fluxfast.report.charts.scaling import scaling_charts
 from fluxfast.report.charts.trend import trend_chart
 from fluxfast.report.contents import Report
 from fluxfast.report.rows import ReportRow
+from fluxfast.report.scaling import ABOUT as ABOUT_SCALING
+from fluxfast.report.scaling import TITLE as SCALING
+from fluxfast.report.scaling import scaling_table
 from fluxfast.report.serving import ABOUT, TITLE, serving_table
 
 MOST_TRENDS = 40
@@ -74,6 +78,13 @@ def _chart_sections(report: Report) -> list[Section]:
     left_out = len(report.rows) - len(cases)
     about = f"Of {len(cases)} cases, changed ones first; {left_out} have none." if left_out else ""
     return [
+        Section(
+            id="scaling",
+            name=SCALING,
+            about=ABOUT_SCALING,
+            table=scaling_table(report.scalings),
+            charts=tuple(scaling_charts(report.scalings)),
+        ),
         Section(
             id="staircase",
             name="Cumulative ablation",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.matrix import Names
 from fluxfast.hardware import Hardware
 from fluxfast.optimizations.registry import default_choice, in_order, optimizations
@@ -46,6 +47,13 @@ def label(names: Names, default: Names, lossless: Names | None = None) -> str:
         signs = [f"− {name}" for name in missing] + [f"+ {name}" for name in added]
         return " ".join([DEFAULT_LABEL, *signs])
     return joined(names)
+
+
+def workload_text(case: Case) -> str:
+    """Return the workload of a case as `dev (synthetic), 28 steps, 1024×1024`."""
+    shape = f", {case.height}×{case.width}"
+    batch = f", batch {case.batch_size}" if case.batch_size != 1 else ""
+    return f"{case.model} ({case.weights}), {case.num_inference_steps} steps{shape}{batch}"
 
 
 def joined(names: Sequence[str]) -> str:
