@@ -128,11 +128,11 @@ def _warnings(suite: Suite, shown: Sequence[PlannedCase]) -> Iterator[str]:
     for planned in shown:
         if why := why_not_faster(planned.role, speedup.get(planned.case.id)):
             yield f"WARNING: {planned.case.model}: {why}"
-    yield from slower_than_fewer_gpus(suite, shown)
+    yield from _slower_than_fewer_gpus(suite, shown)
     yield from unknown_card(suite)
 
 
-def slower_than_fewer_gpus(suite: Suite, shown: Sequence[PlannedCase]) -> Iterator[str]:
+def _slower_than_fewer_gpus(suite: Suite, shown: Sequence[PlannedCase]) -> Iterator[str]:
     """Yield a line for each case that a stored baseline has as faster on fewer GPUs.
 
     A comparison of two sides uses no baseline.

@@ -14,7 +14,7 @@ from fluxfast.bench.results.scaling import Degree, scalings
 from fluxfast.bench.results.store import write_result
 from fluxfast.cli.main import main
 from fluxfast.pytest_plugin.options import Options
-from fluxfast.pytest_plugin.printing import slower_than_fewer_gpus
+from fluxfast.pytest_plugin.printing import _warnings
 from fluxfast.report.charts.scaling import scaling_charts
 from fluxfast.report.contents import report_json, report_of
 from fluxfast.report.markdown import markdown
@@ -185,14 +185,15 @@ def test_a_report_of_two_gpus_takes_one_gpu_from_the_stored_baseline(tmp_path, c
 
 
 def suite_of(folder, *results, **changes):
-    """Return what `slower_than_fewer_gpus` reads of a session, and its cases."""
+    """Return what the warnings at the end of a session read of it, and its cases."""
     hardware = replace(H200, gpus=results[0].case.gpus)
-    shown = [SimpleNamespace(case=one.case, label=str(one.role)) for one in results]
+    shown = [SimpleNamespace(case=one.case, label=str(one.role), role=one.role) for one in results]
     suite = SimpleNamespace(
         hardware=hardware,
         options=Options(baselines=folder, **{"gpu": "h200", **changes}),
         folder=folder,
         measured={one.case.id: one for one in results},
+        outcomes={},
     )
     return suite, shown
 
@@ -208,11 +209,11 @@ def stored(tmp_path):
 
 def test_a_session_on_two_gpus_says_that_one_is_faster(stored):
     session = suite_of(stored, on(2, 2.31), on(2, 3.0, role=Role.EAGER))
-    assert list(slower_than_fewer_gpus(*session)) == [
+    assert list(_warnings(*session)) == [
         "WARNING: dev, default: 2 GPUs take 2.310 s, 1 GPU takes 2.020 s (baseline): use --gpus 1"
     ]
     session = suite_of(stored, on(2, 2.31), gpu="h200-x2")
-    assert len(list(slower_than_fewer_gpus(*session))) == 1
+    assert len(list(_warnings(*session))) == 1
 
 
 def test_a_session_that_is_faster_alone_or_compared_with_another_side_says_nothing(stored):
@@ -223,7 +224,7 @@ def test_a_session_that_is_faster_alone_or_compared_with_another_side_says_nothi
         suite_of(stored, on(2, 2.31), against="HEAD"),
         suite_of(stored / "without", on(2, 2.31)),
     ):
-        assert list(slower_than_fewer_gpus(*session)) == []
+        assert list(_warnings(*session)) == []
 
 
 def test_the_command_of_a_row_names_its_number_of_gpus():
