@@ -75,11 +75,12 @@ def _line(scaling: Scaling, degree: Degree) -> tuple[str, ...]:
 
 
 def remark(scaling: Scaling, degree: Degree) -> str:
-    """Return the mark of a case that is faster on fewer GPUs, or nothing."""
-    better = scaling.better(degree)
-    if better is None:
-        return ""
-    return f"slower than {gpus_text(better.gpus)}: use --gpus {better.gpus}"
+    """Return the mark of a case that is faster on fewer GPUs, or measured on another stack."""
+    better, stack = scaling.better(degree), scaling.stack_change(degree)
+    marks = [stack] if stack else []
+    if better:
+        marks.insert(0, f"slower than {gpus_text(better.gpus)}: use --gpus {better.gpus}")
+    return "; ".join(marks)
 
 
 def scaling_json(found: Sequence[Scaling]) -> list[dict[str, Any]]:
@@ -94,6 +95,7 @@ def scaling_json(found: Sequence[Scaling]) -> list[dict[str, Any]]:
             "speedup": scaling.speedup(degree),
             "efficiency": scaling.efficiency(degree),
             "is_accepted": degree.is_accepted,
+            "stack_change": scaling.stack_change(degree),
             "warning": scaling.warning(degree),
         }
         for scaling in found

@@ -20,6 +20,7 @@ from fluxfast.report.contents import report_json, report_of
 from fluxfast.report.markdown import markdown
 from fluxfast.report.page import page
 from fluxfast.report.rows import reproduction_command
+from fluxfast.report.scaling import remark
 from tests.support.machines import H100, H200
 from tests.support.results import case, result
 
@@ -107,6 +108,8 @@ def test_another_stack_is_named_and_results_count_before_the_baseline():
     stored = degrees(on(1, 2.0), is_accepted=True)
     (found,) = scalings(degrees(on(2, 2.5, hardware=newer)), stored)
     assert found.warning(found.degrees[1]).endswith("2.000 s (baseline; torch 1 → 2): use --gpus 1")
+    (found,) = scalings(degrees(on(2, 1.5, hardware=newer)), stored)
+    assert [remark(found, d) for d in found.degrees] == ["", "torch 1 → 2"]
     (found,) = scalings(degrees(on(2, 2.5), on(1, 3.0)), stored)
     assert not any(map(found.warning, found.degrees))
 

@@ -110,6 +110,10 @@ class Scaling:
         speedup = self.speedup(degree)
         return None if speedup is None else speedup / degree.gpus
 
+    def stack_change(self, degree: Degree) -> str:
+        """Return what differs from the stack of the fewest GPUs, as `torch 2.11.0 → 2.12.0`."""
+        return stack_difference(self.degrees[0].results[-1], degree.results[-1])
+
     def better(self, degree: Degree) -> Degree | None:
         """Return the fastest case on fewer GPUs that is faster than a degree; None without one.
 
