@@ -9,7 +9,7 @@ from fluxfast.bench.baselines.baseline import PROCESSES
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.results.provenance import provenance
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.results.scaling import Degree, scalings
+from fluxfast.bench.results.scaling import Degree, accepted_degrees, scalings
 from fluxfast.bench.results.shards import WHOLE
 from fluxfast.bench.results.store import result_path
 from fluxfast.bench.results.summary import CaseSummary, summarize
@@ -140,11 +140,8 @@ def _slower_than_fewer_gpus(suite: Suite, shown: Sequence[PlannedCase]) -> Itera
     if suite.hardware.gpus == 1 or suite.options.compares:
         return
     local = suite.folder / "baselines"
-    stored = [
-        Degree(results=tuple(results), is_accepted=True)
-        for baseline in baselines_of_fewer_gpus(suite.options, suite.hardware, local)
-        for results in baseline.results.values()
-    ]
+    fewer = baselines_of_fewer_gpus(suite.options, suite.hardware, local)
+    stored = accepted_degrees(baseline.results.values() for baseline in fewer)
     names = {planned.case.id: _name(planned) for planned in shown}
     measured = [Degree(results=(suite.measured[case_id],)) for case_id in names]
     for scaling in scalings(measured, stored):

@@ -8,7 +8,7 @@ from typing import Any
 
 from fluxfast.bench.cases.labels import workload_text
 from fluxfast.bench.results.machine import hardware_of
-from fluxfast.bench.results.scaling import Degree, Scaling, gpus_text, scalings
+from fluxfast.bench.results.scaling import Degree, Scaling, accepted_degrees, gpus_text, scalings
 from fluxfast.report.judgement import known_baseline
 from fluxfast.report.labels import MISSING
 from fluxfast.report.rows import ReportRow
@@ -32,12 +32,9 @@ def scalings_of(rows: Sequence[ReportRow]) -> list[Scaling]:
 def _stored(rows: Sequence[ReportRow]) -> list[Degree]:
     machines = {row.gpu: hardware_of(row.measured.results[-1]) for row in rows}
     fewer = [replace(one, gpus=n) for one in machines.values() for n in range(1, one.gpus)]
-    return [
-        Degree(results=results, is_accepted=True)
-        for baseline in map(known_baseline, fewer)
-        if baseline
-        for results in baseline.results.values()
-    ]
+    return accepted_degrees(
+        found.results.values() for one in fewer if (found := known_baseline(one))
+    )
 
 
 def scaling_title(scaling: Scaling) -> str:

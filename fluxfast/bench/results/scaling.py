@@ -8,7 +8,7 @@ because several GPUs need one more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -134,6 +134,15 @@ class Scaling:
             f"{_taken(degree)}, {_taken(better)}{f' ({origin})' if origin else ''}: "
             f"use --gpus {better.gpus}"
         )
+
+
+def accepted_degrees(accepted: Iterable[Iterable[Sequence[CaseResult]]]) -> list[Degree]:
+    """Return the cases of baselines, given the results of each case of each baseline."""
+    return [
+        Degree(results=tuple(results), is_accepted=True)
+        for of_baseline in accepted
+        for results in of_baseline
+    ]
 
 
 def gpus_text(count: int) -> str:
