@@ -39,10 +39,7 @@ def groups(blocks: tuple[int, int]) -> Iterator[tuple[str, ...]]:
     """
     kinds = (
         ("transformer_blocks", OF_A_DOUBLE_BLOCK),
-        (
-            "single_transformer_blocks",
-            OF_A_SINGLE_BLOCK,
-        ),
+        ("single_transformer_blocks", OF_A_SINGLE_BLOCK),
     )
     for (kind, of_a_block), count in zip(kinds, blocks, strict=True):
         for index in range(count):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fluxfast.errors import FluxFastError
 from fluxfast.kernels.compile_ahead import CompiledAhead
 from fluxfast.kernels.vae import bias_residual, group_norm_silu, upsample
+from fluxfast.models.spec import ImageRequest
 from fluxfast.optimizations.memory._memory_format import channels_last_proof, to_channels_last
 
 
@@ -103,11 +104,12 @@ def fuse_vae(vae: Any) -> None:
         half.forward = CompiledAhead(half.forward)
 
 
-def decode_nothing(vae: Any, batch: int, height: int, width: int) -> None:
-    """Decode latents of zeros, as many as images (batch, 3, height, width) have."""
-    weight = vae.decoder.conv_in.weight
-    scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    vae.decoder(weight.new_zeros((batch, weight.shape[1], height // scale, width // scale)))
+def decode_nothing(pipeline: Any, request: ImageRequest) -> None:
+    """Decode zeros in the shape of the latents of the request's images."""
+    decoder, scale = pipeline.vae.decoder, pipeline.vae_scale_factor
+    weight = decoder.conv_in.weight
+    height, width = request.height // scale, request.width // scale
+    decoder(weight.new_zeros((request.batch_size, weight.shape[1], height, width)))
 
 
 def _not_fusible(found: object) -> FluxFastError:

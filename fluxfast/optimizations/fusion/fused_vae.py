@@ -14,12 +14,7 @@ def apply(build: Build) -> None:
     from fluxfast.optimizations.fusion._vae import decode_nothing, fuse_vae
 
     fuse_vae(build.pipeline.vae)
-    request = build.situation.request
-    build.ahead.append(
-        lambda: decode_nothing(
-            build.pipeline.vae, request.batch_size, request.height, request.width
-        )
-    )
+    build.ahead.append(lambda: decode_nothing(build.pipeline, build.situation.request))
 
 
 def proof(evidence: Evidence) -> Proof:

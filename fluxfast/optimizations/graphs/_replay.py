@@ -15,6 +15,11 @@ from torch.utils import _pytree as pytree
 MAX_GRAPHS = 8  # graphs kept per function: one for each layout (size, batch) of its arguments
 
 
+def may_launch_kernels() -> bool:
+    """Return whether a kernel of this project may be launched: each imports Triton first."""
+    return "triton" in sys.modules
+
+
 def call_key(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
     """Return what a recorded graph is valid for: each tensor's layout, every other value."""
     leaves, structure = pytree.tree_flatten((arguments, keywords))
@@ -113,7 +118,7 @@ class GraphReplay:
         stream = _warm_up_stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            if "triton" in sys.modules:  # else no kernel of this project is installed
+            if may_launch_kernels():
                 from fluxfast.kernels.compile_ahead import compile_kernels_of
 
                 compile_kernels_of(lambda: self.function(*arguments, **keywords), *self.ahead)

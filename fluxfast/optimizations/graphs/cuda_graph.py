@@ -6,8 +6,6 @@ may skip.
 
 from __future__ import annotations
 
-import sys
-
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
 from fluxfast.optimizations.graphs._support import replay_proof, why_no_graphs
@@ -15,7 +13,7 @@ from fluxfast.optimizations.graphs._support import replay_proof, why_no_graphs
 
 def apply(build: Build) -> None:
     """Replace the transformer's `forward`, or the blocks that a cache may skip, by a replay."""
-    from fluxfast.optimizations.graphs._replay import GraphReplay
+    from fluxfast.optimizations.graphs._replay import GraphReplay, may_launch_kernels
 
     transformer = build.pipeline.transformer
     if build.plan.on(Axis.CACHE):
@@ -25,7 +23,7 @@ def apply(build: Build) -> None:
         cached.call_Mn_blocks = transformer.replayed = GraphReplay(
             cached.call_Mn_blocks, ahead=build.ahead
         )
-        if "triton" in sys.modules:  # else no kernel of this project is installed
+        if may_launch_kernels():
             from fluxfast.kernels.compile_ahead import CompiledAhead
 
             cached.call_Fn_blocks = CompiledAhead(cached.call_Fn_blocks)
