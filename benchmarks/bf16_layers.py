@@ -1,6 +1,6 @@
 """Measure the step error and the time of a few layers in bfloat16 while the others are in fp8.
 
-    python -m benchmarks.bf16_layers --out bf16_layers.json            # on an H200, up to 4 minutes
+    python -m benchmarks.bf16_layers --out bf16_layers.json            # on an H200, 2½ minutes
     python -m benchmarks.bf16_layers --out /tmp/b.json --rehearse      # on a CPU, a minute
     python -m benchmarks.bf16_layers --table bf16_layers.json
 

@@ -1,7 +1,7 @@
 """torch.compile of the repeated transformer blocks: two classes are compiled, not 57 blocks.
 
 Hopper does without it: the epilogues of its GEMMs leave nothing between them to fuse, and a step in
-a CUDA graph takes as long with it, while the first image takes 10 s longer (one H200).
+a CUDA graph takes as long with it, while the first image waits for the compiler.
 """
 
 from __future__ import annotations
