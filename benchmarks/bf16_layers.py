@@ -4,7 +4,7 @@
     python -m benchmarks.bf16_layers --out /tmp/b.json --rehearse      # on a CPU, a minute
     python -m benchmarks.bf16_layers --table bf16_layers.json
 
-Full-size `synthetic_trained` weights of dev at 1024×1024. Step errors are teacher-forced against
+Full-size `synthetic` weights of dev at 1024×1024. Step errors are teacher-forced against
 the eager pipeline, the mean of the compared steps of each trajectory. First each group of layers
 that can be left unquantized is quantized alone, in the eager pipeline. Then the default
 optimizations leave those groups in bfloat16 that cause the largest squared error per operation, as
@@ -86,7 +86,7 @@ class Study:
 
     def __init__(self, stack: ExitStack, *, is_rehearsal: bool) -> None:
         self.hardware = detect("cpu" if is_rehearsal else "cuda")
-        name, weights = ("mini-dev", "auto") if is_rehearsal else ("dev", "synthetic_trained")
+        name, weights = ("mini-dev", "auto") if is_rehearsal else ("dev", "synthetic")
         side = REHEARSED_SIDE if is_rehearsal else None
         self.rounds = REHEARSED_ROUNDS if is_rehearsal else ROUNDS
         self.checkpoint = resolve(name, weights, self.hardware)

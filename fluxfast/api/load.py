@@ -24,7 +24,7 @@ def load(name: str, *, weights: str = "auto", device: str = "auto") -> FluxPipel
         name: `schnell`, `dev` or `kontext`, the small model of one of them (`mini-schnell`), a
             Hugging Face hub id, or a folder in diffusers layout.
         weights: `hub`, `mini`, seeded random values of the published shape (`synthetic`,
-            `synthetic_trained`, `synthetic_outliers`), or `auto`: what the machine has.
+            `synthetic_outliers`), or `auto`: what the machine has.
         device: `cuda`, `cpu` or `auto`.
 
     Returns:

@@ -22,7 +22,6 @@ class WeightsKind(StrEnum):
 
     HUB = "hub"
     SYNTHETIC = "synthetic"
-    SYNTHETIC_TRAINED = "synthetic_trained"
     SYNTHETIC_OUTLIERS = "synthetic_outliers"
     MINI = "mini"
 
@@ -30,8 +29,7 @@ class WeightsKind(StrEnum):
     def profile(self) -> Profile | None:
         """The distribution of synthetic weights; None for other weights."""
         synthetic = {
-            WeightsKind.SYNTHETIC: Profile.NORMAL,
-            WeightsKind.SYNTHETIC_TRAINED: Profile.TRAINED,
+            WeightsKind.SYNTHETIC: Profile.TRAINED,
             WeightsKind.SYNTHETIC_OUTLIERS: Profile.OUTLIERS,
         }
         return synthetic.get(self)

@@ -163,7 +163,7 @@ def test_auto_weights_follow_the_machine(monkeypatch):
     assert resolve(DEV.hub_id, "auto", H200).kind is WeightsKind.SYNTHETIC
     monkeypatch.setattr("fluxfast.models.weights.is_cached", lambda hub_id: True)
     assert resolve("kontext", "auto", H200).kind is WeightsKind.HUB
-    with pytest.raises(FluxFastError, match="auto, hub, synthetic, synthetic_trained"):
+    with pytest.raises(FluxFastError, match="auto, hub, synthetic, synthetic_outliers"):
         resolve("dev", "random", CPU)
 
 

@@ -32,7 +32,7 @@ def assemble(
     model: ModelSpec,
     dtype: torch.dtype,
     device: str,
-    profile: Profile = Profile.NORMAL,
+    profile: Profile = Profile.TRAINED,
     shape: Architecture = PUBLISHED,
 ) -> FluxPipeline:
     """Return a pipeline with synthetic weights.

@@ -1,7 +1,8 @@
 """The profiles of synthetic weights, and the numbers that describe them.
 
-`normal` has N(0, 0.02²) in every matrix. It is well suited to timing and unsuited to judging
-accuracy: the attention of its T5 is saturated, so that rounding alone changes its output.
+`normal` has N(0, 0.02²) in every matrix, and no name on the command line any more: the attention of
+its T5 is saturated, so that rounding alone changes its output. Results from before 2026-12-01 have
+it, and `benchmarks.weights` compares with it.
 
 `trained` and `outliers` have the statistics of trained models, as far as they are published:
 

@@ -237,7 +237,7 @@ class StepBenches:
         self.stack, self.benches = stack, dict[tuple[str, ...], StepBench]()
         self.hardware = detect("auto")
         is_gpu = self.hardware.is_gpu
-        kind, model = ("synthetic_trained", "dev") if is_gpu else ("mini", "schnell")
+        kind, model = ("synthetic", "dev") if is_gpu else ("mini", "schnell")
         self.checkpoint = resolve(model, kind, self.hardware)
         side, steps = (None, None) if is_gpu else (SIDE_ON_A_CPU, STEPS_ON_A_CPU)
         sizes = dict(height=side, width=side, num_inference_steps=steps, batch_size=1)
