@@ -21,7 +21,7 @@ def why_left_out(
         is_named: an option names the model or the cases.
     """
     needs_images = not {"generated", "swapped"}.isdisjoint(getattr(item, "fixturenames", ()))
-    if planned.checkpoint.kind.profile and needs_images:
+    if needs_images and planned.checkpoint.kind.profile:
         return "of whole images of synthetic weights: they show no scene; the step error decides"
     if suite.hardware.is_gpu or is_named:
         return None
@@ -34,6 +34,8 @@ def why_left_out(
 
 def has_images(planned: PlannedCase, suite: Suite) -> bool:
     """Return whether whole images judge the case: on a CPU those of presets and caches."""
+    if planned.checkpoint.kind.profile:
+        return False
     return bool(
         suite.hardware.is_gpu
         or suite.is_recording

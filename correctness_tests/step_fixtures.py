@@ -14,6 +14,7 @@ from stash_keys import NOT_MEASURED
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.results.artifacts import read_figures, write_figures
 from fluxfast.models.arguments import call_arguments
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Evidence
 from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.profiling.evidence import gather_evidence
@@ -142,8 +143,11 @@ def steps(
 def evidence(
     request: pytest.FixtureRequest, planned: PlannedCase, built: BuiltPipeline
 ) -> Evidence:
-    """Return the evidence of a profiled step: of the images, or of one step without them."""
-    if has_images(planned, request.config.stash[SUITE]):
+    """Return the evidence of a profiled step: of the images, or of one step without them.
+
+    The hits of a cache need every step.
+    """
+    if has_images(planned, request.config.stash[SUITE]) or planned.plan.on(Axis.CACHE):
         repeated: tuple[GeneratedImages, Evidence] = request.getfixturevalue("repeated")
         return repeated[1]
     one_step = replace(built.request, num_inference_steps=1)

@@ -28,6 +28,7 @@ from fluxfast.quality.step_golden import check_step_golden, has_step_goldens, wr
 from fluxfast.quality.step_reference import MeasuredSteps, check_definition
 
 MATRIX, BATCH_SIZE = "alone", 2  # this module's cases, unless an option chooses others
+SYNTHETIC_MATRIX = "tiers"  # at full size; mini weights judge each optimization alone
 TAKES_OWN_CASES = True  # with --cases
 # More than the 8 recompilations that torch.compile allows: a compiled step must serve them all.
 MOST_STEPS_ON_A_CPU = 10

@@ -20,6 +20,8 @@ from fluxfast.bench.cases.planned import (
 from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
+from fluxfast.models.spec import model_named
+from fluxfast.models.weights import resolve
 from fluxfast.optimizations.axis import Axis
 from fluxfast.pytest_plugin.options import Options
 
@@ -35,6 +37,16 @@ class SessionPlan:
 
     cases: tuple[PlannedCase, ...]
     left_out: Mapping[str, list[Excluded]]
+
+
+def default_matrix(module: Any, options: Options, hardware: Hardware) -> str:
+    """Return the matrix of a test module: its MATRIX, or its SYNTHETIC_MATRIX for such weights."""
+    matrix = str(getattr(module, "MATRIX", "smoke"))
+    if options.cases or not hasattr(module, "SYNTHETIC_MATRIX"):
+        return matrix
+    names = (model_named(name).name for name in options.models)
+    kinds = {resolve(name, options.weights, hardware).kind for name in names}
+    return str(module.SYNTHETIC_MATRIX) if all(kind.profile for kind in kinds) else matrix
 
 
 def plan_session(

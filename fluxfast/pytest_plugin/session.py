@@ -26,12 +26,11 @@ from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
 from fluxfast.optimizations.base import Artifacts
-from fluxfast.pytest_plugin import baselines, judging
+from fluxfast.pytest_plugin import baselines, judging, planning
 from fluxfast.pytest_plugin.comparing import ComparedRevisions, compare_all, process_settings
 from fluxfast.pytest_plugin.folders import locked, new_folder, remove_old, why_not_writable
 from fluxfast.pytest_plugin.judging import Judgement, write_verdict
 from fluxfast.pytest_plugin.options import Options
-from fluxfast.pytest_plugin.planning import SessionPlan, plan_session, reference_ids
 from fluxfast.pytest_plugin.progress import Progress
 from fluxfast.pytest_plugin.resuming import kept_result
 
@@ -61,7 +60,7 @@ class Suite:
 
     config: pytest.Config
     options: Options
-    plans: dict[tuple[str, int | None, int | None], SessionPlan] = field(default_factory=dict)
+    plans: dict[Any, planning.SessionPlan] = field(default_factory=dict)
     selected: tuple[PlannedCase, ...] = ()
     other_environment: Environment | None = None
     mistake: FluxFastError | None = None
@@ -146,15 +145,16 @@ class Suite:
     def plan(self, module: Any) -> tuple[PlannedCase, ...]:
         """Return the cases of a test module.
 
-        Its MATRIX, BATCH_SIZE and MOST_STEPS_ON_A_CPU apply where no option names others.
+        Its MATRIX, BATCH_SIZE and MOST_STEPS_ON_A_CPU apply where no option names others, and its
+        SYNTHETIC_MATRIX to synthetic weights.
         """
-        matrix = str(self.options.matrix or getattr(module, "MATRIX", "smoke"))
+        matrix = self.options.matrix or planning.default_matrix(module, self.options, self.hardware)
         batch_size = self.options.batch_size
         if batch_size is None:
             batch_size = getattr(module, "BATCH_SIZE", None)
         key = (matrix, batch_size, getattr(module, "MOST_STEPS_ON_A_CPU", None))
         if key not in self.plans:
-            self.plans[key] = plan_session(self.options, self.hardware, *key)
+            self.plans[key] = planning.plan_session(self.options, self.hardware, *key)
         return self.plans[key].cases
 
     @property
@@ -177,7 +177,7 @@ class Suite:
     def reference_ids(self) -> frozenset[str]:
         """The ids of the cases that are measured for images and speedups and not judged."""
         revisions_only = self.options.against and not self.options.against_env
-        return reference_ids(p.case for p in self.selected if revisions_only)
+        return planning.reference_ids(p.case for p in self.selected if revisions_only)
 
     @property
     def others(self) -> int:

@@ -11,7 +11,7 @@ from fluxfast.mini import WEIGHTS
 from fluxfast.optimizations.axis import Axis
 from fluxfast.pytest_plugin import benchmark, plugin
 from fluxfast.pytest_plugin.options import Options
-from fluxfast.pytest_plugin.planning import plan_session
+from fluxfast.pytest_plugin.planning import default_matrix, plan_session
 from tests.support.collecting import QUIET
 from tests.support.machines import CPU, H200
 from tests.support.pages import REPOSITORY
@@ -114,6 +114,18 @@ def test_a_cpu_generates_few_steps_unless_a_cache_decides_between_them(
     cases = plan_session(options, hardware, "alone", 2, most_steps_on_a_cpu=10).cases
     found = {(one.plan.on(Axis.CACHE) is None, one.case.num_inference_steps) for one in cases}
     assert found == {(True, without_a_cache), (False, with_a_cache)}
+
+
+@pytest.mark.parametrize(
+    ("weights", "matrix"),
+    [("mini", "alone"), ("synthetic", "tiers"), ("synthetic_outliers", "tiers")],
+)
+def test_full_size_is_compared_as_presets(weights, matrix):
+    """Each optimization alone takes 20 minutes at full size, and mini weights judge it."""
+    options = Options(models=("dev", "schnell"), weights=weights, baselines=REPOSITORY)
+    module = SimpleNamespace(MATRIX="alone", SYNTHETIC_MATRIX="tiers")
+    assert default_matrix(module, options, H200) == matrix
+    assert default_matrix(SimpleNamespace(MATRIX="default"), options, H200) == "default"
 
 
 @pytest.mark.parametrize(
