@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 from unittest.mock import patch
 
@@ -21,6 +22,8 @@ from triton.runtime._async_compile import active_mode
 from triton.runtime.jit import JITFunction
 
 from fluxfast.hardware import available_cores
+
+_compiling = RLock()  # one thread at a time asks for kernels; another waits until they are compiled
 
 
 class CompiledAhead:
@@ -46,7 +49,8 @@ def compile_kernels_of(*calls: Callable[[], object]) -> None:
     """Make the calls without launching a Triton kernel, and compile those they would launch.
 
     Everything else of a call runs, on tensors that no kernel has filled: it must not depend on
-    their values. Nothing is compiled where Triton interprets its kernels.
+    their values. Nothing is compiled where Triton interprets its kernels. Another thread that does
+    the same waits until these are compiled, and finds them.
 
     Raises:
         triton.CompilationError: a kernel cannot be compiled.
@@ -67,6 +71,7 @@ def _launches_compile_only() -> Iterator[None]:
 
     try:
         with (
+            _compiling,
             _Compilers(available_cores()) as pool,
             triton.AsyncCompileMode(pool),
             patch.object(JITFunction, "run", ask_only),

@@ -574,6 +574,24 @@ def test_kernels_are_compiled_ahead_by_threads_and_launched_once():
 @pytest.mark.subprocess
 @pytest.mark.compile
 @pytest.mark.parametrize(
+    ("model", "fusions"),
+    [
+        ("kontext", "rotary_epilogue gelu_epilogue"),
+        pytest.param("schnell", "fused_rotary fused_gelu", marks=pytest.mark.further),
+    ],
+    ids=["epilogues", "passes"],
+)
+def test_a_stand_in_asks_for_the_kernels_of_its_pipeline(model, fusions):
+    names = f"fused_norms modulation_table fused_vae {fusions}".split()
+    found = printed_by("tests.support.stand_in_kernels", model, *names)
+    assert found["asked"] > 15
+    assert found["missing"] == [] and found["unused"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+@pytest.mark.compile
+@pytest.mark.parametrize(
     "words", [[], pytest.param(["--every"], marks=pytest.mark.further)], ids=["some", "every"]
 )
 def test_every_kernel_compiles_for_a_hopper_gpu(words):

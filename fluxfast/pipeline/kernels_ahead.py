@@ -1,0 +1,139 @@
+"""Compile the Triton kernels of a plan while its weights are loaded. Imports torch.
+
+A kernel depends on the width of a network and on the size of the image, neither on weights nor on
+how many blocks there are. So a stand-in with two blocks of each kind generates an image without
+launching a kernel, and threads compile what it asks for.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Event
+from typing import Any
+
+import torch
+from torch import nn
+
+from fluxfast.models.architecture import VAE_COMMON, Architecture
+from fluxfast.models.arguments import call_arguments
+from fluxfast.models.synthetic.pipeline import scheduler_of
+from fluxfast.models.weights import Checkpoint
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Plan
+from fluxfast.pipeline.apply import apply_plan
+
+# The decisions that the kernels of a step and of the decoder depend on.
+SHAPING = {
+    Axis.DTYPE,
+    Axis.PROJECTIONS,
+    Axis.ATTENTION,
+    Axis.MEMORY_FORMAT,
+    Axis.QUANTIZATION,
+    Axis.NORMS,
+    Axis.ROTARY,
+    Axis.ACTIVATION,
+    Axis.MODULATION,
+    Axis.DECODER,
+}
+# The fused norm of a block depends on what the block before it leaves.
+BLOCKS = dict(num_layers=2, num_single_layers=2)
+
+
+def begin_to_compile(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype) -> None:
+    """Ask for the plan's kernels and return; threads compile them while the weights are loaded.
+
+    Whoever compiles kernels ahead next waits for them. Nothing is compiled for a plan without
+    kernels, for several GPUs, for another width than a model's own, or where memory is short.
+
+    It must return before weights are loaded: diffusers then creates every parameter of the process
+    without memory.
+
+    Args:
+        checkpoint: what will be loaded.
+        plan: the plan that will be applied to it.
+        dtype: the dtype of the weights.
+    """
+    if not _asks_for_kernels(checkpoint, plan):
+        return
+    from fluxfast.kernels.compile_ahead import compile_kernels_of
+
+    asked = Event()
+    pipeline = _stand_in(checkpoint, plan, dtype)
+
+    def ask() -> None:
+        compile_kernels_of(lambda: _generate(pipeline, plan, checkpoint.architecture), asked.set)
+
+    compiler = ThreadPoolExecutor(1, "kernels")
+    compiled = compiler.submit(ask)
+    compiled.add_done_callback(lambda _: asked.set())  # also where asking fails
+    compiler.shutdown(wait=False)
+    asked.wait()
+    if compiled.done():
+        compiled.result()
+
+
+def _asks_for_kernels(checkpoint: Checkpoint, plan: Plan) -> bool:
+    hardware = plan.situation.hardware
+    return (
+        hardware.is_gpu
+        and hardware.gpus == 1
+        and checkpoint.own_heads is None
+        and plan.on(Axis.MEMORY) is None
+        and any(plan.on(axis) for axis in (Axis.NORMS, Axis.ROTARY, Axis.DECODER))
+    )
+
+
+def _stand_in(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype) -> Any:
+    """Return a pipeline without text encoders, with few blocks, and zeros for weights."""
+    import diffusers
+
+    model, shape = checkpoint.model, checkpoint.architecture
+    with torch.device("meta"):  # no initial values
+        transformer = diffusers.FluxTransformer2DModel(
+            guidance_embeds=model.guidance_embeds, **(shape.transformer | BLOCKS)
+        )
+        vae = diffusers.AutoencoderKL(**VAE_COMMON, **shape.vae)
+    for network in (transformer, vae):
+        _fill_with_zeros(network, dtype, plan.situation.hardware.device)
+    pipeline = getattr(diffusers, model.pipeline_class)(
+        scheduler=scheduler_of(model),
+        vae=vae,
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        transformer=transformer,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _fill_with_zeros(network: nn.Module, dtype: torch.dtype, device: str) -> None:
+    nn.Module.to(network, dtype)  # diffusers' own warns of networks that are float32 in part
+    network.to_empty(device=device).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.zero_()
+
+
+def _generate(pipeline: Any, plan: Plan, shape: Architecture) -> None:
+    """Apply what kernels depend on, and generate an image of the plan's request in one step."""
+    situation = plan.situation
+    request, weight = situation.request, pipeline.transformer.proj_out.weight
+    arguments = call_arguments(
+        replace(request, num_inference_steps=1, batch_size=1), situation.model.takes_image
+    )
+    arguments |= dict(
+        prompt=None,
+        prompt_embeds=weight.new_zeros(
+            (request.batch_size, request.max_sequence_length, shape.t5["d_model"])
+        ),
+        pooled_prompt_embeds=weight.new_zeros((request.batch_size, shape.clip["hidden_size"])),
+        output_type="pt",
+    )
+    shaping = tuple(o for o in plan.optimizations if o.axis in SHAPING)
+    build = apply_plan(pipeline, Plan(optimizations=shaping, situation=situation))
+    try:
+        pipeline(**arguments)
+    finally:
+        build.undo.close()
