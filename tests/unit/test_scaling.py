@@ -179,7 +179,7 @@ def test_a_report_of_one_number_of_gpus_has_no_scaling(tmp_path, no_baselines):
 
 
 def test_a_report_of_two_gpus_takes_one_gpu_from_the_stored_baseline(tmp_path, capsys):
-    two = on(2, 99.0, num_inference_steps=28)
+    two = on(2, 99.0, num_inference_steps=28, weights_profile="trained-1")
     written = tmp_path / "report.json"
     assert main(["report", *map(str, runs(tmp_path / "run", two)), "--json", str(written)]) == 0
     one_gpu, two_gpus = json.loads(written.read_text())["scaling"]

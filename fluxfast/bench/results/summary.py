@@ -30,6 +30,7 @@ class CaseSummary:
         load_s: seconds to load the weights.
         first_image_s: seconds of the first image.
         to_first_image_s: seconds from loaded weights to the first image.
+        starts_cold: whether the times of the start compare between cases, see `CaseResult`.
         peak_memory_gib: the largest peak device memory in GiB; None where it is not measured.
         spread: the largest over the smallest process median of `e2e_s` or `eager_ratio`, less 1.
         counters: the exact counters of the last process.
@@ -51,6 +52,7 @@ class CaseSummary:
     load_s: float
     first_image_s: float
     to_first_image_s: float
+    starts_cold: bool
     peak_memory_gib: float | None
     spread: float
     counters: dict[str, int]
@@ -91,6 +93,7 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         load_s=statistics.median(r.load_s for r in results),
         first_image_s=statistics.median(r.first_image_s for r in results),
         to_first_image_s=statistics.median(r.to_first_image_s for r in results),
+        starts_cold=all(r.starts_cold for r in results),
         peak_memory_gib=max(memory) if memory else None,
         spread=max(spread_of) / min(spread_of) - 1,
         counters=dict(results[-1].counters),

@@ -167,6 +167,7 @@ def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
             "encode_ms": round(s.encode_ms, 3),
             "decode_ms": round(s.decode_ms, 3),
             "compile_s": None if s.compile_s is None else round(s.compile_s, 2),
+            "to_first_image_s": round(s.to_first_image_s, 2) if s.starts_cold else None,
             "peak_memory_gib": None if s.peak_memory_gib is None else round(s.peak_memory_gib, 3),
             "speedup": round(speedup[s.case.id], 3) if s.case.id in speedup else None,
             "serving": vars(s.serving),
@@ -185,7 +186,10 @@ def baseline_table(summaries: Sequence[CaseSummary], labels: Mapping[str, str]) 
         labels: the label of each case by its id; a case without one is shown by its id.
     """
     speedup = speedups(summaries)
-    numbers = ("s/image", "ms/step", "decode ms", "compile s", "GiB", "speedup", "processes")
+    numbers = (
+        *("s/image", "ms/step", "decode ms", "compile s", "first s", "GiB", "speedup"),
+        "processes",
+    )
     table = plain_table("model", "case", *numbers, numbers=numbers)
     for s in summaries:
         table.add_row(
@@ -195,6 +199,7 @@ def baseline_table(summaries: Sequence[CaseSummary], labels: Mapping[str, str]) 
             figure(s.step_ms, 1),
             figure(s.decode_ms, 0),
             figure(s.compile_s, 0),
+            figure(s.to_first_image_s if s.starts_cold else None, 1),
             figure(s.peak_memory_gib, 1),
             times(speedup.get(s.case.id)),
             str(s.processes),

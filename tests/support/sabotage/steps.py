@@ -112,12 +112,16 @@ def late_modulation(built: BuiltPipeline) -> Any:
 
 
 def wrong_amax_bound(built: BuiltPipeline) -> Any:
-    """One that is too small: rows saturate. Too large by 16 times, it changes nothing (H200)."""
+    """One that is too small by more than √3072: values within a standard deviation saturate.
+
+    16 times too large or too small is no fault: e4m3 has the same relative precision over 15 powers
+    of two, and a bound of Cauchy and Schwarz is 14 times the largest of 4096 random products.
+    """
     layers = built.pipeline.transformer.modules()
     bounds = [m.fp8_amax_bound for m in layers if hasattr(m, "fp8_amax_bound")]
     stack = ExitStack()
     for bound in bounds:
-        stack.enter_context(scaled(bound, 1 / 16))
+        stack.enter_context(scaled(bound, 1 / 64))
     return stack
 
 
@@ -188,7 +192,7 @@ STEP_SABOTAGES = (
         on_gpu=("fp8_per_row",),
     ),
     StepSabotage(
-        name="GELU epilogue's bound ÷ 16",
+        name="GELU epilogue's bound ÷ 64",
         fault=wrong_amax_bound,
         on_cpu=None,
         on_gpu=("fused_projections", "fa3_fp8", "fp8_per_row", "fused_norms", "gelu_epilogue"),
