@@ -61,6 +61,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--side", type=int, default=SIDE, help="of an image in pixels")
     parser.add_argument("--masks", nargs="*", default=MASKS, choices=MASKS, help="default: all")
+    parser.add_argument(
+        "--calibrators", nargs="*", default=[*CALIBRATORS], choices=CALIBRATORS, help="default: all"
+    )
     parser.add_argument("--rehearse", action="store_true", help="two prompts, 12 steps, 64 pixels")
     options = parser.parse_args()
     if options.rehearse:
@@ -70,21 +73,23 @@ def main() -> int:
     study = Study(options, detect("auto"))
     record = Record(options.out, budget_s=1200)
     record.part("environment", lambda: environment(study.hardware))
-    for name, settings in all_settings(options.masks, options.steps):
+    for name, settings in all_settings(options.masks, options.calibrators, options.steps):
         record.part(name, partial(study.measure, settings))
     out(front_table(record.parts))
     return record.close()
 
 
-def all_settings(masks: Sequence[str], steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def all_settings(
+    masks: Sequence[str], calibrators: Sequence[str], steps: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and the cache settings of each combination of calibrator and mask."""
     known: dict[str, Any] = {policy: policy for policy in POLICIES}
     known |= {f"every {distance}": every(distance, steps) for distance in DISTANCES}
     for mask_name in masks:
-        for name, calibrator in CALIBRATORS.items():
+        for name in calibrators:
             mask = known[mask_name]
             static = {"steps_computation_mask": mask, "steps_computation_policy": "static"}
-            yield f"{name}, {mask_name}", {"Fn_compute_blocks": 1, **static, **calibrator}
+            yield f"{name}, {mask_name}", {"Fn_compute_blocks": 1, **static, **CALIBRATORS[name]}
 
 
 def every(distance: int, steps: int) -> list[int]:
