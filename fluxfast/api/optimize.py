@@ -20,7 +20,7 @@ from fluxfast.models.spec import ModelSpec, default_request
 from fluxfast.optimizations import registry
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Plan
-from fluxfast.optimizations.cache_config import CacheConfig, cache_config_of, read_cache_config
+from fluxfast.optimizations.cache_config import CacheConfig, cache_config_from
 from fluxfast.optimizations.presets import preset_names, why_left_out
 from fluxfast.optimizations.situation import Situation
 from fluxfast.optimizations.unquantized import check_quantizes, unquantized_layers
@@ -68,7 +68,8 @@ def optimize(
         unquantized: names of the transformer's block layers that stay in its dtype while the others
             are quantized, or patterns of `fnmatch` such as `*.ff.net.2`. Layers that read the input
             of a block stay together.
-        cache: settings of DBCache, which they enable: a YAML file of cache-dit, or a mapping.
+        cache: settings of DBCache, which they enable: `quality`, `balanced` or `fast`, a YAML file
+            of cache-dit, or a mapping.
         gpus: number of GPUs that share an image. Under torchrun, every rank calls this function,
             and then the pipeline. Without it, processes for the other GPUs are started here, and
             this one calls the pipeline. On a CPU, processes share the image.
@@ -96,7 +97,7 @@ def optimize(
         enable=tuple(dict.fromkeys((*enable, *caches))),
         disable=tuple(disable),
         unquantized=unquantized_layers(unquantized, _block_counts(pipeline)),
-        cache_config=_cache_config(cache),
+        cache_config=cache_config_from(cache) if cache is not None else None,
         request=request,
         hardware=detect(pipeline.device.type, gpus),
     )
@@ -106,12 +107,6 @@ def optimize(
 def _block_counts(pipeline: Any) -> tuple[int, int]:
     transformer = pipeline.transformer
     return len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)
-
-
-def _cache_config(cache: Cache | None) -> CacheConfig | None:
-    if cache is None:
-        return None
-    return cache_config_of(cache) if isinstance(cache, Mapping) else read_cache_config(Path(cache))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,9 +134,9 @@ def _add_optimization_options(tuning: argparse._ArgumentGroup) -> None:
     )
     tuning.add_argument(
         "--cache_dit_config",
-        type=Path,
         metavar="YAML",
-        help="enable DBCache, which skips steps, with these settings (default: off)",
+        help="enable DBCache, which skips steps, with the settings of a file, or with quality, "
+        "balanced or fast (default: off)",
     )
     for name, optimization in _enabling().items():
         tuning.add_argument(

@@ -23,7 +23,7 @@ from fluxfast.models.memory import check_images_fit, out_of_memory_as_error
 from fluxfast.models.spec import ImageRequest, check_requestable
 from fluxfast.models.weights import Checkpoint, resolve
 from fluxfast.optimizations.base import Artifacts
-from fluxfast.optimizations.cache_config import read_cache_config
+from fluxfast.optimizations.cache_config import cache_config_from
 from fluxfast.optimizations.registry import default_names
 from fluxfast.optimizations.situation import Situation
 from fluxfast.optimizations.unquantized import check_quantizes, unquantized_layers
@@ -132,7 +132,7 @@ def _situation(
     settings = options.cache_dit_config
     return replace(
         situation,
-        cache_config=read_cache_config(settings) if settings is not None else None,
+        cache_config=cache_config_from(settings) if settings is not None else None,
         unquantized=unquantized,
     )
 

@@ -44,8 +44,9 @@ class CacheConfig:
     Attributes:
         dbcache: keyword arguments of cache-dit's `DBCacheConfig`.
         calibrator: how cached steps extrapolate; None to reuse the last computed step.
-        steps_mask: 1 for each computed step and 0 for each cached one, or the name of a policy of
-            cache-dit, which gives such a mask for any number of steps; None decides by residuals.
+        steps_mask: 1 for each computed step and 0 for each cached one, or a name that gives such a
+            mask for any number of steps: a policy of cache-dit, or `every N`; None decides by
+            residuals.
         num_inference_steps: number of steps that the file is for; None for any.
     """
 
@@ -67,6 +68,25 @@ DEFAULT_CACHE_CONFIG = CacheConfig(
     dbcache={"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "steps_computation_policy": "static"},
     steps_mask="fast",
 )
+
+
+def cache_config_from(given: Mapping[str, Any] | str | Path) -> CacheConfig:
+    """Return the settings of a preset by its name, of a mapping, or of a YAML file by its path.
+
+    Raises:
+        FluxFastError: there is no such preset, the file cannot be read, or a key or a value is not
+            allowed.
+    """
+    if isinstance(given, Mapping):
+        return cache_config_of(given)
+    path, presets = Path(given), ", ".join(CACHE_PRESETS)
+    if str(given) in CACHE_PRESETS:
+        return CACHE_PRESETS[str(given)]
+    if not path.suffix and not path.exists():
+        raise refused(
+            "no such preset of the cache", shown(str(given)), f"{presets}, or a YAML file"
+        )
+    return read_cache_config(path)
 
 
 def read_cache_config(path: Path) -> CacheConfig:
@@ -157,3 +177,19 @@ def steps_from_cache(cached: int, steps: int) -> str:
     if cached:
         return counted
     return f"{counted}: no step was near enough to the one before (residual_diff_threshold)"
+
+
+def _extrapolated(mask: str, order: int) -> CacheConfig:
+    """Return TaylorSeer's settings with a mask of computed steps."""
+    fixed = {"Fn_compute_blocks": 1, "steps_computation_policy": "static"}
+    taylorseer = {"enable_taylorseer": True, "taylorseer_order": order}
+    return cache_config_of({**fixed, "steps_computation_mask": mask, **taylorseer})
+
+
+# On the front of computed steps and quality that `python -m benchmarks.cache_front` measured on
+# mini-dev with 256 captions (docs/notebook, 2026-12-01, calibrators of the cache).
+CACHE_PRESETS: Mapping[str, CacheConfig] = {
+    "quality": _extrapolated("every 3", order=2),
+    "balanced": _extrapolated("every 4", order=2),
+    "fast": _extrapolated("every 6", order=1),
+}

@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 
 from fluxfast.errors import FluxFastError, PlanError
+from fluxfast.models.spec import DEV, KONTEXT
 from fluxfast.optimizations.cache_config import (
+    CACHE_PRESETS,
+    cache_config_from,
     cache_config_of,
     read_cache_config,
     steps_from_cache,
 )
 from fluxfast.optimizations.cache_settings import SETTINGS
+from fluxfast.optimizations.caching._limits import steps_mask
 from fluxfast.optimizations.registry import plan
 from fluxfast.optimizations.situation import LoadedPipeline
 from tests.support.machines import CPU, situation
@@ -84,6 +88,43 @@ def test_a_policy_is_a_mask_by_name(tmp_path):
     config = read(tmp_path, WITH_A_POLICY)
     assert config.steps_mask == "fast" and not config.is_static
     assert plan(["dbcache"], situation(CPU, cache_config=config))
+
+
+@pytest.mark.parametrize(
+    ("mask", "steps", "computed"),
+    [
+        ("every 3", 28, [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27]),
+        ("every 4", 12, [0, 1, 2, 3, 7, 11]),
+        ("every 9", 8, [0, 1, 2, 3]),
+    ],
+)
+def test_a_mask_at_equal_distances_begins_with_four_computed_steps(mask, steps, computed):
+    settings = {"steps_computation_mask": mask, "steps_computation_policy": "static"}
+    found = steps_mask(cache_config_of(settings), steps)
+    assert len(found) == steps and [i for i, step in enumerate(found) if step] == computed
+    with pytest.raises(PlanError, match="requires 8 steps or more"):
+        asked = situation(CPU, num_inference_steps=7, cache_config=cache_config_of(settings))
+        plan(["dbcache"], asked)
+
+
+@pytest.mark.parametrize("mask", ["every 1", "every 10", "every", "every x"])
+def test_a_mask_of_another_name_is_refused(mask):
+    with pytest.raises(FluxFastError, match="every 2 to every 9"):
+        cache_config_of({"steps_computation_mask": mask})
+
+
+def test_presets_compute_the_fewer_steps_the_faster_they_are_called(tmp_path):
+    count = {name: sum(steps_mask(cache_config_from(name), 28)) for name in CACHE_PRESETS}
+    assert count == {"quality": 12, "balanced": 10, "fast": 8}
+    for model in (DEV, KONTEXT):
+        for config in CACHE_PRESETS.values():
+            assert plan(["dbcache"], situation(CPU, model, cache_config=config))
+    with pytest.raises(FluxFastError, match="quality, balanced, fast, or a YAML file"):
+        cache_config_from("fastest")
+    with pytest.raises(FluxFastError, match=r"fast\.yaml"):
+        cache_config_from("fast.yaml")
+    (tmp_path / "settings").write_text(NESTED)
+    assert cache_config_from(tmp_path / "settings").is_static
 
 
 def test_each_calibrator_has_its_own_settings():

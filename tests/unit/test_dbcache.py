@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fluxfast.errors import FluxFastError
-from fluxfast.optimizations.cache_config import cache_config_of
+from fluxfast.optimizations.cache_config import CACHE_PRESETS, cache_config_of
 from fluxfast.optimizations.caching.dbcache import OPTIMIZATION, cached_steps
 from tests.support.toy_transformer import cached_pipeline, run, toy_pipeline
 
@@ -65,6 +65,13 @@ def test_each_calibrator_extrapolates_the_cached_steps(calibrator, mask, kind, m
     with cached_pipeline(config, steps=8) as pipeline:
         assert run(pipeline, 8) == [[6.0]]
         assert cached_steps(pipeline) == len(extrapolated) == mask.count(0)
+
+
+@pytest.mark.parametrize(("preset", "cached"), [("quality", 16), ("balanced", 18), ("fast", 20)])
+def test_a_preset_caches_the_steps_of_its_mask(preset, cached):
+    with cached_pipeline(CACHE_PRESETS[preset]) as pipeline:
+        assert run(pipeline, 28) == [[6.0]]
+        assert cached_steps(pipeline) == cached
 
 
 def test_another_scheduler_computes_each_step():
