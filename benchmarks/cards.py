@@ -54,6 +54,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.table:
         processes = [json.loads(path.read_text()) for path in options.table]
+        if not all(map(_card, processes)):
+            parser.error("--table compares cards, and a rehearsal names none: measure on a GPU")
         sys.stdout.write("\n".join(table(processes)) + "\n")
     if options.out:
         quiet_libraries()
@@ -161,11 +163,16 @@ class Calibration:
         return float(statistics.median(replays_ms[REPLAYS // 2 :])) / self.count
 
 
+def _card(process: Mapping[str, Any]) -> str:
+    """Return the beginning of the UUID of a process's GPU; "" on a CPU."""
+    return str(process["environment"].get("gpu", {}).get("uuid", ""))[4:12]
+
+
 def table(processes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return lines: each card, then how far each predictor is from a card that it has not seen."""
     cards: dict[str, list[Mapping[str, Any]]] = {}
     for process in processes:
-        cards.setdefault(process["environment"]["gpu"]["uuid"][4:12], []).append(process)
+        cards.setdefault(_card(process), []).append(process)
     lines = ["| card | processes | ms/step | mean clock, MHz | M cycles/step |", "| --- " * 5 + "|"]
     for name, of_card in cards.items():
         step_ms, clock, mcycles = (_level(of_card, value) for value in (_step, clock_of, cycles_of))
