@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fluxfast.models.architecture import VAE_COMMON, Architecture
+from fluxfast.models.architecture import VAE_COMMON
 from fluxfast.models.arguments import call_arguments
 from fluxfast.models.synthetic.pipeline import scheduler_of
 from fluxfast.models.weights import Checkpoint
@@ -44,10 +44,10 @@ def begin_to_compile(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype) -> 
     """Ask for the plan's kernels and return; threads compile them while the weights are loaded.
 
     Whoever compiles kernels ahead next waits for them. Nothing is compiled for a plan without
-    kernels, for several GPUs, for another width than a model's own, or where memory is short.
+    kernels, for several GPUs, or for another width than a model's own.
 
-    It must return before weights are loaded: diffusers then creates every parameter of the process
-    without memory.
+    It returns before weights are loaded. While diffusers loads them, it creates every parameter of
+    the process without memory, also those of a stand-in.
 
     Args:
         checkpoint: what will be loaded.
@@ -59,10 +59,9 @@ def begin_to_compile(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype) -> 
     from fluxfast.kernels.compile_ahead import compile_kernels_of
 
     asked = Event()
-    pipeline = _stand_in(checkpoint, plan, dtype)
 
     def ask() -> None:
-        compile_kernels_of(lambda: _generate(pipeline, plan, checkpoint.architecture), asked.set)
+        compile_kernels_of(lambda: _generate(checkpoint, plan, dtype), asked.set)
 
     compiler = ThreadPoolExecutor(1, "kernels")
     compiled = compiler.submit(ask)
@@ -79,7 +78,6 @@ def _asks_for_kernels(checkpoint: Checkpoint, plan: Plan) -> bool:
         hardware.is_gpu
         and hardware.gpus == 1
         and checkpoint.own_heads is None
-        and plan.on(Axis.MEMORY) is None
         and any(plan.on(axis) for axis in (Axis.NORMS, Axis.ROTARY, Axis.DECODER))
     )
 
@@ -116,10 +114,11 @@ def _fill_with_zeros(network: nn.Module, dtype: torch.dtype, device: str) -> Non
         parameter.zero_()
 
 
-def _generate(pipeline: Any, plan: Plan, shape: Architecture) -> None:
-    """Apply what kernels depend on, and generate an image of the plan's request in one step."""
-    situation = plan.situation
-    request, weight = situation.request, pipeline.transformer.proj_out.weight
+def _generate(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype) -> None:
+    """Apply what kernels depend on to a stand-in, and generate an image of the plan in one step."""
+    pipeline, shape = _stand_in(checkpoint, plan, dtype), checkpoint.architecture
+    situation, weight = plan.situation, pipeline.transformer.proj_out.weight
+    request = situation.request
     arguments = call_arguments(
         replace(request, num_inference_steps=1, batch_size=1), situation.model.takes_image
     )
