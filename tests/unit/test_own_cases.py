@@ -125,6 +125,45 @@ def write_lora(path, layer, rows=8, columns=4):
     save_file(dict(zip(names, (down, up), strict=True)), path)
 
 
+CACHED = """
+cases:
+  - checkpoint: my-dev
+    resolution: 64
+    {}
+    cache: {}
+"""
+AS_A_MAPPING = (
+    "{Fn_compute_blocks: 1, steps_computation_mask: every 5, steps_computation_policy: static}"
+)
+
+
+def test_settings_of_the_cache_are_part_of_the_id(folder):
+    (folder / "own.yaml").write_text("Fn_compute_blocks: 1\nmax_warmup_steps: 2\n")
+    settings = ["quality", "fast", AS_A_MAPPING, "own.yaml"]
+    found = [planned(folder, CACHED.format("preset: default", one))[0] for one in settings]
+    assert len({one.case.id for one in found}) == 4
+    assert all("dbcache" in one.plan.names for one in found)
+    masks = [one.plan.situation.cache_config.steps_mask for one in found]
+    assert masks == ["every 3", "every 6", "every 5", None]
+    (listed,) = planned(folder, CACHED.format("optimizations: [dbcache]", "fast"))
+    assert listed.plan.situation.cache_config == found[1].plan.situation.cache_config
+
+
+@pytest.mark.parametrize(
+    ("optimizations", "cache", "message"),
+    [
+        ("optimizations: [sdpa]", "fast", "(?s)no optimization is one.*got.*sdpa.*dbcache"),
+        ("preset: default", "fastest", "quality, balanced, fast, or a YAML file"),
+        ("preset: default", "[1, 0]", "settings of the cache, the name of a preset"),
+        ("preset: default", "{mask: 1}", "unknown setting of the cache"),
+        ("num_inference_steps: 6", "fast", "no optimization is one"),
+    ],
+)
+def test_a_cache_that_cannot_be_is_refused(folder, optimizations, cache, message):
+    with pytest.raises(FluxFastError, match=message):
+        planned(folder, CACHED.format(optimizations, cache))
+
+
 def test_a_lora_is_part_of_the_checkpoint_and_of_the_id(folder):
     layer = "transformer_blocks.0.attn.to_q"
     write_lora(folder / "style.safetensors", layer)

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from os.path import normpath
 from pathlib import Path
@@ -26,7 +26,10 @@ from fluxfast.hardware import Hardware
 from fluxfast.models.lora.source import LoraSource
 from fluxfast.models.spec import MODELS
 from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.cache_config import CACHE_PRESETS, CacheConfig, cache_config_from
 from fluxfast.optimizations.presets import preset_names
+from fluxfast.optimizations.registry import choices, decides
 from fluxfast.optimizations.situation import Situation
 from fluxfast.optimizations.unquantized import check_quantizes, unquantized_layers
 
@@ -61,6 +64,7 @@ def planned_own_cases(
             for checkpoint, situation in _workloads(entry, hardware):
                 combinations = _combinations(entry, kind, situation)
                 check_quantizes(combinations, situation.unquantized)
+                _check_caches(combinations, situation)
                 if entry.takes_matrix:
                     left_out[situation.model.name] = excluded(combinations, situation)
                 found += [_planned(entry, n, checkpoint, situation) for n in combinations]
@@ -94,6 +98,7 @@ def _workloads(entry: OwnCase, hardware: Hardware) -> Iterator[tuple[Checkpoint,
             remedy="leave guidance_scale out",
         )
     unquantized = unquantized_layers(entry.unquantized, checkpoint.block_counts)
+    cache_config = _cache_config(entry)
     for (height, width), prompt in product(entry.resolutions, entry.prompts):
         situation = situation_of(
             checkpoint,
@@ -105,7 +110,26 @@ def _workloads(entry: OwnCase, hardware: Hardware) -> Iterator[tuple[Checkpoint,
             num_inference_steps=entry.num_inference_steps,
             guidance_scale=entry.guidance_scale,
         )
-        yield checkpoint, replace(situation, unquantized=unquantized)
+        yield checkpoint, replace(situation, unquantized=unquantized, cache_config=cache_config)
+
+
+def _cache_config(entry: OwnCase) -> CacheConfig | None:
+    """Return the entry's settings of the cache; a relative path starts at the file's folder."""
+    if not isinstance(entry.cache, str) or entry.cache in CACHE_PRESETS:
+        return None if entry.cache is None else cache_config_from(entry.cache)
+    local = entry.folder / entry.cache
+    return cache_config_from(str(local) if _exists(local) else entry.cache)
+
+
+def _check_caches(combinations: Sequence[Names], situation: Situation) -> None:
+    """Refuse settings of the cache that no combination has an effect of."""
+    if situation.cache_config and not any(decides(n, Axis.CACHE) for n in combinations):
+        raise FluxFastError(
+            "the cache has settings, and no optimization is one",
+            got="; ".join(" + ".join(names) or "no optimizations" for names in combinations),
+            allowed=f"optimizations with {' or '.join(o.name for o in choices(Axis.CACHE))}",
+            remedy="add it to the optimizations, or leave cache out",
+        )
 
 
 def _checkpoint(entry: OwnCase, hardware: Hardware) -> Checkpoint:
@@ -153,7 +177,8 @@ def _combinations(entry: OwnCase, kind: str | None, situation: Situation) -> Seq
     if entry.optimizations is not None:
         return [entry.optimizations]
     if entry.preset is not None:
-        return [preset_names(entry.preset, situation)]
+        caches = [o.name for o in choices(Axis.CACHE)] if entry.cache is not None else []
+        return [preset_names(entry.preset, situation, enable=caches)]
     return matrix(kind or "smoke", situation)
 
 
@@ -180,6 +205,8 @@ def _weights(entry: OwnCase, situation: Situation) -> str:
     }
     if situation.unquantized:  # ids from before have no such key
         identity["unquantized"] = sorted(situation.unquantized)
+    if situation.cache_config:
+        identity["cache"] = asdict(situation.cache_config)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^a-zA-Z0-9]+", "_", Path(checkpoint).name).strip("_")[:NAME_LENGTH]
     return f"{name or 'checkpoint'}_{digest[:DIGEST_LENGTH]}"

@@ -44,6 +44,7 @@ class OwnCase:
         optimizations: names of optimizations; None for the preset or the matrix of the run.
         preset: one of PRESETS; None for the optimizations or the matrix of the run.
         unquantized: names or patterns of layers that a quantization leaves as they are.
+        cache: settings of DBCache, as `cache_config_from` takes them; None for its own.
         tolerances: by metric, the relative change for the worse that must be detected.
         quality: by figure of image quality, the bound in place of the budget's.
     """
@@ -60,6 +61,7 @@ class OwnCase:
     optimizations: tuple[str, ...] | None = None
     preset: str | None = None
     unquantized: tuple[str, ...] = ()
+    cache: Mapping[str, Any] | str | None = None
     tolerances: Mapping[str, float] = field(default_factory=dict)
     quality: Mapping[str, float] = field(default_factory=dict)
 
@@ -178,6 +180,14 @@ def _patterns(value: Any, what: str) -> tuple[str, ...]:
     return tuple(_text(one, what, allowed) for one in _list(found, what, allowed))
 
 
+def _cache(value: Any, what: str) -> Mapping[str, Any] | str:
+    """Return a mapping of settings, or the name of a preset or of a file."""
+    if isinstance(value, dict) and value:
+        return value
+    allowed = "settings of the cache, the name of a preset of it, or the path of a YAML file"
+    return _text(value, what, allowed)
+
+
 def _preset(value: Any, what: str) -> str:
     if not isinstance(value, str) or value not in PRESETS:
         raise _wrong(f"{what} is wrong", value, ", ".join(PRESETS))
@@ -215,6 +225,7 @@ READERS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "optimizations": ("optimizations", _names),
     "preset": ("preset", _preset),
     "unquantized": ("unquantized", _patterns),
+    "cache": ("cache", _cache),
     "tolerances": ("tolerances", _tolerances),
     "quality": ("quality", _quality),
 }
