@@ -24,7 +24,7 @@ from fluxfast.history.series import Series, all_series
 from fluxfast.report.attribution import Attribution, attributions
 from fluxfast.report.compared import Compared, compared
 from fluxfast.report.effects import Effect, effects
-from fluxfast.report.environments import environments
+from fluxfast.report.environments import environments, mixed_weights
 from fluxfast.report.inputs import read_inputs, sides_of
 from fluxfast.report.rows import ReportRow, rows_of
 from fluxfast.report.scaling import scaling_json, scaling_warnings, scalings_of
@@ -113,7 +113,7 @@ class Report:
     def warnings(self) -> list[str]:
         """The warnings about cases, whatever their verdicts."""
         warnings = [row.warning for row in self.rows if row.warning]
-        return [*warnings, *scaling_warnings(self.scalings)]
+        return [*mixed_weights(self.rows), *warnings, *scaling_warnings(self.scalings)]
 
     @property
     def changed(self) -> list[ReportRow]:

@@ -1,11 +1,11 @@
-"""List the environments that the figures of a report come from."""
+"""List the environments and synthetic weights that the figures of a report come from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from fluxfast.bench.results.machine import hardware_of
+from fluxfast.bench.results.machine import hardware_of, profile_of
 from fluxfast.bench.results.origin import commit_text, machine_text
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.report.rows import ReportRow
@@ -36,3 +36,20 @@ def _facts(result: CaseResult) -> dict[str, Any]:
         "python": str(result.environment.get("python", "?")),
         "commit": commit_text(result),
     }
+
+
+def mixed_weights(rows: Sequence[ReportRow]) -> list[str]:
+    """Return a line for each machine whose cases have several profiles of synthetic weights.
+
+    A profile changes the power of a step by its bits, and so its time by a percent or two.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        profiles = {profile for result in row.measured.results if (profile := profile_of(result))}
+        found.setdefault((row.gpu, row.case.weights), set()).update(profiles)
+    return [
+        f"{gpu}: cases with {weights} weights of {' and '.join(sorted(profiles))} stand side by "
+        "side; speedups and effects compare them"
+        for (gpu, weights), profiles in found.items()
+        if len(profiles) > 1
+    ]

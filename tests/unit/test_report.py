@@ -65,6 +65,14 @@ def test_the_speedup_of_each_optimization_is_recovered_with_an_interval(tmp_path
     assert compiled["fp8_per_row"].cases == 8
 
 
+def test_cases_of_two_profiles_of_weights_are_a_warning(tmp_path):
+    one, other = ablation()[:2]
+    old, new = replace(one, weights_profile="x-1"), replace(other, weights_profile="y-2")
+    assert report_of(write([old], tmp_path / "one")).warnings == []
+    (warning,) = report_of(write([old, new], tmp_path / "two")).warnings
+    assert "synthetic weights of x-1 and y-2 stand side by side" in warning
+
+
 def test_a_slowdown_of_one_optimization_is_attributed_in_one_line(tmp_path, baseline_file):
     found = rows(tmp_path, ablation({"fp8_per_row": 1.08}), baseline_file)
     (attribution,) = attributions(found)
