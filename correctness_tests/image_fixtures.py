@@ -162,7 +162,11 @@ def bounds(planned: PlannedCase, budgets: Budgets | None) -> dict[str, float] | 
     """Return the bounds of the case's images; those that a case of one's own states come first."""
     if budgets is None:
         return None
-    return budgets.of(planned.case.optimizations, planned.case.model) | dict(planned.quality)
+    try:
+        found = budgets.of(planned.case.optimizations, planned.case.model)
+    except FluxFastError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+    return found | dict(planned.quality)
 
 
 @pytest.fixture(scope="session")

@@ -79,13 +79,12 @@ def cache_config_from(given: Mapping[str, Any] | str | Path) -> CacheConfig:
     """
     if isinstance(given, Mapping):
         return cache_config_of(given)
-    path, presets = Path(given), ", ".join(CACHE_PRESETS)
-    if str(given) in CACHE_PRESETS:
-        return CACHE_PRESETS[str(given)]
-    if not path.suffix and not path.exists():
-        raise refused(
-            "no such preset of the cache", shown(str(given)), f"{presets}, or a YAML file"
-        )
+    path, name = Path(given), str(given)
+    if name in CACHE_PRESETS:
+        return CACHE_PRESETS[name]
+    if path.name == name and not path.suffix and not path.exists():
+        allowed = f"{', '.join(CACHE_PRESETS)}, or a YAML file"
+        raise refused("no such preset of the cache", shown(name), allowed)
     return read_cache_config(path)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -46,6 +47,7 @@ class BuiltPipeline(AbstractContextManager["BuiltPipeline"]):
         apply_s: seconds for applying the optimizations and for asking for their kernels. An export
             is included; torch.compile compiles later, in the first image.
         starts_cold: whether it was built from a cold start, see `bench.measurement.cold_start`.
+        kernels: the threads that compile kernels ahead, see `begin_to_compile`.
     """
 
     applied: AppliedPlan
@@ -53,6 +55,7 @@ class BuiltPipeline(AbstractContextManager["BuiltPipeline"]):
     load_s: float
     apply_s: float
     starts_cold: bool = False
+    kernels: Future[None] | None = None
 
     def __exit__(self, *_: object) -> None:
         """Close the pipeline."""
@@ -60,6 +63,7 @@ class BuiltPipeline(AbstractContextManager["BuiltPipeline"]):
 
     def close(self) -> None:
         """Restore every global setting, drop the pipeline and free its memory."""
+        _wait_for(self.kernels)
         self.__dict__.pop("applied").undo()
         forget_compiled_code()
 
@@ -118,20 +122,30 @@ def build(
     _check_not_launched(plan)
     forget_compiled_code()
     dtype, began = load_dtype(plan), time.perf_counter()
-    begin_to_compile(checkpoint, plan, dtype)
-    progress("loading weights")
-    started = time.perf_counter()
-    pipeline = load(checkpoint, dtype=dtype, hardware=plan.situation.hardware)
-    loaded = time.perf_counter()
-    applied = AppliedPlan(
-        apply_on_every_rank(pipeline, plan, artifacts=artifacts, progress=progress)
-    )
+    with ExitStack() as on_error:
+        kernels = begin_to_compile(checkpoint, plan, dtype, progress)
+        on_error.callback(_wait_for, kernels)
+        progress("loading weights")
+        started = time.perf_counter()
+        pipeline = load(checkpoint, dtype=dtype, hardware=plan.situation.hardware)
+        loaded = time.perf_counter()
+        applied = AppliedPlan(
+            apply_on_every_rank(pipeline, plan, artifacts=artifacts, progress=progress)
+        )
+        on_error.pop_all()
     return BuiltPipeline(
         applied=applied,
         plan=plan,
         load_s=loaded - started,
         apply_s=time.perf_counter() - loaded + started - began,
+        kernels=kernels,
     )
+
+
+def _wait_for(kernels: Future[None] | None) -> None:
+    """Let no thread compile into the caches of whoever builds next."""
+    if kernels is not None:
+        wait([kernels])
 
 
 def _check_not_launched(plan: Plan) -> None:

@@ -7,7 +7,8 @@ launching a kernel, and threads compile what it asks for.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from threading import Event
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fluxfast.console import no_progress
 from fluxfast.models.architecture import VAE_COMMON
 from fluxfast.models.arguments import call_arguments
 from fluxfast.models.synthetic.pipeline import scheduler_of
@@ -40,11 +42,18 @@ SHAPING = {
 BLOCKS = dict(num_layers=2, num_single_layers=2)
 
 
-def begin_to_compile(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype) -> None:
+def begin_to_compile(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    dtype: torch.dtype,
+    progress: Callable[[str], None] = no_progress,
+) -> Future[None] | None:
     """Ask for the plan's kernels and return; threads compile them while the weights are loaded.
 
-    Whoever compiles kernels ahead next waits for them. Nothing is compiled for a plan without
-    kernels, for several GPUs, or for another width than a model's own.
+    A graph waits for them before it is recorded, also those of the text encoders, which have no
+    kernels: a module that is loaded meanwhile would disturb the recording. So nothing is compiled
+    for a plan without a graph, nor for one without kernels, for several GPUs, or for another width
+    than a model's own.
 
     It returns before weights are loaded. While diffusers loads them, it creates every parameter of
     the process without memory, also those of a stand-in.
@@ -53,11 +62,20 @@ def begin_to_compile(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype) -> 
         checkpoint: what will be loaded.
         plan: the plan that will be applied to it.
         dtype: the dtype of the weights.
+        progress: called with the name of the stage, if there is one.
+
+    Returns:
+        What is done when all are compiled; None where nothing is. A kernel that cannot be compiled
+        is an error of the call that launches it.
+
+    Raises:
+        Exception: the stand-in cannot be built or called, with the error of that.
     """
     if not _asks_for_kernels(checkpoint, plan):
-        return
+        return None
     from fluxfast.kernels.compile_ahead import compile_kernels_of
 
+    progress("asking for kernels")
     asked = Event()
 
     def ask() -> None:
@@ -70,6 +88,7 @@ def begin_to_compile(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype) -> 
     asked.wait()
     if compiled.done():
         compiled.result()
+    return compiled
 
 
 def _asks_for_kernels(checkpoint: Checkpoint, plan: Plan) -> bool:
@@ -78,6 +97,7 @@ def _asks_for_kernels(checkpoint: Checkpoint, plan: Plan) -> bool:
         hardware.is_gpu
         and hardware.gpus == 1
         and checkpoint.own_heads is None
+        and plan.on(Axis.GRAPH) is not None
         and any(plan.on(axis) for axis in (Axis.NORMS, Axis.ROTARY, Axis.DECODER))
     )
 
@@ -110,8 +130,8 @@ def _stand_in(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype) -> Any:
 def _fill_with_zeros(network: nn.Module, dtype: torch.dtype, device: str) -> None:
     nn.Module.to(network, dtype)  # diffusers' own warns of networks that are float32 in part
     network.to_empty(device=device).eval().requires_grad_(False)
-    for parameter in network.parameters():
-        parameter.zero_()
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.zero_()
 
 
 def _generate(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype) -> None:

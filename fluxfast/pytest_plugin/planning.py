@@ -40,13 +40,13 @@ class SessionPlan:
 
 
 def default_matrix(module: Any, options: Options, hardware: Hardware) -> str:
-    """Return the matrix of a test module: its MATRIX, or its SYNTHETIC_MATRIX for such weights."""
+    """Return the matrix of a test module: its MATRIX, or SYNTHETIC_MATRIX if a model has those."""
     matrix = str(getattr(module, "MATRIX", "smoke"))
     if options.cases or not hasattr(module, "SYNTHETIC_MATRIX"):
         return matrix
     names = (model_named(name).name for name in options.models)
     kinds = {resolve(name, options.weights, hardware).kind for name in names}
-    return str(module.SYNTHETIC_MATRIX) if all(kind.profile for kind in kinds) else matrix
+    return str(module.SYNTHETIC_MATRIX) if any(kind.profile for kind in kinds) else matrix
 
 
 def plan_session(

@@ -11,7 +11,7 @@ from typing import Any
 from fluxfast.errors import FluxFastError
 from fluxfast.files.strict_yaml import read_yaml
 from fluxfast.models.spec import MODELS
-from fluxfast.optimizations.registry import optimizations
+from fluxfast.optimizations.registry import optimizations as registered
 from fluxfast.quality.figures import QUALITY_METRICS
 from fluxfast.quality.metrics import Quality
 
@@ -35,7 +35,19 @@ class Budgets:
     goldens: Mapping[str, float]
 
     def of(self, optimizations: Sequence[str], model: str) -> dict[str, float]:
-        """Return a case's bounds: for each metric, the loosest of its optimizations."""
+        """Return a case's bounds: for each metric, the loosest of its optimizations.
+
+        Raises:
+            FluxFastError: a lossy optimization has no budget on this hardware. That of lossless
+                ones would fail it whatever it computes.
+        """
+        if missing := [name for name in optimizations if self._lacks(name)]:
+            raise FluxFastError(
+                "a lossy optimization has no image-quality budget on this hardware",
+                got=f"{', '.join(missing)} on {self.hardware}",
+                allowed=", ".join(self.bounds),
+                remedy="measure with `pytest correctness_tests --record`, then add its budget",
+            )
         found = dict(self._of_one(LOSSLESS, model))
         for name in map(budget_key, optimizations):
             for metric, bound in self._of_one(name, model).items():
@@ -47,6 +59,10 @@ class Budgets:
         """Return a case's bound on its golden: the loosest of its optimizations."""
         return max(self.goldens.get(k, 0.0) for k in (LOSSLESS, *map(budget_key, optimizations)))
 
+    def _lacks(self, name: str) -> bool:
+        known = registered().get(name)
+        return bool(known and known.is_lossy) and budget_key(name) not in self.bounds
+
     def _of_one(self, name: str, model: str) -> Mapping[str, float]:
         entry = self.bounds[name if name in self.bounds else LOSSLESS]
         return {**entry.get(ANY_MODEL, {}), **entry.get(model, {})}
@@ -54,7 +70,7 @@ class Budgets:
 
 def budget_key(name: str) -> str:
     """Return the key of an optimization's bounds: `Optimization.budget`, or else its name."""
-    known = optimizations().get(name)
+    known = registered().get(name)
     return (known and known.budget) or name
 
 

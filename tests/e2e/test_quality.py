@@ -94,6 +94,8 @@ def test_a_case_has_the_loosest_budget_of_its_optimizations(tmp_path):
     assert budgets.of(("sdpa",), "dev") == budgets.of((), "dev")
     assert budgets.of(("sdpa", "int8"), "dev") == {"latent_relative_error": 0.1, "psnr_db": 40}
     assert budgets.of(("sdpa", "int8"), "schnell")["psnr_db"] == 45
+    with pytest.raises(FluxFastError, match=r"(?s)lossy.*got.*fa3_fp8 on .*--record"):
+        budgets.of(("sdpa", "fa3_fp8"), "dev")
 
 
 def test_a_violation_reports_both_numbers():

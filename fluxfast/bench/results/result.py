@@ -84,7 +84,7 @@ class CaseResult:
         reference_e2e_s: on a CPU, seconds of the eager image that was timed immediately before
             each image of the case; empty on a GPU.
         load_s: seconds to load the weights.
-        apply_s: seconds to apply the optimizations.
+        apply_s: seconds to apply the optimizations and to ask for their kernels.
         first_image_s: seconds of the first image, with all compilation; on a GPU the compile cache
             is empty.
         compiles: whether an optimization of the case compiles.
@@ -200,7 +200,7 @@ class CaseResult:
 
     @property
     def to_first_image_s(self) -> float:
-        """Seconds from loaded weights to the first image: applying the optimizations, and it."""
+        """Seconds to the first image without loading: applying the optimizations, and it."""
         return self.apply_s + self.first_image_s
 
     def to_json(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fluxfast.bench.cases.case import Case
+from fluxfast.bench.results.machine import profile_of
 from fluxfast.bench.results.result import CaseResult, ImageTiming
 from fluxfast.bench.results.serving import ServingFigures, serving_figures
 
@@ -29,7 +30,8 @@ class CaseSummary:
         compile_s: seconds of compilation; None if nothing is compiled.
         load_s: seconds to load the weights.
         first_image_s: seconds of the first image.
-        to_first_image_s: seconds from loaded weights to the first image.
+        to_first_image_s: seconds to the first image without those of loading.
+        weights_profile: of the last process, the distribution of synthetic weights, or None.
         starts_cold: whether the times of the start compare between cases, see `CaseResult`.
         peak_memory_gib: the largest peak device memory in GiB; None where it is not measured.
         spread: the largest over the smallest process median of `e2e_s` or `eager_ratio`, less 1.
@@ -52,6 +54,7 @@ class CaseSummary:
     load_s: float
     first_image_s: float
     to_first_image_s: float
+    weights_profile: str | None
     starts_cold: bool
     peak_memory_gib: float | None
     spread: float
@@ -93,6 +96,7 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         load_s=statistics.median(r.load_s for r in results),
         first_image_s=statistics.median(r.first_image_s for r in results),
         to_first_image_s=statistics.median(r.to_first_image_s for r in results),
+        weights_profile=profile_of(results[-1]),
         starts_cold=all(r.starts_cold for r in results),
         peak_memory_gib=max(memory) if memory else None,
         spread=max(spread_of) / min(spread_of) - 1,

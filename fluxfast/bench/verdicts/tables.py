@@ -34,15 +34,16 @@ def speedups(summaries: Iterable[CaseSummary]) -> dict[str, float]:
     """Return the speedup of each case over the eager case of its workload, by case id.
 
     On a CPU it is the paired ratio. On a GPU the eager case is the bfloat16 one of the same
-    `summaries`; cases without one are omitted.
+    `summaries`, with synthetic weights of the same profile; cases without one are omitted.
     """
     by_case = {summary.case: summary for summary in summaries}
     eager_cases = eager_by_workload(by_case)
     found = {}
     for case, summary in by_case.items():
+        eager = eager_cases.get(case.workload)
         if summary.eager_ratio:
             found[case.id] = 1 / summary.eager_ratio
-        elif eager := eager_cases.get(case.workload):
+        elif eager and by_case[eager].weights_profile == summary.weights_profile:
             found[case.id] = by_case[eager].e2e_s / summary.e2e_s
     return found
 
@@ -158,6 +159,7 @@ def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
             "case": s.case.id,
             "model": s.case.model,
             "weights": s.case.weights,
+            "weights_profile": s.weights_profile,
             "optimizations": list(s.case.optimizations),
             "resolution": f"{s.case.height}x{s.case.width}",
             "batch_size": s.case.batch_size,
