@@ -30,7 +30,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from fluxfast.bench.cases.planned import planned_case, situation_of
 from fluxfast.bench.measurement.stages import time_image
-from fluxfast.bench.results.result import ImageTiming
+from fluxfast.bench.results.image_timing import ImageTiming
 from fluxfast.console import quiet_libraries
 from fluxfast.files import write_atomically
 from fluxfast.hardware import detect, environment

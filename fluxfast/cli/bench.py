@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.measurement.stages import peak_memory_gib, reset_peak_memory, time_image
-from fluxfast.bench.results.result import ImageTiming
+from fluxfast.bench.results.image_timing import ImageTiming
 from fluxfast.bench.results.serving import percentile
 from fluxfast.cli.arguments import add_options
 from fluxfast.cli.finish import finish

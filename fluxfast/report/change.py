@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from fluxfast.bench.verdicts.artifacts import BOUNDS, NUMBERS
-from fluxfast.bench.verdicts.metrics import PerformanceMetric, metric_named
+from fluxfast.bench.verdicts.metric import PerformanceMetric
+from fluxfast.bench.verdicts.metrics import metric_named
 from fluxfast.report.labels import percent
 
 

@@ -2,7 +2,7 @@
 
 import random
 
-from fluxfast.bench.results.result import ImageTiming
+from fluxfast.bench.results.image_timing import ImageTiming
 from tests.support.results import result
 
 ONE_CARD = {**result().environment, "gpu": {"uuid": "GPU-a"}}

@@ -17,8 +17,9 @@ from PIL import Image
 from fluxfast.bench.baselines.lookup import find_baseline
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.measurement import Measurement
+from fluxfast.bench.results.image_timing import ImageTiming
 from fluxfast.bench.results.machine import hardware_of
-from fluxfast.bench.results.result import CaseResult, ImageTiming
+from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import write_result
 from fluxfast.cli import bench, generate, pipeline_options, roofline, selftest
 from fluxfast.hardware import Hardware

@@ -1,7 +1,8 @@
 """Synthetic results in the form that a run writes."""
 
 from fluxfast.bench.cases.case import Case
-from fluxfast.bench.results.result import CaseResult, ImageTiming
+from fluxfast.bench.results.image_timing import ImageTiming
+from fluxfast.bench.results.result import CaseResult
 from fluxfast.hardware import Hardware
 from tests.support.machines import H200
 

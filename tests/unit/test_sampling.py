@@ -16,7 +16,7 @@ from fluxfast.bench.measurement.measure import PlainRounds, sample_until_enough
 from fluxfast.bench.measurement.paired import PairedReference
 from fluxfast.bench.measurement.sampler import Sampler
 from fluxfast.bench.measurement.warm_up import FirstImage, WarmUp, first_image, warm_up
-from fluxfast.bench.results.result import ImageTiming
+from fluxfast.bench.results.image_timing import ImageTiming
 from fluxfast.bench.verdicts.runner import CPU_BAND, DEVICE_BAND, HOST_BAND
 from fluxfast.profiling import telemetry
 from fluxfast.profiling.evidence import profiled_step

@@ -20,8 +20,9 @@ from fluxfast.bench.measurement.paired import PairedReference
 from fluxfast.bench.measurement.sampler import Sampler
 from fluxfast.bench.measurement.stages import peak_memory_gib, reset_peak_memory
 from fluxfast.bench.measurement.warm_up import first_image, warm_up
+from fluxfast.bench.results.image_timing import ImageTiming
 from fluxfast.bench.results.provenance import provenance
-from fluxfast.bench.results.result import CaseResult, ImageTiming
+from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.console import no_progress, without_loading_bars
 from fluxfast.hardware import environment, momentary

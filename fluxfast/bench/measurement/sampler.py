@@ -11,7 +11,8 @@ from fluxfast.bench.measurement.limits import BOOST_S, Limits, why_ended
 from fluxfast.bench.measurement.paired import PairedReference
 from fluxfast.bench.measurement.stages import time_image
 from fluxfast.bench.measurement.warm_up import WarmUp
-from fluxfast.bench.results.result import ImageTiming, eager_ratios
+from fluxfast.bench.results.image_timing import ImageTiming
+from fluxfast.bench.results.result import eager_ratios
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.pipeline.observe import Observer
 from fluxfast.profiling.telemetry import GpuReader, GpuReading, telemetry_of_image

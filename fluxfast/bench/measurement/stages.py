@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fluxfast.bench.results.result import ImageTiming
+from fluxfast.bench.results.image_timing import ImageTiming
 from fluxfast.hardware import GIB
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.pipeline.observe import CombinedObserver, Observer, Region, observed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fluxfast.bench.measurement.limits import STEADY_ON_CPU, STEADY_ON_GPU, Limits, why_warm
 from fluxfast.bench.measurement.stages import reset_peak_memory, time_image
-from fluxfast.bench.results.result import ImageTiming
+from fluxfast.bench.results.image_timing import ImageTiming
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.profiling.evidence import dynamo_counters
 

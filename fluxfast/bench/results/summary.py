@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fluxfast.bench.cases.case import Case
+from fluxfast.bench.results.image_timing import ImageTiming
 from fluxfast.bench.results.machine import profile_of
-from fluxfast.bench.results.result import CaseResult, ImageTiming
+from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.serving import ServingFigures, serving_figures
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.counters import StepChange, step_changes
 from fluxfast.bench.verdicts.estimate import Estimate, estimate
+from fluxfast.bench.verdicts.metric import PerformanceMetric
 from fluxfast.bench.verdicts.metrics import (
     MISS_RISK,
     PERFORMANCE_METRICS,
-    PerformanceMetric,
     typical,
     with_tolerances,
 )

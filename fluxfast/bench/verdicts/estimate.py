@@ -19,7 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.verdicts.metrics import MISS_RISK, PerformanceMetric
+from fluxfast.bench.verdicts.metric import PerformanceMetric
+from fluxfast.bench.verdicts.metrics import MISS_RISK
 from fluxfast.bench.verdicts.noise import Noise
 from fluxfast.bench.verdicts.pace import pace_difference
 from fluxfast.bench.verdicts.process import Process, processes_of

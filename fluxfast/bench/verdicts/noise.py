@@ -37,7 +37,8 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, S
 from dataclasses import dataclass
 
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS, PerformanceMetric
+from fluxfast.bench.verdicts.metric import PerformanceMetric
+from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS
 from fluxfast.bench.verdicts.pace import fit_slope, paces, sum_of_squares
 from fluxfast.bench.verdicts.process import Process, image_variance, processes_of
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.verdicts.metrics import PerformanceMetric
+from fluxfast.bench.verdicts.metric import PerformanceMetric
 
 # The variance of a median of normal samples over that of their mean.
 MEDIAN_VARIANCE = math.pi / 2

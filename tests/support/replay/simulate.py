@@ -22,7 +22,8 @@ from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.measurement.limits import why_ended
 from fluxfast.bench.verdicts.comparison import Change, Comparison
 from fluxfast.bench.verdicts.estimate import estimate
-from fluxfast.bench.verdicts.metrics import PerformanceMetric, metric_named
+from fluxfast.bench.verdicts.metric import PerformanceMetric
+from fluxfast.bench.verdicts.metrics import metric_named
 from fluxfast.bench.verdicts.noise import noise_of
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.process import MEDIAN_VARIANCE

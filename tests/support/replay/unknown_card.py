@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxfast.bench.baselines.baseline import INTERIM_ANALYSES
-from fluxfast.bench.results.result import ImageTiming
+from fluxfast.bench.results.image_timing import ImageTiming
 from fluxfast.bench.verdicts.comparison import compare_sides
 from fluxfast.bench.verdicts.noise import noises
 from fluxfast.bench.verdicts.outcome import Outcome
