@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fluxfast.bench.measurement.paired import PairedReferences
     from fluxfast.bench.measurement.step_errors import StepErrors
 
-# They run where they are named: their times have no baseline.
+# They run where they are named: each builds the pipeline of a case once more.
 collect_ignore = ["test_lora_swap.py", "test_other_sizes.py"]
 SWAPS = pytest.StashKey[list[tuple[str, ...]]]()
 SIZES = pytest.StashKey[list[tuple[str, ...]]]()

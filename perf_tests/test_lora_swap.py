@@ -1,7 +1,8 @@
 """Swapping a LoRA on an optimized pipeline is fast, and neither compiles nor records anything.
 
-A swap is not a case: it has no baseline and no verdict. `pytest perf_tests` leaves this file out,
-see `collect_ignore`; `pytest perf_tests/test_lora_swap.py` runs it.
+`pytest perf_tests` leaves this file out, see `collect_ignore`; `pytest
+perf_tests/test_lora_swap.py` runs it. `pytest perf_tests/test_*.py` adds the times to the results
+of the cases, so that a baseline has them and `test_verdict` judges them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin.session import Suite
 
 MATRIX = "default"  # this module's cases, unless an option chooses others
+ADDS_FIGURES = True  # to the results of test_latency
 RANKS = (16, 128)
+JUDGED_RANK = 128  # the most work
 ROUNDS, WARM_UP_ROUNDS = 7, 2
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def swappable(planned: PlannedCase, suite: Suite) -> Iterator[SwappableCase]:
     """The optimized pipeline of a case after its first image, with a LoRA of each rank."""
     if suite.options.compares:
@@ -70,6 +73,8 @@ def test_lora_swap(
     assert swappable.compiled_and_recorded == prepared, "compiled or recorded again"
     if benchmark.disabled:
         return
+    if rank == JUDGED_RANK:
+        suite.add_figures(planned, lora_swaps_s=tuple(benchmark.stats.stats.data))
     stats, limit = benchmark.stats.stats, None if suite.is_recording else limit_s(planned)
     show(planned, rank, stats, limit)
     if limit is not None and stats.median > limit:

@@ -1,8 +1,8 @@
 """A second size compiles once more at most, and further sizes compile nothing.
 
-The times have no baseline and no verdict: they depend on the content of the compile cache. So
 `pytest perf_tests` leaves this file out, see `collect_ignore`; `pytest
-perf_tests/test_other_sizes.py` runs it.
+perf_tests/test_other_sizes.py` runs it. `pytest perf_tests/test_*.py` adds the times to the results
+of the cases, so that a baseline has them and `test_verdict` judges them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fluxfast.bench.measurement.other_sizes import SizeTiming, time_sizes
 from fluxfast.pytest_plugin.session import Suite
 
 MATRIX = "default"  # this module's cases, unless an option chooses others
+ADDS_FIGURES = True  # to the results of test_latency
 pytestmark = pytest.mark.slow
 
 
@@ -34,6 +35,7 @@ def test_other_sizes(
     timings = time_sizes(built, partial(suite.report, planned))
     show_sizes(planned, timings)
     _, second, third = timings
+    suite.add_figures(planned, other_sizes_extra_s=(second.extra_s, third.extra_s))
     if third.graphs > second.graphs:
         pytest.fail(
             f"{planned.case.id}: a third size, {third.height}×{third.width}, compiles "

@@ -49,6 +49,17 @@ def default_matrix(module: Any, options: Options, hardware: Hardware) -> str:
     return str(module.SYNTHETIC_MATRIX) if any(kind.profile for kind in kinds) else matrix
 
 
+def matrix_and_sizes(
+    module: Any, options: Options, hardware: Hardware
+) -> tuple[str, int | None, int | None]:
+    """Return matrix, batch size and most steps on a CPU of a test module, see `plan_session`."""
+    matrix = options.matrix or default_matrix(module, options, hardware)
+    batch_size = options.batch_size
+    if batch_size is None:
+        batch_size = getattr(module, "BATCH_SIZE", None)
+    return matrix, batch_size, getattr(module, "MOST_STEPS_ON_A_CPU", None)
+
+
 def plan_session(
     options: Options,
     hardware: Hardware,

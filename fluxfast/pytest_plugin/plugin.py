@@ -18,7 +18,7 @@ from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin import benchmark, printing
 from fluxfast.pytest_plugin.comparing import check_other_side
 from fluxfast.pytest_plugin.folders import why_not_writable
-from fluxfast.pytest_plugin.items import cases_of, judges
+from fluxfast.pytest_plugin.items import cases_of, judges, turn
 from fluxfast.pytest_plugin.neighbours import announced
 from fluxfast.pytest_plugin.options import Options, add_options
 from fluxfast.pytest_plugin.planning import check_takes_cases
@@ -66,7 +66,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases = suite.plan(metafunc.module)
         suite.baseline  # noqa: B018 - a wrong machine or a corrupt file stops before a build
         if suite.other_environment:
-            check_same_device(suite.other_environment, suite.gpu_name)
+            gpu = suite.hardware.name if suite.hardware.is_gpu else ""
+            check_same_device(suite.other_environment, gpu)
     except FluxFastError as error:
         cases, suite.mistake = (), error
     metafunc.parametrize("planned", cases, ids=[c.case.id for c in cases], scope="session")
@@ -74,8 +75,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put tests that judge last, when every case has been measured; stop at a mistake."""
-    items.sort(key=judges)
+    """Put tests that judge last, when everything has been measured; stop at a mistake."""
+    items.sort(key=turn)
     if mistake := config.stash[SUITE].mistake:
         raise pytest.UsageError(f"fluxfast: {mistake}")
     if cases_of(items) and (why := benchmark.why_unusable(config)):

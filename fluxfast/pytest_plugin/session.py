@@ -21,6 +21,7 @@ from fluxfast.bench.measurement.recording import record
 from fluxfast.bench.results.artifacts import Figures, read_figures, write_missing_quality
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.shards import note_shard
+from fluxfast.bench.results.store import write_result
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.errors import FluxFastError
@@ -79,11 +80,6 @@ class Suite:
     def hardware(self) -> Hardware:
         """The machine that the cases run on."""
         return detect("cpu" if self.options.gpu == "cpu" else "auto", self.options.gpus)
-
-    @property
-    def gpu_name(self) -> str:
-        """The name of the GPU; empty on a CPU."""
-        return self.hardware.name if self.hardware.is_gpu else ""
 
     @property
     def folder(self) -> Path:
@@ -148,11 +144,7 @@ class Suite:
         Its MATRIX, BATCH_SIZE and MOST_STEPS_ON_A_CPU apply where no option names others, and its
         SYNTHETIC_MATRIX to synthetic weights.
         """
-        matrix = self.options.matrix or planning.default_matrix(module, self.options, self.hardware)
-        batch_size = self.options.batch_size
-        if batch_size is None:
-            batch_size = getattr(module, "BATCH_SIZE", None)
-        key = (matrix, batch_size, getattr(module, "MOST_STEPS_ON_A_CPU", None))
+        key = planning.matrix_and_sizes(module, self.options, self.hardware)
         if key not in self.plans:
             self.plans[key] = planning.plan_session(self.options, self.hardware, *key)
         return self.plans[key].cases
@@ -209,6 +201,12 @@ class Suite:
         record(self.results_folder, measurement, [r.case for r in self.measured.values()])
         self.failed.discard(planned.case.id)
         return measurement.result
+
+    def add_figures(self, planned: PlannedCase, **figures: Any) -> None:
+        """Add figures to the result of a case, if this session has measured the case."""
+        if measured := self.measured.get(planned.case.id):
+            result = self.measured[planned.case.id] = replace(measured, **figures)
+            write_result(self.results_folder, result)
 
     def _kept(self, planned: PlannedCase) -> CaseResult | None:
         resumes, folder = self.options.resume, self.results_folder

@@ -97,6 +97,8 @@ def _figure_columns() -> list[Column]:
         _judged("Decode (ms)", lambda s: s.decode_ms, 1, "decode_ms", "decode_pace"),
         _judged("Load (s)", lambda s: s.load_s, 1, "load_s"),
         _judged("To first image (s)", lambda s: s.to_first_image_s, 1, "to_first_image_s"),
+        _judged("LoRA swap (s)", lambda s: s.lora_swap_s, 2, "lora_swap_s"),
+        _judged("Another size (s)", lambda s: s.other_size_extra_s, 2, "other_size_extra_s"),
         _judged("Compile (s)", lambda s: s.compile_s, 1, "compile_s"),
         _judged("Memory (GiB)", lambda s: s.peak_memory_gib, 1, "peak_memory_gib"),
         Column(name="Speedup", kind="number", cell=lambda row: _number(row.speedup, 2, "×")),

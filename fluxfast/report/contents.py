@@ -227,6 +227,8 @@ def _figures_json(summary: CaseSummary) -> dict[str, Any]:
         "step_ms": summary.step_ms,
         "decode_ms": summary.decode_ms,
         "compile_s": summary.compile_s,
+        "lora_swap_s": summary.lora_swap_s,
+        "other_size_extra_s": summary.other_size_extra_s,
         "peak_memory_gib": summary.peak_memory_gib,
         "processes": summary.processes,
         "measured_at": summary.measured_at,

@@ -54,6 +54,8 @@ def ready():
             telemetry=({"sm_clock_mhz": 1500.0, "temperature_c": 50.0, "energy_j": 100.0},) * 3,
             kernels={"gemm": ("a",), "attention": ("b",)},
             sampling={"ended": "noise", "discarded": ["x"], "after_first_image_s": 3.0},
+            lora_swaps_s=(0.4, 0.5),
+            other_sizes_extra_s=(0.3, 0.001),
             device_busy=0.9,
             package_mib=3.0,
         )

@@ -18,6 +18,7 @@ from fluxfast.profiling.evidence import dynamo_counters
 SHARES = (Fraction(3, 4), Fraction(5, 4))
 SIDE_PX = 16
 STEADY_IMAGES = 3
+LEAST_EXTRA_S = 0.001  # a change is a ratio, so no figure is 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ class SizeTiming:
 
     @property
     def extra_s(self) -> float:
-        """Seconds that the first image takes beyond a steady one."""
-        return max(0.0, self.first_s - self.steady_s)
+        """Seconds that the first image takes beyond a steady one, at least a millisecond."""
+        return max(LEAST_EXTRA_S, self.first_s - self.steady_s)
 
 
 def sizes_of(request: ImageRequest) -> list[ImageRequest]:

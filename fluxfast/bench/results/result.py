@@ -65,6 +65,10 @@ class CaseResult:
             any other combination, and in results from before roles.
         weights_profile: the distribution of synthetic weights, see `synthetic.profiles`; None for
             other weights, and in results from before profiles, see `profile_of`.
+        lora_swaps_s: seconds of each swap to a LoRA, see `perf_tests/test_lora_swap.py`; empty
+            where they were not timed.
+        other_sizes_extra_s: for each further size, seconds of its first image beyond a steady one,
+            see `perf_tests/test_other_sizes.py`; empty where they were not timed.
     """
 
     case: Case
@@ -89,6 +93,8 @@ class CaseResult:
     starts_cold: bool = False
     role: Role | None = None
     weights_profile: str | None = None
+    lora_swaps_s: tuple[float, ...] = ()
+    other_sizes_extra_s: tuple[float, ...] = ()
 
     @property
     def on_gpu(self) -> bool:
@@ -157,6 +163,16 @@ class CaseResult:
         """Seconds to the first image without loading: applying the optimizations, and it."""
         return self.apply_s + self.first_image_s
 
+    @property
+    def lora_swap_s(self) -> float | None:
+        """Seconds of a swap to a LoRA, the median; None where none was timed."""
+        return statistics.median(self.lora_swaps_s) if self.lora_swaps_s else None
+
+    @property
+    def other_size_extra_s(self) -> float | None:
+        """Extra seconds of the first image of a further size, the worst; None where not timed."""
+        return max(self.other_sizes_extra_s, default=None)
+
     def to_json(self) -> dict[str, Any]:
         """Return the result for JSON, with its schema version."""
         nested = {
@@ -192,7 +208,8 @@ class CaseResult:
         return found
 
 
-ADDED_LATER = {"starts_cold", "role", "weights_profile"}  # some results lack them
+TIMED_APART = ("lora_swaps_s", "other_sizes_extra_s")  # in tests of their own, if at all
+ADDED_LATER = {"starts_cold", "role", "weights_profile", *TIMED_APART}  # some results lack them
 
 
 def _values(data: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -208,6 +225,8 @@ def _values(data: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ValueError("no images")
     for name in ("reference_e2e_s", "pace_ms"):
         values[name] = tuple(values[name])
+    for name in TIMED_APART:
+        values[name] = tuple(data.get(name, ()))
     values["telemetry"] = tuple(map(dict, values["telemetry"]))
     for name in ("counters", "proofs", "provenance", "sampling"):
         values[name] = dict(values[name])
@@ -223,6 +242,7 @@ def _check_figures(result: CaseResult) -> None:
     """Raise ValueError for a figure that has no logarithm, while the file's name is known."""
     check_positive(load_s=result.load_s, apply_s=result.apply_s, first_image_s=result.first_image_s)
     check_positive(reference_e2e_s=result.reference_e2e_s, pace_ms=result.pace_ms)
+    check_positive(**{name: getattr(result, name) for name in TIMED_APART})
     check_positive(**result.canaries)
     for reading in result.telemetry:
         check_readings(**reading)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fluxfast.bench.cases.case import Case
@@ -34,6 +34,8 @@ class CaseSummary:
         to_first_image_s: seconds to the first image without those of loading.
         weights_profile: of the last process, the distribution of synthetic weights, or None.
         starts_cold: whether the times of the start compare between cases, see `CaseResult`.
+        lora_swap_s: seconds of a swap to a LoRA; None where none was timed.
+        other_size_extra_s: extra seconds of the first image of another size; None where not timed.
         peak_memory_gib: the largest peak device memory in GiB; None where it is not measured.
         spread: the largest over the smallest process median of `e2e_s` or `eager_ratio`, less 1.
         counters: the exact counters of the last process.
@@ -57,6 +59,8 @@ class CaseSummary:
     to_first_image_s: float
     weights_profile: str | None
     starts_cold: bool
+    lora_swap_s: float | None
+    other_size_extra_s: float | None
     peak_memory_gib: float | None
     spread: float
     counters: dict[str, int]
@@ -78,7 +82,6 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
 
     mcycles = [statistics.median(r.step_mcycles) for r in results if r.step_mcycles]
     ratios = [ratio for r in results if (ratio := eager_ratio(r)) is not None]
-    compiles = [r.compile_s for r in results if r.compile_s is not None]
     memory = [r.peak_memory_gib for r in results if r.peak_memory_gib is not None]
     e2e = [statistics.median(i.e2e_s for i in r.images) for r in results]
     spread_of = ratios or e2e
@@ -93,18 +96,26 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         decode_ms=stage(lambda i: i.decode_ms),
         postprocess_ms=stage(lambda i: i.postprocess_ms),
         eager_ratio=statistics.median(ratios) if ratios else None,
-        compile_s=statistics.median(compiles) if compiles else None,
+        compile_s=_median(r.compile_s for r in results),
         load_s=statistics.median(r.load_s for r in results),
         first_image_s=statistics.median(r.first_image_s for r in results),
         to_first_image_s=statistics.median(r.to_first_image_s for r in results),
         weights_profile=profile_of(results[-1]),
         starts_cold=all(r.starts_cold for r in results),
+        lora_swap_s=_median(r.lora_swap_s for r in results),
+        other_size_extra_s=_median(r.other_size_extra_s for r in results),
         peak_memory_gib=max(memory) if memory else None,
         spread=max(spread_of) / min(spread_of) - 1,
         counters=dict(results[-1].counters),
         measured_at=max(str(r.provenance.get("date", "")) for r in results),
         serving=serving_figures(results),
     )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    """Return the median of the values that are there; None without any."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def eager_ratio(result: CaseResult) -> float | None:

@@ -21,7 +21,7 @@ from fluxfast.bench.verdicts.metrics import (
 from fluxfast.bench.verdicts.noise import Noise
 from fluxfast.bench.verdicts.runner import why_invalid_runner
 
-LEAST_STARTS = 2  # accepted processes of a card, which show how much its host varies
+LEAST_ACCEPTED = 2  # processes of a card, which show how much its host varies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +79,22 @@ class Change:
     @property
     def is_broken(self) -> bool:
         """Return whether a metric without noise is worse by more than tolerance and slack."""
-        return self.estimate is None and self.worse > self._limit
+        return self.estimate is None and self.worse > self._limit(self.baseline)
 
     @property
     def is_improved(self) -> bool:
         """Return whether a metric without noise is better by more than tolerance and slack."""
-        return self.estimate is None and self.better > self._limit
+        return self.estimate is None and self.better > self._limit(self.measured)
 
-    @property
-    def _limit(self) -> float:
-        return self.tolerance + self.metric.slack / self.baseline
+    def _limit(self, smaller: float) -> float:
+        """Return the tolerance with the slack as a share of the smaller of both figures."""
+        return self.tolerance + self.metric.slack / smaller
 
     @property
     def is_excluded(self) -> bool:
         """True if a change for the worse as large as the tolerance can be excluded."""
         if self.estimate is None:
-            return self.worse <= self._limit
+            return self.worse <= self._limit(self.baseline)
         return self.estimate.upper_limit(MISS_RISK) <= self.tolerance
 
     def to_json(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Change:
             f"was {self.baseline:.{m.digits}f}: {self.relative:+.1%}"
         )
         if self.estimate is None:
-            slack = f" ± {m.slack:.0f} {m.unit}" if m.slack else ""
+            slack = f" ± {m.slack:g} {m.unit}" if m.slack else ""
             return f"{text} (tolerance ±{self.tolerance:.0%}{slack})"
         low, high = self.estimate.interval()
         return f"{text}, 95% interval {low:+.1%} to {high:+.1%} (tolerance ±{self.tolerance:.0%})"
@@ -164,18 +164,18 @@ def compare_sides(
     )
 
 
-def _start_change(
+def _host_change(
     metric: PerformanceMetric, measured: Sequence[CaseResult], accepted: Sequence[CaseResult]
 ) -> Change | None:
-    """Return the change of a time of the start; None where the accepted ones cannot judge it.
+    """Return the change of a time of the host; None where the accepted ones cannot judge it.
 
-    A busy host delays a start and nothing shortens one. So the shortest measured one counts, and at
-    least two accepted ones must agree within half of what is tolerated.
+    A busy host delays such work and nothing shortens it. So the shortest measured time counts, and
+    at least two accepted ones must agree within half of what is tolerated.
     """
     now, before = (
         [value for one in side for value in metric.samples(one)] for side in (measured, accepted)
     )
-    if not now or len(before) < LEAST_STARTS:
+    if not now or len(before) < LEAST_ACCEPTED:
         return None
     middle = statistics.median(before)
     half = (metric.tolerance * middle + metric.slack) / 2
@@ -197,8 +197,8 @@ def _change(
     noise: Mapping[str, Noise],
 ) -> Change | None:
     """Return the change of one metric; None if a side lacks it."""
-    if metric.is_of_start:
-        return _start_change(metric, *_on_shared_cards(measured, accepted))
+    if metric.depends_on_host:
+        return _host_change(metric, *_on_shared_cards(measured, accepted))
     now, before = typical(metric, measured), typical(metric, accepted)
     if now is None or before is None:
         return None

@@ -34,8 +34,8 @@ class PerformanceMetric:
         slack: for a metric without risk, what is tolerated besides, in its unit.
         excluded_by: a metric of the same stage that depends less on the card. Where it excludes a
             change for the worse, this metric need not: an unknown card may be this slow.
-        is_of_start: a time of the start, which depends on the host: processes of one card are
-            compared, whose host is one, too, see `comparison`.
+        depends_on_host: a time of work that the host delays, such as compiling: processes of one
+            card are compared, whose host is one, too, see `comparison`.
     """
 
     name: str
@@ -51,7 +51,7 @@ class PerformanceMetric:
     lower_is_better: bool = True
     slack: float = 0.0
     excluded_by: str | None = None
-    is_of_start: bool = False
+    depends_on_host: bool = False
 
     def __post_init__(self) -> None:
         """Check that a metric with a risk has a noise and no slack."""

@@ -168,9 +168,11 @@ def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
             "step_ms": round(s.step_ms, 3),
             "encode_ms": round(s.encode_ms, 3),
             "decode_ms": round(s.decode_ms, 3),
-            "compile_s": None if s.compile_s is None else round(s.compile_s, 2),
+            "compile_s": _rounded(s.compile_s, 2),
             "to_first_image_s": round(s.to_first_image_s, 2) if s.starts_cold else None,
-            "peak_memory_gib": None if s.peak_memory_gib is None else round(s.peak_memory_gib, 3),
+            "lora_swap_s": _rounded(s.lora_swap_s, 3),
+            "other_size_extra_s": _rounded(s.other_size_extra_s, 3),
+            "peak_memory_gib": _rounded(s.peak_memory_gib, 3),
             "speedup": round(speedup[s.case.id], 3) if s.case.id in speedup else None,
             "serving": vars(s.serving),
             "processes": s.processes,
@@ -178,6 +180,10 @@ def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
         }
         for s in summaries
     ]
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def baseline_table(summaries: Sequence[CaseSummary], labels: Mapping[str, str]) -> str:
