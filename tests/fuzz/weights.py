@@ -26,6 +26,7 @@ from fluxfast.optimizations.compilation._trust import check_members, check_owner
 from fluxfast.profiling.kernel_profile import STEP
 from tests.fuzz.mutations import damaged, damaged_bytes, mutated, replaced_file
 from tests.fuzz.outcomes import Insane, Kind, command, strict_json
+from tests.support.machines import CPU, situation
 
 # Before the processes fork, because the libraries take seconds to import.
 PIPELINE = import_module("diffusers.pipelines.flux.pipeline_flux")
@@ -121,11 +122,7 @@ def feed_lora(random: Random, folder: Path) -> None:
     assert lora.layers
 
 
-DESCRIPTION = {
-    **{"schema": manifest.SCHEMA, "model": "dev", "height": 64, "width": 64, "batch_size": 1},
-    **{"max_sequence_length": 32, "optimizations": ["export_aoti"], "gpu": "a GPU"},
-    "stack": {"torch": "2.13.0"},
-}
+DESCRIPTION = manifest.described(situation(CPU), ("export_aoti",))
 MEMBERS = ("archive_format", "byteorder", ".data/version", "data/aotinductor/model/a.so")
 
 
