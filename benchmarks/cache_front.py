@@ -49,7 +49,9 @@ CALIBRATORS: Mapping[str, Mapping[str, Any]] = {
     "FoCa": {"enable_foca": True},
 }
 POLICIES = ("slow", "medium", "fast", "ultra")  # cache-dit's masks
-MASKS = (*POLICIES, "every 2", "every 3", "every 4", "every 6")
+DISTANCES = (2, 3, 4, 6)  # between computed steps, after FIRST steps that are all computed
+FIRST = 4
+MASKS = (*POLICIES, *(f"every {distance}" for distance in DISTANCES))
 
 
 def main() -> int:
@@ -71,20 +73,28 @@ def main() -> int:
     study = Study(options, detect("auto"))
     record = Record(options.out, budget_s=1200)
     record.part("environment", lambda: environment(study.hardware))
-    for name, settings in all_settings(options.masks, options.calibrators):
+    for name, settings in all_settings(options.masks, options.calibrators, options.steps):
         record.part(name, partial(study.measure, settings))
     out(front_table(record.parts))
     return record.close()
 
 
 def all_settings(
-    masks: Sequence[str], calibrators: Sequence[str]
+    masks: Sequence[str], calibrators: Sequence[str], steps: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and the cache settings of each combination of calibrator and mask."""
-    for mask in masks:
+    known: dict[str, Any] = {policy: policy for policy in POLICIES}
+    known |= {f"every {distance}": every(distance, steps) for distance in DISTANCES}
+    for mask_name in masks:
         for name in calibrators:
+            mask = known[mask_name]
             static = {"steps_computation_mask": mask, "steps_computation_policy": "static"}
-            yield f"{name}, {mask}", {"Fn_compute_blocks": 1, **static, **CALIBRATORS[name]}
+            yield f"{name}, {mask_name}", {"Fn_compute_blocks": 1, **static, **CALIBRATORS[name]}
+
+
+def every(distance: int, steps: int) -> list[int]:
+    """Return a mask that computes the first steps, then every `distance`-th one."""
+    return [int(step < FIRST or (step - FIRST + 1) % distance == 0) for step in range(steps)]
 
 
 class Study:

@@ -44,9 +44,8 @@ class CacheConfig:
     Attributes:
         dbcache: keyword arguments of cache-dit's `DBCacheConfig`.
         calibrator: how cached steps extrapolate; None to reuse the last computed step.
-        steps_mask: 1 for each computed step and 0 for each cached one, or a name that gives such a
-            mask for any number of steps: a policy of cache-dit, or `every N`; None decides by
-            residuals.
+        steps_mask: 1 for each computed step and 0 for each cached one, or the name of a policy of
+            cache-dit, which gives such a mask for any number of steps; None decides by residuals.
         num_inference_steps: number of steps that the file is for; None for any.
     """
 
@@ -185,10 +184,10 @@ def _extrapolated(mask: str, order: int) -> CacheConfig:
     return cache_config_of({**fixed, "steps_computation_mask": mask, **taylorseer})
 
 
-# On the front of computed steps and quality that `python -m benchmarks.cache_front` measured on
-# mini-dev with 256 captions (docs/notebook, 2026-12-01, calibrators of the cache).
+# On the front of computed steps, lost scenes and PSNR that `python -m benchmarks.cache_front`
+# measured on mini-dev with 256 captions (docs/notebook, 2026-12-01, calibrators of the cache).
 CACHE_PRESETS: Mapping[str, CacheConfig] = {
-    "quality": _extrapolated("every 3", order=2),
-    "balanced": _extrapolated("every 4", order=2),
-    "fast": _extrapolated("every 6", order=1),
+    "quality": _extrapolated("medium", order=2),
+    "balanced": _extrapolated("fast", order=1),
+    "fast": _extrapolated("ultra", order=1),
 }

@@ -6,7 +6,6 @@ cache-dit checks little itself: it ignores a key that it does not know, takes an
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +14,6 @@ from typing import Any
 from fluxfast.errors import FluxFastError
 
 MASK_POLICIES = ("slow", "medium", "fast", "ultra")
-AT_EQUAL_DISTANCES = re.compile(r"every ([2-9])")  # this project's own masks by name
 MAX_TAYLORSEER_ORDER = 8  # cache-dit recommends 1 or 2
 DMD_FIT = 4  # computed steps at equal distances, from which DMD fits its exponentials
 MAX_DMD_HISTORY = 28  # cache-dit recommends 5 or 6
@@ -61,13 +59,7 @@ def _is_positive(value: Any) -> bool:
 def _is_mask(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(_is_integer(step) and step in (0, 1) for step in value)
-    return isinstance(value, str) and bool(value in MASK_POLICIES or distance_of(value))
-
-
-def distance_of(mask: str) -> int | None:
-    """Return N of a mask `every N`; None for another name."""
-    found = AT_EQUAL_DISTANCES.fullmatch(mask)
-    return int(found[1]) if found else None
+    return isinstance(value, str) and value in MASK_POLICIES
 
 
 POSITIVE = Setting(fits=_is_positive, allowed=f"a number greater than 0, at most {MAX_THRESHOLD:g}")
@@ -113,8 +105,7 @@ OTHER_SETTINGS = {
     "cache_type": _one_of("DBCache"),
     "num_inference_steps": _integer(1),
     "steps_computation_mask": Setting(
-        fits=_is_mask,
-        allowed=f"a list of 0 and 1, one of {', '.join(MASK_POLICIES)}, or every 2 to every 9",
+        fits=_is_mask, allowed=f"a list of 0 and 1, or one of {', '.join(MASK_POLICIES)}"
     ),
     "calibrator_cache_type": _one_of("residual", "hidden_states"),
 }

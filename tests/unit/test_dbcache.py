@@ -67,7 +67,7 @@ def test_each_calibrator_extrapolates_the_cached_steps(calibrator, mask, kind, m
         assert cached_steps(pipeline) == len(extrapolated) == mask.count(0)
 
 
-@pytest.mark.parametrize(("preset", "cached"), [("quality", 16), ("balanced", 18), ("fast", 20)])
+@pytest.mark.parametrize(("preset", "cached"), [("quality", 13), ("balanced", 17), ("fast", 20)])
 def test_a_preset_caches_the_steps_of_its_mask(preset, cached):
     with cached_pipeline(CACHE_PRESETS[preset]) as pipeline:
         assert run(pipeline, 28) == [[6.0]]

@@ -133,7 +133,7 @@ cases:
     cache: {}
 """
 AS_A_MAPPING = (
-    "{Fn_compute_blocks: 1, steps_computation_mask: every 5, steps_computation_policy: static}"
+    "{Fn_compute_blocks: 1, steps_computation_mask: slow, steps_computation_policy: static}"
 )
 
 
@@ -144,7 +144,7 @@ def test_settings_of_the_cache_are_part_of_the_id(folder):
     assert len({one.case.id for one in found}) == 4
     assert all("dbcache" in one.plan.names for one in found)
     masks = [one.plan.situation.cache_config.steps_mask for one in found]
-    assert masks == ["every 3", "every 6", "every 5", None]
+    assert masks == ["medium", "ultra", "slow", None]
     (listed,) = planned(folder, CACHED.format("optimizations: [dbcache]", "fast"))
     assert listed.plan.situation.cache_config == found[1].plan.situation.cache_config
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from fluxfast.optimizations.cache_config import CacheConfig
-from fluxfast.optimizations.cache_settings import distance_of
 
-FIRST_STEPS = 4  # computed by a mask `every N`: they change most, and second derivatives need three
-MIN_POLICY_STEPS = 8  # masks by name are for this many steps or more, as cache-dit's are
+MIN_POLICY_STEPS = 8  # cache-dit's predefined masks are for this many steps or more
 DEFAULT_FIRST_BLOCKS, DEFAULT_WARMUP_STEPS = 8, 8  # of cache-dit's DBCacheConfig
 
 
@@ -48,12 +46,8 @@ def why_not_with_blocks(config: CacheConfig, blocks: int) -> str | None:
 
 def steps_mask(config: CacheConfig, steps: int) -> list[int] | None:
     """Return 1 for each computed step and 0 for each cached one; None if the residuals decide."""
-    mask = config.steps_mask
-    if not isinstance(mask, str):
-        return list(mask) if mask else None
-    if distance := distance_of(mask):
-        last = FIRST_STEPS - 1
-        return [int(step < last or (step - last) % distance == 0) for step in range(steps)]
     import cache_dit
 
-    return list(cache_dit.steps_mask(total_steps=steps, mask_policy=mask))
+    if isinstance(config.steps_mask, str):
+        return list(cache_dit.steps_mask(total_steps=steps, mask_policy=config.steps_mask))
+    return list(config.steps_mask) if config.steps_mask else None
