@@ -21,7 +21,7 @@ def why_left_out(
         is_named: an option names the model or the cases.
     """
     needs_images = not {"generated", "swapped"}.isdisjoint(getattr(item, "fixturenames", ()))
-    if needs_images and planned.checkpoint.kind.profile:
+    if planned.checkpoint.kind.profile and needs_images:
         return "of whole images of synthetic weights: they show no scene; the step error decides"
     if suite.hardware.is_gpu or is_named:
         return None

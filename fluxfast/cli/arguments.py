@@ -134,7 +134,7 @@ def _add_optimization_options(tuning: argparse._ArgumentGroup) -> None:
     )
     tuning.add_argument(
         "--cache_dit_config",
-        metavar="YAML",
+        metavar="SETTINGS",
         help="enable DBCache, which skips steps, with the settings of a file, or with quality, "
         "balanced or fast (default: off)",
     )

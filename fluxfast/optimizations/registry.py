@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations
 
@@ -268,6 +268,22 @@ def decides(names: Iterable[str], axis: Axis) -> bool:
     """Return whether one of the names decides the axis; an unknown (former) name does not."""
     known = optimizations()
     return any(name in known and known[name].axis is axis for name in names)
+
+
+def check_decided(plans: Iterable[Sequence[str]], axis: Axis, problem: str, *, option: str) -> None:
+    """Check that one of the plans, given by names, decides the axis that an option acts on.
+
+    Raises:
+        PlanError: none does, with the problem.
+    """
+    plans = list(plans)
+    if not any(decides(names, axis) for names in plans):
+        raise PlanError(
+            problem,
+            got="; ".join(" + ".join(names) or "no optimizations" for names in plans),
+            allowed=f"optimizations with one of {', '.join(o.name for o in choices(axis))}",
+            remedy=f"enable one of them, or leave {option} out",
+        )
 
 
 def _misfits(names: list[str], situation: Situation, keep: list[str]) -> list[str]:

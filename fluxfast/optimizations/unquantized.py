@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from fluxfast.errors import FluxFastError, PlanError
+from fluxfast.errors import FluxFastError
 from fluxfast.optimizations.axis import Axis
-from fluxfast.optimizations.registry import choices, decides
+from fluxfast.optimizations.registry import check_decided
 
 Groups = tuple[tuple[str, ...], ...]
 
@@ -94,11 +94,6 @@ def check_quantizes(combinations: Iterable[Sequence[str]], unquantized: frozense
     Raises:
         PlanError: none does, so that the request has no effect.
     """
-    combinations, able = list(combinations), ", ".join(o.name for o in choices(Axis.QUANTIZATION))
-    if unquantized and not any(decides(names, Axis.QUANTIZATION) for names in combinations):
-        raise PlanError(
-            "layers are left unquantized, and no optimization quantizes the others",
-            got="; ".join(" + ".join(names) or "no optimizations" for names in combinations),
-            allowed=f"optimizations with one of {able}",
-            remedy="enable one of them, or leave unquantized out",
-        )
+    if unquantized:
+        problem = "layers are left unquantized, and no optimization quantizes the others"
+        check_decided(combinations, Axis.QUANTIZATION, problem, option="unquantized")

@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from fluxfast.console import no_progress
-from fluxfast.models.architecture import VAE_COMMON
 from fluxfast.models.arguments import call_arguments
-from fluxfast.models.synthetic.pipeline import scheduler_of
+from fluxfast.models.synthetic.pipeline import scheduler_of, transformer_and_vae
 from fluxfast.models.weights import Checkpoint
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Plan
@@ -106,12 +105,10 @@ def _stand_in(checkpoint: Checkpoint, plan: Plan, dtype: torch.dtype) -> Any:
     """Return a pipeline without text encoders, with few blocks, and zeros for weights."""
     import diffusers
 
-    model, shape = checkpoint.model, checkpoint.architecture
+    model, full = checkpoint.model, checkpoint.architecture
+    shape = replace(full, transformer=full.transformer | BLOCKS)
     with torch.device("meta"):  # no initial values
-        transformer = diffusers.FluxTransformer2DModel(
-            guidance_embeds=model.guidance_embeds, **(shape.transformer | BLOCKS)
-        )
-        vae = diffusers.AutoencoderKL(**VAE_COMMON, **shape.vae)
+        transformer, vae = transformer_and_vae(model, shape)
     for network in (transformer, vae):
         _fill_with_zeros(network, dtype, plan.situation.hardware.device)
     pipeline = getattr(diffusers, model.pipeline_class)(

@@ -29,7 +29,7 @@ from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.cache_config import CACHE_PRESETS, CacheConfig, cache_config_from
 from fluxfast.optimizations.presets import preset_names
-from fluxfast.optimizations.registry import choices, decides
+from fluxfast.optimizations.registry import check_decided, choices
 from fluxfast.optimizations.situation import Situation
 from fluxfast.optimizations.unquantized import check_quantizes, unquantized_layers
 
@@ -64,7 +64,9 @@ def planned_own_cases(
             for checkpoint, situation in _workloads(entry, hardware):
                 combinations = _combinations(entry, kind, situation)
                 check_quantizes(combinations, situation.unquantized)
-                _check_caches(combinations, situation)
+                if situation.cache_config:
+                    problem = "the cache has settings, and no optimization is one"
+                    check_decided(combinations, Axis.CACHE, problem, option="cache")
                 if entry.takes_matrix:
                     left_out[situation.model.name] = excluded(combinations, situation)
                 found += [_planned(entry, n, checkpoint, situation) for n in combinations]
@@ -115,21 +117,10 @@ def _workloads(entry: OwnCase, hardware: Hardware) -> Iterator[tuple[Checkpoint,
 
 def _cache_config(entry: OwnCase) -> CacheConfig | None:
     """Return the entry's settings of the cache; a relative path starts at the file's folder."""
-    if not isinstance(entry.cache, str) or entry.cache in CACHE_PRESETS:
-        return None if entry.cache is None else cache_config_from(entry.cache)
-    local = entry.folder / entry.cache
-    return cache_config_from(str(local) if _exists(local) else entry.cache)
-
-
-def _check_caches(combinations: Sequence[Names], situation: Situation) -> None:
-    """Refuse settings of the cache that no combination has an effect of."""
-    if situation.cache_config and not any(decides(n, Axis.CACHE) for n in combinations):
-        raise FluxFastError(
-            "the cache has settings, and no optimization is one",
-            got="; ".join(" + ".join(names) or "no optimizations" for names in combinations),
-            allowed=f"optimizations with {' or '.join(o.name for o in choices(Axis.CACHE))}",
-            remedy="add it to the optimizations, or leave cache out",
-        )
+    cache = entry.cache
+    if isinstance(cache, str) and cache not in CACHE_PRESETS:
+        cache = _from_folder(entry, cache)
+    return cache_config_from(cache) if cache is not None else None
 
 
 def _checkpoint(entry: OwnCase, hardware: Hardware) -> Checkpoint:
@@ -161,9 +152,14 @@ def _lora(entry: OwnCase) -> LoraSource | None:
         return None
     from fluxfast.models.lora.read import lora_file
 
-    local = entry.folder / entry.lora.location
-    found = lora_file(str(local) if _exists(local) else entry.lora.location)
+    found = lora_file(_from_folder(entry, entry.lora.location))
     return replace(entry.lora, location=str(found))
+
+
+def _from_folder(entry: OwnCase, path: str) -> str:
+    """Return a path in the folder of the file of cases, if there is one there, else as it is."""
+    local = entry.folder / path
+    return str(local) if _exists(local) else path
 
 
 def _exists(path: Path) -> bool:

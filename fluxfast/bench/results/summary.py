@@ -68,6 +68,11 @@ class CaseSummary:
     serving: ServingFigures
 
     @property
+    def cold_first_image_s(self) -> float | None:
+        """`to_first_image_s` where it compares between cases; else None."""
+        return self.to_first_image_s if self.starts_cold else None
+
+    @property
     def image_s(self) -> float:
         """Seconds of one image; of a batch its share."""
         return self.e2e_s / self.case.batch_size

@@ -83,19 +83,33 @@ def _of_start(
         of_files: also for checkpoints, whose files the system may have in memory or not.
     """
     single = _single(value)
+
+    def samples(result: CaseResult) -> Sequence[float]:
+        compares = result.starts_cold and (of_files or _is_in_memory(result.case))
+        return single(result) if compares else ()
+
+    return _of_host(name, title, stage, samples, slack=START_SLACK_S, digits=1)
+
+
+def _of_host(
+    name: str,
+    title: str,
+    stage: str,
+    samples: Callable[[CaseResult], Sequence[float]],
+    *,
+    slack: float,
+    digits: int,
+) -> PerformanceMetric:
+    """Return a time in seconds of work that the host delays."""
     return PerformanceMetric(
         name=name,
         title=title,
         stage=stage,
         unit="s",
-        digits=1,
-        samples=lambda result: (
-            single(result)
-            if result.starts_cold and (of_files or _is_in_memory(result.case))
-            else ()
-        ),
+        digits=digits,
+        samples=samples,
         tolerance=HOST_TOLERANCE,
-        slack=START_SLACK_S,
+        slack=slack,
         depends_on_host=True,
     )
 
@@ -208,27 +222,21 @@ PERFORMANCE_METRICS = (
         "start to the first image",
         lambda result: result.to_first_image_s,
     ),
-    PerformanceMetric(
-        name="lora_swap_s",
-        title="LoRA swap",
-        stage="LoRA swap",
-        unit="s",
-        digits=2,
-        samples=_single(lambda result: result.lora_swap_s),
-        tolerance=HOST_TOLERANCE,
+    _of_host(  # the weights come from host memory
+        "lora_swap_s",
+        "LoRA swap",
+        "LoRA swap",
+        _single(lambda result: result.lora_swap_s),
         slack=SWAP_SLACK_S,
-        depends_on_host=True,  # its weights come from host memory
-    ),
-    PerformanceMetric(
-        name="other_size_extra_s",
-        title="another size",
-        stage="first image of another size",
-        unit="s",
         digits=2,
-        samples=_single(lambda result: result.other_size_extra_s),
-        tolerance=HOST_TOLERANCE,
+    ),
+    _of_host(  # it compiles, or records launches of the host
+        "other_size_extra_s",
+        "another size",
+        "first image of another size",
+        _single(lambda result: result.other_size_extra_s),
         slack=OTHER_SIZE_SLACK_S,
-        depends_on_host=True,  # it compiles, or records launches of the host
+        digits=2,
     ),
     PerformanceMetric(
         name="peak_memory_gib",

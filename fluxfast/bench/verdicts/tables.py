@@ -169,7 +169,7 @@ def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
             "encode_ms": round(s.encode_ms, 3),
             "decode_ms": round(s.decode_ms, 3),
             "compile_s": _rounded(s.compile_s, 2),
-            "to_first_image_s": round(s.to_first_image_s, 2) if s.starts_cold else None,
+            "to_first_image_s": _rounded(s.cold_first_image_s, 2),
             "lora_swap_s": _rounded(s.lora_swap_s, 3),
             "other_size_extra_s": _rounded(s.other_size_extra_s, 3),
             "peak_memory_gib": _rounded(s.peak_memory_gib, 3),
@@ -194,10 +194,8 @@ def baseline_table(summaries: Sequence[CaseSummary], labels: Mapping[str, str]) 
         labels: the label of each case by its id; a case without one is shown by its id.
     """
     speedup = speedups(summaries)
-    numbers = (
-        *("s/image", "ms/step", "decode ms", "compile s", "first s", "GiB", "speedup"),
-        "processes",
-    )
+    timed = ("s/image", "ms/step", "decode ms", "compile s", "first s")
+    numbers = (*timed, "GiB", "speedup", "processes")
     table = plain_table("model", "case", *numbers, numbers=numbers)
     for s in summaries:
         table.add_row(
@@ -207,7 +205,7 @@ def baseline_table(summaries: Sequence[CaseSummary], labels: Mapping[str, str]) 
             figure(s.step_ms, 1),
             figure(s.decode_ms, 0),
             figure(s.compile_s, 0),
-            figure(s.to_first_image_s if s.starts_cold else None, 1),
+            figure(s.cold_first_image_s, 1),
             figure(s.peak_memory_gib, 1),
             times(speedup.get(s.case.id)),
             str(s.processes),

@@ -55,10 +55,7 @@ def assemble(
         pad_token_id=clip_tokenizer.pad_token_id,
     )
     with torch.device(device), _default_dtype(dtype):
-        transformer = diffusers.FluxTransformer2DModel(
-            guidance_embeds=model.guidance_embeds, **shape.transformer
-        )
-        vae = diffusers.AutoencoderKL(**architecture.VAE_COMMON, **shape.vae)
+        transformer, vae = transformer_and_vae(model, shape)
         clip = CLIPTextModel(
             CLIPTextConfig(
                 projection_dim=shape.clip["hidden_size"],
@@ -81,6 +78,17 @@ def assemble(
         text_encoder_2=t5,
         tokenizer_2=t5_tokenizer,
         transformer=transformer,
+    )
+
+
+def transformer_and_vae(model: ModelSpec, shape: Architecture) -> tuple[Any, Any]:
+    """Return both networks with PyTorch's initial values, in its default dtype and device."""
+    from diffusers import AutoencoderKL, FluxTransformer2DModel
+
+    guidance = {"guidance_embeds": model.guidance_embeds}
+    return (
+        FluxTransformer2DModel(**guidance, **shape.transformer),
+        AutoencoderKL(**architecture.VAE_COMMON, **shape.vae),
     )
 
 
