@@ -34,6 +34,7 @@ from fluxfast.quality.step_reference import (
 from fluxfast.quality.trajectory import Outputs, replay
 
 GATES = ("definition", "golden")
+UNMODIFIED_RUNS = 10  # of each pipeline, in the table
 SIDE_ON_A_CPU, STEPS_ON_A_CPU = 128, 2
 
 Fault = Callable[[BuiltPipeline], Any]  # returns a context with the fault
@@ -269,7 +270,10 @@ class StepBenches:
 
 
 def main() -> None:
-    """Print the table: one row per fault, its error, and the gates that detect it."""
+    """Print the table: one row per fault, its error, and the gates that detect it.
+
+    The last row is of the same pipelines without a fault: each is fed ten times more.
+    """
     console = Console()
     console.print("| fault | step error | prompt error | " + " | ".join(GATES) + " |")
     console.print("| --- | --- | --- |" + " --- |" * len(GATES))
@@ -288,6 +292,17 @@ def main() -> None:
             errors = (f"{quality.figure(n):.2g}" for n in ("step_error", "prompt_error"))
             cells = [*errors, *("**detected**" if seen[gate] else "–" for gate in GATES)]
             console.print(f"| {sabotage.name} | {' | '.join(cells)} |")
+        console.print(_unmodified_row(list(benches.benches.values())))
+
+
+def _unmodified_row(benches: list[StepBench]) -> str:
+    raised = dict.fromkeys(GATES, 0)
+    for bench in benches:
+        for _ in range(UNMODIFIED_RUNS):
+            for gate, complaints in bench.seen(bench.measured()).items():
+                raised[gate] += bool(complaints)
+    fed = f"{UNMODIFIED_RUNS * len(benches)} times no fault"
+    return f"| {fed} | – | – | " + " | ".join(f"{raised[gate]} raised" for gate in GATES) + " |"
 
 
 if __name__ == "__main__":
