@@ -22,6 +22,7 @@ from fluxfast.models.synthetic.pipeline import scheduler_of, transformer_and_vae
 from fluxfast.models.weights import Checkpoint
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Plan
+from fluxfast.pipeline.applied import free_memory
 from fluxfast.pipeline.apply import apply_plan
 
 # The decisions that the kernels of a step and of the decoder depend on.
@@ -78,7 +79,9 @@ def begin_to_compile(
     asked = Event()
 
     def ask() -> None:
-        compile_kernels_of(lambda: _generate(checkpoint, plan, dtype), asked.set)
+        # The modules of a pipeline refer to each other: without free_memory 1.5 GB would stay.
+        requests = (lambda: _generate(checkpoint, plan, dtype), free_memory, asked.set)
+        compile_kernels_of(*requests)
 
     compiler = ThreadPoolExecutor(1, "kernels")
     compiled = compiler.submit(ask)

@@ -4,6 +4,7 @@ For a Hopper GPU that is not there, see `compile_ahead`. Run it in a process of 
 TRITON_INTERPRET: `python -m tests.support.stand_in_kernels schnell fused_norms fused_vae`.
 """
 
+import gc
 import json
 import sys
 from unittest.mock import patch
@@ -49,6 +50,7 @@ def main():
     plan = Plan(optimizations=chosen, situation=situation)
     with patch.object(kernels_ahead, "_asks_for_kernels", lambda *_: True):
         kernels_ahead.begin_to_compile(checkpoint, plan, torch.bfloat16)
+    left = sum(isinstance(o, torch.nn.Parameter) for o in gc.get_objects())  # of the stand-in
     pipeline = load(checkpoint, dtype=torch.bfloat16, hardware=hardware)
     compile_kernels_of()  # waits
     by_stand_in = known()
@@ -61,6 +63,7 @@ def main():
     compile_kernels_of(lambda: pipeline(**arguments, output_type="pt"))
     missing, unused = known() - by_stand_in, by_stand_in - known()
     found = {"asked": len(known()), "missing": sorted(missing), "unused": sorted(unused)}
+    found["left"] = left
     json.dump(found, sys.stdout)
 
 
