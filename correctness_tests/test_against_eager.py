@@ -30,6 +30,7 @@ from fluxfast.quality.step_reference import MeasuredSteps, check_definition
 MATRIX, BATCH_SIZE = "alone", 2  # this module's cases, unless an option chooses others
 SYNTHETIC_MATRIX = "tiers"  # at full size; mini weights judge each optimization alone
 TAKES_OWN_CASES = True  # with --cases
+KEEPS_COMPILED_CODE = True  # nothing is timed
 # More than the 8 recompilations that torch.compile allows: a compiled step must serve them all.
 MOST_STEPS_ON_A_CPU = 10
 GOLDENS = Path(__file__).parent / "goldens"

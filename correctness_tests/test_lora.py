@@ -21,6 +21,7 @@ from fluxfast.quality.prompts import GeneratedImages, Prompt, generate_images
 
 MATRIX, BATCH_SIZE = "default", 2  # this module's cases, unless an option chooses others
 TAKES_OWN_CASES = True  # with --cases
+KEEPS_COMPILED_CODE = True  # nothing is timed
 SHORTEST_MODEL_ON_A_CPU = True
 RANK = 16
 COUNT = 4  # images at most

@@ -38,3 +38,9 @@ def turn(item: pytest.Item) -> tuple[int, str]:
 def judges(item: pytest.Item) -> bool:
     """Return whether a test judges a case that another test measures."""
     return getattr(item, "originalname", "") == "test_verdict"
+
+
+def keeps_compiled_code(items: Iterable[pytest.Item]) -> bool:
+    """Return whether no test with a case times a start: it may find what earlier cases compiled."""
+    modules = [getattr(item, "module", None) for item in items if planned_of(item)]
+    return all(getattr(module, "KEEPS_COMPILED_CODE", False) for module in modules)

@@ -18,7 +18,7 @@ from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin import benchmark, printing
 from fluxfast.pytest_plugin.comparing import check_other_side
 from fluxfast.pytest_plugin.folders import why_not_writable
-from fluxfast.pytest_plugin.items import cases_of, judges, turn
+from fluxfast.pytest_plugin.items import cases_of, judges, keeps_compiled_code, turn
 from fluxfast.pytest_plugin.neighbours import announced
 from fluxfast.pytest_plugin.options import Options, add_options
 from fluxfast.pytest_plugin.planning import check_takes_cases
@@ -147,14 +147,16 @@ def one_thread(suite: Suite) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def built(planned: PlannedCase, suite: Suite) -> Iterator[Any]:
+def built(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The pipeline of a case, built once for all tests of the case."""
     from fluxfast.bench.measurement.measure import built_case
 
     suite.report(planned, "building")
+    is_cold = not keeps_compiled_code(request.session.items)
     with ExitStack() as stack:
         try:
-            pipeline = stack.enter_context(built_case(planned, suite.artifacts))
+            case = built_case(planned, suite.artifacts, is_cold=is_cold)
+            pipeline = stack.enter_context(case)
         except FluxFastError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
         yield pipeline

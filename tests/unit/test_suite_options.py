@@ -10,6 +10,7 @@ import pytest
 from fluxfast.mini import WEIGHTS
 from fluxfast.optimizations.axis import Axis
 from fluxfast.pytest_plugin import benchmark, plugin
+from fluxfast.pytest_plugin.items import keeps_compiled_code
 from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.planning import default_matrix, plan_session
 from tests.support.collecting import QUIET
@@ -25,9 +26,10 @@ class Selected:
     """A pytest plugin that keeps the names of the selected tests."""
 
     def __init__(self):
-        self.names = []
+        self.names, self.keeps_compiled_code = [], None
 
     def pytest_collection_finish(self, session):
+        self.keeps_compiled_code = keeps_compiled_code(session.items)
         self.names = [item.name for item in session.items]
 
 
@@ -45,6 +47,7 @@ def collect(monkeypatch, tmp_path, capsys):
             monkeypatch.delitem(sys.modules, name)
         plugin = Selected()
         status = pytest.main([*words, *QUIET], plugins=[plugin])
+        run.keeps_compiled_code = plugin.keeps_compiled_code
         return status, plugin.names, capsys.readouterr().err
 
     return run
@@ -114,6 +117,20 @@ def test_a_cpu_generates_few_steps_unless_a_cache_decides_between_them(
     cases = plan_session(options, hardware, "alone", 2, most_steps_on_a_cpu=10).cases
     found = {(one.plan.on(Axis.CACHE) is None, one.case.num_inference_steps) for one in cases}
     assert found == {(True, without_a_cache), (False, with_a_cache)}
+
+
+@pytest.mark.parametrize(
+    ("suites", "keeps"),
+    [
+        (["perf_tests"], False),
+        (["correctness_tests"], True),
+        (["perf_tests", "correctness_tests"], False),
+    ],
+)
+def test_compiled_code_is_kept_from_case_to_case_where_none_is_timed(suites, keeps, collect):
+    """Compiling the same kernels for each case takes 50 s of the correctness suite on an H200."""
+    status, _, _ = collect("--gpu", "cpu", *(str(REPOSITORY / suite) for suite in suites))
+    assert status == 0 and collect.keeps_compiled_code is keeps
 
 
 @pytest.mark.parametrize(

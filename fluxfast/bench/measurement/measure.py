@@ -90,15 +90,22 @@ class PlainRounds(Rounds):
 
 @contextmanager
 def built_case(
-    planned: PlannedCase, artifacts: Artifacts = DEFAULT_ARTIFACTS
+    planned: PlannedCase, artifacts: Artifacts = DEFAULT_ARTIFACTS, *, is_cold: bool = True
 ) -> Iterator[BuiltPipeline]:
-    """Build the pipeline of a case from a cold start, and close it at the end."""
+    """Build the pipeline of a case, and close it at the end.
+
+    Args:
+        planned: the case and its plan.
+        artifacts: where exported packages are.
+        is_cold: build from a cold start, so that the times of the start compare between cases.
+    """
     hardware = planned.plan.situation.hardware
     with ExitStack() as stack:
         with without_loading_bars():
-            stack.enter_context(cold_start(hardware))
+            if is_cold:
+                stack.enter_context(cold_start(hardware))
             built = build(planned.checkpoint, planned.plan, artifacts=artifacts)
-        built.starts_cold = hardware.is_gpu
+        built.starts_cold = is_cold and hardware.is_gpu
         yield stack.enter_context(built)
 
 
