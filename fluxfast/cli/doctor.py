@@ -6,6 +6,8 @@ import argparse
 import json
 import textwrap
 from collections.abc import Collection
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.baselines.lookup import baseline_for
@@ -50,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
     facts = environment(hardware) | {
         "baseline": _baseline_line(hardware),
         "hub_dev": is_cached(DEV.hub_id),
+        "without_bytecode": _without_bytecode("torch"),
         "packages": dict(sorted(hardware.packages.items())),
     }
     out(
@@ -108,6 +111,14 @@ def _baseline_line(hardware: Hardware) -> str:
     return f"{baseline.path} ({len(baseline.results)} cases)"
 
 
+def _without_bytecode(package: str) -> str | None:
+    """Return the folder of a package that Python compiles anew at each start; else None."""
+    spec = find_spec(package)
+    if not (spec and spec.cached and spec.origin) or Path(spec.cached).exists():
+        return None
+    return str(Path(spec.origin).parents[1])
+
+
 def _text(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     hardware = facts["hardware"]
     lines = [
@@ -121,6 +132,11 @@ def _text(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         ),
         f"baseline  {facts['baseline']}",
     ]
+    if folder := facts["without_bytecode"]:
+        lines.append(
+            "start     slow: Python compiles all sources of PyTorch anew; "
+            f"run python -m compileall {folder}"
+        )
     if "gpu" in facts:
         lines.insert(1, f"gpu       {', '.join(f'{k} {v}' for k, v in facts['gpu'].items())}")
     table = plain_table("optimization", "axis", "state", "description, or reason")

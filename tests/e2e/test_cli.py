@@ -1,6 +1,7 @@
 """The command line: flux-fast's options, JSON output, and errors."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -202,6 +203,20 @@ def test_the_version_is_printed(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["--version"])
     assert exit_.value.code == 0 and capsys.readouterr().out == f"fluxfast {__version__}\n"
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_doctor_says_when_python_compiles_its_libraries_at_each_start(
+    has, monkeypatch, tmp_path, capsys
+):
+    """Containers often set PYTHONDONTWRITEBYTECODE: then a start takes 10 s more."""
+    bytecode = tmp_path / "torch.pyc"
+    if has:
+        bytecode.touch()
+    found = SimpleNamespace(origin="/site/torch/__init__.py", cached=str(bytecode))
+    monkeypatch.setattr("fluxfast.cli.doctor.find_spec", lambda package: found)
+    assert main(["doctor", "--device", "cpu"]) == 0
+    assert ("python -m compileall /site" in capsys.readouterr().out) is not has
 
 
 def test_doctor_calls_available_what_a_plan_accepts():
