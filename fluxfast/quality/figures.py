@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,11 @@ class QualityMetric:
     def is_within(self, value: float, bound: float) -> bool:
         """Return whether the value meets the bound."""
         return value >= bound if self.at_least else value <= bound
+
+
+def summarized(summarize: Callable[[Sequence[float]], float], values: Sequence[float]) -> float:
+    """Return summarize(values), or NaN if one of them is NaN: `max` and `min` would skip it."""
+    return math.nan if any(map(math.isnan, values)) else summarize(values)
 
 
 def _mean(values: Sequence[float]) -> float:

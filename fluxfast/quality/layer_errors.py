@@ -18,6 +18,7 @@ from fluxfast.optimizations.base import Build, Optimization, Plan
 from fluxfast.optimizations.registry import choices, eager_names, plan
 from fluxfast.pipeline.apply import DEFAULT_ARTIFACTS
 from fluxfast.pipeline.build import BuiltPipeline, build
+from fluxfast.quality.figures import summarized
 from fluxfast.quality.prompts import prompts_for
 from fluxfast.quality.step_error import Difference
 from fluxfast.quality.trajectory import Trajectory, forced_steps, record
@@ -32,7 +33,7 @@ class LayerError:
     Attributes:
         name: the module's name in the transformer.
         step_error: the worst step error of the eager pipeline with this layer alone quantized.
-        eager_ms: milliseconds of the layer in a step, unquantized and by itself.
+        eager_ms: milliseconds of the layer in a step, unquantized and by itself; compiled on a GPU.
         quantized_ms: likewise quantized, with the cast of its input: one kernel of torch.compile's
             on a GPU, several of PyTorch's on a CPU.
     """
@@ -177,7 +178,9 @@ def quantized_layers(
 def _step_error(built: BuiltPipeline, trajectory: Trajectory) -> float:
     steps = forced_steps(built.pipeline, trajectory, trajectory.compared)
     right = trajectory.outputs.steps
-    return max(Difference.between(output, right[index]).relative for index, output in steps)
+    return summarized(
+        max, [Difference.between(output, right[index]).relative for index, output in steps]
+    )
 
 
 def _times_ms(
@@ -218,5 +221,6 @@ def _median_ms(module: nn.Module, x: Tensor) -> float:
     if x.is_cuda:  # the kernels of PyTorch's cast take longer than fp8 saves
         torch.compiler.reset()  # or the ninth kind of layer would not be compiled
         call = torch.compile(module, dynamic=False)
+        call(x)  # compiles: the timer chooses by its first calls how many it times together
     timer = Timer("call(x)", globals=dict(call=call, x=x), num_threads=torch.get_num_threads())
     return float(timer.blocked_autorange(min_run_time=TIMED_S).median * 1e3)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fluxfast.mini.reader import follows, read, shows
 from fluxfast.mini.world import Edit
 from fluxfast.quality.clip import Clip, clip_scores, image_features
-from fluxfast.quality.figures import QUALITY_METRICS
+from fluxfast.quality.figures import QUALITY_METRICS, summarized
 from fluxfast.quality.lpips import lpips
 from fluxfast.quality.prompts import GeneratedImages, Prompt
 
@@ -35,8 +35,9 @@ class Quality:
         return (QUALITY_METRICS[name].of or name) in self.values
 
     def figure(self, name: str) -> float:
-        """Return the metric's figure over all prompts."""
-        return QUALITY_METRICS[name].summarize(self.values[QUALITY_METRICS[name].of or name])
+        """Return the metric's figure over all prompts; NaN, which meets no bound, if one is NaN."""
+        metric = QUALITY_METRICS[name]
+        return summarized(metric.summarize, self.values[metric.of or name])
 
     @property
     def figures(self) -> dict[str, float]:

@@ -59,7 +59,7 @@ class Difference:
         lengths, sizes = norm(error, dim=1), norm(b, dim=1)
         rms = float(lengths.square().sum() / error.numel()) ** 0.5
         relative = lengths / sizes
-        # vecdot and the norms make no copy, which costs more than the sums: an image has 25 MB.
+        # vecdot and vector_norm copy nothing; copies of an image in float64 cost more than sums.
         products = (norm(a, dim=1) * sizes).clamp_min(torch.finfo(a.dtype).tiny)
         cosine = torch.linalg.vecdot(a, b, dim=1) / products
         return cls(
@@ -71,7 +71,7 @@ class Difference:
 
 
 def _comparable(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Put 0 for what is equally infinite or NaN in both; any other such value becomes NaN."""
+    """Replace values that are not finite: 0 in both where they are equal or both NaN, else NaN."""
     alike = (a == b) | (a.isnan() & b.isnan())
     finite = a.isfinite() & b.isfinite()
     a, b = (torch.where(finite, x, torch.where(alike, 0.0, torch.nan)) for x in (a, b))

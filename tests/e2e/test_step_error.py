@@ -17,6 +17,7 @@ from fluxfast.models.weights import resolve
 from fluxfast.optimizations.presets import preset_names
 from fluxfast.pipeline.build import build
 from fluxfast.profiling.evidence import cached_steps
+from fluxfast.quality.budget import violations
 from fluxfast.quality.prompts import prompts_for
 from fluxfast.quality.step_error import (
     Difference,
@@ -24,6 +25,7 @@ from fluxfast.quality.step_error import (
     check_lossy,
     differences,
     named_outputs,
+    step_quality,
 )
 from fluxfast.quality.step_reference import (
     MeasuredSteps,
@@ -34,9 +36,7 @@ from fluxfast.quality.step_reference import (
 )
 from fluxfast.quality.trajectory import Outputs, replay
 from tests.support.pages import commands
-from tests.support.sabotage.steps import STEP_SABOTAGES, StepBenches
-
-UNMODIFIED_RUNS = 10
+from tests.support.sabotage.steps import STEP_SABOTAGES, UNMODIFIED_RUNS, StepBenches
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +189,14 @@ def test_values_that_are_not_finite_agree_or_the_difference_is_no_number():
         assert not relative <= 1  # NaN or infinite: no bound allows it
     finite = torch.ones(1, 3)
     assert not Difference.between(reference, finite).relative <= 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_network_that_is_not_finite_is_not_hidden_by_another(value):
+    """`max` of 0.01 and NaN is 0.01, so CLIP's outputs were not seen beside T5's."""
+    right = torch.ones(1, 4)
+    right = Outputs(steps={0: right}, prompt=(right, right), decoded=right)
+    wrong = replace(right, prompt=(right.decoded, torch.full((1, 4), value)))
+    quality = step_quality(differences(wrong, right))
+    assert not quality.figure("prompt_error") <= 1
+    assert violations(quality, {"prompt_error": 1.0, "decoder_error": 1.0})
