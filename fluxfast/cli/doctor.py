@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import textwrap
 from collections.abc import Collection
 from importlib.util import find_spec
@@ -112,7 +113,7 @@ def _baseline_line(hardware: Hardware) -> str:
 
 
 def _without_bytecode(package: str) -> str | None:
-    """Return the folder of a package that Python compiles anew at each start; else None."""
+    """Return the folder that contains a package without bytecode; None if it has bytecode."""
     spec = find_spec(package)
     if not (spec and spec.cached and spec.origin) or Path(spec.cached).exists():
         return None
@@ -135,7 +136,7 @@ def _text(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     if folder := facts["without_bytecode"]:
         lines.append(
             "start     slow: Python compiles all sources of PyTorch anew; "
-            f"run python -m compileall {folder}"
+            f"run {sys.executable} -m compileall -q {folder}"
         )
     if "gpu" in facts:
         lines.insert(1, f"gpu       {', '.join(f'{k} {v}' for k, v in facts['gpu'].items())}")

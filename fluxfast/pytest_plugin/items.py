@@ -41,6 +41,6 @@ def judges(item: pytest.Item) -> bool:
 
 
 def keeps_compiled_code(items: Iterable[pytest.Item]) -> bool:
-    """Return whether no test with a case times a start: it may find what earlier cases compiled."""
+    """Return whether tests may reuse code of earlier cases: none of them times a start."""
     modules = [getattr(item, "module", None) for item in items if planned_of(item)]
     return all(getattr(module, "KEEPS_COMPILED_CODE", False) for module in modules)

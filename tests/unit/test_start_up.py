@@ -1,13 +1,14 @@
 """The times of the start: judged where caches were empty, and only against the same card."""
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from fluxfast.bench.measurement import cold_start as starting
+from fluxfast.bench.measurement import measure
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.comparison import compare_sides
 from fluxfast.bench.verdicts.noise import noises
@@ -29,6 +30,22 @@ def names(measured, accepted):
 def with_weights(kind):
     one = started(10.0)
     return replace(one, case=replace(one.case, weights=kind))
+
+
+@pytest.mark.parametrize("is_cold", [True, False])
+def test_only_a_timed_case_starts_cold(is_cold, monkeypatch):
+    class Built(nullcontext):
+        def __enter__(self):
+            return self
+
+    emptied = []
+    monkeypatch.setattr(measure, "cold_start", lambda gpu: nullcontext(emptied.append(gpu)))
+    monkeypatch.setattr(measure, "build", lambda *_, **__: Built())
+    plan = SimpleNamespace(situation=SimpleNamespace(hardware=H200))
+    planned = SimpleNamespace(plan=plan, checkpoint=None)
+    with measure.built_case(planned, is_cold=is_cold) as built:
+        assert built.starts_cold is is_cold
+    assert emptied == [H200] * is_cold
 
 
 def test_a_planted_delay_of_five_seconds_fails_as_compiling_and_as_first_image():

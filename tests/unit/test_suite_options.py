@@ -128,7 +128,7 @@ def test_a_cpu_generates_few_steps_unless_a_cache_decides_between_them(
     ],
 )
 def test_compiled_code_is_kept_from_case_to_case_where_none_is_timed(suites, keeps, collect):
-    """Compiling the same kernels for each case takes 50 s of the correctness suite on an H200."""
+    """Compiling kernels anew for each case took some 50 s of correctness tests on an H200."""
     status, _, _ = collect("--gpu", "cpu", *(str(REPOSITORY / suite) for suite in suites))
     assert status == 0 and collect.keeps_compiled_code is keeps
 

@@ -1,4 +1,4 @@
-"""Build each case from one state: libraries started, compiled code neither in memory nor on disk.
+"""Build each timed case from one state: libraries started, no compiled code in memory or on disk.
 
 Without that, the time to load, to compile and to the first image depends on what the process did
 before: the first pipeline of a process also starts cuBLAS, cuDNN and the compiler's workers, and a

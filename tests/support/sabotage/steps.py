@@ -193,7 +193,7 @@ STEP_SABOTAGES = (
         on_gpu=("fp8_per_row",),
     ),
     StepSabotage(
-        name="GELU epilogue's bound ÷ 64",
+        name="the GELU epilogue's bound ÷ 64",
         fault=wrong_amax_bound,
         on_cpu=None,
         on_gpu=("fused_projections", "fa3_fp8", "fp8_per_row", "fused_norms", "gelu_epilogue"),
