@@ -28,6 +28,7 @@ from tests.support.processes import process
 from tests.support.synthetic_sides import two_environments
 
 REPOSITORY = Path(__file__).parents[2]
+HOT = {"sampling": {"held_back": ["hardware thermal slowdown"] * 4}}
 ON_CPU = {"environment": {"hardware": CPU.to_json()}, "pace_ms": (50.0,) * 8}
 
 
@@ -174,3 +175,11 @@ def test_a_report_judges_two_environments_without_a_wrong_stack(tmp_path):
             write_result(tmp_path / f"{side}{number + 1}", replace(one, provenance=origin))
     [row] = report_of([tmp_path]).rows
     assert row.verdict.outcome is Outcome.SLOWER, row.verdict.reason
+
+
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_a_reference_that_was_always_throttled_hides_no_slowdown(pairs):
+    theirs = tuple(process(110.0, seed=n, **HOT) for n in range(pairs))
+    ours = tuple(process(110.0, seed=n + 5) for n in range(pairs))
+    (found,) = decide([Sides(theirs=theirs, ours=ours).comparison], PAIRS)
+    assert found.outcome is Outcome.INVALID_RUNNER

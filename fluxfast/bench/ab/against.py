@@ -52,13 +52,20 @@ class Sides:
 
     @property
     def compared(self) -> tuple[Sequence[CaseResult], Sequence[CaseResult]]:
-        """Theirs and ours, without the processes during which the machine was disturbed."""
+        """Theirs and ours, without the processes during which the machine was disturbed.
+
+        All of them where a side has no other.
+        """
+        theirs, ours = self._undisturbed()
+        return (theirs, ours) if theirs and ours else (self.theirs, self.ours)
+
+    def _undisturbed(self) -> tuple[Sequence[CaseResult], Sequence[CaseResult]]:
         every = self._judged((*self.theirs, *self.ours))
         theirs, ours = (
             [one for one in side if why_invalid_runner(self._judged([one]), every) is None]
             for side in (self.theirs, self.ours)
         )
-        return (theirs, ours) if theirs and ours else (self.theirs, self.ours)
+        return theirs, ours
 
     def _judged(self, results: Sequence[CaseResult]) -> Sequence[CaseResult]:
         """Return the figures of these processes that both sides may be compared by."""
@@ -77,6 +84,9 @@ class Sides:
         """
         theirs, ours = map(self._judged, self.compared)
         found = compare_sides(ours, theirs, noises([theirs, ours]))
+        if not all(self._undisturbed()):
+            why = "the machine was disturbed in every process of one side"
+            return replace(found, invalid_runner=found.invalid_runner or why)
         every = len(self.theirs) + len(self.ours)
         if self.left_out <= every / 2:
             return found
