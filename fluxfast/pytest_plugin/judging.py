@@ -15,6 +15,7 @@ from fluxfast.bench.results.artifacts import write_figures
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.remedies import remedy
+from fluxfast.bench.verdicts.runner import why_invalid_runner
 from fluxfast.bench.verdicts.verdict import Verdict, judge_all
 
 # A baseline that grows by itself does not learn from processes that were slower, nor from those
@@ -63,6 +64,7 @@ def judge_against_baseline(
     verdicts = baseline.judge_all({case_id: [result] for case_id, result in measured.items()})
     if not grows:
         return Judgement(verdicts=verdicts)
+    verdicts |= _disturbed_first_results(baseline, measured, verdicts)
     changed = {case_id for case_id, result in measured.items() if result.provenance.get("dirty")}
     joining = {
         case_id
@@ -77,6 +79,23 @@ def judge_against_baseline(
         if verdicts[case_id].outcome is Outcome.NEW
     }
     return Judgement(verdicts=verdicts | not_recorded, joining=frozenset(joining - changed))
+
+
+def _disturbed_first_results(
+    baseline: Baseline, measured: Mapping[str, CaseResult], verdicts: Mapping[str, Verdict]
+) -> dict[str, Verdict]:
+    """Return a verdict on each new case whose result is no standard: the machine was disturbed."""
+    others = [result for of_case in baseline.results.values() for result in of_case]
+    reasons = {
+        case_id: why_invalid_runner([measured[case_id]], others)
+        for case_id, verdict in verdicts.items()
+        if verdict.outcome is Outcome.NEW
+    }
+    return {
+        case_id: Verdict(outcome=Outcome.INVALID_RUNNER, reason=why)
+        for case_id, why in reasons.items()
+        if why
+    }
 
 
 def _why_not_recorded(case: Case) -> str:

@@ -161,6 +161,13 @@ def test_a_cpus_baseline_grows_by_what_is_not_slower(
     assert shown["outcome"] == ("recorded" if is_first else outcome.value)
 
 
+def test_a_disturbed_process_does_not_become_the_standard_of_a_new_case(tmp_path):
+    hot = process(sampling={"held_back": ["hardware thermal slowdown"] * 4})
+    found = judge_against_baseline(baseline(tmp_path), {case().id: hot}, grows=True)
+    assert found.verdicts[case().id].outcome is Outcome.INVALID_RUNNER
+    assert not found.joining and not found.first
+
+
 @pytest.mark.parametrize(
     ("between", "outcome"), [(0.001, Outcome.CHANGED), (0.05, Outcome.UNDECIDED)]
 )
