@@ -6,7 +6,6 @@ import sqlite3
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, NamedTuple
 
 from fluxfast.history.queries import known_cases, metric_rows, stacks
@@ -92,9 +91,10 @@ def _series(
     for name in (metric,) if metric else JUDGED_BY:
         rows = metric_rows(connection, name, gpu=gpu, case=case_id, since=since)
         if rows:
-            nights = tuple(
-                _night(list(of_night), versions) for _, of_night in groupby(rows, key=_key)
-            )
+            of_nights: dict[tuple[str, str, int], list[Sequence[Any]]] = {}
+            for row in rows:  # the oldest first, so that nights keep their order
+                of_nights.setdefault(_key(row), []).append(row)
+            nights = tuple(_night(of_night, versions) for of_night in of_nights.values())
             return Series(gpu=gpu, case_id=case_id, metric=name, nights=nights)
     return None
 

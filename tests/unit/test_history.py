@@ -490,3 +490,23 @@ def test_a_file_that_is_no_history_is_refused_and_not_changed(tmp_path):
         ):
             pass
         assert foreign.read_bytes() == before
+
+
+def test_two_commits_of_one_night_are_two_nights_in_any_order(tmp_path):
+    """Two runners interleave: six nights of one process each looked like a lasting change."""
+    rows = [
+        StoredFigures(
+            gpu="G",
+            case_id="case",
+            measured_at=f"2026-01-01T0{hour}:00:00+00:00",
+            commit_id=commit,
+            stack={},
+            process=str(hour),
+            figures={"e2e_s": 1.0},
+        )
+        for hour, commit in enumerate("abab")
+    ]
+    with opened(tmp_path / "history.sqlite", new=True) as connection:
+        append(connection, rows)
+        (found,) = all_series(connection)
+    assert [(night.commit_id, night.processes) for night in found.nights] == [("a", 2), ("b", 2)]
