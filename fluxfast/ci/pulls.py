@@ -226,6 +226,10 @@ def gate_of(report: Mapping[str, Any], failed_tests: int, accepted: str | None) 
         if unnamed := [name for name in worse_names(report) if name not in accepted]:
             reason = f"{line}; the reason for `{ACCEPTING_LABEL}` does not name {_joined(unnamed)}"
             return Gate(status=FAILED_STATUS, reason=reason, how_to_accept=how_to_accept)
+        others = exit_code([outcome for outcome in outcomes if outcome not in worse])
+        if others != PASSED_STATUS:
+            again = f"{line}; what is worse is accepted, run the job again for the rest"
+            return Gate(status=others, reason=again, how_to_accept=how_to_accept)
         counted = ", ".join(f"{count} {outcome}" for outcome, count in Counter(worse).items())
         return Gate(
             status=PASSED_STATUS, reason=f"{counted} accepted: {accepted}", is_accepted=True

@@ -823,6 +823,8 @@ def test_only_a_written_reason_accepts_a_slowdown(body, reason):
         (["undecided"], 0, None, 6),
         (["undecided"], 1, None, 1),  # the case is skipped, so another test failed
         (["slower", "undecided"], 2, "a reason", 1),
+        (["slower", "undecided"], 1, "a reason", 6),  # no acceptance covers what was not judged
+        (["slower", "invalid runner"], 1, "a reason", 6),
         (["invalid runner", "slower"], 1, None, 1),
         ([], 0, None, 1),  # nothing was measured
         (["new"], 1, "a reason", 1),
