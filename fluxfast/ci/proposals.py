@@ -118,11 +118,12 @@ def _accept(
     folders: Sequence[Path], worth: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], str]:
     """Accept the figures of each case as its baseline; return why those refused were refused."""
+    from fluxfast.bench.results.machine import hardware_of, machine_name
     from fluxfast.bench.results.store import read_results
 
     refused = {}
     for folder in folders:
-        gpu = read_results([folder])[0].environment["hardware"]["name"]
+        gpu = machine_name(hardware_of(read_results([folder])[0]))
         for case in (case for of_gpu, case in worth if of_gpu == gpu):
             command = ("fluxfast", "baseline", "accept", str(folder), f"--case={case}")
             done = subprocess.run(command, capture_output=True, text=True)
