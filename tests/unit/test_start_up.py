@@ -32,6 +32,13 @@ def with_weights(kind):
     return replace(one, case=replace(one.case, weights=kind))
 
 
+def test_a_busy_host_is_an_invalid_runner_and_no_slow_start():
+    accepted = [replace(started(10.0), canaries={"python_ms": (4.0, 4.0)}) for _ in range(3)]
+    slow = replace(started(18.0), canaries={"python_ms": (20.0, 20.0)})
+    (found,) = decide([compare_sides([slow], accepted, noises([accepted]))])
+    assert found.outcome is Outcome.INVALID_RUNNER and not found.worse_names
+
+
 @pytest.mark.parametrize("is_cold", [True, False])
 def test_only_a_timed_case_starts_cold(is_cold, monkeypatch):
     class Built(nullcontext):

@@ -146,7 +146,8 @@ def compare_sides(
 ) -> Comparison:
     """Compare one case with its accepted results, each side of one process or more.
 
-    A metric that either side lacks is not compared, nor a counter that the accepted side lacks.
+    A metric that either side lacks is not compared, nor a counter that the accepted side lacks, nor
+    a time of the host where the runner is invalid.
 
     Args:
         measured: the processes of the case.
@@ -154,13 +155,18 @@ def compare_sides(
         noise: the noise of each metric by name, see `noises`.
         tolerances: by name, a tolerance in place of the metric's own.
     """
-    metrics = with_tolerances(PERFORMANCE_METRICS, tolerances or {})
+    invalid_runner = why_invalid_runner(measured, accepted)
+    metrics = [
+        metric
+        for metric in with_tolerances(PERFORMANCE_METRICS, tolerances or {})
+        if not (invalid_runner and metric.depends_on_host)
+    ]
     changes = [_change(metric, measured, accepted, noise) for metric in metrics]
     in_a_step = [found for one in measured for found in step_changes(one, accepted[-1])]
     return Comparison(
         changes=tuple(found for found in changes if found),
         step_changes=tuple(dict.fromkeys(in_a_step)),
-        invalid_runner=why_invalid_runner(measured, accepted),
+        invalid_runner=invalid_runner,
     )
 
 
