@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fluxfast.hardware import Hardware, Platform, pci_address
+from fluxfast.hardware import Hardware, Platform, gpus_from, pci_address
 
 # A GPU whose clock is below this share of its maximum clock counts as throttled. nvbench discards a
 # sample below the same share of the default clock.
@@ -25,15 +25,15 @@ THROTTLING = {
 
 @dataclass(frozen=True, kw_only=True)
 class GpuReading:
-    """One reading of the GPU.
+    """One reading of the GPU, or of those that share an image.
 
     Attributes:
-        sm_clock_mhz: clock of the multiprocessors in MHz.
-        memory_clock_mhz: clock of the memory in MHz.
-        temperature_c: temperature in °C.
-        energy_j: energy since the driver was loaded in J; None where the GPU does not report it,
-            as on a MIG slice or a virtual GPU.
-        throttled: the reason for which the GPU is throttled, or None.
+        sm_clock_mhz: clock of the multiprocessors in MHz, of several GPUs that of the first.
+        memory_clock_mhz: clock of the memory in MHz, likewise.
+        temperature_c: temperature in °C, of several GPUs the highest.
+        energy_j: energy since the driver was loaded in J, of several GPUs their sum; None where one
+            does not report it, as on a MIG slice or a virtual GPU.
+        throttled: the reason for which a GPU is throttled, or None.
     """
 
     sm_clock_mhz: float
@@ -47,14 +47,26 @@ GpuReader = Callable[[], GpuReading]
 
 
 def gpu_reader(hardware: Hardware) -> GpuReader | None:
-    """Return a function that reads this GPU.
+    """Return a function that reads this GPU, and the others that share an image with it.
 
     Returns None on a CPU, where the vendor's library or driver is absent, and where the driver
     does not support reading clocks and temperature.
     """
     if hardware.platform is Platform.CUDA:
-        return _nvidia_reader()
-    return _amd_reader() if hardware.platform is Platform.ROCM else None
+        return _nvidia_reader(hardware.gpus)
+    return _amd_reader(hardware.gpus) if hardware.platform is Platform.ROCM else None
+
+
+def _of_all(readings: Sequence[GpuReading]) -> GpuReading:
+    """Return the readings of all GPUs of an image as one: it waits for each of them."""
+    energies = [one.energy_j for one in readings if one.energy_j is not None]
+    reasons = [one.throttled for one in readings if one.throttled]
+    return replace(
+        readings[0],
+        temperature_c=max(one.temperature_c for one in readings),
+        energy_j=sum(energies) if len(energies) == len(readings) else None,
+        throttled=", ".join(dict.fromkeys(reasons)) or None,
+    )
 
 
 def telemetry_of_image(before: GpuReading, after: GpuReading) -> dict[str, float]:
@@ -69,7 +81,7 @@ def telemetry_of_image(before: GpuReading, after: GpuReading) -> dict[str, float
     return figures
 
 
-def _nvidia_reader() -> GpuReader | None:
+def _nvidia_reader(gpus: int) -> GpuReader | None:
     try:
         import pynvml as nvml
     except ImportError:
@@ -78,13 +90,19 @@ def _nvidia_reader() -> GpuReader | None:
 
     try:
         nvml.nvmlInit()
-        uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-        gpu = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        highest = nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM)
-        _nvidia_reading(nvml, gpu, highest)
+        indices = gpus_from(torch.cuda.current_device(), gpus)
+        uuids = [torch.cuda.get_device_properties(index).uuid for index in indices]
+        handles = [nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}") for uuid in uuids]
+        highest_mhz = [nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM) for gpu in handles]
+
+        def read() -> GpuReading:
+            each = zip(handles, highest_mhz, strict=True)
+            return _of_all([_nvidia_reading(nvml, gpu, highest) for gpu, highest in each])
+
+        read()
     except nvml.NVMLError:
         return None
-    return lambda: _nvidia_reading(nvml, gpu, highest)
+    return read
 
 
 def _nvidia_reading(nvml: Any, gpu: Any, highest_mhz: float) -> GpuReading:
@@ -120,7 +138,7 @@ def why_throttled(reasons: int, clock_mhz: float, highest_mhz: float) -> str | N
     return ", ".join(named) or None
 
 
-def _amd_reader() -> GpuReader | None:
+def _amd_reader(gpus: int) -> GpuReader | None:
     """Return a reader written against AMD SMI's documentation, not tried on a machine yet."""
     try:
         import amdsmi
@@ -130,11 +148,11 @@ def _amd_reader() -> GpuReader | None:
 
     amdsmi.amdsmi_init()
     # PyTorch counts the visible GPUs only, AMD SMI all of them.
-    address = pci_address(torch.cuda.current_device())
-    gpu = amdsmi.amdsmi_get_processor_handle_from_bdf(address)
-    highest_mhz = _amd_clock(amdsmi, gpu)["max_clk"]
+    indices = gpus_from(torch.cuda.current_device(), gpus)
+    handles = [amdsmi.amdsmi_get_processor_handle_from_bdf(pci_address(i)) for i in indices]
+    highest_mhz = [_amd_clock(amdsmi, gpu)["max_clk"] for gpu in handles]
 
-    def read() -> GpuReading:
+    def read_one(gpu: Any, highest: float) -> GpuReading:
         clock_mhz = _amd_clock(amdsmi, gpu)["clk"]
         energy = amdsmi.amdsmi_get_energy_count(gpu)
         return GpuReading(
@@ -146,10 +164,10 @@ def _amd_reader() -> GpuReader | None:
                 amdsmi.AmdSmiTemperatureMetric.CURRENT,
             ),
             energy_j=energy["energy_accumulator"] * energy["counter_resolution"] / 1e6,
-            throttled=why_throttled(0, clock_mhz, highest_mhz),
+            throttled=why_throttled(0, clock_mhz, highest),
         )
 
-    return read
+    return lambda: _of_all([read_one(*one) for one in zip(handles, highest_mhz, strict=True)])
 
 
 def _amd_clock(amdsmi: Any, gpu: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Warm-up, stop rule, throttling and paired references, without a pipeline."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -224,6 +225,24 @@ def test_nvml_is_read_for_the_selected_gpu(monkeypatch):
     assert telemetry.why_throttled(0x4, 1200, 1980) is None  # a power cap is no fault
     assert telemetry.why_throttled(0x0, 1200, 1980) == "1200 of 1980 MHz"
     assert telemetry.gpu_reader(CPU) is None
+
+
+def test_all_gpus_of_an_image_are_read(monkeypatch):
+    """Their energy is the image's, and the image waits for the one that is throttled."""
+    fake_nvml(
+        monkeypatch,
+        nvmlDeviceGetHandleByUUID=lambda uuid: int(uuid.removeprefix("GPU-")),
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda gpu: (0x4, 0x4 | 0x40)[gpu],
+        nvmlDeviceGetTemperature=lambda gpu, kind: (50, 88)[gpu],
+    )
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties", lambda index: SimpleNamespace(uuid=str(index))
+    )
+    reading = telemetry.gpu_reader(replace(H200, gpus=2))()
+    assert reading.energy_j == 10.0 and reading.temperature_c == 88
+    assert reading.throttled == "hardware thermal slowdown"
+    assert telemetry.gpu_reader(H200)().throttled is None
 
 
 def test_amd_smi_reads_the_gpu_that_pytorch_uses(monkeypatch):

@@ -141,11 +141,12 @@ class CaseResult:
 
     @property
     def power_share(self) -> float | None:
-        """Mean power over the power limit; None where the GPU does not report both."""
+        """Mean power over the limits of all GPUs; None where a GPU does not report both."""
         limit_w = (self.environment.get("gpu") or {}).get("power_cap_w")
         if not isinstance(limit_w, int | float) or not limit_w:  # text such as [N/A]
             return None
-        return self.power_w / limit_w if self.power_w else None
+        limits_w = limit_w * (self.environment.get("hardware") or {}).get("gpus", 1)
+        return self.power_w / limits_w if self.power_w else None
 
     @property
     def compile_s(self) -> float | None:
