@@ -17,7 +17,8 @@ from fluxfast.optimizations.base import Evidence
 from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.profiling.evidence import proofs
 from fluxfast.pytest_plugin.session import Suite
-from fluxfast.quality.budget import Budgets, violations
+from fluxfast.quality.budget import Budgets, unmeasured, violations
+from fluxfast.quality.figures import IMAGE_METRICS, STEP_METRICS
 from fluxfast.quality.gates import check_batch_independence, check_golden, check_repeatability
 from fluxfast.quality.golden import golden_path, write_golden
 from fluxfast.quality.metrics import Quality, image_defects
@@ -65,7 +66,8 @@ def test_step_error_is_within_budget(
         record_property(name, value)
     if bounds is None:
         pytest.skip("measured for a new budget, not judged")
-    fail_if(violations(quality, bounds), planned)
+    broken = violations(quality, bounds)
+    fail_if([*broken, *unmeasured(quality, planned.quality, STEP_METRICS)], planned)
 
 
 def test_step_error_matches_the_golden(
@@ -74,15 +76,17 @@ def test_step_error_matches_the_golden(
     if not steps or planned.case.is_own:
         pytest.skip("goldens are kept of the project's cases alone, fed with eager steps")
     folder, quality = GOLDENS / hardware_name, joined([one.quality for one in steps])
-    if suite.is_recording:
-        write_step_golden(folder, planned.case.id, quality)
-        pytest.skip("recorded, not judged")
-    if not has_step_goldens(folder):
+    if not suite.is_recording and not has_step_goldens(folder):
         pytest.skip(f"no step errors have been recorded on {hardware_name}: use --record")
     try:
-        fail_if(check_step_golden(folder, planned.case.id, quality), planned)
+        if suite.is_recording:
+            write_step_golden(folder, planned.case.id, quality)
+        else:
+            fail_if(check_step_golden(folder, planned.case.id, quality), planned)
     except FluxFastError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
+    if suite.is_recording:
+        pytest.skip("recorded, not judged")
 
 
 def test_images_have_no_defects(planned: PlannedCase, generated: GeneratedImages) -> None:
@@ -102,6 +106,7 @@ def test_quality_is_within_budget(
         record_property(name, value)
     if bounds is None:
         pytest.skip("measured for a new budget, not judged")
+    fail_if(unmeasured(quality, planned.quality, IMAGE_METRICS), planned)
     broken = violations(quality, bounds)
     if broken:
         sheet = suite.results_folder / f"{planned.case.file_stem}.sheet.png"
@@ -115,14 +120,16 @@ def test_latents_match_the_golden(
     if planned.case.is_own:
         pytest.skip("goldens are kept of the project's cases alone")
     path = golden_path(GOLDENS, hardware_name, planned.case.id)
-    if budgets is None:
-        write_golden(path, generated.latents)
-        pytest.skip("recorded, not judged")
-    bound = budgets.golden(planned.case.optimizations)
     try:
-        fail_if(check_golden(path, generated, bound), planned)
+        if budgets is None:
+            write_golden(path, generated.latents)
+        else:
+            bound = budgets.golden(planned.case.optimizations)
+            fail_if(check_golden(path, generated, bound), planned)
     except FluxFastError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
+    if budgets is None:
+        pytest.skip("recorded, not judged")
 
 
 def test_generation_is_repeatable(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fluxfast.quality.figures import IMAGE_METRICS, STEP_METRICS
+from fluxfast.quality.figures import IMAGE_METRICS, STEP_METRICS, summarized
 from fluxfast.tables import plain_table, render
 
 MISSING = "–"
@@ -59,14 +59,14 @@ def _step_table(rows: Sequence[Measured]) -> str:
 def _range(errors: Sequence[float]) -> str:
     if not errors:
         return MISSING
-    low, high = (f"{error:.2g}" for error in (min(errors), max(errors)))
+    low, high = (f"{error:.2g}" for error in (summarized(min, errors), summarized(max, errors)))
     return low if low == high else f"{low}–{high}"
 
 
 def _worst(name: str, rows: Sequence[Measured]) -> str:
     metric = STEP_METRICS[name]
     values = [value for row in rows for value in row.forced.get(name, ())]
-    return metric.formatted(metric.summarize(values)) if values else MISSING
+    return metric.formatted(summarized(metric.summarize, values)) if values else MISSING
 
 
 def _image_table(rows: Sequence[Measured]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,21 @@ def violations(quality: Quality, bounds: Mapping[str, float]) -> list[str]:
             sign = "at least" if metric.at_least else "at most"
             broken.append(f"{name} {quality.figure(name):.4g} {metric.unit}, {sign} {bound:g}")
     return broken
+
+
+def unmeasured(quality: Quality, stated: Iterable[str], metrics: Collection[str]) -> list[str]:
+    """Return a line for each of these metrics that a case of one's own bounds in vain.
+
+    Args:
+        quality: what was measured.
+        stated: the metrics that the case states bounds of.
+        metrics: those that were to be measured.
+    """
+    return [
+        f"{name} has a bound in the file of cases, and was not measured"
+        for name in stated
+        if name in metrics and not quality.has(name)
+    ]
 
 
 def read_budgets(path: Path, hardware: str) -> Budgets:

@@ -24,10 +24,20 @@ def write_golden(path: Path, latents: Tensor) -> None:
     Args:
         path: the file, as `golden_path` returns it.
         latents: [N, T, 64].
+
+    Raises:
+        FluxFastError: a latent is NaN or infinite, also in half precision.
     """
     from safetensors.torch import save
 
     kept = latents[:KEPT_IMAGES].half().contiguous()
+    if not kept.isfinite().all():
+        raise FluxFastError(
+            "latents that are not finite are no golden",
+            got=f"{int((~kept.isfinite()).sum())} of {kept.numel()} NaN or infinite, for {path}",
+            allowed="finite latents",
+            remedy="find the optimization whose images are NaN or infinite",
+        )
     write_bytes_atomically(path, save({"latents": kept}))
 
 

@@ -7,6 +7,7 @@ is another computation than the one that was reviewed.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from fluxfast.errors import FluxFastError
@@ -28,10 +29,22 @@ def has_step_goldens(folder: Path) -> bool:
 
 
 def write_step_golden(folder: Path, case_id: str, quality: Quality) -> None:
-    """Add the figures of a case to the goldens of this kind of machine, or replace them."""
+    """Add the figures of a case to the goldens of this kind of machine, or replace them.
+
+    Raises:
+        FluxFastError: a figure is NaN or infinite, which no later run could be compared with.
+    """
+    figures = {name: quality.figure(name) for name in KEPT}
+    if wrong := [f"{name} {x}" for name, x in figures.items() if not math.isfinite(x)]:
+        raise FluxFastError(
+            "a step error that is not finite is no golden",
+            got=f"{case_id}: {', '.join(wrong)}",
+            allowed="finite figures",
+            remedy="find the network whose output is NaN or infinite",
+        )
     with locked(folder / f"{FILE}.lock"):
         known = _read(folder / FILE) if has_step_goldens(folder) else {}
-        known[case_id] = {name: float(f"{quality.figure(name):.4g}") for name in KEPT}
+        known[case_id] = {name: float(f"{x:.4g}") for name, x in figures.items()}
         lines = (f"{json.dumps(key)}: {json.dumps(known[key])}" for key in sorted(known))
         write_atomically(folder / FILE, "{\n" + ",\n".join(lines) + "\n}\n")
 

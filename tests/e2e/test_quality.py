@@ -12,7 +12,8 @@ from fluxfast.errors import FluxFastError
 from fluxfast.mini.render import render_scenes
 from fluxfast.mini.world import scenes
 from fluxfast.pytest_plugin.quality_tables import Measured, quality_tables
-from fluxfast.quality.budget import read_budgets, violations
+from fluxfast.quality.budget import read_budgets, unmeasured, violations
+from fluxfast.quality.figures import IMAGE_METRICS
 from fluxfast.quality.golden import golden_error, golden_path, write_golden
 from fluxfast.quality.metrics import Quality, compare_images, image_defects, shows_expected
 from fluxfast.quality.prompts import GeneratedImages, Prompt
@@ -102,6 +103,8 @@ def test_a_violation_reports_both_numbers():
     quality = Quality(values={"psnr_db": (61.0, 38.5), "latent_relative_error": (0.01, 0.02)})
     bounds = {"psnr_db": 40.0, "latent_relative_error": 0.1, "ssim": 0.9}
     assert violations(quality, bounds) == ["psnr_db 38.5 dB, at least 40"]
+    (line,) = unmeasured(quality, {"psnr_db": 40, "lpips": 0.1}, IMAGE_METRICS)
+    assert line.startswith("lpips has a bound")  # LPIPS needs weights that may not be there
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,11 @@ def test_a_step_error_may_not_move_by_ten_percent_in_either_direction(tmp_path):
         assert f"({change})" in problem and "either direction" in problem and "--record" in problem
     (problem,) = check_step_golden(tmp_path, "a-case", quality(0.02, decoder=0.01))
     assert "none before" in problem
-    assert check_step_golden(tmp_path, "a-case", quality(float("nan")))
+    for wrong in (float("nan"), float("inf")):
+        assert check_step_golden(tmp_path, "a-case", quality(wrong))
+        with pytest.raises(FluxFastError, match="not finite"):  # the file would be unreadable
+            write_step_golden(tmp_path, "b-case", quality(wrong))
+    assert not check_step_golden(tmp_path, "a-case", quality(0.02))
     with pytest.raises(FluxFastError, match="no golden of its step error"):
         check_step_golden(tmp_path, "new-case", quality(0.02))
     for damaged in ("{", "[]", '{"a-case": {"step_error": "0"}}', '{"a-case": {"a": NaN}}'):
@@ -178,6 +185,9 @@ def test_the_table_of_step_errors_has_configurations_and_models():
         for model, errors in (("dev", [0.01, 0.02]), ("schnell", [0.03, 0.03]))
     ]
     rows.append(Measured(model="dev", label="sdpa", forced={}, shown={"psnr_db": "91.2"}))
+    broken = {"step_error": [0.01, float("nan")], "error_ratio": [1.0, float("nan")]}
+    rows.append(Measured(model="dev", label="broken", forced=broken, shown={}))
     steps, images = quality_tables(rows).values()
     assert "0.01–0.02" in steps and "0.03" in steps and "sdpa" not in steps
+    assert steps.count("nan") == 2  # people copy budgets from this table
     assert "dev, sdpa" in images and "int8" not in images
