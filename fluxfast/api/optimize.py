@@ -142,7 +142,7 @@ class _Choice:
 
     def left_out(self, plan: Plan) -> dict[str, str]:
         reasons = dict.fromkeys(self.disable, "disabled by the caller")
-        if self.preset != "default":
+        if self.preset not in ("default", "low_memory"):
             return {**reasons, **self.not_applicable}
         return {**why_left_out(plan), **reasons, **self.not_applicable}
 

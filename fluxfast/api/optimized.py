@@ -214,7 +214,10 @@ def _read(
     if source is None:
         return []
     sources = [source] if isinstance(source, str | Path | Mapping) else list(source)
-    scales = [scale] * len(sources) if isinstance(scale, int | float) else list(scale)
+    if isinstance(scale, Sequence):
+        scales = [float(one) for one in scale]
+    else:
+        scales = [float(scale)] * len(sources)
     if len(scales) != len(sources):
         raise FluxFastError(
             "not as many scales as LoRAs",

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from fluxfast.errors import FluxFastError
+from fluxfast.files import stated_path
 from fluxfast.models.spec import DEFAULT_PROMPT
 from fluxfast.models.weights import WEIGHTS_CHOICES
 from fluxfast.optimizations.axis import Axis
@@ -59,7 +60,7 @@ def _add_image_options(image: argparse._ArgumentGroup) -> None:
     )
     image.add_argument(
         "--image",
-        type=Path,
+        type=stated_path,
         help="Kontext's input image, required by generate (default of bench: a test card; on mini "
         "weights a scene of their world)",
     )
@@ -83,13 +84,13 @@ def _add_image_options(image: argparse._ArgumentGroup) -> None:
     image.add_argument("--seed", type=int, default=42, help="seed of the noise (default: 42)")
     image.add_argument(
         "--output-file",
-        type=Path,
+        type=stated_path,
         default=Path("output.png"),
         help="image file; the ending chooses the format (default: output.png; bench --json: none)",
     )
     image.add_argument(
         "--trace-file",
-        type=Path,
+        type=stated_path,
         help="write a Chrome trace of one more image to this .json or .json.gz (default: none)",
     )
     image.add_argument(
@@ -162,11 +163,11 @@ def _add_optimization_options(tuning: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="disable an optimization that is on by default; repeat for more",
+        help="leave an optimization out for the next best default of its axis; repeat for more",
     )
     tuning.add_argument(
         "--cache-dir",
-        type=Path,
+        type=stated_path,
         default=DEFAULT_ARTIFACTS.folder,
         help="folder of exported packages, for export_aoti (default: %(default)s)",
     )
@@ -196,9 +197,13 @@ def chosen_axes(options: argparse.Namespace) -> dict[Axis, str | None]:
     for name in options.enable:
         _check_one_choice(name, chosen)
         chosen[optimization_named(name).axis] = name
-    for option, axis in _disabled(options):
-        _check_not_enabled(option, axis, chosen)
-        chosen[axis] = None
+    for option, axis in DISABLING.items():
+        if getattr(options, option):
+            _check_not_enabled(option, chosen.get(axis))
+            chosen[axis] = None
+    for name in options.disable:
+        if chosen.get(optimization_named(name).axis) == name:
+            _check_not_enabled(f"disable {name}", name)
     return chosen
 
 
@@ -218,14 +223,6 @@ def _chosen_by_axis_options(options: argparse.Namespace) -> dict[Axis, str | Non
     return chosen
 
 
-def _disabled(options: argparse.Namespace) -> list[tuple[str, Axis]]:
-    """Return each option that disables an axis, without its dashes, and the axis."""
-    disabled = [(name, axis) for name, axis in DISABLING.items() if getattr(options, name)]
-    return disabled + [
-        (f"disable {name}", optimization_named(name).axis) for name in options.disable
-    ]
-
-
 def _check_one_choice(name: str, chosen: dict[Axis, str | None]) -> None:
     other = chosen.get(optimization_named(name).axis, name)
     if other != name:
@@ -237,11 +234,11 @@ def _check_one_choice(name: str, chosen: dict[Axis, str | None]) -> None:
         )
 
 
-def _check_not_enabled(option: str, axis: Axis, chosen: dict[Axis, str | None]) -> None:
-    if chosen.get(axis):
+def _check_not_enabled(option: str, enabled: str | None) -> None:
+    if enabled:
         raise FluxFastError(
             "one option enables what another disables",
-            got=f"{chosen[axis]} and --{option}",
+            got=f"{enabled} and --{option}",
             allowed="one of the two",
             remedy=f"leave --{option} out",
         )

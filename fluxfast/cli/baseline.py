@@ -26,7 +26,7 @@ from fluxfast.bench.results.store import read_result, result_paths
 from fluxfast.bench.verdicts.tables import baseline_rows, baseline_table
 from fluxfast.console import out
 from fluxfast.errors import BaselineError
-from fluxfast.files import required_checkout, shipped_baselines, write_atomically
+from fluxfast.files import required_checkout, shipped_baselines, stated_path, write_atomically
 from fluxfast.hardware import detect
 from fluxfast.tables import plain_table, render, wrapping
 
@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> None:
     shown.set_defaults(run=show)
     accepted = actions.add_parser("accept", help="make results the new baseline of their machine")
     accepted.add_argument(
-        "results", type=Path, nargs="+", metavar="DIR", help="the results of one process"
+        "results", type=stated_path, nargs="+", metavar="DIR", help="the results of one process"
     )
     accepted.add_argument(
         "--case", action="append", metavar="ID", help="accept only this case; repeat for several"
@@ -62,7 +62,10 @@ def add_parser(commands: Any) -> None:
         help="processes that each case needs (%(default)s)",
     )
     accepted.add_argument(
-        "--cases", type=Path, metavar="FILE", help="accept into the baseline of this file of cases"
+        "--cases",
+        type=stated_path,
+        metavar="FILE",
+        help="accept into the baseline of this file of cases",
     )
     accepted.set_defaults(run=accept)
     forgotten = actions.add_parser(
@@ -73,7 +76,7 @@ def add_parser(commands: Any) -> None:
     )
     forgotten.add_argument("--gpu", default="auto", help="auto or cpu (%(default)s)")
     forgotten.add_argument(
-        "--cases", type=Path, metavar="FILE", help="the baseline of this file of cases"
+        "--cases", type=stated_path, metavar="FILE", help="the baseline of this file of cases"
     )
     forgotten.set_defaults(run=forget)
 
@@ -117,7 +120,7 @@ def forget(options: argparse.Namespace) -> None:
             allowed="a CPU or a file of cases that was measured before",
             remedy="measure; the first run records",
         )
-    chosen = options.case or list(baseline.results)
+    chosen = list(dict.fromkeys(options.case or baseline.results))
     _check_known(chosen, baseline.results)
     with locked_baseline(baseline) as newest:
         kept = {case_id: rs for case_id, rs in newest.results.items() if case_id not in chosen}
@@ -131,6 +134,13 @@ def forget(options: argparse.Namespace) -> None:
 
 def accept(options: argparse.Namespace) -> None:
     """Check the results, write them into the baseline, and append to its history."""
+    if options.processes < 1:
+        raise BaselineError(
+            "a baseline without processes",
+            got=options.processes,
+            allowed="1 or more",
+            remedy="leave --processes out for three",
+        )
     paths = result_paths(options.results)
     found = _chosen([(path, read_result(path)) for path in paths], options.case)
     results = [result for _, result in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sqlite3
+from datetime import date
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_results
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
+from fluxfast.files import stated_path
 from fluxfast.history.changes import ChangePoint, change_points, still_slower
 from fluxfast.history.comparisons import (
     ComparedCase,
@@ -39,11 +41,11 @@ def add_parser(commands: Any) -> None:
     """Add the options of `fluxfast history`."""
     parser = commands.add_parser("history", help="show the results of every night, find changes")
     parser.add_argument(
-        "--database", type=Path, default=DATABASE, help="SQLite file (default: %(default)s)"
+        "--database", type=stated_path, default=DATABASE, help="SQLite file (default: %(default)s)"
     )
     parser.add_argument(
         "--add",
-        type=Path,
+        type=stated_path,
         nargs="+",
         metavar="DIR",
         help="add the results in these folders and baseline files",
@@ -60,11 +62,21 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--since",
+        type=_date,
         metavar="DATE",
         help="first date, as 2026-01-31 (default: a year before the newest result)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
     parser.set_defaults(run=run)
+
+
+def _date(text: str) -> str:
+    """Return a date of ISO 8601, by whose text results are selected."""
+    try:
+        day: str = date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date, such as 2026-01-31") from None
+    return day
 
 
 def run(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from fluxfast.bench.baselines.lookup import find_baseline
 from fluxfast.bench.cases.matrix import MATRICES, Excluded, Names, invalid
 from fluxfast.bench.cases.planned import PlannedCase, planned_cases, situation_of
 from fluxfast.console import out
+from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware, detect
 from fluxfast.models.spec import MODELS
 from fluxfast.models.weights import WEIGHTS_CHOICES, resolve
@@ -74,6 +75,10 @@ def hardware_named(gpu: str, gpus: int = 1) -> Hardware:
     if gpu in ("auto", "cpu"):
         return detect(gpu, gpus)
     needed = [package.name for o in optimizations().values() for package in o.packages]
+    if gpus < 1:
+        raise FluxFastError(
+            "invalid number of GPUs", got=gpus, allowed="1 or more", remedy="leave --gpus out"
+        )
     named = find_baseline(gpu).gpu.hardware(dict.fromkeys(["torch", *needed], "any"))
     return replace(named, gpus=max(named.gpus, gpus))
 

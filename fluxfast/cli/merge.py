@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.results.shards import shards_in
 from fluxfast.console import out
+from fluxfast.files import stated_path
 from fluxfast.report.merge import merge
 
 
@@ -15,11 +15,11 @@ def add_parser(commands: Any) -> None:
     """Add the options of `fluxfast merge`."""
     parser = commands.add_parser("merge", help="merge the results of several shards")
     parser.add_argument(
-        "results", type=Path, nargs="+", metavar="DIR", help="results folder of a shard"
+        "results", type=stated_path, nargs="+", metavar="DIR", help="results folder of a shard"
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=stated_path,
         required=True,
         metavar="DIR",
         help="new folder for the merged results",

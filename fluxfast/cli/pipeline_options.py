@@ -51,7 +51,8 @@ def planned_from(options: argparse.Namespace) -> PlannedCase:
     if options.trace_file:
         _check_trace_file(options.trace_file)
     _check_options_apply(options, situation)
-    planned = planned_case(default_names(situation, chosen_axes(options)), checkpoint, situation)
+    names = default_names(situation, chosen_axes(options), excluding=options.disable)
+    planned = planned_case(names, checkpoint, situation)
     check_quantizes([planned.plan.names], situation.unquantized)
     if "export_aoti" in planned.plan.names and not options.use_cached_model:
         check_writable(options.cache_dir / "package", creates_folder=True)
@@ -115,7 +116,7 @@ def _situation(
     options: argparse.Namespace, checkpoint: Checkpoint, hardware: Hardware
 ) -> Situation:
     resolution = options.resolution
-    height, width = parse_resolution(resolution) if resolution else (None, None)
+    height, width = parse_resolution(resolution) if resolution is not None else (None, None)
     situation = situation_of(
         checkpoint,
         hardware,

@@ -11,7 +11,7 @@ from typing import Any
 from fluxfast.bench.cases.planned import planned_from_id
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
-from fluxfast.files import check_writable
+from fluxfast.files import check_writable, stated_path
 from fluxfast.hardware import detect
 from fluxfast.optimizations.facts import KernelCategory
 from fluxfast.pipeline.build import build
@@ -40,7 +40,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--diff",
         nargs=2,
-        type=Path,
+        type=stated_path,
         metavar=("A", "B"),
         help="compare two traces instead: what changed from A to B",
     )
@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--trace-file",
-        type=Path,
+        type=stated_path,
         help="where the trace of CASE is written (default: CASE.json.gz)",
     )
     parser.add_argument(
@@ -76,6 +76,13 @@ def run(options: argparse.Namespace) -> None:
             got="both" if options.case else "neither",
             allowed="CASE, or --diff A B",
             remedy="for example: fluxfast profile dev-mini-256x256-b1-s28-eager",
+        )
+    if options.trace_file and (options.diff or options.error):
+        raise FluxFastError(
+            "this option has no effect here",
+            got=f"--trace-file with {'--diff' if options.diff else '--error'}",
+            allowed="--trace-file with a case alone",
+            remedy="leave --trace-file out",
         )
     if options.diff:
         before, after = (read_profile(path) for path in options.diff)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from fluxfast.console import out
-from fluxfast.files import write_atomically
+from fluxfast.errors import FluxFastError
+from fluxfast.files import check_writable, stated_path, write_atomically
 from fluxfast.report.contents import report_json, report_of
 from fluxfast.report.markdown import markdown
 from fluxfast.report.page import page
@@ -19,21 +19,21 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("report", help="write results as a page, a summary and JSON")
     parser.add_argument(
         "results",
-        type=Path,
+        type=stated_path,
         nargs="+",
         metavar="RESULTS",
         help="results folders or baseline files",
     )
     parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write one page that needs no network"
+        "--html", type=stated_path, metavar="FILE", help="write one page that needs no network"
     )
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the summary for a pull request"
+        "--markdown", type=stated_path, metavar="FILE", help="write the summary for a pull request"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON for programs")
+    parser.add_argument("--json", type=stated_path, metavar="FILE", help="write JSON for programs")
     parser.add_argument(
         "--against",
-        type=Path,
+        type=stated_path,
         nargs="+",
         default=[],
         metavar="RESULTS",
@@ -41,7 +41,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--history",
-        type=Path,
+        type=stated_path,
         metavar="DATABASE",
         help="history database whose change points the page shows",
     )
@@ -50,6 +50,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the files that were asked for; without any, print the Markdown summary."""
+    _check_outputs(options)
     report = report_of(options.results, options.against, options.history)
     if options.html:
         write_atomically(options.html, page(report))
@@ -61,3 +62,21 @@ def run(options: argparse.Namespace) -> None:
     out("\n".join([report.verdict_line, *(f"wrote {path}" for path in written)]))
     if not written:
         out(markdown(report))
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse files that cannot be written, and those that would replace what is read."""
+    read = [
+        path.resolve() for path in (*options.results, *options.against, options.history) if path
+    ]
+    outputs = [path for path in (options.html, options.markdown, options.json) if path]
+    for number, path in enumerate(outputs):
+        check_writable(path, creates_folder=True)
+        whole = path.resolve()
+        if whole in [*read, *(other.resolve() for other in outputs[:number])]:
+            raise FluxFastError(
+                "this file would be replaced by the report",
+                got=path,
+                allowed="a file of its own for each output",
+                remedy="name another file",
+            )

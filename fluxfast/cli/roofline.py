@@ -17,6 +17,7 @@ from fluxfast.bench.results.artifacts import Figures, figures_path, write_figure
 from fluxfast.bench.verdicts.artifacts import read_artifact
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
+from fluxfast.files import stated_path
 from fluxfast.hardware import detect
 from fluxfast.models.weights import WeightsKind, resolve
 from fluxfast.optimizations.axis import Axis
@@ -59,7 +60,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
         "--results",
-        type=Path,
+        type=stated_path,
         metavar="DIR",
         help="write the roofline for `fluxfast report` next to the case's result in this folder",
     )
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _planned(options: argparse.Namespace) -> PlannedCase:
     hardware = detect(options.device)
-    if options.case:
+    if options.case is not None:
         return planned_from_id(options.case, hardware)
     checkpoint = resolve("dev", "auto", hardware)
     situation = situation_of(checkpoint, hardware)

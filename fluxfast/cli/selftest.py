@@ -24,7 +24,7 @@ from fluxfast.bench.selftest_process import (
 )
 from fluxfast.console import Console, out
 from fluxfast.errors import FluxFastError
-from fluxfast.files import local_folder
+from fluxfast.files import local_folder, stated_path
 from fluxfast.hardware import Hardware, detect
 from fluxfast.models.spec import MODELS
 from fluxfast.models.weights import WEIGHTS_CHOICES
@@ -56,7 +56,9 @@ def add_parser(commands: Any) -> None:
         "--runs", type=int, default=2, help="runs of each fault in a process (%(default)s)"
     )
     parser.add_argument("--images", type=int, help="images of a run (as many as the noise needs)")
-    parser.add_argument("--results", type=Path, help="folder of the runs (.fluxfast/selftest/TIME)")
+    parser.add_argument(
+        "--results", type=stated_path, help="folder of the runs (.fluxfast/selftest/TIME)"
+    )
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
@@ -70,6 +72,15 @@ def run(options: argparse.Namespace) -> None:
             allowed=f"{PROCESSES} or more",
             remedy="leave --processes out",
         )
+    for name in ("runs", "images"):
+        count = getattr(options, name)
+        if count is not None and count < 1:
+            raise FluxFastError(
+                f"a self-test without {name}",
+                got=count,
+                allowed="1 or more",
+                remedy=f"leave --{name} out",
+            )
     hardware = detect("cpu" if options.gpu == "cpu" else "auto")
     baseline = baseline_for(options.gpu, hardware)
     cases = planned(options, hardware)
@@ -87,7 +98,9 @@ def run(options: argparse.Namespace) -> None:
 
 def planned(options: argparse.Namespace, hardware: Hardware) -> list[PlannedCase]:
     """Return the cases that the options ask for."""
-    height, width = parse_resolution(options.resolution) if options.resolution else (None, None)
+    height, width = (
+        parse_resolution(options.resolution) if options.resolution is not None else (None, None)
+    )
     cases, _ = planned_cases(
         options.matrix,
         options.model or list(MODELS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import subprocess
@@ -15,6 +16,18 @@ from fluxfast.errors import FluxFastError
 
 PACKAGE = Path(__file__).parents[1]
 GIT_TIMEOUT_S = 20
+
+
+def stated_path(text: str) -> Path:
+    """Return the path that an option states.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, as of a `$(…)` that failed, and would be this
+            folder.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty: give one, or leave the option out")
+    return Path(text)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -32,7 +45,10 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
-        path.write_bytes(content)
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise _unwritable(path, error) from error
         return
     # Without the ending: a reader of a folder would take what a killed writer left for a result.
     temporary = path.with_name(f".{path.name}.part")

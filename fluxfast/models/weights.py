@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -119,7 +120,7 @@ class Checkpoint:
 WEIGHTS_CHOICES = ("auto", *(kind.value for kind in WeightsKind))
 
 
-def resolve(ckpt: str, weights: str, hardware: Hardware) -> Checkpoint:
+def resolve(ckpt: str | os.PathLike[str], weights: str, hardware: Hardware) -> Checkpoint:
     """Return the checkpoint that `--ckpt` and `--weights` name on this machine.
 
     Args:
@@ -139,7 +140,15 @@ def resolve(ckpt: str, weights: str, hardware: Hardware) -> Checkpoint:
             allowed=", ".join(WEIGHTS_CHOICES),
             remedy="leave --weights out for auto",
         )
+    ckpt = os.fspath(ckpt)
     if ckpt.startswith("mini-") and ckpt.removeprefix("mini-") in MODELS:
+        if weights not in ("auto", WeightsKind.MINI):
+            raise FluxFastError(
+                f"--weights {weights} does not apply to a mini model",
+                got=ckpt,
+                allowed="auto or mini",
+                remedy=f"for {weights} weights name {ckpt.removeprefix('mini-')}",
+            )
         return _of(MODELS[ckpt.removeprefix("mini-")], WeightsKind.MINI, "named mini-*")
     published = {spec.hub_id: spec for spec in MODELS.values()} | MODELS
     if ckpt not in published:

@@ -16,7 +16,7 @@ from fluxfast.bench.baselines.lookup import known_baselines
 from fluxfast.bench.cases.matrix import MATRICES
 from fluxfast.bench.results.shards import WHOLE
 from fluxfast.errors import FluxFastError
-from fluxfast.files import shipped_baselines
+from fluxfast.files import shipped_baselines, stated_path
 from fluxfast.models.spec import MODELS
 from fluxfast.models.weights import WEIGHTS_CHOICES
 from fluxfast.pytest_plugin.sharding import resolved_shard
@@ -164,7 +164,10 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption("--gpus", type=int, default=1, help="GPUs that share an image (1)")
     group.addoption(
-        "--cases", type=Path, metavar="FILE", help="measure cases of your own, from a YAML file"
+        "--cases",
+        type=stated_path,
+        metavar="FILE",
+        help="measure cases of your own, from a YAML file",
     )
     group.addoption("--matrix", help=f"which cases: {', '.join(MATRICES)} (the tests' own)")
     group.addoption(
@@ -180,7 +183,10 @@ def add_options(parser: pytest.Parser) -> None:
         "--record", action="store_true", help="measure for a new baseline, judge nothing"
     )
     group.addoption(
-        "--results", type=Path, metavar="DIR", help="folder for results (.fluxfast/results/TIME)"
+        "--results",
+        type=stated_path,
+        metavar="DIR",
+        help="folder for results (.fluxfast/results/TIME)",
     )
     group.addoption(
         "--against", metavar="REF", help="compare with this revision on this machine, interleaved"
@@ -200,7 +206,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--baselines",
-        type=Path,
+        type=stated_path,
         default=shipped_baselines(),
         metavar="DIR",
         help="folder of baselines",

@@ -65,6 +65,13 @@ def merge(folders: Sequence[Path], output: Path) -> Merged:
 
 
 def _check_empty(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise BaselineError(
+            "the output of the merge is a file",
+            got=output,
+            allowed="a new or empty folder",
+            remedy="choose another --output",
+        )
     if output.exists() and any(output.iterdir()):
         raise BaselineError(
             "the output folder of the merge is not empty",

@@ -60,6 +60,9 @@ def test_enable_and_disable_take_any_optimization():
         "int8",
     )
     assert planned(*EAGER, "--disable", "channels_last") == ("fused_projections",)
+    # An axis keeps its default where another optimization of it is disabled.
+    assert planned(*TINY, "--disable", "export_aoti", "--disable", "fa3") == planned(*TINY)
+    assert "sdpa" in planned(*EAGER, "--enable", "sdpa", "--disable", "fa3")
 
 
 @pytest.mark.slow
@@ -101,7 +104,7 @@ def test_generate_writes_images_and_bench_times(tmp_path, capsys):
             "another disables",
         ),
         (
-            ["generate", *EAGER, "--enable", "sdpa", "--disable", "fa3"],
+            ["generate", *EAGER, "--enable", "sdpa", "--disable", "sdpa"],
             "another disables",
         ),
         (
@@ -128,7 +131,21 @@ def test_generate_writes_images_and_bench_times(tmp_path, capsys):
         (["generate", *EAGER, "--use-cached-model"], "has no effect here"),
         (["generate", *EAGER[2:], "--ckpt", "mini-kontext", "--image", "none.png"], "input image"),
         (["matrix", "--gpu", "h300"], "no baseline is named h300"),
-        (["baseline", "accept", "nowhere"], "no results here"),
+        (["baseline", "accept", "nowhere"], "no folders of results"),
+        (["baseline", "accept", ".", "--processes", "0"], "without processes"),
+        (["baseline", "forget", "--cases", "."], "no file of cases"),
+        (["merge", ".", "--output", "/dev/null"], "no results here"),
+        (["history", "--add", "nowhere"], "no folders of results"),
+        (["matrix", "--gpu", "h200", "--gpus", "0"], "invalid number of GPUs"),
+        (["selftest", "--runs", "0"], "a self-test without runs"),
+        (["selftest", "--images", "0"], "a self-test without images"),
+        (["generate", *EAGER, "--weights", "hub"], "does not apply to a mini model"),
+        (["generate", *EAGER[:2], *EAGER[4:], "--resolution", ""], "no resolution"),
+        (["roofline", ""], "case"),
+        (["profile", "--error", "x", "--trace-file", "x.json"], "has no effect here"),
+        (["report", "x", "--json", "x"], "would be replaced"),
+        (["report", "x", "--html", "y", "--json", "./y"], "would be replaced"),
+        (["report", "x", "--json", "."], "cannot write this file"),
         (["baseline", "show", "--gpu", "h300"], "no baseline is named h300"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -245,3 +262,16 @@ def test_ctrl_c_exits_with_130_and_a_message(monkeypatch, capsys):
     monkeypatch.setattr("fluxfast.cli.doctor.run", interrupt)
     assert main(["doctor"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["history", "--since", "yesterday"], "no date, such as 2026-01-31"),
+        (["report", "x", "--html", ""], "the path is empty"),
+    ],
+)
+def test_a_value_that_is_none_is_a_usage_error(arguments, why, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and why in capsys.readouterr().err

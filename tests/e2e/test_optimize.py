@@ -274,6 +274,13 @@ def test_a_choice_that_is_not_possible_leaves_the_pipeline_alone(choice, problem
     assert type(pipeline) is FluxPipeline
 
 
+@pytest.mark.parametrize("preset", ["default", "low_memory"])
+def test_each_default_that_is_left_out_has_its_reason(preset, pipeline):
+    with fluxfast.optimize(pipeline, preset=preset, disable=["regional"]) as fast:
+        assert fast.left_out["regional"] == "disabled by the caller"
+        assert "requires one of" in fast.left_out["inductor_flags"]
+
+
 def test_a_default_that_turns_out_not_to_fit_is_left_out_with_its_reason(pipeline, monkeypatch):
     from fluxfast.optimizations.registry import optimizations
 

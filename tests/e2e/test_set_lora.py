@@ -1,5 +1,6 @@
 """LoRAs on an optimized pipeline: merged before `optimize()`, and swapped by `set_lora()`."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -126,16 +127,21 @@ def test_compiled_code_sees_a_swapped_lora_without_compiling_again(pipeline, lor
 def test_a_lora_that_cannot_be_set_changes_nothing(pipeline, loras, tmp_path):
     wrong = {"transformer.proj_out.lora_A.weight": torch.ones(4, 7)}
     wrong["transformer.proj_out.lora_B.weight"] = torch.ones(64, 4)
+    layers = {name.partition(".lora_")[0] for name in loras[0]}
+    alphas = {f"{layer}.alpha": torch.tensor(1e38) for layer in layers}
     file = tmp_path / "style.safetensors"
     save_file(loras[0], file)
     with fluxfast.optimize(pipeline, disable=EAGER) as fast:
-        fast.set_lora(file)
+        fast.set_lora(file, np.float32(1.0))
         image = generate(fast, TEXT)
         for source, scale, problem in (
             (wrong, 1.0, "another shape"),
             ([loras[0], wrong], 1.0, "another shape"),
             (loras, [1.0], "not as many scales"),
             (loras[0], float("nan"), "not finite"),
+            (loras[0], 1e38, "too large"),  # float32 weights would overflow
+            (loras, [5.0, 1e300], "too large"),
+            ({**loras[0], **alphas}, 1.0, "too large"),
             ("nowhere.safetensors", 1.0, "no such LoRA"),
         ):
             with pytest.raises(fluxfast.FluxFastError, match=problem):

@@ -609,8 +609,11 @@ def test_results_are_read_back_and_a_damaged_one_is_reported(tmp_path):
     path.write_text(json.dumps(data))
     with pytest.raises(BaselineError, match="incomplete"):
         read_result(path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(BaselineError, match="no results here"):
         read_results([tmp_path / "empty"])
+    with pytest.raises(BaselineError, match="no folders of results"):  # a night with a typing error
+        read_results([tmp_path / "empty", tmp_path / "emtpy"])
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):

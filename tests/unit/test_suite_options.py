@@ -168,6 +168,7 @@ MISTAKES = {
     ("--benchmark-min-rounds=5",): "--benchmark-min-rounds has no effect",
     ("--benchmark-compare-fail=mean:5%",): "--benchmark-compare-fail judges times without",
     ("--baselines=nowhere",): "there is no such folder",
+    ("--results=",): "the path is empty",
     ("--cases=nothing.yaml",): "No such file",
     ("--cases=my.yaml", "--model=dev"): "--model has no effect with --cases",
     ("--cases=my.yaml", "--resolution=64"): "--resolution has no effect with --cases",

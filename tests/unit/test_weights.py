@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def here():
 def folder(here, tmp_path_factory):
     """Return a checkpoint in diffusers layout, as a download has it."""
     path = tmp_path_factory.mktemp("checkpoint") / "my-flux"
-    mini = resolve("mini-dev", "auto", here)
+    mini = resolve(Path("mini-dev"), "auto", here)
     load(mini, dtype=torch.float32, hardware=here).save_pretrained(path)
     return path
 

@@ -122,6 +122,13 @@ def own_baseline(cases: Path, gpu: str, hardware: Hardware, folder: Path | None 
     """
     if gpu not in ("auto", "cpu"):
         baseline_for(gpu, hardware, folder)
+    if not cases.name:
+        raise BaselineError(
+            "this is no file of cases",
+            got=cases,
+            allowed="the YAML file of your cases",
+            remedy="name the file",
+        )
     path = cases.with_name(f"{cases.stem}.{machine_slug(hardware)}.json")
     projects = {shipped_baselines().resolve(), (folder or shipped_baselines()).resolve()}
     if path.parent.resolve() in projects:

@@ -97,8 +97,19 @@ def read_results(folders: Iterable[Path]) -> list[CaseResult]:
 
 
 def result_paths(folders: Iterable[Path]) -> list[Path]:
-    """Return the path of every result in the folders; raise BaselineError if there is none."""
+    """Return the path of every result in the folders.
+
+    Raises:
+        BaselineError: one of them is no folder, or there is no result.
+    """
     folders = list(folders)
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise BaselineError(
+            "these are no folders of results",
+            got=", ".join(missing),
+            allowed="folders written by pytest perf_tests --results",
+            remedy="correct the paths",
+        )
     paths = [path for folder in folders for path in sorted(folder.glob("[!.]*.json"))]
     if not paths:
         raise BaselineError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,8 @@ from fluxfast.models.lora.layer_names import diffusers_layers, has_halves_swappe
 from fluxfast.models.lora.transfer import to_device
 
 Source = str | Path | Mapping[str, Tensor]
+# Beyond it float32 weights may overflow; a case of one's own may state as much.
+LARGEST_SCALE = 1e6
 FILE_NAME = "pytorch_lora_weights.safetensors"
 
 
@@ -39,13 +40,7 @@ def read_lora(source: Source, scale: float = 1.0, *, device: str | torch.device 
         FluxFastError: the source cannot be read, or holds something that cannot be merged as
             low-rank changes of the transformer's linear layers.
     """
-    if not math.isfinite(scale):
-        raise FluxFastError(
-            "the scale of a LoRA is not finite",
-            got=scale,
-            allowed="a number, such as 1.0 for the LoRA as trained",
-            remedy="choose a finite scale",
-        )
+    _check_scale("the scale of a LoRA", scale)
     name, state_dict, alphas = _load(source)
     factors = parse(state_dict, name)
     _check_factors(factors, name)
@@ -54,7 +49,19 @@ def read_lora(source: Source, scale: float = 1.0, *, device: str | torch.device 
         layer: LowRank(down=f.down, up=f.up, scale=scale * _scale_of_rank(layer, f, alphas))
         for layer, f in factors.items()
     }
+    for layer, change in changes.items():
+        _check_scale(f"scale · alpha / rank of the layer {layer} of {name}", change.scale)
     return Lora(name=name, scale=scale, layers=_in_diffusers_layers(changes, name))
+
+
+def _check_scale(what: str, scale: float) -> None:
+    if not abs(scale) <= LARGEST_SCALE:
+        raise FluxFastError(
+            f"{what} is not finite, or too large",
+            got=scale,
+            allowed=f"-{LARGEST_SCALE:g} to {LARGEST_SCALE:g}; 1.0 is the LoRA as trained",
+            remedy="choose a smaller scale",
+        )
 
 
 def _load(source: Source) -> tuple[str, Mapping[str, Tensor], Alphas]:
