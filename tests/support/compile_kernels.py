@@ -27,8 +27,6 @@ from fluxfast.kernels import (
     sm_clock,
     tiles,
     vae,
-    vae_attention,
-    vae_upsampling,
 )
 from fluxfast.kernels.launch import BatchVectors, TokenRows
 
@@ -180,11 +178,8 @@ def images():
     yield Variant(vae.fluxfast_channel_sums, types, tile, options)
     yield Variant(vae.fluxfast_group_factors, types, factors, options)
     yield Variant(vae.fluxfast_group_norm_silu, types, tile, options)
-    yield Variant(vae_upsampling.fluxfast_interleave, types, tile, options)
+    yield Variant(vae.fluxfast_upsample, types, tile, options)
     yield Variant(vae.fluxfast_bias_residual, types | pointers(("bias",), "fp32"), tile, options)
-    rows = pointers(("scores",), "fp32") | pointers(("out",), "bf16") | {"scale": "fp32"}
-    block, options = dict(BLOCK=vae_attention.BLOCK), dict(num_warps=vae_attention.WARPS)
-    yield Variant(vae_attention.fluxfast_softmax_rows, rows, block, options)
 
 
 def variants(every):
