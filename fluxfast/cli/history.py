@@ -62,7 +62,6 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--since",
-        type=_date,
         metavar="DATE",
         help="first date, as 2026-01-31 (default: a year before the newest result)",
     )
@@ -70,17 +69,39 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _date(text: str) -> str:
-    """Return a date of ISO 8601, by whose text results are selected."""
+def _check_date(text: str) -> None:
+    """Refuse a date that is none: results are selected by comparing texts."""
     try:
-        day: str = date.fromisoformat(text).isoformat()
+        date.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no date, such as 2026-01-31") from None
-    return day
+        raise FluxFastError(
+            "this is no date",
+            got=text,
+            allowed="a day, as 2026-01-31",
+            remedy="leave --since out for a year before the newest result",
+        ) from None
+
+
+def _check_effect(options: argparse.Namespace) -> None:
+    """Refuse options that only say what is shown, where nothing is."""
+    if options.add is None and options.remove is None:
+        return
+    action, narrowing = ("remove", ()) if options.remove else ("add", ("gpu", "case"))
+    for name in ("metric", "since", "json", *narrowing):
+        if getattr(options, name):
+            raise FluxFastError(
+                "this option has no effect here",
+                got=f"--{name} with --{action}",
+                allowed="--gpu and --case with --remove, none with --add, any without both",
+                remedy=f"leave --{name} out",
+            )
 
 
 def run(options: argparse.Namespace) -> None:
     """Add or remove results, or print the series with their change points."""
+    _check_effect(options)
+    if options.since is not None:
+        _check_date(options.since)
     if options.remove is not None:
         _remove(options)
         return

@@ -73,10 +73,12 @@ def _check_outputs(options: argparse.Namespace) -> None:
     for number, path in enumerate(outputs):
         check_writable(path, creates_folder=True)
         whole = path.resolve()
-        if whole in [*read, *(other.resolve() for other in outputs[:number])]:
+        others = [other.resolve() for other in outputs[:number]]
+        is_result = whole.parent in read and whole.suffix == ".json"
+        if is_result or whole in [*read, *others]:
             raise FluxFastError(
-                "this file would be replaced by the report",
+                "this file would be read as a result or written twice",
                 got=path,
-                allowed="a file of its own for each output",
+                allowed="a file of its own for each output, .json outside of the results",
                 remedy="name another file",
             )

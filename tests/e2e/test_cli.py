@@ -143,8 +143,13 @@ def test_generate_writes_images_and_bench_times(tmp_path, capsys):
         (["generate", *EAGER[:2], *EAGER[4:], "--resolution", ""], "no resolution"),
         (["roofline", ""], "case"),
         (["profile", "--error", "x", "--trace-file", "x.json"], "has no effect here"),
-        (["report", "x", "--json", "x"], "would be replaced"),
-        (["report", "x", "--html", "y", "--json", "./y"], "would be replaced"),
+        (["report", "x", "--json", "x"], "read as a result"),
+        (["report", ".", "--json", "report.json"], "read as a result"),
+        (["report", "x", "--html", "y", "--json", "./y"], "written twice"),
+        (["history", "--since", "yesterday"], "this is no date"),
+        (["history", "--since", ""], "this is no date"),
+        (["history", "--add", "x", "--json"], "has no effect here"),
+        (["history", "--remove", "2026-01-31", "--metric", "e2e_s"], "has no effect here"),
         (["report", "x", "--json", "."], "cannot write this file"),
         (["baseline", "show", "--gpu", "h300"], "no baseline is named h300"),
     ],
@@ -267,7 +272,6 @@ def test_ctrl_c_exits_with_130_and_a_message(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["history", "--since", "yesterday"], "no date, such as 2026-01-31"),
         (["report", "x", "--html", ""], "the path is empty"),
     ],
 )

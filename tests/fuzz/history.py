@@ -50,7 +50,7 @@ def feed_history(random: Random, folder: Path) -> None:
         case "text":
             command("history", "--database", path)
         case "metric":
-            command("history", "--database", path, "--metric", "step_ms", "--since", "2026")
+            command("history", "--database", path, "--metric", "step_ms", "--since", "2026-01-01")
         case "add":
             write_run(folder / "B", "B")
             command("history", "--database", path, "--add", folder / "B")
