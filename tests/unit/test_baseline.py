@@ -612,7 +612,9 @@ def test_results_are_read_back_and_a_damaged_one_is_reported(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(BaselineError, match="no results here"):
         read_results([tmp_path / "empty"])
-    with pytest.raises(BaselineError, match="no folders of results"):  # a night with a typing error
+    with pytest.raises(
+        BaselineError, match="these folders do not exist"
+    ):  # a night with a typing error
         read_results([tmp_path / "empty", tmp_path / "emtpy"])
 
 

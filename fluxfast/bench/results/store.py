@@ -105,10 +105,10 @@ def result_paths(folders: Iterable[Path]) -> list[Path]:
     folders = list(folders)
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise BaselineError(
-            "these are no folders of results",
+            "these folders do not exist",
             got=", ".join(missing),
             allowed="folders written by pytest perf_tests --results",
-            remedy="correct the paths",
+            remedy="check the paths",
         )
     paths = [path for folder in folders for path in sorted(folder.glob("[!.]*.json"))]
     if not paths:
