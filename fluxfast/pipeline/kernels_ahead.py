@@ -80,8 +80,7 @@ def begin_to_compile(
 
     def ask() -> None:
         # The modules of a pipeline refer to each other: without free_memory 1.5 GB would stay.
-        requests = (lambda: _generate(checkpoint, plan, dtype), free_memory, asked.set)
-        compile_kernels_of(*requests)
+        compile_kernels_of(lambda: _generate(checkpoint, plan, dtype), free_memory, asked.set)
 
     compiler = ThreadPoolExecutor(1, "kernels")
     compiled = compiler.submit(ask)
