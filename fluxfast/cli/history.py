@@ -75,7 +75,7 @@ def _check_date(text: str) -> None:
         date.fromisoformat(text)
     except ValueError:
         raise FluxFastError(
-            "this is no date",
+            "--since is not a date",
             got=text,
             allowed="a day, as 2026-01-31",
             remedy="leave --since out for a year before the newest result",

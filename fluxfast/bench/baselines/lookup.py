@@ -124,7 +124,7 @@ def own_baseline(cases: Path, gpu: str, hardware: Hardware, folder: Path | None 
         baseline_for(gpu, hardware, folder)
     if not cases.name:
         raise BaselineError(
-            "this is no file of cases",
+            "not a file of cases",
             got=cases,
             allowed="the YAML file of your cases",
             remedy="name the file",
