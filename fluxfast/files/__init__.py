@@ -135,16 +135,32 @@ def locked(path: Path, *, waits: bool = True) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def lock_holder(path: Path) -> str:
+    """Return the id of the process that holds a lock, or `unknown` if it has just let it go."""
+    try:
+        return path.read_text(encoding="utf-8") or "unknown"
+    except FileNotFoundError:
+        return "unknown"
+
+
 def _opened_lock(path: Path, *, waits: bool = True) -> IO[str]:
     """Return the locked file; one that its last holder moved meanwhile is created again."""
     with ExitStack() as stack:
         while True:
             file = stack.enter_context(open(path, "a", opener=_open_no_link))
             fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            if _is_at(path, file):
                 stack.pop_all()
                 return file
             file.close()
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    """Return whether `path` names this file: whoever held the lock before may have moved it."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
+    except FileNotFoundError:  # asking whether it exists first would leave time to remove it
+        return False
 
 
 def _open_no_link(path: str, flags: int) -> int:

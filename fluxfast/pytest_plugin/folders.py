@@ -47,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise FluxFastError(
                 "another run writes into this folder of results",
-                got=f"{folder}, process {(folder / LOCK).read_text() or 'unknown'}",
+                got=f"{folder}, process {files.lock_holder(folder / LOCK)}",
                 allowed="one run at a time in a folder",
                 remedy="wait for the other run, or name another folder with --results DIR",
             ) from error

@@ -1,6 +1,7 @@
 """Results that are joined: nothing is lost, counted twice, or taken for something else."""
 
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,7 +21,7 @@ from fluxfast.bench.results.machine import gpu_from_hardware
 from fluxfast.bench.results.store import read_result, read_results, result_path, write_result
 from fluxfast.cli.main import main
 from fluxfast.errors import BaselineError
-from fluxfast.files import locked
+from fluxfast.files import lock_holder, locked
 from fluxfast.pytest_plugin import resuming
 from fluxfast.pytest_plugin.baselines import grow
 from tests.support.machines import CPU, EVERYTHING, H200
@@ -42,6 +43,29 @@ def test_writers_of_one_baseline_wait_for_each_other_and_all_add(tmp_path):
         assert set(pool.map(lambda one: grow(baseline, [one]), found)) == {None}
     assert len(read_baseline(baseline.path).results) == 8
     assert [path.name for path in tmp_path.iterdir()] == ["here.json"]
+
+
+def test_a_lock_that_many_take_in_turn_has_one_holder_and_no_error(tmp_path):
+    """The file is removed and created again all the time, also between two looks at it."""
+    path, holders = tmp_path / "lock", []
+
+    def take():
+        for _ in range(200):
+            with locked(path):
+                holders.append(None)
+                assert len(holders) == 1
+                holders.pop()
+
+    with ThreadPoolExecutor(8) as pool:
+        for taken in [pool.submit(take) for _ in range(8)]:
+            taken.result()
+    assert not path.exists()
+
+
+def test_a_holder_that_has_just_let_go_is_unknown(tmp_path):
+    with locked(tmp_path / "lock"):
+        assert lock_holder(tmp_path / "lock") == str(os.getpid())
+    assert lock_holder(tmp_path / "lock") == "unknown"
 
 
 def test_a_second_holder_of_a_lock_waits(tmp_path):
