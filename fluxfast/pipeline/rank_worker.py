@@ -16,9 +16,6 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import (  # type: ignore[attr-defined]
-    _prctl_pr_set_pdeathsig,
-)
 
 from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.parallel._calls import Follower, receive_into
@@ -28,6 +25,7 @@ from fluxfast.optimizations.team import Team
 from fluxfast.pipeline.applied import RECOMPILE_LIMIT
 from fluxfast.pipeline.apply import apply_plan
 from fluxfast.pipeline.preconditions import OPTIONAL_COMPONENTS
+from fluxfast.processes import end_with_parent
 
 LOOPBACK = "127.0.0.1"
 IDLE = timedelta(days=30)  # how long a rank waits for the next call of rank 0
@@ -80,7 +78,7 @@ def _on_loopback() -> Iterator[None]:
 
 def work(index: int, start: Start) -> None:
     """Follow rank 0 until it ends the team; run in a process of its own."""
-    _prctl_pr_set_pdeathsig(signal.SIGKILL)
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to rank 0, which ends this process
     faulthandler.register(DUMP_STACKS)
     rank = index + 1

@@ -24,6 +24,7 @@ from fluxfast.console import quiet_libraries
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
 from fluxfast.optimizations.base import Artifacts
+from fluxfast.processes import end_with_parent
 
 if TYPE_CHECKING:
     from fluxfast.bench.measurement.paired import PairedReferences
@@ -83,5 +84,6 @@ def print_event(event: Event) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     quiet_libraries()
     measure_all(Request.from_json(sys.stdin.read()), print_event)
