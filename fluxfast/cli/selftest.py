@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from fluxfast.bench.baselines.baseline import PROCESSES
 from fluxfast.bench.baselines.lookup import baseline_for
 from fluxfast.bench.cases.planned import PlannedCase, parse_resolution, planned_cases
 from fluxfast.bench.measurement.paired import one_thread_on_a_cpu, paired_references
+from fluxfast.bench.results.folders import locked, new_folder
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_path
 from fluxfast.bench.selftest import UNCHANGED, CaseReport, Rate, case_report, report_text
@@ -28,6 +28,7 @@ from fluxfast.files import local_folder, stated_path
 from fluxfast.hardware import Hardware, detect
 from fluxfast.models.spec import MODELS
 from fluxfast.models.weights import WEIGHTS_CHOICES
+from fluxfast.processes import end_with_parent
 
 
 def add_parser(commands: Any) -> None:
@@ -57,7 +58,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--images", type=int, help="images of a run (as many as the noise needs)")
     parser.add_argument(
-        "--results", type=stated_path, help="folder of the runs (.fluxfast/selftest/TIME)"
+        "--results", type=stated_path, help="folder of the runs (a new one in .fluxfast/selftest)"
     )
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
@@ -85,13 +86,14 @@ def run(options: argparse.Namespace) -> None:
     baseline = baseline_for(options.gpu, hardware)
     cases = planned(options, hardware)
     if options.process is not None:
+        end_with_parent()
         measure_all(cases, options, Console())
         return
-    now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    options.results = options.results or local_folder() / "selftest" / now
-    for process in range(options.processes):
-        if not (options.results / str(process) / "done").exists():
-            start(process, options)
+    options.results = options.results or new_folder(local_folder() / "selftest")
+    with locked(options.results):
+        for process in range(options.processes):
+            if not (options.results / str(process) / "done").exists():
+                start(process, options)
     out(_report(cases, options, list(baseline.results.values())))
     out(f"\nruns: {options.results}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from fluxfast.bench.results.origin import stack_versions
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import summarize
 from fluxfast.errors import FluxFastError
-from fluxfast.files import local_folder
+from fluxfast.files import local_folder, locked
 from fluxfast.files.reading import check_ordinary
 from fluxfast.history.checks import check_texts_of_row, checked
 from fluxfast.history.dates import measured_at
@@ -123,7 +123,10 @@ def opened(path: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
             check_ordinary(path)
         connection = sqlite3.connect(path, timeout=WAIT_FOR_WRITERS_S)
         try:
-            _prepare(connection, path)
+            # SQLite refuses the change to write-ahead mode at once while another process uses the
+            # database, so one process at a time creates it.
+            with locked(path.with_name(f".{path.name}.lock")) if new else nullcontext():
+                _prepare(connection, path)
             yield connection
         finally:
             connection.close()
@@ -137,7 +140,6 @@ def opened(path: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    # The version is read first: another process may be creating the tables at this moment.
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master ORDER BY name")]
     columns = {row[1] for row in connection.execute("PRAGMA table_info(result)")}

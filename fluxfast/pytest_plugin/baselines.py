@@ -11,11 +11,11 @@ from fluxfast.bench.baselines.baseline import Baseline
 from fluxfast.bench.baselines.file import locked_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for, own_baseline
 from fluxfast.bench.cases.planned import PlannedCase
+from fluxfast.bench.results.folders import why_not_writable
 from fluxfast.bench.results.provenance import changed_sources
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.errors import BaselineError, FluxFastError
 from fluxfast.hardware import Hardware
-from fluxfast.pytest_plugin.folders import why_not_writable
 from fluxfast.pytest_plugin.options import Options
 
 SOURCES_NAMED = 3  # changed sources that an error lists

@@ -37,10 +37,9 @@ def announced(folder: Path = FOLDER) -> Iterator[Callable[[], list[str]]]:
         FluxFastError: the folder is a link or a file.
     """
     own = f"{os.getuid()}-{os.getpid()}-{secrets.token_hex(4)}"
-    with _opened(folder) as place, _as_file(own, place, os.O_CREAT | os.O_EXCL) as file:
-        os.fchmod(file.fileno(), 0o666)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(f"{_description()}\n")
+    description = _description()  # before the file is there: others read it as soon as it is
+    with _opened(folder) as place, _own_file(own, place) as file:
+        file.write(f"{description}\n")
         file.flush()
         names = sorted(entry.name for entry in os.scandir(place))
         present = [_greeted(name, place) for name in names if name != own]
@@ -94,6 +93,17 @@ def _greeted(name: str, place: int) -> str:
             return ""
     except OSError:  # a link, of another user, or removed at this moment
         return ""
+
+
+def _own_file(name: str, place: int) -> IO[str]:
+    """Return a new file of the folder, locked."""
+    while True:
+        file = _as_file(name, place, os.O_CREAT)
+        os.fchmod(file.fileno(), 0o666)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # another run took it, not yet locked, for that of a killed process
 
 
 def _as_file(name: str, place: int, flags: int) -> IO[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from fluxfast.bench.ab.environment import check_same_device
 from fluxfast.bench.cases.planned import PlannedCase
+from fluxfast.bench.results.folders import why_not_writable
 from fluxfast.bench.verdicts.outcome import NOT_JUDGED_STATUS, Outcome
 from fluxfast.bench.verdicts.tables import failure_text
 from fluxfast.bench.verdicts.verdict import Verdict
@@ -17,13 +18,12 @@ from fluxfast.console import quiet_libraries
 from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin import benchmark, printing
 from fluxfast.pytest_plugin.comparing import check_other_side
-from fluxfast.pytest_plugin.folders import why_not_writable
 from fluxfast.pytest_plugin.items import cases_of, judges, keeps_compiled_code, turn
 from fluxfast.pytest_plugin.neighbours import announced
 from fluxfast.pytest_plugin.options import Options, add_options
 from fluxfast.pytest_plugin.planning import check_takes_cases
 from fluxfast.pytest_plugin.session import Suite
-from fluxfast.pytest_plugin.worker import is_worker
+from fluxfast.pytest_plugin.worker import is_worker, lock_own_results
 from fluxfast.pytest_plugin.workers import Workers
 
 SUITE = pytest.StashKey[Suite]()
@@ -103,12 +103,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Note the selected cases; check and lock the folder of results before a case is measured."""
     suite = session.config.stash[SUITE]
     suite.selected = cases_of(session.items)
-    if suite.selected and not session.config.option.collectonly and not is_worker(session.config):
-        try:
-            suite.open_results(judges=any(map(judges, session.items)))
-            session.config.stash[OTHER_RUNS] = suite.opened.enter_context(announced())
-        except FluxFastError as error:
-            raise pytest.UsageError(f"fluxfast: {error}") from None
+    if not suite.selected or session.config.option.collectonly:
+        return
+    if is_worker(session.config):
+        lock_own_results(suite)
+        return
+    try:
+        suite.open_results(judges=any(map(judges, session.items)))
+        session.config.stash[OTHER_RUNS] = suite.opened.enter_context(announced())
+    except FluxFastError as error:
+        raise pytest.UsageError(f"fluxfast: {error}") from None
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fluxfast.bench.baselines.baseline import PROCESSES
 from fluxfast.bench.cases.planned import PlannedCase
+from fluxfast.bench.results.folders import KEPT
 from fluxfast.bench.results.provenance import provenance
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.scaling import Degree, accepted_degrees, scalings
@@ -23,7 +24,6 @@ from fluxfast.bench.verdicts.tables import (
 )
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.pytest_plugin.baselines import baselines_of_fewer_gpus
-from fluxfast.pytest_plugin.folders import KEPT
 from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.resuming import why_not_resumed
 from fluxfast.pytest_plugin.session import Suite

@@ -19,6 +19,7 @@ from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.measurement.limits import Limits, limits_on
 from fluxfast.bench.measurement.recording import record
 from fluxfast.bench.results.artifacts import Figures, read_figures, write_missing_quality
+from fluxfast.bench.results.folders import locked, new_folder, remove_old, why_not_writable
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.shards import note_shard
 from fluxfast.bench.results.store import write_result
@@ -29,7 +30,6 @@ from fluxfast.hardware import Hardware, detect
 from fluxfast.optimizations.base import Artifacts
 from fluxfast.pytest_plugin import baselines, judging, planning
 from fluxfast.pytest_plugin.comparing import ComparedRevisions, compare_all, process_settings
-from fluxfast.pytest_plugin.folders import locked, new_folder, remove_old, why_not_writable
 from fluxfast.pytest_plugin.judging import Judgement, write_verdict
 from fluxfast.pytest_plugin.options import Options
 from fluxfast.pytest_plugin.progress import Progress

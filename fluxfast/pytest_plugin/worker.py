@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fluxfast.bench.results.folders import locked
 from fluxfast.pytest_plugin.items import judges, planned_of
 from fluxfast.pytest_plugin.placement import Place
 from fluxfast.pytest_plugin.session import Suite
@@ -20,6 +21,12 @@ KEY = "fluxfast"  # in the input of a worker, and of what a report carries to th
 def is_worker(config: pytest.Config) -> bool:
     """Return whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")
+
+
+def lock_own_results(suite: Suite) -> None:
+    """Lock the folder of a worker that has one of its own, so that other runs do not remove it."""
+    if not suite.options.results:
+        suite.opened.enter_context(locked(suite.results_folder))
 
 
 def worker_input(place: Place, results: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,4 +106,6 @@ def _copy(path: Path, result: CaseResult, whole: Path) -> None:
     for source, copy in zip(sources, artifact_paths(whole, result.case), strict=True):
         if is_there(source, path.parent):
             copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, copy)
+            # A run that measures the case again removes what was derived from the old samples.
+            with suppress(FileNotFoundError):
+                shutil.copyfile(source, copy)

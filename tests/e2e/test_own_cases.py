@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from fluxfast.mini import WEIGHTS
 from tests.support.forked import run_module
+from tests.support.results import steady
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.subprocess]
@@ -46,12 +47,6 @@ def run(folder: Path, *options: str) -> pytest.RunResult:
     """Run the suite from another directory than its own."""
     words = [str(REPOSITORY / "perf_tests"), f"--rootdir={folder}", "--gpu=cpu", "--rounds=2"]
     return run_module("pytest", [*words, "--cases=my-cases.yaml", *options], folder)
-
-
-def steady(process):
-    """Return the times of a process, in which each image took as long as the first."""
-    names = ("images", "reference_e2e_s", "pace_ms")
-    return {name: [process[name][0]] * len(process[name]) for name in names if process[name]}
 
 
 def test_the_first_run_records_the_second_compares_and_a_mistake_loads_nothing(folder):

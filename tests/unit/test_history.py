@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.results.store import write_result
 from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
-from fluxfast.files import shipped_baselines
+from fluxfast.files import locked, shipped_baselines
 from fluxfast.history.changes import Cause, change_points, still_slower
 from fluxfast.history.database import (
     ADDED,
@@ -388,6 +389,23 @@ def test_two_concurrent_writers_lose_nothing(tmp_path):
     writers = [start_writer(database, name) for name in ("one", "two")]
     assert [w.wait(timeout=60) for w in writers if w.communicate()] == [0, 0]
     assert rows_in(database) == [("one", 1000), ("two", 1000)]
+
+
+def test_one_process_at_a_time_creates_the_database(tmp_path):
+    """SQLite refuses the change to write-ahead mode at once while another process uses the file."""
+    database = tmp_path / "history.sqlite3"
+
+    def create():
+        with opened(database, new=True) as connection:
+            return connection.execute("PRAGMA journal_mode").fetchone()
+
+    with ThreadPoolExecutor() as pool:
+        with locked(tmp_path / ".history.sqlite3.lock"):
+            created = pool.submit(create)
+            with pytest.raises(TimeoutError):
+                created.result(0.3)
+        assert created.result(60) == ("wal",)
+    assert [path.name for path in tmp_path.iterdir()] == ["history.sqlite3"]
 
 
 @pytest.mark.subprocess

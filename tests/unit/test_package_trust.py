@@ -6,6 +6,8 @@ import zipfile
 import pytest
 
 from fluxfast.errors import ArtifactError
+from fluxfast.optimizations.compilation import _manifest as manifest
+from fluxfast.optimizations.compilation import export_aoti
 from fluxfast.optimizations.compilation._trust import check_members, check_owner
 
 CODE = "model/data/aotinductor/model"
@@ -84,3 +86,28 @@ def test_what_is_no_archive_or_has_no_library_is_refused(tmp_path):
     for package in (path, tmp_path / "missing.pt2", archive(tmp_path, WRITTEN[4:])):
         with pytest.raises(ArtifactError, match="does not contain what an export writes"):
             check_members(package)
+
+
+@pytest.mark.parametrize("sign", ["a new manifest", "a lock", None])
+def test_a_package_that_is_replaced_while_it_is_read_is_read_again(folder, sign, monkeypatch):
+    """Without a sign of another process at work it is damaged."""
+    reads = []
+
+    def loaded(modules, cached, description):
+        reads.append((folder / export_aoti.LOCK).exists())
+        if len(reads) > 1:
+            return {"transformer": "new"}
+        if sign == "a new manifest":
+            (folder / manifest.FILE).write_text("{}")
+        if sign == "a lock":  # the package is there, its manifest is not yet
+            (folder / export_aoti.LOCK).touch()
+        raise ArtifactError("damaged", got="", allowed="", remedy="")
+
+    monkeypatch.setattr(export_aoti, "_loaded", loaded)
+    if sign:
+        assert export_aoti._cached({}, folder, {}) == {"transformer": "new"}
+        assert reads == [False, True]
+    else:
+        with pytest.raises(ArtifactError):
+            export_aoti._cached({}, folder, {})
+        assert reads == [False]

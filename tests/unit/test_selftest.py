@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from fluxfast.bench.baselines.baseline import PROCESSES
 from fluxfast.bench.measurement import injected_faults
 from fluxfast.bench.measurement.injected_faults import Delay
 from fluxfast.bench.selftest import UNCHANGED, Rate, case_report, report_text
+from fluxfast.cli import selftest
 from fluxfast.cli.main import main
 from fluxfast.pipeline.observe import Region
 from tests.support.machines import CPU
@@ -61,3 +63,21 @@ def test_a_delay_takes_its_time_in_every_step_and_nowhere_else(on_device, monkey
 def test_too_few_processes_are_refused(capsys):
     assert main(["selftest", "--gpu", "cpu", "--processes", "2"]) == 2
     assert "too few processes" in capsys.readouterr().err
+
+
+def test_two_self_tests_at_one_moment_do_not_share_a_folder(monkeypatch, tmp_path, capsys):
+    """Each would take the other's processes for its own; so would a second one with --results."""
+    begun = []
+
+    def start(process, options):
+        begun.append(options.results)
+        if len(begun) == 1:
+            assert main(["selftest", "--gpu", "cpu"]) == 0
+        assert main(["selftest", "--gpu", "cpu", f"--results={options.results}"]) == 2
+
+    monkeypatch.setattr(selftest, "local_folder", lambda: tmp_path)
+    monkeypatch.setattr(selftest, "start", start)
+    monkeypatch.setattr(selftest, "_report", lambda *_: "")
+    assert main(["selftest", "--gpu", "cpu"]) == 0
+    assert [begun.count(folder) for folder in dict.fromkeys(begun)] == [PROCESSES] * 2
+    assert "another run writes into this folder" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,22 +12,23 @@ import pytest
 
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
 from fluxfast.bench.cases.role import Role
-from fluxfast.bench.results.machine import Gpu
-from fluxfast.bench.verdicts.counters import step_changes
-from fluxfast.bench.verdicts.outcome import Outcome
-from fluxfast.errors import BaselineError, FluxFastError
-from fluxfast.pytest_plugin import baselines, plugin, printing
-from fluxfast.pytest_plugin.baselines import check_recordable
-from fluxfast.pytest_plugin.folders import (
+from fluxfast.bench.results.folders import (
     LOCK,
     locked,
     new_folder,
     remove_old,
     why_not_writable,
 )
+from fluxfast.bench.results.machine import Gpu
+from fluxfast.bench.verdicts.counters import step_changes
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.errors import BaselineError, FluxFastError
+from fluxfast.pytest_plugin import baselines, neighbours, plugin, printing
+from fluxfast.pytest_plugin.baselines import check_recordable
 from fluxfast.pytest_plugin.judging import judge_against_baseline, verdict_json
 from fluxfast.pytest_plugin.neighbours import announced
 from fluxfast.pytest_plugin.options import Options
+from fluxfast.pytest_plugin.worker import lock_own_results
 from tests.support.machines import H200
 from tests.support.processes import process, processes
 from tests.support.results import case
@@ -47,7 +49,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from fluxfast.pytest_plugin.folders import locked\n"
+        "from fluxfast.bench.results.folders import locked\n"
         "with locked(Path(sys.argv[1])): os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
@@ -98,6 +100,37 @@ def test_links_of_another_user_are_not_followed_and_text_is_shown_without_escape
         with pytest.raises(FluxFastError, match="cannot be used"), announced(place):
             pass
     assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_run_is_not_seen_before_it_is_described_nor_taken_for_a_dead_one(tmp_path, monkeypatch):
+    """A run that is taken for a dead one, in the moment before it locks its file, begins again."""
+    described, lock, taken = neighbours._description, fcntl.flock, []
+
+    def description():
+        assert list(tmp_path.iterdir()) == []
+        return described()
+
+    def lock_of_a_slow_run(file, how):
+        if not taken:
+            taken.extend(tmp_path.iterdir())
+            taken[0].unlink()
+        lock(file, how)
+
+    monkeypatch.setattr(neighbours, "_description", description)
+    monkeypatch.setattr(neighbours.fcntl, "flock", lock_of_a_slow_run)
+    with announced(tmp_path):
+        assert list(tmp_path.iterdir()) == taken
+        assert taken[0].read_text().startswith(f"process {os.getpid()} since ")
+
+
+def test_a_worker_with_a_folder_of_its_own_keeps_it(tmp_path):
+    """`remove_old` of another run leaves it; the workers of one suite share a folder and lock."""
+    with ExitStack() as opened:
+        none, results = SimpleNamespace(results=None), tmp_path / "results"
+        worker = SimpleNamespace(options=none, results_folder=results, opened=opened)
+        lock_own_results(worker)
+        assert (results / LOCK).exists()
+        lock_own_results(SimpleNamespace(options=SimpleNamespace(results=results)))
 
 
 def test_the_newest_folders_of_results_are_kept_and_named_ones_never_removed(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
+from fluxfast.errors import ArtifactError
 from fluxfast.files import locked
 from fluxfast.hardware import Hardware
 from fluxfast.models.spec import ImageRequest
@@ -23,6 +24,8 @@ from fluxfast.optimizations.situation import Situation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+LOCK = ".lock"  # in the folder of a package
 
 
 def apply(build: Build) -> None:
@@ -37,11 +40,11 @@ def apply(build: Build) -> None:
     if folder.exists():
         check_owner(folder)
     if build.artifacts.use_cached:
-        loaded = _loaded(modules, folder, description)
+        loaded = _cached(modules, folder, description)
     else:
         before = manifest.state(folder)
         calls = _captured_calls(build, situation.request)
-        with locked(folder / ".lock"):
+        with locked(folder / LOCK):
             if manifest.state(folder) == before or not manifest.fits(folder, description):
                 entries = _exported(modules, calls, folder, build.compiler_options)
                 manifest.write(folder, description, entries)
@@ -52,6 +55,23 @@ def apply(build: Build) -> None:
     if situation.hardware.is_gpu:
         loaded = {name: GraphReplay(package) for name, package in loaded.items()}
     _install(pipeline, loaded["transformer"], loaded["decoder"])
+
+
+def _cached(
+    modules: Mapping[str, nn.Module], folder: Path, description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Load the packages that are there, after the process that replaces them, if one does.
+
+    Whoever only reads may lack the permission to lock the folder, so it is locked when it helps.
+    """
+    before = manifest.state(folder)
+    try:
+        return _loaded(modules, folder, description)
+    except ArtifactError:
+        if manifest.state(folder) == before and not (folder / LOCK).exists():
+            raise
+    with locked(folder / LOCK):
+        return _loaded(modules, folder, description)
 
 
 def _exported(
