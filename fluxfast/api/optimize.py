@@ -45,6 +45,7 @@ def optimize(
     unquantized: Sequence[str] = (),
     cache: Cache | None = None,
     gpus: int = 1,
+    device: str | None = None,
     progress: Callable[[str], None] = no_progress,
     **request: Any,
 ) -> OptimizedPipeline:
@@ -73,6 +74,9 @@ def optimize(
         gpus: number of GPUs that share an image. Under torchrun, every rank calls this function,
             and then the pipeline. Without it, processes for the other GPUs are started here, and
             this one calls the pipeline. On a CPU, processes share the image.
+        device: where the pipeline will run; by default where it is. `cuda` moves a pipeline that
+            is in host memory, each layer that is quantized after it was, so that the GPU needs no
+            room for all weights as they are.
         progress: called with the name of each stage.
         **request: fields of `ImageRequest` that calls will have, such as `height`: `export_aoti`
             exports that shape, and a cache is checked for that `num_inference_steps`.
@@ -99,9 +103,24 @@ def optimize(
         unquantized=unquantized_layers(unquantized, _block_counts(pipeline)),
         cache_config=cache_config_from(cache) if cache is not None else None,
         request=request,
-        hardware=detect(pipeline.device.type, gpus),
+        hardware=detect(_device_for(pipeline, device, gpus), gpus),
     )
     return _optimized(pipeline, choice, progress)
+
+
+def _device_for(pipeline: Any, device: str | None, gpus: int) -> str:
+    """Return the kind of device that the pipeline will run on."""
+    there: str = pipeline.device.type
+    if device in (None, there):
+        return there
+    if (there, device) != ("cpu", "cuda") or gpus > 1:
+        raise FluxFastError(
+            "this pipeline cannot be moved while it is optimized",
+            got=f"a pipeline on {there}, device={device!r}, gpus={gpus}",
+            allowed="device='cuda' for a pipeline in host memory and one GPU",
+            remedy=f"call pipeline.to({device!r}) first, and leave device out",
+        )
+    return "cuda"
 
 
 def _block_counts(pipeline: Any) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from fluxfast.models.memory import (
     check_weights_fit,
     is_out_of_memory,
     out_of_memory_as_error,
+    weights_fit,
 )
 from fluxfast.models.recognition import recognise_pipeline
 from fluxfast.models.weights import Checkpoint, WeightsKind
@@ -26,8 +27,17 @@ if TYPE_CHECKING:
     from diffusers import FluxPipeline
 
 
-def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> FluxPipeline:
+def load(
+    checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware, shrinks: bool = False
+) -> FluxPipeline:
     """Load a new pipeline onto the device; it shares nothing with other loaded pipelines.
+
+    Args:
+        checkpoint: what to load.
+        dtype: the dtype of the weights.
+        hardware: the machine.
+        shrinks: weights will be made smaller on their way to the device, so those of a checkpoint
+            that does not fit there as it is stay in host memory.
 
     Raises:
         CheckpointError: the weights are incomplete, cannot be loaded, or are of another model.
@@ -35,7 +45,7 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
     """
     remedy = "end other processes, use --weights mini, or a device with more memory"
     with out_of_memory_as_error(f"loading {checkpoint.location}", hardware, remedy):
-        pipeline = _loaded(checkpoint, dtype, hardware)
+        pipeline = _loaded(checkpoint, dtype, hardware, shrinks)
     found, _ = recognise_pipeline(pipeline)
     if found != checkpoint.model:
         raise CheckpointError(
@@ -52,9 +62,11 @@ def load(checkpoint: Checkpoint, *, dtype: torch.dtype, hardware: Hardware) -> F
     return pipeline
 
 
-def _loaded(checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware) -> FluxPipeline:
+def _loaded(
+    checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware, shrinks: bool
+) -> FluxPipeline:
     if checkpoint.kind is WeightsKind.HUB:
-        return _load_checked(checkpoint.location, dtype, hardware).to(hardware.device)
+        return _load_checked(checkpoint.location, dtype, hardware, shrinks)
     if checkpoint.kind is WeightsKind.MINI:
         with without_loading_bars():
             return _load_mini(checkpoint.model.name, dtype).to(hardware.device)
@@ -66,17 +78,19 @@ def _loaded(checkpoint: Checkpoint, dtype: torch.dtype, hardware: Hardware) -> F
     return assemble(checkpoint.model, dtype, hardware.device, profile)
 
 
-def _load_checked(location: str, dtype: torch.dtype, hardware: Hardware) -> Any:
+def _load_checked(location: str, dtype: torch.dtype, hardware: Hardware, shrinks: bool) -> Any:
     """Load a checkpoint whose configuration was not written by us."""
     from fluxfast.models.completeness import check_checkpoint, check_vocabularies
 
     found = read_configuration(location)
     folder = _local_folder(location)
     inventory = check_checkpoint(folder, found)
-    check_weights_fit(inventory.elements, dtype, hardware)
+    stays = shrinks and hardware.is_gpu and not weights_fit(inventory.elements, dtype, hardware)
+    if not stays:
+        check_weights_fit(inventory.elements, dtype, hardware)
     pipeline = _from_pretrained(str(folder), dtype, variant=inventory.variant)
     check_vocabularies(pipeline)
-    return pipeline
+    return pipeline if stays else pipeline.to(hardware.device)
 
 
 def _local_folder(location: str) -> Path:

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 PUBLISHED_PARAMETERS = 16.87e9
 
 
+# What a GPU holds beside weights while they are loaded: its context, a stand-in's weights, a layer.
+ROOM_GIB = 4
+
+
+def weights_fit(parameters: float, dtype: torch.dtype, hardware: Hardware) -> bool:
+    """Return whether weights can be loaded onto the device, with room for what loading needs."""
+    return parameters * dtype.itemsize / GIB + ROOM_GIB <= hardware.memory_gib
+
+
 def check_weights_fit(parameters: float, dtype: torch.dtype, hardware: Hardware) -> None:
     """Refuse weights that need more memory than the device has.
 
@@ -36,7 +45,7 @@ def check_weights_fit(parameters: float, dtype: torch.dtype, hardware: Hardware)
             "these weights do not fit in memory",
             got=f"{hardware.memory_gib:.0f} GiB on {hardware.name}",
             allowed=f"{needed_gib:.0f} GiB or more for {str(dtype).removeprefix('torch.')}",
-            remedy="use --weights mini, or a device with more memory",
+            remedy="quantize them, use --weights mini, or a device with more memory",
         )
 
 

@@ -47,3 +47,18 @@ AROUND_THE_TRANSFORMER = frozenset(
         Axis.MEMORY,
     }
 )
+
+# Decisions that are made while weights may still be in host memory: those that make them smaller,
+# and what comes before.
+BEFORE_THE_DEVICE = frozenset(
+    {
+        Axis.DTYPE,
+        Axis.PARALLEL,
+        Axis.PROJECTIONS,
+        Axis.ATTENTION,
+        Axis.MEMORY_FORMAT,
+        Axis.CACHE,
+        Axis.QUANTIZATION,
+        Axis.MEMORY,
+    }
+)

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import Hardware
-from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.axis import BEFORE_THE_DEVICE, Axis
 from fluxfast.optimizations.facts import KernelCategory, NumberFormat, Package
 from fluxfast.optimizations.situation import Situation
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import FluxPipeline
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from fluxfast.optimizations.team import Team
 
@@ -55,14 +56,16 @@ class Plan:
 
     @property
     def in_order_of_application(self) -> tuple[Optimization, ...]:
-        """The optimizations as they are applied: in the order of their axes, with two exceptions.
+        """The optimizations as they are applied: in the order of their axes, with exceptions.
 
-        The exchange between GPUs is around attention, so it comes just after that. The compiler
-        comes last: it compiles the result of the others.
+        The exchange between GPUs is around attention, so it comes just after that. What needs less
+        memory comes before what needs its weights on the device. The compiler comes last: it
+        compiles the result of the others.
         """
         order = list(Axis)
         order.remove(Axis.PARALLEL)
         order.insert(order.index(Axis.ATTENTION) + 1, Axis.PARALLEL)
+        order.sort(key=lambda axis: axis not in BEFORE_THE_DEVICE)
         return tuple(
             sorted(self.optimizations, key=lambda o: (o.axis is Axis.COMPILE, order.index(o.axis)))
         )
@@ -97,6 +100,7 @@ class Build:
         on_new_weights: functions that derive anew what was derived from the weights, in the same
             memory, after the weights were rewritten.
         ahead: calls of other networks whose kernels are compiled together with those of a step.
+        in_host_memory: modules whose weights stay in host memory, and are copied for their turn.
         team: the processes that share an image; None where this process computes it alone.
     """
 
@@ -108,7 +112,15 @@ class Build:
     quantize: Callable[[Tensor], Tensor] | None = None
     on_new_weights: list[Callable[[], None]] = field(default_factory=list)
     ahead: list[Callable[[], object]] = field(default_factory=list)
+    in_host_memory: list[nn.Module] = field(default_factory=list)
     team: Team | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes; its weights may be in host memory until then."""
+        import torch
+
+        return torch.device(self.situation.hardware.device)
 
     @property
     def situation(self) -> Situation:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from fluxfast.console import no_progress
+from fluxfast.optimizations.axis import BEFORE_THE_DEVICE
 from fluxfast.optimizations.base import Artifacts, Build, Optimization, Plan, no_reason
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ def apply_plan(
     """Apply a plan to a pipeline in place; on an error, undo what was applied.
 
     Args:
-        pipeline: the pipeline.
+        pipeline: the pipeline. Weights in host memory go to the device of the plan, each layer that
+            is quantized after it was: so the device needs no room for all of them as they are.
         plan: the checked plan.
         artifacts: the folder of exported packages.
         progress: called with the name of each stage.
@@ -48,10 +51,30 @@ def apply_plan(
     try:
         with torch.no_grad():
             for optimization in plan.in_order_of_application:
+                if optimization.axis not in BEFORE_THE_DEVICE:
+                    _move_to_device(build)
                 progress(f"applying {optimization.name}")
                 optimization.apply(build)
                 after_each(optimization)
+            _move_to_device(build)
     except BaseException:
         build.undo.close()
         raise
     return build
+
+
+def _move_to_device(build: Build) -> None:
+    """Move what is still in host memory to the device, but for what is to stay there."""
+    if build.device.type == "cpu":
+        return
+    staying = {id(weight) for module in build.in_host_memory for weight in module.parameters()}
+    for network in build.pipeline.components.values():
+        if isinstance(network, nn.Module):
+            for tensor in (*network.parameters(), *network.buffers()):
+                if tensor.device.type == "cpu" and id(tensor) not in staying:
+                    _set_device(tensor, build.device)
+
+
+def _set_device(tensor: Tensor, device: torch.device) -> None:
+    """Move a parameter or buffer; whoever holds it sees the values that were moved."""
+    tensor.data = tensor.data.to(device)

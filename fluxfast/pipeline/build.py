@@ -127,7 +127,9 @@ def build(
         on_error.callback(_wait_for, kernels)
         progress("loading weights")
         started = time.perf_counter()
-        pipeline = load(checkpoint, dtype=dtype, hardware=plan.situation.hardware)
+        hardware = plan.situation.hardware
+        shrinks = plan.on(Axis.QUANTIZATION) is not None and hardware.gpus == 1
+        pipeline = load(checkpoint, dtype=dtype, hardware=hardware, shrinks=shrinks)
         loaded = time.perf_counter()
         applied = AppliedPlan(
             apply_on_every_rank(pipeline, plan, artifacts=artifacts, progress=progress)

@@ -107,4 +107,4 @@ class LiveWeights:
         is_plain = not is_traceable_wrapper_subclass(live)
         if is_plain and memory(original.data) == memory(live):
             original.data = original.data.clone()
-        return original.data.to(original.device, non_blocking=True)
+        return original.data.to(live.device, non_blocking=True)

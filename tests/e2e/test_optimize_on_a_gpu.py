@@ -57,6 +57,21 @@ def test_a_pipeline_is_optimized_as_requested_and_restored(choice, tmp_path, mon
     assert torch.equal(generate(pipeline, TEXT), before)
 
 
+@pytest.mark.parametrize("preset", ["default", "low_memory"])
+def test_a_pipeline_in_host_memory_is_moved_while_it_is_optimized(preset):
+    """The same latents as of a pipeline that was moved first, and the host's weights at the end."""
+    there, here = (loaded(TEXT, device).to(torch.bfloat16) for device in (DEVICE, "cpu"))
+    weights = {name: value.clone() for name, value in here.transformer.state_dict().items()}
+    with fluxfast.optimize(there, preset=preset) as fast:
+        expected = generate(fast, TEXT)
+    with fluxfast.optimize(here, preset=preset, device=DEVICE) as fast:
+        assert torch.equal(generate(fast, TEXT), expected)
+        assert fast.report().is_as_requested
+    after = here.transformer.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in weights.items())
+    assert here.device.type == "cpu"
+
+
 def test_original_weights_that_were_moved_to_the_host_come_back(monkeypatch):
     monkeypatch.setattr("fluxfast.api.optimize.FREE_MEMORY_SHARE", 2.0)  # never enough
     pipeline = loaded(TEXT, DEVICE)

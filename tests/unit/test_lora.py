@@ -1,6 +1,7 @@
 """LoRAs: every format is read as diffusers reads it, the rest is refused, and peft's are folded."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -17,11 +18,13 @@ from fluxfast.models.lora.adapter import Lora, LowRank, check_fits, describe, me
 from fluxfast.models.lora.fold import fold
 from fluxfast.models.lora.read import read_lora
 from fluxfast.models.lora.transfer import chunks
+from fluxfast.optimizations.base import Artifacts, Build, Plan
 from fluxfast.optimizations.fusion._modulation import StackedLinear
 from fluxfast.optimizations.fusion.fused_projections import SEPARATE_LAYERS
 from fluxfast.optimizations.precision._torchao import quantize_blocks
 from fluxfast.pipeline.live_weights import LiveWeights, recorded_layers
 from fluxfast.pipeline.snapshot import Snapshot, plain_tensors
+from tests.support.machines import CPU, situation
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # two adapters
 
@@ -387,10 +390,9 @@ def optimized(transformer, dtype, is_quantized):
     """Return LiveWeights of a transformer with fused projections and stacked modulation."""
     transformer.to(dtype).requires_grad_(False)
     pipeline = SimpleNamespace(transformer=transformer, components={"transformer": transformer})
-    left_out = SimpleNamespace(unquantized={"transformer_blocks.0.ff.net.2"})
-    build = SimpleNamespace(
-        pipeline=pipeline, situation=left_out, quantize=None, on_new_weights=[], team=None
-    )
+    left_out = replace(situation(CPU), unquantized={"transformer_blocks.0.ff.net.2"})
+    plan = Plan(optimizations=(), situation=left_out)
+    build = Build(pipeline=pipeline, plan=plan, artifacts=Artifacts(folder=None))
     originals = recorded_layers(transformer, Snapshot(pipeline))
     transformer.fuse_qkv_projections()
     for module in transformer.modules():

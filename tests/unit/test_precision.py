@@ -1,6 +1,5 @@
 """Quantization of zeros, and which fp8 scale is the default of a GPU."""
 
-from contextlib import ExitStack
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -8,6 +7,7 @@ import pytest
 
 from fluxfast.hardware import Platform
 from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.base import Artifacts, Build, Plan
 from fluxfast.optimizations.registry import default_choice, default_names
 from tests.support.machines import B200, CPU, L20, machine, situation
 
@@ -26,7 +26,8 @@ def quantized_layer(apply):
     transformer = nn.ModuleDict({"transformer_blocks": nn.ModuleList([layer])})
     with patch.object(quant_api, "_check_hardware_support", lambda granularity: None):
         pipeline = SimpleNamespace(transformer=transformer)
-        apply(SimpleNamespace(pipeline=pipeline, situation=situation(CPU), undo=ExitStack()))
+        plan = Plan(optimizations=(), situation=situation(CPU))
+        apply(Build(pipeline=pipeline, plan=plan, artifacts=Artifacts(folder=None)))
     return layer
 
 

@@ -31,7 +31,8 @@ class Streamed:
     def __init__(self, block: nn.Module, device: torch.device) -> None:
         """Move the block's weights to the host."""
         self.device, self.turns = device, 0
-        self.weights = [(weight, _in_host_memory(weight.data)) for weight in block.parameters()]
+        pinned = device.type == "cuda"
+        self.weights = [(w, _in_host_memory(w.data, pinned)) for w in block.parameters()]
         self.release()
 
     def fetch(self, *_: Any) -> None:
@@ -46,11 +47,10 @@ class Streamed:
             weight.data = values
 
 
-def _in_host_memory(values: Tensor) -> Tensor:
-    """Return a copy in host memory, pinned if the values are on a GPU: that doubles its speed."""
+def _in_host_memory(values: Tensor, pinned: bool) -> Tensor:
+    """Return a copy in host memory; where it is pinned, a GPU reads it twice as fast."""
     import torch
 
-    pinned = values.device.type == "cuda"
     return torch.empty_like(values, device="cpu", pin_memory=pinned).copy_(values)
 
 
@@ -62,8 +62,9 @@ def _copied(values: Tensor, device: torch.device) -> Tensor:
 
 def apply(build: Build) -> None:
     """Move T5's blocks to the host, and fetch each before its turn."""
-    t5, device = build.pipeline.text_encoder_2, build.pipeline.device
-    streamed = [Streamed(block, device) for block in t5.encoder.block]
+    t5 = build.pipeline.text_encoder_2
+    streamed = [Streamed(block, build.device) for block in t5.encoder.block]
+    build.in_host_memory.extend(t5.encoder.block)
     for block, weights in zip(t5.encoder.block, streamed, strict=True):
         build.undo.callback(block.register_forward_pre_hook(weights.fetch).remove)
         build.undo.callback(block.register_forward_hook(weights.release, always_call=True).remove)

@@ -55,7 +55,11 @@ def quantize_blocks(build: Build, config: Any, mend: Callable[[Any], None] | Non
     def is_chosen(module: nn.Module, name: str) -> bool:
         return name not in left_out and is_quantizable(module, name)
 
-    quantize_(transformer, config, filter_fn=is_chosen)
+    def is_chosen_there(module: nn.Module, name: str) -> bool:
+        """Return `is_chosen`, with the layer on the device: the next thing is to quantize it."""
+        return is_chosen(module, name) and bool(module.to(build.device))
+
+    quantize_(transformer, config, filter_fn=is_chosen_there)
     if mend:
         for name, module in transformer.named_modules():
             if is_chosen(module, name):
