@@ -25,6 +25,7 @@ from fluxfast.report.escaping import code, escaped, fenced
 BASELINES = Path("baselines")
 BASELINE_BRANCH = "baselines/nightly"
 WORTH_PROPOSING = (Outcome.FASTER, Outcome.CHANGED, Outcome.NEW, Outcome.WRONG_STACK)
+ANOTHER_CARD = "another card"
 
 
 def worth_proposing(
@@ -34,9 +35,10 @@ def worth_proposing(
 ) -> dict[tuple[str, str], str]:
     """Return the cases whose figures should become their baseline, with the reason.
 
-    A slowdown qualifies once the history has it as an accepted change point, and a broken case if
-    accepted pull requests name all that is worse. Cases measured by fewer processes than a baseline
-    takes (the ablation, once a night) do not qualify.
+    Results of a card that the baseline lacks qualify, if they are the same, to be added to the
+    others. A slowdown qualifies once the history has it as an accepted change point, and a broken
+    case if accepted pull requests name all that is worse. Cases measured by fewer processes than a
+    baseline takes (the ablation, once a night) do not qualify.
 
     Args:
         report: the JSON of `fluxfast report`.
@@ -54,11 +56,18 @@ def worth_proposing(
         where, outcome = (case["gpu"], case["case"]), Outcome(case["outcome"])
         if outcome in WORTH_PROPOSING:
             found[where] = outcome.value
+        elif outcome is Outcome.SAME and _is_on_another_card(case):
+            found[where] = ANOTHER_CARD
         elif outcome is Outcome.SLOWER and where in accepted:
             found[where] = f"{outcome.value} as accepted in {accepted[where]}"
         elif outcome is Outcome.BROKEN and (pulls := _breaking(case, merged)):
             found[where] = f"{outcome.value} as accepted in {', '.join(pulls)}"
     return found
+
+
+def _is_on_another_card(case: Mapping[str, Any]) -> bool:
+    known = (case["before"] or {}).get("cards", ())
+    return bool(known and case["cards"]) and not {*known} & {*case["cards"]}
 
 
 def _breaking(case: Mapping[str, Any], merged: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -85,10 +94,10 @@ def proposal(options: argparse.Namespace) -> int:
     )
     worth = worth_proposing(report, history, merged_pulls())
     before = _baselines()
-    refused = _accept(options.results, list(worth))
+    refused = _accept(options.results, worth)
     refusals = [f"- {_place(where)}\n\n{fenced(why)}\n" for where, why in refused.items()]
     if refusals:
-        note("`fluxfast baseline accept` refused:\n\n" + "\n".join(refusals))
+        note("`fluxfast baseline` refused:\n\n" + "\n".join(refusals))
     worth = {where: why for where, why in worth.items() if where not in refused}
     kinds = sorted({why.partition(" as ")[0] for why in worth.values()})
     body = [f"- {escaped(why)}: {_place(where)}" for where, why in worth.items()]
@@ -115,7 +124,7 @@ def _baselines() -> dict[str, str]:
 
 
 def _accept(
-    folders: Sequence[Path], worth: Sequence[tuple[str, str]]
+    folders: Sequence[Path], worth: Mapping[tuple[str, str], str]
 ) -> dict[tuple[str, str], str]:
     """Accept the figures of each case as its baseline; return why those refused were refused."""
     from fluxfast.bench.results.machine import hardware_of, machine_name
@@ -125,7 +134,9 @@ def _accept(
     for folder in folders:
         gpu = machine_name(hardware_of(read_results([folder])[0]))
         for case in (case for of_gpu, case in worth if of_gpu == gpu):
-            command = ("fluxfast", "baseline", "accept", str(folder), f"--case={case}")
+            is_added = worth[gpu, case] == ANOTHER_CARD
+            action = ("add-card", "--by=nightly run") if is_added else ("accept",)
+            command = ("fluxfast", "baseline", *action, str(folder), f"--case={case}")
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 refused[gpu, case] = done.stderr.strip()

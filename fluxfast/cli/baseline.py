@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 from collections.abc import Collection
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.baselines.accept import (
+    by_case,
     check_acceptable,
     history_path,
     history_rows,
@@ -17,6 +20,7 @@ from fluxfast.bench.baselines.accept import (
     role_changes,
 )
 from fluxfast.bench.baselines.baseline import PROCESSES, Baseline
+from fluxfast.bench.baselines.cards import Signature, with_cards
 from fluxfast.bench.baselines.file import locked_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for, find_baseline, own_baseline
 from fluxfast.bench.cases.labels import joined
@@ -46,28 +50,14 @@ def add_parser(commands: Any) -> None:
     shown.add_argument("--json", action="store_true", help="print JSON")
     shown.set_defaults(run=show)
     accepted = actions.add_parser("accept", help="make results the new baseline of their machine")
-    accepted.add_argument(
-        "results", type=stated_path, nargs="+", metavar="DIR", help="the results of one process"
-    )
-    accepted.add_argument(
-        "--case", action="append", metavar="ID", help="accept only this case; repeat for several"
-    )
-    accepted.add_argument(
-        "--gpu", help="the baseline to change (default: detected from the results)"
-    )
-    accepted.add_argument(
-        "--processes",
-        type=int,
-        default=PROCESSES,
-        help="processes that each case needs (%(default)s)",
-    )
-    accepted.add_argument(
-        "--cases",
-        type=stated_path,
-        metavar="FILE",
-        help="accept into the baseline of this file of cases",
-    )
+    _add_results(accepted)
     accepted.set_defaults(run=accept)
+    added = actions.add_parser(
+        "add-card", help="add results of a card that the baseline lacks, where they are the same"
+    )
+    _add_results(added)
+    added.add_argument("--by", help="who adds them (default: git's user.name)")
+    added.set_defaults(run=add_card)
     forgotten = actions.add_parser(
         "forget", help="remove results from this CPU's or your cases' own baseline, to begin again"
     )
@@ -79,6 +69,26 @@ def add_parser(commands: Any) -> None:
         "--cases", type=stated_path, metavar="FILE", help="the baseline of this file of cases"
     )
     forgotten.set_defaults(run=forget)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which results become part of which baseline."""
+    parser.add_argument(
+        "results", type=stated_path, nargs="+", metavar="DIR", help="the results of one process"
+    )
+    parser.add_argument(
+        "--case", action="append", metavar="ID", help="only this case; repeat for several"
+    )
+    parser.add_argument("--gpu", help="the baseline to change (default: detected from the results)")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=PROCESSES,
+        help="processes that each case needs (%(default)s)",
+    )
+    parser.add_argument(
+        "--cases", type=stated_path, metavar="FILE", help="the baseline of this file of cases"
+    )
 
 
 def show(options: argparse.Namespace) -> None:
@@ -134,19 +144,8 @@ def forget(options: argparse.Namespace) -> None:
 
 def accept(options: argparse.Namespace) -> None:
     """Check the results, write them into the baseline, and append to its history."""
-    if options.processes < 1:
-        raise BaselineError(
-            "a baseline without processes",
-            got=options.processes,
-            allowed="1 or more",
-            remedy="leave --processes out for three",
-        )
-    paths = result_paths(options.results)
-    found = _chosen([(path, read_result(path)) for path in paths], options.case)
+    found, baseline = _found(options)
     results = [result for _, result in found]
-    baseline = _baseline_of(results, options)
-    if baseline.path.parent == shipped_baselines():
-        required_checkout("accepting results into a stored baseline")
     with locked_baseline(baseline) as newest:
         updated = newest.accept(results)
         check_acceptable(newest, found, options.processes)
@@ -159,6 +158,61 @@ def accept(options: argparse.Namespace) -> None:
         table.add_row(wrapping(row["case"]), *(row[column] for column in SHOWN[1:]))
     out("\n".join([render(table), *roles]))
     out(f"wrote {updated.path} and {history_path(updated).name}")
+
+
+def add_card(options: argparse.Namespace) -> None:
+    """Judge results of further cards, and add those that are the same to the baseline."""
+    found, baseline = _found(options)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    signature = Signature(by=options.by or _user(), at=now)
+    with locked_baseline(baseline) as newest:
+        check_acceptable(newest, found, options.processes)
+        extension = with_cards(newest, [result for _, result in found], signature)
+        for case_id, why in extension.refused.items():
+            out(f"not added: {case_id}\n  {why}")
+        if not extension.added:
+            raise BaselineError(
+                "no results were added to the baseline",
+                got=f"{len(extension.refused)} cases, see above",
+                allowed="cases that are the same on a card that the baseline lacks",
+                remedy="measure more of the card, or record every card and accept all together",
+            )
+        write_baseline(extension.baseline)
+    for case_id, ours in by_case(extension.added).items():
+        cards = ", ".join(sorted({result.card for result in ours}))
+        out(f"added {len(ours)} processes of {cards}: {case_id}")
+    out(f"wrote {baseline.path}, signed by {signature.by}")
+
+
+def _user() -> str:
+    """Return the name that git signs commits with."""
+    command = ["git", "config", "user.name"]
+    name = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    if not name:
+        raise BaselineError(
+            "nobody signs for these results",
+            got="no --by, and no user.name in git's configuration",
+            allowed="a name, which the baseline keeps with each process",
+            remedy="name it with --by NAME",
+        )
+    return name
+
+
+def _found(options: argparse.Namespace) -> tuple[list[tuple[Path, CaseResult]], Baseline]:
+    """Return the chosen results with their files, and the baseline that they are for."""
+    if options.processes < 1:
+        raise BaselineError(
+            "a baseline without processes",
+            got=options.processes,
+            allowed="1 or more",
+            remedy="leave --processes out for three",
+        )
+    paths = result_paths(options.results)
+    found = _chosen([(path, read_result(path)) for path in paths], options.case)
+    baseline = _baseline_of([result for _, result in found], options)
+    if baseline.path.parent == shipped_baselines():
+        required_checkout("accepting results into a stored baseline")
+    return found, baseline
 
 
 def _chosen(

@@ -117,7 +117,7 @@ class Build:
 
     @property
     def device(self) -> torch.device:
-        """Where the pipeline computes; its weights may be in host memory until then."""
+        """Return where the pipeline computes; its weights may be in host memory until then."""
         import torch
 
         return torch.device(self.situation.hardware.device)

@@ -151,18 +151,26 @@ def _slower_than_fewer_gpus(suite: Suite, shown: Sequence[PlannedCase]) -> Itera
 
 
 def unknown_card(suite: Suite) -> Iterator[str]:
-    """Yield a line if cases are undecided on a card that the baseline does not contain."""
-    undecided = [
-        suite.measured[case_id]
-        for case_id, outcome in suite.outcomes.items()
-        if outcome is Outcome.UNDECIDED and not suite.options.compares
-    ]
-    if unknown := [result for result in undecided if suite.baseline.lacks_card(result)]:
+    """Yield what to do where the baseline does not contain this card."""
+    if undecided := _on_unknown_card(suite, Outcome.UNDECIDED):
         yield (
-            f"{len(unknown)} undecided cases have no process of this card ({unknown[0].card}) in "
-            "the baseline: compare with --against REF, or record the card "
+            f"{len(undecided)} undecided cases have no process of this card ({undecided[0].card}) "
+            "in the baseline: compare with --against REF, or record the card "
             "(docs/guides/read-a-verdict.md)"
         )
+    if same := _on_unknown_card(suite, Outcome.SAME):
+        yield (
+            f"{len(same)} cases are the same on a card that the baseline lacks ({same[0].card}): "
+            "with three processes, `fluxfast baseline add-card` lets it join"
+        )
+
+
+def _on_unknown_card(suite: Suite, outcome: Outcome) -> list[CaseResult]:
+    """Return the results of this outcome, unless both sides of a comparison ran on this card."""
+    found = [suite.measured[case_id] for case_id, of in suite.outcomes.items() if of is outcome]
+    if not found or suite.options.compares:
+        return []
+    return [result for result in found if suite.baseline.lacks_card(result)]
 
 
 def has_summary(suite: Suite) -> bool:

@@ -232,6 +232,7 @@ def _figures_json(summary: CaseSummary) -> dict[str, Any]:
         "peak_memory_gib": summary.peak_memory_gib,
         "processes": summary.processes,
         "measured_at": summary.measured_at,
+        "cards": sorted(summary.cards),
         "serving": vars(summary.serving),
     }
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from fluxfast.bench.baselines.file import read_baseline, write_baseline
-from fluxfast.bench.baselines.lookup import baseline_for, own_baseline
+from fluxfast.bench.baselines.lookup import baseline_for, find_baseline, own_baseline
+from fluxfast.bench.results.store import write_result
 from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import detect
@@ -25,8 +26,9 @@ from fluxfast.mini import WEIGHTS
 from tests.support.collecting import collected
 from tests.support.forked import run_module
 from tests.support.pages import COMMANDS, JSON, REPOSITORY, WAYS, YAML, commands, way_of
+from tests.support.processes import ONE_CARD, processes
 from tests.support.rehearsal import rehearse_commands, run_pytest
-from tests.support.results import result
+from tests.support.results import CANARIES, result
 from tests.support.synthetic_results import ablation, write
 
 TINY = "dev-mini-32x32-b1-s1-eager"  # stands for CASE
@@ -126,6 +128,25 @@ def test_results_of_own_cases_are_accepted(line, tmp_path, monkeypatch):
         target.symlink_to(folder)
     assert main(shlex.split(line)[1:]) == 0
     assert len(read_baseline(Path("my-cases.nvidia-h200.json")).results) == len(own) / 3
+
+
+@each_of(commands("added"))
+def test_a_card_is_added_in_the_name_of_whom_git_knows(line, tmp_path, monkeypatch, capsys):
+    lookup = "fluxfast.bench.baselines.lookup.shipped_baselines"
+    monkeypatch.setattr(lookup, lambda: tmp_path)
+    for name, value in dict(COUNT="1", KEY_0="user.name", VALUE_0="Ada").items():
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    known = processes(canaries=CANARIES, clock_mhz=1500)
+    empty = replace(find_baseline("h200", REPOSITORY / "baselines"), results={})
+    write_baseline(replace(empty, path=tmp_path / empty.path.name).accept(known))
+    of_another = {**ONE_CARD, "gpu": {"uuid": "GPU-b"}}
+    for number, one in enumerate(processes(canaries=CANARIES, clock_mhz=1500, seed=1), 1):
+        write_result(tmp_path / "results" / str(number), replace(one, environment=of_another))
+    assert main(shlex.split(line)[1:]) == 0
+    assert "added 3 processes of GPU-b" in capsys.readouterr().out
+    added = read_baseline(tmp_path / empty.path.name).results[known[0].case.id][len(known) :]
+    assert [one.provenance["added_by"] for one in added] == ["Ada"] * 3
 
 
 @each_of(commands("forgotten"))

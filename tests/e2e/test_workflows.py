@@ -615,10 +615,11 @@ def test_a_run_that_has_not_reached_measuring_is_waited_for():
 
 
 def test_only_accepted_slowdowns_are_proposed_as_baselines():
-    def one(name, outcome, gpu="NVIDIA H200", processes=3, worse=()):
+    def one(name, outcome, gpu="NVIDIA H200", processes=3, worse=(), cards=("a",)):
         return {
             "gpu": gpu, "case": name, "outcome": outcome, "processes": processes, "worse": worse,
-            "before": {"measured_at": "2026-11-01T00:00:00+00:00"},
+            "before": {"measured_at": "2026-11-01T00:00:00+00:00", "cards": ["a", "b"]},
+            "cards": cards,
             "measured_at": "2026-11-09T02:17:00+00:00",
         }  # fmt: skip
 
@@ -632,6 +633,8 @@ def test_only_accepted_slowdowns_are_proposed_as_baselines():
         one("a", "slower"), one("b", "slower"), one("c", "slower"), one("d", "same"),
         one("e", "faster"), one("a", "slower", gpu="NVIDIA H100"), one("f", "broken"),
         one("g", "faster", processes=1),  # from the ablation, once a night
+        one("h", "same", cards=["c"]), one("i", "same", cards=["b", "c"]),
+        one("j", "same", cards=()), one("k", "undecided", cards=["c"]),
     ]}  # fmt: skip
     history = [
         changed("a", (-0.1, False, ["#1"]), (0.05, False, ["#2", "#3"])),
@@ -642,6 +645,7 @@ def test_only_accepted_slowdowns_are_proposed_as_baselines():
     assert worth_proposing(report, history) == {
         ("NVIDIA H200", "a"): "slower as accepted in #2, #3",
         ("NVIDIA H200", "e"): "faster",
+        ("NVIDIA H200", "h"): "another card",
     }
     report = {"cases": [
         one("a", "changed"),

@@ -25,6 +25,7 @@ LOOP = re.compile(r"^for (\w+) in (\w+)[\w ]*; do (.*); done$")
 # How a command is run, by its beginning; the first that matches.
 WAYS = {
     "accepted into an own baseline": ("fluxfast baseline accept --cases ",),
+    "added": ("fluxfast baseline add-card ",),
     "forgotten": ("fluxfast baseline forget",),
     "accepted": ("fluxfast baseline accept", "fluxfast matrix --gpu b200"),
     "smaller": ("fluxfast profile --error ",),  # by tests/e2e

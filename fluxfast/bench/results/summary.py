@@ -40,6 +40,7 @@ class CaseSummary:
         spread: the largest over the smallest process median of `e2e_s` or `eager_ratio`, less 1.
         counters: the exact counters of the last process.
         measured_at: when the newest process measured it, in ISO 8601; "" where that is unknown.
+        cards: the UUIDs of the GPUs that measured it, those that are known.
         serving: percentiles, throughput, energy and start.
     """
 
@@ -65,6 +66,7 @@ class CaseSummary:
     spread: float
     counters: dict[str, int]
     measured_at: str
+    cards: frozenset[str]
     serving: ServingFigures
 
     @property
@@ -113,6 +115,7 @@ def summarize(results: Sequence[CaseResult]) -> CaseSummary:
         spread=max(spread_of) / min(spread_of) - 1,
         counters=dict(results[-1].counters),
         measured_at=max(str(r.provenance.get("date", "")) for r in results),
+        cards=frozenset(r.card for r in results if r.card),
         serving=serving_figures(results),
     )
 
