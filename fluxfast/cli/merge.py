@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fluxfast.bench.results.shards import shards_in
+from fluxfast.bench.results.shards import has_no_cases, shards_in
 from fluxfast.console import out
 from fluxfast.files import stated_path
 from fluxfast.report.merge import merge
@@ -34,6 +34,6 @@ def run(options: argparse.Namespace) -> None:
     out(f"merged {merged.count} results of {used} folders into {options.output}")
     for folder in merged.empty:
         shards = f" (shard {', '.join(found)})" if (found := shards_in(folder)) else ""
-        out(f"no results in {folder}{shards}")
+        out(f"no {'cases' if has_no_cases(folder) else 'results'} in {folder}{shards}")
     if merged.missing:
         out(f"missing shards: {', '.join(merged.missing)}")

@@ -11,6 +11,7 @@ import pytest
 from fluxfast.bench.ab.environment import check_same_device
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.results.folders import why_not_writable
+from fluxfast.bench.results.shards import WHOLE
 from fluxfast.bench.verdicts.outcome import NOT_JUDGED_STATUS, Outcome
 from fluxfast.bench.verdicts.tables import failure_text
 from fluxfast.bench.verdicts.verdict import Verdict
@@ -18,7 +19,7 @@ from fluxfast.console import quiet_libraries
 from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin import benchmark, printing
 from fluxfast.pytest_plugin.comparing import check_other_side
-from fluxfast.pytest_plugin.items import cases_of, judges, keeps_compiled_code, turn
+from fluxfast.pytest_plugin.items import cases_of, judges, keeps_compiled_code, planned_of, turn
 from fluxfast.pytest_plugin.neighbours import announced
 from fluxfast.pytest_plugin.options import Options, add_options
 from fluxfast.pytest_plugin.planning import check_takes_cases
@@ -100,24 +101,35 @@ def pytest_xdist_node_collection_finished(node: Any, ids: Iterable[str]) -> None
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Note the selected cases; check and lock the folder of results before a case is measured."""
+    """Note the selected cases; check and lock the folder of results before a case is measured.
+
+    A shard without cases notes that in its folder, so that a merge does not miss it.
+    """
     suite = session.config.stash[SUITE]
     suite.selected = cases_of(session.items)
-    if not suite.selected or session.config.option.collectonly:
+    if session.config.option.collectonly or not (suite.selected or is_empty_shard(suite)):
         return
     if is_worker(session.config):
         lock_own_results(suite)
         return
     try:
-        suite.open_results(judges=any(map(judges, session.items)))
+        suite.open_results(judges=any(judges(item) for item in session.items if planned_of(item)))
         session.config.stash[OTHER_RUNS] = suite.opened.enter_context(announced())
     except FluxFastError as error:
         raise pytest.UsageError(f"fluxfast: {error}") from None
 
 
+def is_empty_shard(suite: Suite) -> bool:
+    """Return whether the session's part of the cases has none, whatever -k selects."""
+    plans = suite.plans.values()
+    return suite.options.shard != WHOLE and bool(plans) and not any(plan.cases for plan in plans)
+
+
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """Print what is measured where; nothing with -q."""
     suite = config.stash[SUITE]
+    if config.get_verbosity() >= 0 and is_empty_shard(suite):
+        return [f"fluxfast: shard {suite.options.shard} has no cases"]
     if not suite.selected or config.get_verbosity() < 0:
         return []
     lines = [*printing.header(suite, judges=any(map(judges, items))), *_other_runs(config)]

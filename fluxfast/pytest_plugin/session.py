@@ -124,7 +124,7 @@ class Suite:
         if not self.options.results:
             self.opened.callback(self._remove_old)
         self.opened.enter_context(locked(self.results_folder))
-        note_shard(self.results_folder, self.options.shard)
+        note_shard(self.results_folder, self.options.shard, is_empty=not self.selected)
 
     def close(self) -> None:
         """Write what joins the baseline, unlock the results and remove old ones."""

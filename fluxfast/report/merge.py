@@ -12,7 +12,7 @@ from pathlib import Path
 from fluxfast.bench.results.artifacts import artifact_paths, is_there
 from fluxfast.bench.results.joining import check_consistent
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.results.shards import merge_notes, missing_shards
+from fluxfast.bench.results.shards import has_no_cases, merge_notes, missing_shards
 from fluxfast.bench.results.store import read_result, result_paths
 from fluxfast.errors import BaselineError
 from fluxfast.files import locked
@@ -36,7 +36,7 @@ class Merged:
 def merge(folders: Sequence[Path], output: Path) -> Merged:
     """Copy every result with its artifacts into `output`, once for each process of a case.
 
-    A folder without results, such as that of a shard that failed, is passed over.
+    A folder without results is passed over. Its shard is missing, unless the shard has no cases.
 
     Raises:
         BaselineError: a folder is missing, none has results, the results differ in GPU, stack or
@@ -46,14 +46,15 @@ def merge(folders: Sequence[Path], output: Path) -> Merged:
     check_consistent(found)
     distinct = {_identity(result): (path, result) for path, result in found}
     filled = {path.parent for path, _ in found}
+    present = filled | {folder for folder in folders if has_no_cases(folder)}
     output = output.resolve()
     with locked(output.with_name(f".{output.name}.lock")):
         _check_empty(output)
-        _write(list(distinct.values()), filled, output)
+        _write(list(distinct.values()), present, output)
     return Merged(
         count=len(distinct),
         empty=tuple(folder for folder in folders if folder not in filled),
-        missing=tuple(missing_shards(filled)),
+        missing=tuple(missing_shards(present)),
     )
 
 

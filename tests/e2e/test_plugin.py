@@ -12,6 +12,7 @@ from PIL import Image
 from fluxfast.bench.results.artifacts import image_path, read_figures
 from fluxfast.bench.results.folders import locked
 from fluxfast.bench.results.machine import cpu_slug
+from fluxfast.bench.results.shards import has_no_cases, shards_in
 from fluxfast.bench.results.store import read_result
 from fluxfast.bench.verdicts.outcome import NOT_JUDGED_STATUS
 from fluxfast.hardware import detect
@@ -201,6 +202,14 @@ def test_recording_judges_nothing_and_leaves_a_candidate(project):
     assert (quality["psnr_db"], quality["ssim"], quality["step_error"]) == (None, 1.0, 0.0)
     assert read_figures(folder, "kernels", case)["GEMM"] > 0
     assert not local_baseline(project).exists()
+
+
+def test_a_shard_without_cases_leaves_its_note_for_the_merge(project):
+    words = ("perf_tests", "--gpu=cpu", "--model=schnell", "--record", "--results=3")
+    result = forked_pytest(project, *words, "--shard=3/4")
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(["fluxfast: shard 3/4 has no cases"])
+    assert has_no_cases(project.path / "3") and shards_in(project.path / "3") == ["3/4"]
 
 
 def test_a_corrupt_baseline_stops_the_run_before_it_begins(project):

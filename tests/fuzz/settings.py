@@ -118,7 +118,10 @@ def feed_shards(random: Random, folder: Path) -> None:
         return
     for side in "BC":
         write_run(folder / side, side)
-    notes = [f"{random.choice(COUNTS)}/{random.choice(COUNTS)}\n" for _ in range(3)]
+    ends = ("", " empty", " full")
+    notes = [
+        f"{random.choice(COUNTS)}/{random.choice(COUNTS)}{random.choice(ends)}\n" for _ in range(3)
+    ]
     path = folder / "B" / SHARDS
     path.write_bytes(damaged_bytes(random, "".join(["1/2\n", *notes]).encode()))
     if random.randrange(10) == 0:

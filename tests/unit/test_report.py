@@ -508,6 +508,21 @@ def test_an_empty_shard_is_named_and_passed_over(tmp_path, capsys):
         assert not (tmp_path / "other").exists()
 
 
+def test_a_shard_without_cases_is_not_missing(tmp_path, capsys):
+    for name, model in (("1", "schnell"), ("2", "dev"), ("3", None)):
+        note_shard(tmp_path / name, f"{name}/4", is_empty=model is None)
+        if model:
+            write_result(tmp_path / name, result(case=case(model=model)))
+    folders, output = [str(tmp_path / name) for name in "123"], str(tmp_path / "merged")
+    assert main(["merge", *folders, "--output", output]) == 0
+    printed = capsys.readouterr().out
+    assert f"no cases in {folders[2]} (shard 3/4)\nmissing shards: 4/4\n" in printed
+    note_shard(tmp_path / "4", "4/4", is_empty=True)
+    again = [output, str(tmp_path / "4"), "--output", str(tmp_path / "again")]
+    assert main(["merge", *again]) == 0
+    assert "missing" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
     [

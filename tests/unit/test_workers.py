@@ -5,7 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from fluxfast.bench.results.shards import merge_notes, missing_shards, note_shard, shards_in
+from fluxfast.bench.results.shards import (
+    has_no_cases,
+    merge_notes,
+    missing_shards,
+    note_shard,
+    shards_in,
+)
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Platform
 from fluxfast.pytest_plugin import workers
@@ -187,3 +193,12 @@ def test_a_folder_knows_its_shards_and_a_merge_which_are_missing(tmp_path):
     assert shards_in(tmp_path / "merged") == ["1/2", "2/2"]
     note_shard(folders[0], "1/1")
     assert shards_in(folders[0]) == []
+
+
+def test_a_folder_knows_that_its_shard_has_no_cases(tmp_path):
+    note_shard(tmp_path, "3/4")
+    assert not has_no_cases(tmp_path)
+    note_shard(tmp_path, "3/4", is_empty=True)  # the same part again
+    assert has_no_cases(tmp_path) and shards_in(tmp_path) == ["3/4"]
+    note_shard(tmp_path, "2/4")
+    assert not has_no_cases(tmp_path) and shards_in(tmp_path) == ["2/4", "3/4"]

@@ -14,25 +14,33 @@ from fluxfast.files.reading import read_text
 WHOLE = "1/1"
 FILE = "shards.txt"
 LARGEST_BYTES = 100_000
-PART = re.compile(r"[1-9]\d{0,3}/[1-9]\d{0,3}", re.ASCII)
+EMPTY = " empty"  # after a part that has no cases
+LINE = re.compile(rf"[1-9]\d{{0,3}}/[1-9]\d{{0,3}}({EMPTY})?", re.ASCII)
 
 
-def note_shard(folder: Path, shard: str) -> None:
-    """Note in a folder of results that a run measures the part `I/N` of its cases into it."""
+def note_shard(folder: Path, shard: str, *, is_empty: bool = False) -> None:
+    """Note in a folder of results that a run measures the part `I/N` of its cases into it.
+
+    Args:
+        folder: the folder of results.
+        shard: the part.
+        is_empty: whether the part has no cases, so that the folder will have no results of it.
+    """
     if shard == WHOLE:
         (folder / FILE).unlink(missing_ok=True)
-    else:
-        _write(folder, {*shards_in(folder), shard})
+        return
+    others = {line for line in _lines_in(folder) if _part(line) != shard}
+    _write(folder, {*others, shard + (EMPTY if is_empty else "")})
 
 
 def merge_notes(folders: Iterable[Path], output: Path) -> None:
     """Note in a merged folder the parts of all its sources."""
-    if shards := {shard for folder in folders for shard in shards_in(folder)}:
-        _write(output, shards)
+    if lines := {line for folder in folders for line in _lines_in(folder)}:
+        _write(output, lines)
 
 
-def _write(folder: Path, shards: set[str]) -> None:
-    write_atomically(folder / FILE, "".join(f"{shard}\n" for shard in sorted(shards)))
+def _write(folder: Path, lines: set[str]) -> None:
+    write_atomically(folder / FILE, "".join(f"{line}\n" for line in sorted(lines)))
 
 
 def shards_in(folder: Path) -> list[str]:
@@ -41,14 +49,33 @@ def shards_in(folder: Path) -> list[str]:
     Raises:
         BaselineError: the note cannot be read, or names something else.
     """
+    return sorted(set(map(_part, _lines_in(folder))))
+
+
+def has_no_cases(folder: Path) -> bool:
+    """Return whether all parts that were measured into a folder are empty.
+
+    Raises:
+        BaselineError: as `shards_in`.
+    """
+    lines = _lines_in(folder)
+    return bool(lines) and all(line.endswith(EMPTY) for line in lines)
+
+
+def _part(line: str) -> str:
+    return line.removesuffix(EMPTY)
+
+
+def _lines_in(folder: Path) -> list[str]:
     path = folder / FILE
     try:
         text = read_text(path, LARGEST_BYTES) if path.exists() else ""
     except (OSError, ValueError) as error:
         raise _wrong(path, str(error)) from error
-    if wrong := [line for line in text.splitlines() if not PART.fullmatch(line)]:
+    lines = text.splitlines()
+    if wrong := [line for line in lines if not LINE.fullmatch(line)]:
         raise _wrong(path, repr(wrong[0][:80]))
-    return text.split()
+    return lines
 
 
 def _wrong(path: Path, got: str) -> BaselineError:
