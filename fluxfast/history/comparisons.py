@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fluxfast.bench.ab.layout import OURS, process_folders
+from fluxfast.bench.cases.labels import joined, workload_text
 from fluxfast.bench.results.machine import hardware_of, machine_name
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.sides import ComparedSides, read_sides
 from fluxfast.bench.results.store import read_results
 from fluxfast.bench.verdicts.artifacts import read_artifact
+from fluxfast.bench.verdicts.metrics import PERFORMANCE_METRICS
 from fluxfast.history.checks import check_compared, checked
 
 TABLE = """
@@ -37,7 +39,8 @@ class ComparedCase:
         gpu: the name of the machine.
         case_id: the case.
         measured_at: when its last process of side B measured, in ISO 8601 and UTC.
-        label: the model, and the role of the case if it has one: `dev default`.
+        label: workload, role or optimizations, and the figure that changed: `dev (synthetic), 28
+            steps, 1024×1024, default: step`.
         sides: what differs between the sides, as `torch 2.11.0 → 2.12.0`.
         outcome: the verdict.
         relative: the relative change; positive is slower. None if nothing was compared.
@@ -56,7 +59,11 @@ class ComparedCase:
     high: float | None = None
 
     def __str__(self) -> str:
-        """Return one line: `torch 2.11.0 → 2.12.0: dev default +1.8% (+1.1 to +2.5%), slower`."""
+        """Return one line: sides, label, change with its interval, and verdict.
+
+        As `torch 2.11.0 → 2.12.0: dev (synthetic), 28 steps, 1024×1024, default: step +1.8% (+1.1
+        to +2.5%), slower`.
+        """
         text = f"{self.sides}: {self.label}"
         if self.relative is not None:
             text += f" {self.relative:+.1%}"
@@ -85,13 +92,19 @@ def _compared(result: CaseResult, verdict: Mapping[str, Any], sides: ComparedSid
         gpu=machine_name(hardware_of(result)),
         case_id=result.case.id,
         measured_at=str(result.provenance.get("date") or ""),
-        label=" ".join(filter(None, [result.case.model, result.role])),
+        label=_label(result, verdict.get("change_of")),
         sides=sides.change,
         outcome=verdict["outcome"],
         relative=verdict.get("change"),
         low=low,
         high=high,
     )
+
+
+def _label(result: CaseResult, metric: str | None) -> str:
+    case = f"{workload_text(result.case)}, {result.role or joined(result.case.optimizations)}"
+    titles = {known.name: known.title for known in PERFORMANCE_METRICS}
+    return f"{case}: {titles.get(metric, metric)}" if metric else case
 
 
 def append_compared(connection: sqlite3.Connection, cases: Iterable[ComparedCase]) -> int:

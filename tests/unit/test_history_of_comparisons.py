@@ -8,10 +8,12 @@ from fluxfast.bench.results.artifacts import write_figures
 from fluxfast.bench.results.sides import write_sides
 from fluxfast.bench.results.store import write_result
 from fluxfast.cli.main import main
+from fluxfast.history.comparisons import compared_cases
 from tests.support.results import case, result
 from tests.support.synthetic_sides import two_environments
 
-VERDICT = {"outcome": "same", "reason": "", "change": 0.018, "interval": [0.011, 0.025]}
+CHANGE = {"change": 0.018, "change_of": "step_ms", "interval": [0.011, 0.025]}
+VERDICT = {"outcome": "same", "reason": ""} | CHANGE
 
 
 def comparison(results):
@@ -32,9 +34,20 @@ def test_the_history_has_what_an_upgrade_did_and_no_night_of_it(tmp_path, capsys
         assert f"{added} of 1 cases of comparisons added" in capsys.readouterr().out
     assert main(history) == 0
     output = " ".join(capsys.readouterr().out.split())
-    line = "torch 2.11.0 → 2.12.0: dev default +1.8% (+1.1 to +2.5%), same"
+    name = "dev (synthetic), 2 steps, 1024×1024, default: step"
+    line = f"torch 2.11.0 → 2.12.0: {name} +1.8% (+1.1 to +2.5%), same"
     assert f"2026-11-30 NVIDIA H200, {line}" in output
     assert main([*history, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
     assert main([*history, "--gpu", "h100"]) == 0
     assert "no results match" in capsys.readouterr().out
+
+
+def test_cases_without_a_role_are_told_apart_by_their_optimizations(tmp_path):
+    run, names = comparison(tmp_path / "upgrade"), [("fa3",), ("fused_projections", "fa3")]
+    for optimizations in names:
+        one = case(optimizations=optimizations)
+        write_result(run / "B2", result(case=one))
+        write_figures(run / "B2", "verdicts", one, VERDICT | {"change_of": "e2e_s"})
+    labels = [compared.label.rpartition("1024×1024, ")[2] for compared in compared_cases(run)]
+    assert sorted(labels) == ["default: step", "fa3: image", "fused_projections + fa3: image"]
