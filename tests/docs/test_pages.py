@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from fluxfast.bench.baselines.file import read_baseline
 from fluxfast.bench.baselines.lookup import find_baseline
 from fluxfast.bench.cases.role import Role
 from fluxfast.bench.verdicts.counters import COUNTERS
@@ -115,3 +116,20 @@ def test_the_tiers_on_a_page_are_those_of_the_baseline(page, capsys):
                 assert found[0] == f"{figures[name]:.{digits}f}", f"{model} {tier}{more}: {name}"
             else:
                 assert printed in ("", "–") or figures[name] is None, f"{model} {tier}: {name}"
+
+
+def test_the_pages_state_which_stored_cases_have_cycles():
+    guide = " ".join((REPOSITORY / "docs" / "guides" / "read-a-verdict.md").read_text().split())
+    assert "cycles in the `tiers` of synthetic weights: of three cards in schnell and dev" in guide
+    cards = {}
+    for path in (REPOSITORY / "baselines").glob("*.json"):
+        for results in read_baseline(path).results.values():
+            if counted := {result.card for result in results if result.step_mcycles}:
+                case, role = results[-1].case, results[-1].role
+                assert (path.name, case.weights) == ("nvidia-h200.json", "synthetic")
+                cards[case.model, role] = len(counted)
+    of_three = {
+        (model, role) for model in ("schnell", "dev") for role in (Role.EAGER, Role.DEFAULT)
+    }
+    assert {case for case, count in cards.items() if count == 3} == of_three
+    assert {count for case, count in cards.items() if case not in of_three} == {1}
