@@ -15,6 +15,7 @@ from fluxfast.bench.results.folders import why_not_writable
 from fluxfast.bench.results.provenance import changed_sources
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.errors import BaselineError, FluxFastError
+from fluxfast.files import shipped_baselines
 from fluxfast.hardware import Hardware
 from fluxfast.pytest_plugin.options import Options
 
@@ -39,6 +40,28 @@ def session_baseline(
         return baseline_for(options.gpu, hardware, options.baselines, local)
     found = own_baseline(options.cases, options.gpu, hardware, options.baselines)
     return replace(found, tolerances={one.case.id: one.tolerances for one in planned})
+
+
+def check_folder(options: Options, hardware: Hardware, baseline: Baseline) -> None:
+    """Check that --baselines has an effect: a CPU's own baseline is in one place for all commands.
+
+    Args:
+        options: the options of the session.
+        hardware: the machine.
+        baseline: the baseline that the session found for the machine.
+
+    Raises:
+        BaselineError: the folder that is named has no baseline of this CPU.
+    """
+    named, used = options.baselines.resolve(), baseline.path.parent.resolve()
+    if hardware.is_gpu or options.cases or named in (used, shipped_baselines().resolve()):
+        return
+    raise BaselineError(
+        "--baselines has no effect: the folder has no baseline of this CPU",
+        got=options.baselines,
+        allowed=f"a folder with {baseline.path.name}",
+        remedy=f"leave --baselines out: the CPU's own baseline is in {baseline.path.parent}",
+    )
 
 
 def baselines_of_fewer_gpus(options: Options, hardware: Hardware, local: Path) -> list[Baseline]:

@@ -17,7 +17,7 @@ from fluxfast.bench.verdicts.tables import failure_text
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.console import quiet_libraries
 from fluxfast.errors import FluxFastError
-from fluxfast.pytest_plugin import benchmark, printing
+from fluxfast.pytest_plugin import baselines, benchmark, printing
 from fluxfast.pytest_plugin.comparing import check_other_side
 from fluxfast.pytest_plugin.items import cases_of, judges, keeps_compiled_code, planned_of, turn
 from fluxfast.pytest_plugin.neighbours import announced
@@ -65,7 +65,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         check_takes_cases(suite.options, metafunc.module)
         cases = suite.plan(metafunc.module)
-        suite.baseline  # noqa: B018 - a wrong machine or a corrupt file stops before a build
+        # A wrong machine, a corrupt file or a folder without effect stops before a build.
+        baselines.check_folder(suite.options, suite.hardware, suite.baseline)
         if suite.other_environment:
             gpu = suite.hardware.name if suite.hardware.is_gpu else ""
             check_same_device(suite.other_environment, gpu)

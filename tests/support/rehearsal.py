@@ -103,7 +103,9 @@ def forget_suites() -> None:
 def run_pytest(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, Rehearsal]:
     """Run `pytest perf_tests …` in the working directory, on the GPU it names or on this CPU."""
     gpu = arguments[arguments.index("--gpu") + 1]
+    here = [f"--rootdir={Path.cwd()}", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
     if gpu != "cpu":
+        here += ["--baselines=baselines"]
         machine = described(gpu, Path("baselines"))
         monkeypatch.setattr(
             "fluxfast.pytest_plugin.session.detect",
@@ -118,8 +120,7 @@ def run_pytest(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[i
     monkeypatch.setattr("fluxfast.pytest_plugin.comparing.measure_in", measured_in)
     rehearsal = Rehearsal()
     forget_suites()
-    here = [f"--rootdir={Path.cwd()}", "--baselines=baselines", "-p", "no:cacheprovider"]
-    return pytest.main([*arguments, *here, "-p", "no:faulthandler"], plugins=[rehearsal]), rehearsal
+    return pytest.main([*arguments, *here], plugins=[rehearsal]), rehearsal
 
 
 class StandIn:

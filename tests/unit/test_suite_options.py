@@ -7,6 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from fluxfast.bench.baselines.baseline import Baseline
+from fluxfast.bench.baselines.file import write_baseline
+from fluxfast.bench.results.machine import cpu_slug, gpu_from_hardware
+from fluxfast.hardware import detect
 from fluxfast.mini import WEIGHTS
 from fluxfast.optimizations.axis import Axis
 from fluxfast.pytest_plugin import benchmark, plugin
@@ -168,6 +172,7 @@ MISTAKES = {
     ("--benchmark-min-rounds=5",): "--benchmark-min-rounds has no effect",
     ("--benchmark-compare-fail=mean:5%",): "--benchmark-compare-fail judges times without",
     ("--baselines=nowhere",): "there is no such folder",
+    ("--baselines=.",): "--baselines has no effect: the folder has no baseline of this CPU",
     ("--results=",): "the path is empty",
     ("--cases=nothing.yaml",): "No such file",
     ("--cases=my.yaml", "--model=dev"): "--model has no effect with --cases",
@@ -189,6 +194,14 @@ def test_a_mistake_is_a_usage_error_before_anything_is_measured(collect, words):
     status, _, errors = collect(*ON_A_CPU, *words)
     assert status == pytest.ExitCode.USAGE_ERROR and MISTAKES[words] in errors
     assert "Traceback" not in errors
+
+
+def test_a_folder_with_a_baseline_of_this_cpu_is_taken(collect):
+    gpu = gpu_from_hardware(hardware := detect("cpu"), slug := cpu_slug(hardware))
+    Path("baselines").mkdir()
+    write_baseline(Baseline(gpu=gpu, results={}, path=Path("baselines") / f"{slug}.json"))
+    assert collect(*ON_A_CPU, "--baselines=baselines")[0] == 0
+    assert collect(*ON_A_CPU, f"--baselines={REPOSITORY / 'baselines'}")[0] == 0
 
 
 def test_cases_of_ones_own_are_selected_in_place_of_the_projects(collect):
