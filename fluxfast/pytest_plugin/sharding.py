@@ -72,6 +72,6 @@ def _number(environ: Mapping[str, str], name: str) -> int:
             f"--shard auto needs a number in {name}",
             got=text or "nothing",
             allowed="a number from 0 on",
-            remedy=f"set {name} in the job (see the guide to fleets), or name --shard I/N",
+            remedy=f"set {name} in the job (see docs/guides/several-gpus.md), or name --shard I/N",
         )
     return int(text)

@@ -26,6 +26,7 @@ from fluxfast.pytest_plugin.placement import (
 from fluxfast.pytest_plugin.sharding import resolved_shard
 from fluxfast.pytest_plugin.workers import why_no_room, why_unusable
 from tests.support.machines import CPU, H200
+from tests.support.pages import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,13 @@ def test_auto_takes_the_part_of_a_schedulers_job(environ, part):
 def test_auto_is_refused_where_no_part_follows(environ, problem):
     with pytest.raises(FluxFastError, match=problem):
         resolved_shard("auto", environ)
+
+
+def test_the_guide_that_a_refusal_names_exists():
+    with pytest.raises(FluxFastError) as refused:
+        resolved_shard("auto", {"JOB_COMPLETION_INDEX": "1"})
+    (guide,) = re.findall(r"see (\S+\.md)", refused.value.remedy)
+    assert "FLUXFAST_SHARDS" in (REPOSITORY / guide).read_text()
 
 
 def test_a_folder_knows_its_shards_and_a_merge_which_are_missing(tmp_path):
