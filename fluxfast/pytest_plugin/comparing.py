@@ -24,7 +24,7 @@ from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.planned import PlannedCase
 from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.result import CaseResult
-from fluxfast.bench.results.sides import ComparedSides, doctor_path, write_sides
+from fluxfast.bench.results.sides import LIMITS, ComparedSides, doctor_path, write_sides
 from fluxfast.errors import FluxFastError
 from fluxfast.files import required_checkout, write_atomically
 from fluxfast.pytest_plugin.options import Options
@@ -78,6 +78,12 @@ class ProcessSettings:
         """Return whether both sides run with different interpreters."""
         return self.installations["A"].interpreter != self.installations["B"].interpreter
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """The options that limit the images of a case, where they differ from the default."""
+        given = {name: getattr(self, name) for name in LIMITS}
+        return {name: value for name, value in given.items() if value != getattr(Options, name)}
+
     def run(self, side: str, number: int, cases: Sequence[Case], rounds: int | None) -> Measured:
         """Measure cases in one process, the `number`-th (from 0) of a side."""
         folder = process_folder(self.results, side, number)
@@ -101,7 +107,7 @@ class ProcessSettings:
         reports = doctor_reports(self.installations, self.device)
         for side, found in reports.items():
             write_atomically(doctor_path(self.results, side), json.dumps(found, indent=1) + "\n")
-        sides = described_sides(self.installations, reports, self.revision)
+        sides = described_sides(self.installations, reports, self.revision, self.limits)
         write_sides(self.results, sides)
         return sides
 

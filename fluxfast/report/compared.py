@@ -10,6 +10,8 @@ from fluxfast.bench.results.origin import COMMIT_CHARACTERS, commit_text
 from fluxfast.bench.results.sides import ComparedSides
 from fluxfast.report.inputs import MeasuredCase
 
+PYTEST = ["pytest"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
@@ -68,10 +70,16 @@ def _name(measured: MeasuredCase) -> str:
 
 def _environment(after: MeasuredCase, before: MeasuredCase) -> str:
     """Return what differs between the environments; "" for one."""
-    if not (after.side and before.side):
+    sides = _sides(after, before)
+    if sides is None:
         return stack_difference(before.results[-1], after.results[-1])
-    sides = ComparedSides(a=before.side, b=after.side)
     return sides.environment_change if sides.across_environments else sides.stack_change
+
+
+def program_to_compare(after: MeasuredCase, before: MeasuredCase | None) -> list[str]:
+    """Return the words that run pytest: with the interpreter of this side, if the sides' differ."""
+    sides = before and _sides(after, before)
+    return [sides.b.interpreter, "-m", "pytest"] if sides and sides.across_environments else PYTEST
 
 
 def options_to_compare(after: MeasuredCase, before: MeasuredCase | None) -> list[str]:
@@ -82,10 +90,15 @@ def options_to_compare(after: MeasuredCase, before: MeasuredCase | None) -> list
     if before is None or before.is_accepted:
         return []
     words = []
-    sides = after.side and before.side and ComparedSides(a=before.side, b=after.side)
+    sides = _sides(after, before)
     if sides and sides.across_environments:
         words = ["--against-env", sides.a.interpreter]
     commit = before.results[-1].provenance.get("commit")
     if commit and (not sides or sides.a.revision or not words):
         words += ["--against", str(commit)[:COMMIT_CHARACTERS]]
-    return words
+    limits = sides.b.limits if sides else {}
+    return words + [word for name, limit in limits.items() for word in (f"--{name}", f"{limit:g}")]
+
+
+def _sides(after: MeasuredCase, before: MeasuredCase) -> ComparedSides | None:
+    return ComparedSides(a=before.side, b=after.side) if after.side and before.side else None

@@ -18,7 +18,7 @@ from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.tables import speedups, why_not_faster
 from fluxfast.hardware import Hardware
 from fluxfast.report.combinations import default_of
-from fluxfast.report.compared import options_to_compare
+from fluxfast.report.compared import PYTEST, options_to_compare, program_to_compare
 from fluxfast.report.inputs import MeasuredCase
 from fluxfast.report.judgement import (
     Reference,
@@ -174,7 +174,12 @@ def _machine_rows(
                 low=low,
                 high=high,
                 speedup=speedup.get(case.id),
-                command=reproduction_command(case, gpu_option, options_to_compare(measured, other)),
+                command=reproduction_command(
+                    case,
+                    gpu_option,
+                    options_to_compare(measured, other),
+                    program_to_compare(measured, other),
+                ),
                 measured=measured,
             )
         )
@@ -196,7 +201,9 @@ def _range(results: Sequence[CaseResult]) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def reproduction_command(case: Case, gpu_option: str, against: Sequence[str] = ()) -> str:
+def reproduction_command(
+    case: Case, gpu_option: str, against: Sequence[str] = (), program: Sequence[str] = PYTEST
+) -> str:
     """Return the command that measures a case alone, or compares it again.
 
     FILE stands for the file of cases that a case of one's own comes from.
@@ -205,9 +212,10 @@ def reproduction_command(case: Case, gpu_option: str, against: Sequence[str] = (
         case: the case.
         gpu_option: the value of `--gpu`.
         against: the options that name the other side; none to measure the case alone.
+        program: the words that run pytest.
     """
     test = "test_verdict" if against else "test_latency"
-    words = ["pytest", f"perf_tests/test_latency.py::{test}[{case.id}]"]
+    words = [*program, f"perf_tests/test_latency.py::{test}[{case.id}]"]
     if case.gpus > 1:
         words += ["--gpus", str(case.gpus)]
     if case.is_own:

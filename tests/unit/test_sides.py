@@ -22,6 +22,7 @@ from fluxfast.bench.results.store import write_result
 from fluxfast.bench.verdicts.outcome import Outcome
 from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.errors import BaselineError, FluxFastError
+from fluxfast.pytest_plugin.comparing import ProcessSettings
 from fluxfast.report.contents import report_of
 from tests.support.machines import CPU, H200
 from tests.support.processes import process
@@ -39,22 +40,36 @@ def report(**versions):
     return {"hardware": {"packages": stack}, "python": "3.11.7", "packages": stack | more}
 
 
-def described(theirs, ours, interpreter="/env/bin/python", revision=None):
+def described(theirs, ours, interpreter="/env/bin/python", revision=None, **limits):
     installations = {
         "A": Installation(tree=REPOSITORY, interpreter=Path(interpreter)),
         "B": Installation(tree=REPOSITORY),
     }
-    return described_sides(installations, {"A": theirs, "B": ours}, revision)
+    return described_sides(installations, {"A": theirs, "B": ours}, revision, limits)
 
 
 def test_both_sides_survive_the_results_folder_and_name_what_differs(tmp_path):
-    sides = described(report(), report(torch="2.12.0"))
+    sides = described(report(), report(torch="2.12.0"), seconds=5.0)
     write_sides(tmp_path, sides)
     assert read_sides(tmp_path) == sides
     assert sides.across_environments and not sides.across_revisions
     assert sides.change == "torch 2.11.0 → 2.12.0, and 1 other package"
     assert read_sides(tmp_path / "elsewhere") is None
     (tmp_path / FOLDER / "B.json").write_text("{}")
+    with pytest.raises(BaselineError, match="does not describe a side"):
+        read_sides(tmp_path)
+
+
+def test_limits_are_those_that_the_command_stated(tmp_path):
+    stated = {"results": tmp_path, "device": "cpu", "roles": {}, "report": print}
+    settings = ProcessSettings(installations={}, revision=None, rounds=None, seconds=5.0, **stated)
+    assert settings.limits == {"seconds": 5.0}
+    assert replace(settings, rounds=3, seconds=30.0).limits == {"rounds": 3}
+
+
+@pytest.mark.parametrize("limits", [{"seconds": "5; reboot"}, {"seconds": -1.0}, {"matrix": 2}])
+def test_limits_that_no_command_states_are_refused(tmp_path, limits):
+    write_sides(tmp_path, described(report(), report(), **limits))
     with pytest.raises(BaselineError, match="does not describe a side"):
         read_sides(tmp_path)
 

@@ -186,6 +186,7 @@ def described_sides(
     installations: Mapping[str, Installation],
     reports: Mapping[str, Mapping[str, Any]],
     revision: str | None,
+    limits: Mapping[str, float],
 ) -> ComparedSides:
     """Describe side A, the reference, and side B.
 
@@ -193,6 +194,7 @@ def described_sides(
         installations: code and interpreter by side.
         reports: `fluxfast doctor --json` by side.
         revision: the name of side A's revision; None if it is this checkout.
+        limits: the options that limit the images of a case, see `ComparedSide`.
     """
     now = provenance()
     b = ComparedSide(
@@ -200,6 +202,7 @@ def described_sides(
         revision=None,
         commit=now["commit"],
         dirty=now["dirty"],
+        limits=limits,
         **_environment_of(installations["B"], reports["B"]),
     )
     a = ComparedSide(
@@ -207,6 +210,7 @@ def described_sides(
         revision=revision,
         commit=git("rev-parse", "HEAD", folder=installations["A"].tree) if revision else b.commit,
         dirty=False if revision else b.dirty,
+        limits=limits,
         **_environment_of(installations["A"], reports["A"]),
     )
     return ComparedSides(a=a, b=b)

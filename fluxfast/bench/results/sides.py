@@ -4,7 +4,8 @@
 side B, this checkout and its interpreter. The results of the processes are in `DIR/A1`, `DIR/B1`
 and so on. Next to them are
 
-- `sides/A.json` and `sides/B.json`: revision, interpreter and packages, a `ComparedSide` each
+- `sides/A.json` and `sides/B.json`: revision, interpreter, packages and limits, each a
+  `ComparedSide`
 - `sides/A.doctor.json` and `sides/B.doctor.json`: what `fluxfast doctor --json` prints there
 
 `read_sides(DIR)` returns both, or None for a run without a comparison. `ComparedSides.change` is
@@ -15,11 +16,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from fluxfast.bench.results.checks import check_mapping_of_texts, check_texts, why_unreadable
+from fluxfast.bench.results.checks import (
+    check_mapping_of_texts,
+    check_positive,
+    check_texts,
+    why_unreadable,
+)
 from fluxfast.bench.results.machine import version_changes
 from fluxfast.bench.results.origin import COMMIT_CHARACTERS
 from fluxfast.bench.results.store import read_json
@@ -27,6 +33,7 @@ from fluxfast.errors import BaselineError
 from fluxfast.files import write_atomically
 
 FOLDER = "sides"
+LIMITS = ("rounds", "seconds")  # options of the command that limit the images of a case
 # Distributions that no process imports, and this one, whose revision is named.
 UNTIMED = {"fluxfast", "pip", "setuptools", "wheel"}
 
@@ -43,6 +50,7 @@ class ComparedSide:
         interpreter: the path of the Python interpreter.
         versions: of Python, of the driver's CUDA or HIP, and of each package of the stack.
         packages: the version of every installed distribution by normalized name.
+        limits: `rounds` and `seconds` of a case, where the command stated them.
     """
 
     name: str
@@ -52,6 +60,7 @@ class ComparedSide:
     interpreter: str
     versions: Mapping[str, str]
     packages: Mapping[str, str]
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def code(self) -> str:
@@ -64,6 +73,7 @@ class ComparedSide:
     def from_json(cls, data: Mapping[str, Any], where: Path) -> Self:
         """Return the side that JSON describes; raise BaselineError for a missing or wrong value."""
         try:
+            data = {"limits": {}} | dict(data)  # sides of older versions have none
             found = cls(**{field.name: data[field.name] for field in fields(cls)})
             _check(found)
             return found
@@ -84,6 +94,9 @@ def _check(side: ComparedSide) -> None:
         raise ValueError(f"dirty is {side.dirty!r}")
     for versions in (side.versions, side.packages):
         check_mapping_of_texts(versions)
+    check_positive(**side.limits)
+    if unknown := side.limits.keys() - set(LIMITS):
+        raise ValueError(f"limits has {sorted(unknown)}")
 
 
 @dataclass(frozen=True, kw_only=True)
