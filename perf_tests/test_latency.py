@@ -45,7 +45,7 @@ def test_verdict(planned: PlannedCase, suite: Suite, request: pytest.FixtureRequ
     if is_worker(request.config):
         pytest.skip("measured; judged when all cases are")
     if planned.case.id in suite.reference_ids:
-        pytest.skip("not judged: --against measures the unoptimized pipeline for images and speed")
+        pytest.skip("recorded for images and speedups, not judged: it is diffusers' on both sides")
     verdict = suite.judge(planned)
     request.node.user_properties += verdict_properties(verdict)
     if verdict is None:

@@ -193,14 +193,10 @@ def _is_stored(suite: Suite, planned: PlannedCase) -> bool:
     return result_path(suite.results_folder, planned.case).exists()
 
 
-def row(suite: Suite, planned: PlannedCase) -> tuple[str, CaseSummary, Verdict | str | None]:
+def row(suite: Suite, planned: PlannedCase) -> tuple[str, CaseSummary, Verdict | None]:
     """Return the row of a case in the final table."""
     case_id = planned.case.id
-    verdict: Verdict | str | None = None
-    if case_id in suite.judged:
-        verdict = suite.judgement.verdict(case_id)
-    elif case_id in suite.reference_ids:
-        verdict = "not judged"
+    verdict = suite.judgement.verdict(case_id) if case_id in suite.judged else None
     return planned.label, summarize([suite.measured[case_id]]), verdict
 
 

@@ -23,6 +23,7 @@ from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.artifacts import image_path
 from fluxfast.bench.results.store import write_result
 from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.tables import verdict_table
 from fluxfast.bench.verdicts.verdict import decide
 from fluxfast.errors import FluxFastError
 from fluxfast.pytest_plugin import comparing, printing
@@ -192,7 +193,8 @@ def session(tmp_path, monkeypatch):
     cases = [case(optimizations=("bf16",)), case()]
     roles = (Role.EAGER, Role.DEFAULT)
     suite.selected = tuple(
-        SimpleNamespace(case=one, role=role) for one, role in zip(cases, roles, strict=True)
+        SimpleNamespace(case=one, role=role, label=str(role))
+        for one, role in zip(cases, roles, strict=True)
     )
     return suite
 
@@ -314,6 +316,8 @@ def test_a_fusion_passes_and_leads_the_console_and_the_summary(session, monkeypa
     report = report_of(folders["B"], folders["A"])
     passed, _, lead, table, *_ = markdown(report).split("\n\n")
     assert passed.startswith("### ✅ 2 cases") and "1 changed" in passed
+    assert "1 recorded" in passed
+    assert "recorded" in verdict_table([printing.row(session, session.selected[0])])
     headline = "865 → 703 launches in a step, denoising step -14.0%"
     assert headline in lead and "| changed |" in table
     assert "nightly run proposes" in report.remedies[0]

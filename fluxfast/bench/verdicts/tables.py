@@ -14,9 +14,8 @@ from fluxfast.bench.verdicts.remedies import remedy
 from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.tables import plain_table, render
 
-# Label, figures and verdict of a case. A word such as `not judged` may stand in place of a verdict;
-# None stands for a case that was only recorded.
-Row = tuple[str, CaseSummary, Verdict | str | None]
+# Label, figures and verdict of a case; None stands for a case that was only recorded.
+Row = tuple[str, CaseSummary, Verdict | None]
 NO_VALUE = "–"
 
 
@@ -110,7 +109,7 @@ def verdict_table(
             figure(summary.peak_memory_gib, 1),
             psnr_text(quality.get(summary.case.id)),
             times(speedup.get(summary.case.id)),
-            change_text(verdict) if isinstance(verdict, Verdict) else NO_VALUE,
+            change_text(verdict) if verdict else NO_VALUE,
         )
         for _, summary, verdict in rows
     ]
@@ -121,14 +120,9 @@ def verdict_table(
     table.columns[1].min_width = max(map(len, words))
     for (name, summary, verdict), row in zip(rows, figures, strict=True):
         cells = [row[i] for i in known]
-        table.add_row(summary.case.model, name, *cells, _wrapped(_word(verdict), 9))
+        word = verdict.display if verdict else Outcome.RECORDED.display
+        table.add_row(summary.case.model, name, *cells, _wrapped(word, 9))
     return render(table)
-
-
-def _word(verdict: Verdict | str | None) -> str:
-    if isinstance(verdict, Verdict):
-        return verdict.display
-    return verdict or Outcome.RECORDED.display
 
 
 def _wrapped(text: str, width: int) -> str:
