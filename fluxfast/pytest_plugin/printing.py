@@ -124,7 +124,7 @@ def _warnings(suite: Suite, shown: Sequence[PlannedCase]) -> Iterator[str]:
 
     One more line is about a card that the baseline does not contain.
     """
-    speedup = speedups(summarize([suite.measured[planned.case.id]]) for planned in shown)
+    speedup = speedups(summary_of(suite, planned) for planned in shown)
     for planned in shown:
         if why := why_not_faster(planned.role, speedup.get(planned.case.id)):
             yield f"WARNING: {planned.case.model}: {why}"
@@ -197,17 +197,29 @@ def row(suite: Suite, planned: PlannedCase) -> tuple[str, CaseSummary, Verdict |
     """Return the row of a case in the final table."""
     case_id = planned.case.id
     verdict = suite.judgement.verdict(case_id) if case_id in suite.judged else None
-    return planned.label, summarize([suite.measured[case_id]]), verdict
+    return planned.label, summary_of(suite, planned), verdict
+
+
+def summary_of(suite: Suite, planned: PlannedCase) -> CaseSummary:
+    """Return the figures of a case; of a compared one over all processes of this side, as the page.
+
+    The verdict compares all of them, so the last one alone could contradict it.
+    """
+    sides = suite.sides.get(planned.case.id)
+    return summarize(sides.ours if sides else [suite.measured[planned.case.id]])
 
 
 def conditions(suite: Suite, planned: PlannedCase) -> Iterator[str]:
     """Yield the conditions of a measurement: samples, bottleneck, clock and power."""
-    result = suite.measured[planned.case.id]
-    yield f"{len(result.images)} images ({result.sampling.get('ended', 'kept')})"
+    result, sides = suite.measured[planned.case.id], suite.sides.get(planned.case.id)
+    last = ""
+    if sides and len(sides.ours) > 1:
+        yield f"medians of {len(sides.ours)} processes"
+        last = "last process: "
+    yield f"{last}{len(result.images)} images ({result.sampling.get('ended', 'kept')})"
     if after_s := result.sampling.get("after_first_image_s"):
         yield f"{after_s:.0f} s after its first image"
     yield from _bottleneck(result)
-    sides = suite.sides.get(planned.case.id)
     if sides and sides.left_out:
         yield f"{sides.left_out} processes left out: their canaries differ from the others'"
     if discarded := result.sampling.get("discarded"):
@@ -261,9 +273,8 @@ def _recorded_lines(suite: Suite) -> Iterator[str]:
         yield f"{further} cases added to {path} (up to {PROCESSES} processes per case)"
 
 
-def figure_properties(result: CaseResult) -> list[tuple[str, float]]:
+def figure_properties(summary: CaseSummary) -> list[tuple[str, float]]:
     """Return the figures of a case for junit's properties."""
-    summary = summarize([result])
     names = ("e2e_s", "step_ms", "eager_ratio", "compile_s", "peak_memory_gib")
     found = {name: getattr(summary, name) for name in names}
     return [(name, value) for name, value in found.items() if value is not None]

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -282,6 +283,29 @@ def test_verdicts_are_computed_once_for_a_session(session, monkeypatch):
         session.judge(session.selected[1])
         assert session.outcomes == {case().id: Outcome.SAME}
     assert count == [1]
+
+
+def test_console_and_page_show_the_same_figures_of_a_case(session, monkeypatch):
+    """Of several processes, of which the last one is the slowest: their median."""
+    step_ms = {"A1": 100.0, "B1": 102.0, "B2": 108.0, "A2": 101.0}
+
+    def measure(installation, request, report):
+        name = request.results.name
+        origin = {"commit": name[0], "dirty": False, "process": name}
+        one = process(step_ms[name], case=Case.from_id(request.cases[0]), provenance=origin)
+        write_result(request.results, one)
+        return {request.cases[0]: one}
+
+    monkeypatch.setattr(comparing, "measure_in", measure)
+    monkeypatch.setattr(comparing, "interleaved", partial(interleaved, pairs=2))
+    session.compare(lambda: Path("other"))
+    default = session.selected[1]
+    assert len(session.sides[case().id].ours) == 2
+    session.judge(default)
+    _, shown, _ = printing.row(session, default)
+    (row,) = (row for row in report_of([session.results_folder]).rows if row.case == case())
+    assert shown == row.summary and 103.0 < shown.step_ms < 107.0
+    assert next(printing.conditions(session, default)) == "medians of 2 processes"
 
 
 def test_a_fusion_passes_and_leads_the_console_and_the_summary(session, monkeypatch, tmp_path):

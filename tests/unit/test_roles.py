@@ -205,6 +205,6 @@ def test_a_preset_that_is_slower_than_eager_is_named(role, speedup, warning):
     assert why_not_faster(role, speedup) == warning
     planned = SimpleNamespace(case=case(), role=role)
     of_cpu = result(1.0, reference_e2e_s=(speedup or 1.0,) * 3)
-    suite = SimpleNamespace(measured={case().id: of_cpu}, outcomes={}, hardware=CPU)
+    suite = SimpleNamespace(measured={case().id: of_cpu}, sides={}, outcomes={}, hardware=CPU)
     lines = list(printing._warnings(suite, [planned]))
     assert lines == ([f"WARNING: dev: {warning}"] if warning else [])

@@ -196,6 +196,7 @@ def suite_of(folder, *results, **changes):
         options=Options(baselines=folder, **{"gpu": "h200", **changes}),
         folder=folder,
         measured={one.case.id: one for one in results},
+        sides={},
         outcomes={},
     )
     return suite, shown
