@@ -95,7 +95,11 @@ def _attribution(
     affected: Sequence[ReportRow],
     speed_now: Mapping[str, float],
 ) -> Attribution | None:
-    """Return the line of a term; None if it is small, not significant or not supported."""
+    """Return the line of a term; None if it is small, not significant or not supported.
+
+    A line contradicts the verdicts if every case that supports it is *same*: the regression knows
+    the scatter between cases, not that of the reference.
+    """
     if abs(coefficient.value) < math.log1p(SMALLEST_CHANGE) or not coefficient.is_significant:
         return None
     changes = {
@@ -103,14 +107,15 @@ def _attribution(
         for row in affected
         if row.before
     }
-    supporting = sum(v / coefficient.value >= SUPPORTING_SHARE for v in changes.values())
-    if supporting < SUPPORTED_SHARE * len(changes):
+    supporting = {i for i, v in changes.items() if v / coefficient.value >= SUPPORTING_SHARE}
+    outcomes = {row.verdict.outcome for row in affected if row.case.id in supporting}
+    if len(supporting) < SUPPORTED_SHARE * len(changes) or outcomes <= {Outcome.SAME}:
         return None
     now = None if term.is_workload else speed_now.get(term.name)
     return Attribution(
         name=f"every case of {term.name}" if term.is_workload else term.name,
         before=now * math.exp(coefficient.value) if now else None,
         after=math.exp(-coefficient.value),
-        bearing_out=supporting,
+        bearing_out=len(supporting),
         cases=len(changes),
     )

@@ -14,6 +14,8 @@ from fluxfast.bench.cases.labels import label
 from fluxfast.bench.results.shards import note_shard
 from fluxfast.bench.results.sides import write_sides
 from fluxfast.bench.results.store import read_results, write_result
+from fluxfast.bench.verdicts.outcome import Outcome
+from fluxfast.bench.verdicts.verdict import Verdict
 from fluxfast.cli.main import main
 from fluxfast.errors import BaselineError
 from fluxfast.hardware import Platform
@@ -92,6 +94,14 @@ def test_optimizations_that_never_vary_apart_are_named_together(tmp_path, baseli
     smoke = [r for r in ablation({"fa3_fp8": 1.3}) if r.case.optimizations in (("bf16",), DEFAULT)]
     (attribution,) = attributions(rows(tmp_path, smoke, baseline_file))
     assert attribution.name == "fused_projections + fa3_fp8 + fp8_per_row + regional"
+
+
+def test_what_every_verdict_calls_the_same_is_attributed_to_nothing(tmp_path, baseline_file):
+    """Two busy images of a comparison were "1.09× as fast as before", and each verdict *same*."""
+    found = rows(tmp_path, ablation({"dev": 1.1}), baseline_file)
+    assert attributions(found)
+    same = Verdict(outcome=Outcome.SAME, reason="")
+    assert attributions([replace(row, verdict=same) for row in found]) == []
 
 
 def test_each_step_of_a_cumulative_ablation_has_a_distinct_name(tmp_path, baseline_file):
