@@ -12,6 +12,7 @@ from fluxfast.bench.baselines.lookup import known_baselines
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.labels import label, lossless_variant, workload_text
 from fluxfast.bench.cases.matrix import Names
+from fluxfast.bench.cases.role import Role
 from fluxfast.bench.results.machine import hardware_of
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import CaseSummary, summarize
@@ -39,7 +40,7 @@ class ReportRow:
         where: the machine as a prefix of titles; "" in a report of one machine.
         case: the case.
         label: the case relative to the default optimizations, as `default − fa3_fp8`.
-        default: the default optimizations of the workload, inferred from its cases.
+        default: the default optimizations of the workload, by its role or inferred from its cases.
         summary: the figures, over all processes.
         before: the figures of the reference; None without one.
         other: the case as `--against` gave it, with its artifacts; None without.
@@ -150,10 +151,10 @@ def _machine_rows(
         reference = given_reference(hardware, baseline, against)
     summaries = {m.case.id: summarize(m.results) for m in found}
     speedup = speedups(summaries.values())
-    default = _defaults([m.case for m in found])
+    default = _defaults(found)
     rows = []
     for measured in found:
-        case = measured.case
+        case, role = measured.case, measured.results[-1].role
         low, high = _range(measured.results)
         other = reference.other(measured)
         rows.append(
@@ -165,6 +166,7 @@ def _machine_rows(
                     case.optimizations,
                     default[case.workload],
                     lossless_variant(default[case.workload], hardware),
+                    role,
                 ),
                 default=default[case.workload],
                 summary=summaries[case.id],
@@ -179,6 +181,7 @@ def _machine_rows(
                     gpu_option,
                     options_to_compare(measured, other),
                     program_to_compare(measured, other),
+                    matrix="memory" if role is Role.LOW_MEMORY else "full",
                 ),
                 measured=measured,
             )
@@ -186,12 +189,17 @@ def _machine_rows(
     return sorted(rows, key=lambda r: (r.case.workload, len(r.case.optimizations), r.case.id))
 
 
-def _defaults(cases: Sequence[Case]) -> dict[tuple[Any, ...], Names]:
+def _defaults(found: Sequence[MeasuredCase]) -> dict[tuple[Any, ...], Names]:
     """Return the default optimizations of each workload."""
     combinations: dict[tuple[Any, ...], list[Names]] = {}
-    for case in cases:
+    for case in (measured.case for measured in found):
         combinations.setdefault(case.workload, []).append(case.optimizations)
-    return {workload: default_of(names) for workload, names in combinations.items()}
+    known = {
+        measured.case.workload: measured.case.optimizations
+        for measured in found
+        if measured.results[-1].role is Role.DEFAULT
+    }
+    return {workload: default_of(names) for workload, names in combinations.items()} | known
 
 
 def _range(results: Sequence[CaseResult]) -> tuple[float, float]:
@@ -202,7 +210,12 @@ def _range(results: Sequence[CaseResult]) -> tuple[float, float]:
 
 
 def reproduction_command(
-    case: Case, gpu_option: str, against: Sequence[str] = (), program: Sequence[str] = PYTEST
+    case: Case,
+    gpu_option: str,
+    against: Sequence[str] = (),
+    program: Sequence[str] = PYTEST,
+    *,
+    matrix: str = "full",
 ) -> str:
     """Return the command that measures a case alone, or compares it again.
 
@@ -213,6 +226,7 @@ def reproduction_command(
         gpu_option: the value of `--gpu`.
         against: the options that name the other side; none to measure the case alone.
         program: the words that run pytest.
+        matrix: a matrix that has the case.
     """
     test = "test_verdict" if against else "test_latency"
     words = [*program, f"perf_tests/test_latency.py::{test}[{case.id}]"]
@@ -220,7 +234,7 @@ def reproduction_command(
         words += ["--gpus", str(case.gpus)]
     if case.is_own:
         return shlex.join([*words, "--gpu", gpu_option, "--cases", "FILE"])
-    words += ["--gpu", gpu_option, "--matrix", "full", "--model", case.model]
+    words += ["--gpu", gpu_option, "--matrix", matrix, "--model", case.model]
     words += ["--weights", case.weights, "--resolution", f"{case.height}x{case.width}"]
     words += ["--batch-size", str(case.batch_size)]
     words += ["--num-inference-steps", str(case.num_inference_steps)]

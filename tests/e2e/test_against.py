@@ -518,7 +518,7 @@ def test_a_process_measures_all_cases_and_one_that_fails_does_not_stop_the_other
 @pytest.mark.subprocess
 @pytest.mark.parametrize("knows_roles", [False, True])
 def test_a_tree_measures_what_stands_for_a_role_there(knows_roles, tree, tmp_path):
-    """A tree that knows roles reports another case; an older one is not asked for roles."""
+    """A tree that knows a role reports another case; an older one is not asked for the role."""
     package, other = tree / "fluxfast" / "bench" / "ab", case(optimizations=("bf16",))
     write_result(tmp_path, result(case=other, role=Role.DEFAULT))
     (package / "child.py").write_text(
@@ -526,9 +526,12 @@ def test_a_tree_measures_what_stands_for_a_role_there(knows_roles, tree, tmp_pat
     )
     if knows_roles:
         (package / "request.py").write_text("ROLES_SCHEMA = 2\n")
-    request = request_for(tmp_path, case(), roles={case().id: Role.DEFAULT})
-    found = measure_in(Installation(tree=tree), request)
-    assert found[case().id].case == (other if knows_roles else case())
+        (package.parent / "cases").mkdir()
+        (package.parent / "cases" / "role.py").write_text('DEFAULT = "default"\n')
+    for role, is_known in ((Role.DEFAULT, knows_roles), (Role.LOW_MEMORY, False)):
+        request = request_for(tmp_path, case(), roles={case().id: role})
+        found = measure_in(Installation(tree=tree), request)
+        assert found[case().id].case == (other if is_known else case())
 
 
 def test_a_case_is_planned_by_its_role_on_the_machine_that_measures():

@@ -10,6 +10,7 @@ from fluxfast.bench.cases.planned import parse_resolution, planned_cases, shard
 from fluxfast.errors import FluxFastError
 from fluxfast.models.spec import SCHNELL
 from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.presets import preset_names
 from fluxfast.optimizations.registry import default_names, is_valid, optimizations
 from tests.support.machines import CPU, H200, MI300X, situation
 
@@ -33,6 +34,20 @@ def test_throughput_is_the_default_with_one_and_with_four_images_at_a_time():
     assert [one.label for one in cases] == ["default", "default, batch 4"]
     (stated,), _ = planned_cases("throughput", ["schnell"], "mini", CPU, batch_size=2)
     assert stated.case.batch_size == 2
+
+
+@pytest.mark.parametrize("hardware", [H200, MI300X], ids=lambda h: h.name)
+def test_memory_is_the_default_and_the_preset_that_needs_less(hardware):
+    cases, _ = planned_cases("memory", ["dev", "schnell"], "synthetic", hardware)
+    assert [one.label for one in cases] == ["default", "low memory"] * 2
+    for default, small in ((cases[0].plan, cases[1].plan), (cases[2].plan, cases[3].plan)):
+        assert default.names == preset_names("default", default.situation)
+        assert small.names == preset_names("low_memory", small.situation) != default.names
+
+
+def test_memory_is_one_case_where_the_default_needs_no_less():
+    (only,), _ = planned_cases("memory", ["schnell"], "mini", CPU)
+    assert only.label == "default"
 
 
 def test_tiers_are_eager_lossless_default_and_default_with_a_cache():

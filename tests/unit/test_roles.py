@@ -43,8 +43,10 @@ def test_the_tiers_have_roles_and_other_combinations_have_none():
     assert roles_of("tiers", H200) == tiers
     assert roles_of("tiers", H200, "schnell") == tiers[:3]
     assert roles_of("tiers", CPU) == [Role.EAGER, Role.DEFAULT, Role.CACHE]
+    assert roles_of("memory", H200) == [Role.DEFAULT, Role.LOW_MEMORY]
+    assert roles_of("memory", CPU) == [Role.DEFAULT]
     in_ablation = [role for role in roles_of("ablation", H200) if role]
-    assert sorted(in_ablation) == sorted([Role.EAGER, Role.DEFAULT, Role.CACHE])
+    assert sorted(in_ablation) == sorted(set(Role) - {Role.LOSSLESS})
 
 
 def test_own_cases_that_list_their_optimizations_have_no_role(tmp_path):
@@ -177,6 +179,17 @@ def test_a_report_finds_the_other_side_by_its_role_and_warns_of_a_slow_default(t
     warning = "dev (synthetic), 2 steps, 1024×1024: default is slower than eager: 1.31×"
     assert report.warnings == [warning] and report_json(report)["warnings"] == [warning]
     assert f"⚠️ **{warning}**" in markdown(report)
+
+
+def test_a_report_knows_default_and_low_memory_by_their_roles(tmp_path):
+    """Neither optimizations nor their order show which of two combinations is the default."""
+    default, small = (*BEFORE, "fused_encoder"), (*BEFORE, "streamed_encoder")
+    for names, role in ((default, Role.DEFAULT), (small, Role.LOW_MEMORY)):
+        write_result(tmp_path / "1", result(case=case(optimizations=names), role=role))
+    found = {row.label: row for row in report_of([tmp_path / "1"], []).rows}
+    assert set(found) == {"default", "low memory"}
+    assert "--matrix memory" in found["low memory"].command
+    assert "--matrix full" in found["default"].command
 
 
 def test_the_lead_of_a_report_names_a_role_once(tmp_path):

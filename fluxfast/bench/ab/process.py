@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fluxfast.bench.ab.installation import Installation
 from fluxfast.bench.ab.request import Event, Request, parse_event
-from fluxfast.bench.ab.revision import CHILD, CHILD_FILE, understands_roles
+from fluxfast.bench.ab.revision import CHILD, CHILD_FILE, understands_role
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_path
@@ -37,7 +37,7 @@ def measure_in(
 
     Returns:
         By the id of the case that was asked for, the result, or the error with the reason why there
-        is none. In a tree that knows no roles, each case is measured by its id.
+        is none. In a tree that does not know its role, a case is measured by its id.
     """
     tree = installation.tree
     if not (tree / CHILD_FILE).is_file():  # then Python would find the installed package instead
@@ -50,8 +50,8 @@ def measure_in(
         return dict.fromkeys(request.cases, error)
     request.results.mkdir(parents=True, exist_ok=True)
     log = log_path(request.results, request.cases[0])
-    if request.roles and not understands_roles(tree):
-        request = replace(request, roles={})
+    roles = {one: role for one, role in request.roles.items() if understands_role(role, tree)}
+    request = replace(request, roles=roles)
     status, ends = _run(installation, request, log, report)
     return {
         case_id: _result_of(case_id, installation, request.results, status, ends.get(case_id), log)

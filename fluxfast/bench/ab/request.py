@@ -15,7 +15,7 @@ from fluxfast.bench.cases.role import Role
 from fluxfast.errors import FluxFastError
 
 REQUEST_SCHEMA = 1
-ROLES_SCHEMA = 2  # of a request with roles; `process.measure_in` looks for this name in a tree
+ROLES_SCHEMA = 2  # of a request with roles; `revision` looks for this name in a tree
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,18 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fluxfast.bench.cases.role import Role
 from fluxfast.errors import FluxFastError
 from fluxfast.files import locked
 
 CHILD = "fluxfast.bench.ab.child"  # the program that every revision to compare with must have
 CHILD_FILE = f"{CHILD.replace('.', '/')}.py"
 REQUEST_FILE = "fluxfast/bench/ab/request.py"
+ROLE_FILE = "fluxfast/bench/cases/role.py"
 
 
-def understands_roles(tree: Path) -> bool:
-    """Return whether the measuring process of a tree can plan a case by its role."""
-    file = tree / REQUEST_FILE
-    return file.is_file() and "ROLES_SCHEMA" in file.read_text(encoding="utf-8")
+def understands_role(role: Role, tree: Path) -> bool:
+    """Return whether the measuring process of a tree can plan a case by this role."""
+    needed = {REQUEST_FILE: "ROLES_SCHEMA", ROLE_FILE: f'"{role.value}"'}
+    return all(
+        (tree / file).is_file() and text in (tree / file).read_text(encoding="utf-8")
+        for file, text in needed.items()
+    )
 
 
 def comparable_commit(ref: str, repository: Path) -> str:

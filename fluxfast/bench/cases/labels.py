@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.matrix import Names
+from fluxfast.bench.cases.role import Role
 from fluxfast.hardware import Hardware
 from fluxfast.optimizations.registry import default_choice, in_order, optimizations
 
@@ -25,18 +26,23 @@ def lossless_variant(default: Names, hardware: Hardware) -> Names:
     return in_order({*default, *filter(None, chosen)} - {o.name for o in lossy})
 
 
-def label(names: Names, default: Names, lossless: Names | None = None) -> str:
+def label(
+    names: Names, default: Names, lossless: Names | None = None, role: Role | None = None
+) -> str:
     """Return a short name for a combination, for tables and charts only.
 
     Args:
         names: the combination.
         default: the default optimizations of the machine, or the end of a cumulative ablation.
         lossless: the lossless preset of the machine, if known.
+        role: what the combination stands for, if known.
 
     Returns:
-        `default`, `lossless`, `default − a + b` for a combination near the default, or its parts
-        joined by ` + `; `eager` for no optimization.
+        `default`, `lossless`, `low memory`, `default − a + b` for a combination near the default,
+        or its parts joined by ` + `; `eager` for no optimization.
     """
+    if role is Role.LOW_MEMORY:
+        return "low memory"
     missing = [name for name in default if name not in names]
     added = [name for name in names if name not in default]
     if names and names == lossless and names != default:

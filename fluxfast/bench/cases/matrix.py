@@ -113,6 +113,12 @@ def _used_by(project: str) -> set[str]:
     return {o.name for o in optimizations().values() if project in o.used_by}
 
 
+def memory(situation: Situation) -> list[Names]:
+    """Return the default optimizations, and the preset that needs less memory."""
+    known = names_by_role(situation)
+    return [known[Role.DEFAULT], known[Role.LOW_MEMORY]]
+
+
 def ablation(situation: Situation) -> list[Names]:
     """Return a cumulative ablation, a leave-one-out ablation, and additions to the defaults.
 
@@ -194,6 +200,7 @@ MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
     "smoke": smoke,
     "default": default,
     "throughput": default,
+    "memory": memory,
     "tiers": tiers,
     "peers": peers,
     "ablation": ablation,

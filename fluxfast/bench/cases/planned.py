@@ -87,13 +87,12 @@ def planned_case(
     )
     is_eager = checked.names and checked.names in eager_combinations()
     roles = roles or names_by_role(situation)
-    default = roles[Role.DEFAULT]
-    shown = label(checked.names, default, lossless_variant(default, situation.hardware))
+    role, default = role_of(checked.names, roles), roles[Role.DEFAULT]
+    shown = label(checked.names, default, lossless_variant(default, situation.hardware), role)
     if is_eager:
         shown = f"eager {joined(checked.names)}"
     if request.batch_size > 1:
         shown += f", batch {request.batch_size}"
-    role = role_of(checked.names, roles)
     return PlannedCase(case=case, plan=checked, checkpoint=checkpoint, label=shown, role=role)
 
 

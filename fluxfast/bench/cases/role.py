@@ -1,4 +1,4 @@
-"""The role of a case: eager, lossless, default or cache, whatever optimizations it stands for.
+"""The role of a case, such as eager or default, whatever optimizations it stands for.
 
 A case is its list of optimizations, so a change of the defaults makes other cases. The role tells
 which of them belong together: the default before and the default after. Pure, without torch.
@@ -25,6 +25,7 @@ class Role(StrEnum):
     EAGER = "eager"
     LOSSLESS = "lossless"
     CACHE = "cache"
+    LOW_MEMORY = "low_memory"
 
 
 def names_by_role(situation: Situation) -> dict[Role, tuple[str, ...]]:
