@@ -11,6 +11,7 @@ from fluxfast.models.spec import DEFAULT_PROMPT
 from fluxfast.models.weights import WEIGHTS_CHOICES
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Optimization
+from fluxfast.optimizations.presets import PRESETS
 from fluxfast.optimizations.registry import choices, optimization_named, optimizations
 from fluxfast.pipeline.apply import DEFAULT_ARTIFACTS
 
@@ -109,16 +110,22 @@ def _add_image_options(image: argparse._ArgumentGroup) -> None:
 
 def _add_optimization_options(tuning: argparse._ArgumentGroup) -> None:
     tuning.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="default",
+        help="the optimizations that the options below change (default: default, this machine's)",
+    )
+    tuning.add_argument(
         "--attention",
         choices=_names(Axis.ATTENTION),
         default="auto",
-        help="attention kernel; none is diffusers' own (default: auto, the machine's default)",
+        help="attention kernel; none is diffusers' own (default: auto, the preset's)",
     )
     tuning.add_argument(
         "--quant",
         choices=_names(Axis.QUANTIZATION),
         default="auto",
-        help="quantization of the transformer (default: auto, the machine's default)",
+        help="quantization of the transformer (default: auto, the preset's)",
     )
     tuning.add_argument(
         "--unquantized",
@@ -131,7 +138,7 @@ def _add_optimization_options(tuning: argparse._ArgumentGroup) -> None:
         "--compile_export_mode",
         choices=["auto", "disabled", *(o.name for o in choices(Axis.COMPILE))],
         default="auto",
-        help="how to compile the transformer (default: auto, the machine's default)",
+        help="how to compile the transformer (default: auto, the preset's)",
     )
     tuning.add_argument(
         "--cache_dit_config",
@@ -185,7 +192,7 @@ def _names(axis: Axis) -> list[str]:
 def chosen_axes(options: argparse.Namespace) -> dict[Axis, str | None]:
     """Return what the options decide: by axis an optimization, or None to leave the axis out.
 
-    An axis that the options leave to the machine's defaults is absent.
+    An axis that the options leave to the preset is absent.
 
     Raises:
         FluxFastError: two options contradict each other.
@@ -202,7 +209,9 @@ def chosen_axes(options: argparse.Namespace) -> dict[Axis, str | None]:
             _check_not_enabled(option, chosen.get(axis))
             chosen[axis] = None
     for name in options.disable:
-        if chosen.get(optimization_named(name).axis) == name:
+        axis = optimization_named(name).axis
+        is_of_preset = axis is Axis.MEMORY and options.preset == "low_memory"
+        if chosen.get(axis) == name or is_of_preset:
             _check_not_enabled(f"disable {name}", name)
     return chosen
 

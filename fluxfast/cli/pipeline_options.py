@@ -24,7 +24,7 @@ from fluxfast.models.spec import ImageRequest, check_requestable
 from fluxfast.models.weights import Checkpoint, resolve
 from fluxfast.optimizations.base import Artifacts
 from fluxfast.optimizations.cache_config import cache_config_from
-from fluxfast.optimizations.registry import default_names
+from fluxfast.optimizations.presets import changed_preset
 from fluxfast.optimizations.situation import Situation
 from fluxfast.optimizations.unquantized import check_quantizes, unquantized_layers
 from fluxfast.pipeline.build import BuiltPipeline, build
@@ -51,7 +51,8 @@ def planned_from(options: argparse.Namespace) -> PlannedCase:
     if options.trace_file:
         _check_trace_file(options.trace_file)
     _check_options_apply(options, situation)
-    names = default_names(situation, chosen_axes(options), excluding=options.disable)
+    chosen = chosen_axes(options)
+    names = changed_preset(options.preset, situation, chosen, excluding=options.disable)
     planned = planned_case(names, checkpoint, situation)
     check_quantizes([planned.plan.names], situation.unquantized)
     if "export_aoti" in planned.plan.names and not options.use_cached_model:

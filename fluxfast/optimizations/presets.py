@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from fluxfast.errors import FluxFastError, PlanError
 from fluxfast.optimizations.axis import Axis
@@ -43,6 +43,27 @@ def preset_names(
         PlanError: a name is unknown, or names exclude each other.
         FluxFastError: the preset is unknown.
     """
+    return changed_preset(preset, situation, _enabled(enable, disable), excluding=disable)
+
+
+def changed_preset(
+    preset: str,
+    situation: Situation,
+    chosen: Mapping[Axis, str | None],
+    *,
+    excluding: Collection[str] = (),
+) -> tuple[str, ...]:
+    """Return the optimizations of a preset with some axes decided otherwise.
+
+    Args:
+        preset: one of PRESETS, see `preset_names`.
+        situation: what is optimized.
+        chosen: by axis, an optimization; None leaves the axis out.
+        excluding: names that are not considered.
+
+    Raises:
+        FluxFastError: the preset is unknown.
+    """
     if preset not in PRESETS:
         raise FluxFastError(
             "unknown preset",
@@ -50,15 +71,13 @@ def preset_names(
             allowed=", ".join(PRESETS),
             remedy="leave preset out for the default optimizations",
         )
-    enabled = _enabled(enable, disable)
     if preset == "eager":
-        return _eager_names(situation, enabled, disable)
+        return _eager_names(situation, chosen, excluding)
     if preset == "low_memory":
         smaller = available(Axis.MEMORY, situation.hardware)
-        enabled = {**{o.axis: o.name for o in smaller if o.name not in disable}, **enabled}
+        chosen = {**{o.axis: o.name for o in smaller if o.name not in excluding}, **chosen}
     lossy = {o.name for o in optimizations().values() if o.is_lossy and preset == "lossless"}
-    chosen: dict[Axis, str | None] = {**enabled}
-    return default_names(situation, chosen, excluding={*disable, *lossy})
+    return default_names(situation, chosen, excluding={*excluding, *lossy})
 
 
 def _enabled(enable: Collection[str], disable: Collection[str]) -> dict[Axis, str]:
@@ -79,13 +98,14 @@ def _enabled(enable: Collection[str], disable: Collection[str]) -> dict[Axis, st
 
 
 def _eager_names(
-    situation: Situation, enabled: dict[Axis, str], disable: Collection[str]
+    situation: Situation, chosen: Mapping[Axis, str | None], excluding: Collection[str]
 ) -> tuple[str, ...]:
     eager = map(optimization_named, eager_names(situation.hardware))
     wanted = [
-        o for o in eager if o.name not in disable and not o.why_unsupported_request(situation)
+        o for o in eager if o.name not in excluding and not o.why_unsupported_request(situation)
     ]
-    return in_order({**{o.axis: o.name for o in wanted}, **enabled}.values())
+    names = {**{o.axis: o.name for o in wanted}, **chosen}.values()
+    return in_order(name for name in names if name)
 
 
 def _could_run(optimization: Optimization, situation: Situation) -> bool:

@@ -12,6 +12,7 @@ from fluxfast.cli.main import main, parser
 from fluxfast.cli.pipeline_options import planned_from
 from fluxfast.models.spec import DEV, default_request
 from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.presets import PRESETS, preset_names
 from fluxfast.optimizations.registry import default_names, is_valid, optimization_named
 from fluxfast.optimizations.situation import Situation
 from tests.support.machines import CPU, H200
@@ -63,6 +64,38 @@ def test_enable_and_disable_take_any_optimization():
     # An axis keeps its default where another optimization of it is disabled.
     assert planned(*TINY, "--disable", "export_aoti", "--disable", "fa3") == planned(*TINY)
     assert "sdpa" in planned(*EAGER, "--enable", "sdpa", "--disable", "fa3")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("hardware", [CPU, H200], ids=lambda machine: machine.name)
+@pytest.mark.parametrize("command", ["generate", "bench"])
+def test_the_other_options_change_a_preset(command, hardware, preset, monkeypatch):
+    monkeypatch.setattr("fluxfast.cli.pipeline_options.detect", lambda *_: hardware)
+
+    def names(*options):
+        return planned_from(parser().parse_args([command, *TINY, *options])).plan
+
+    plain = names("--preset", preset)
+    assert plain.names == preset_names(preset, plain.situation)
+    assert names().names == preset_names("default", plain.situation)
+    changed = names("--preset", preset, "--attention", "sdpa", "--disable", "channels_last").names
+    assert changed == preset_names(
+        preset, plain.situation, enable=["sdpa"], disable=["channels_last"]
+    )
+    without = names("--preset", preset, "--disable_fused_projections").names
+    assert "fused_projections" not in without
+    assert "fused_projections" in names("--preset", preset, "--enable", "fused_projections").names
+
+
+def test_options_that_contradict_a_preset_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr("fluxfast.cli.pipeline_options.detect", lambda *_: H200)
+    low_memory = ["generate", *TINY, "--preset", "low_memory"]
+    for options, message in (
+        (["--disable", "streamed_encoder"], "one option enables what another disables"),
+        (["--enable", "fused_encoder"], "conflicts with fused_encoder"),
+    ):
+        assert main([*low_memory, *options]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
