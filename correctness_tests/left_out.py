@@ -39,7 +39,7 @@ def has_images(planned: PlannedCase, suite: Suite) -> bool:
     return bool(
         suite.hardware.is_gpu
         or suite.is_recording
-        or planned.role
+        or _is_preset(planned)
         or planned.case.is_own
         or planned.plan.on(Axis.CACHE)
     )
@@ -54,14 +54,20 @@ def is_left_to_further(planned: PlannedCase) -> bool:
     hardware = planned.plan.situation.hardware
     compilers = (o for o in planned.plan.optimizations if o.compiles)
     takes_minutes = any(o.slow_to_generate(hardware) for o in compilers)
-    has_flags_alone = planned.plan.on(Axis.COMPILER_FLAGS) is not None and not planned.role
+    has_flags = planned.plan.on(Axis.COMPILER_FLAGS) is not None
+    has_flags_alone = has_flags and not _is_preset(planned)
     return not hardware.is_gpu and (takes_minutes or has_flags_alone)
+
+
+def _is_preset(planned: PlannedCase) -> bool:
+    """Return whether the case is a preset of the model, or of its cache."""
+    return planned.role is not None or planned.case.cache is not None
 
 
 def _takes_minutes(item: pytest.Item, planned: PlannedCase) -> bool:
     hardware = planned.plan.situation.hardware
     if getattr(getattr(item, "module", None), "SHORTEST_MODEL_ON_A_CPU", False):
         return True
-    if planned.plan.compiles and not planned.role:
+    if planned.plan.compiles and not _is_preset(planned):
         return True  # the presets of the model compile the same blocks
     return any(o.slow_to_generate(hardware) for o in planned.plan.optimizations)

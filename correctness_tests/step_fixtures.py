@@ -96,7 +96,7 @@ def lossy_alone(
     part, why = lossy_part(planned.plan), why_not_forced(planned.plan, step_references[0])
     if why or not is_lossy(planned.plan) or part.names == planned.plan.names:
         return (None,) * len(step_references)
-    key = (planned.case.workload, part.names)
+    key = (planned.case.workload, planned.case.cache, part.names)
     if key not in known_steps:
         suite.report(planned, f"measuring {' + '.join(part.names)} alone")
         with build(planned.checkpoint, part) as built:

@@ -99,7 +99,7 @@ def show(options: argparse.Namespace) -> None:
         out(json.dumps(baseline_rows(summaries), indent=1))
         return
     out(f"{baseline.gpu.device_names[0]}: {baseline.path}, {len(summaries)} cases")
-    labels = {s.case.id: joined(s.case.optimizations) for s in summaries}
+    labels = {s.case.id: joined(s.case.combination) for s in summaries}
     out(baseline_table(summaries, labels))
 
 

@@ -112,7 +112,7 @@ def _tables(
 ) -> str:
     valid = plain_table("model", "case", "optimizations")
     for planned in cases:
-        valid.add_row(planned.case.model, planned.label, " + ".join(planned.case.optimizations))
+        valid.add_row(planned.case.model, planned.label, " + ".join(planned.case.combination))
     missing = plain_table("model", "excluded", "reason")
     for model, excluded_here in left_out.items():
         for one in excluded_here:

@@ -102,7 +102,7 @@ def _compared(result: CaseResult, verdict: Mapping[str, Any], sides: ComparedSid
 
 
 def _label(result: CaseResult, metric: str | None) -> str:
-    case = f"{workload_text(result.case)}, {result.role or joined(result.case.optimizations)}"
+    case = f"{workload_text(result.case)}, {result.role or joined(result.case.combination)}"
     titles = {known.name: known.title for known in PERFORMANCE_METRICS}
     return f"{case}: {titles.get(metric, metric)}" if metric else case
 

@@ -87,6 +87,22 @@ def cache_config_from(given: Mapping[str, Any] | str | Path) -> CacheConfig:
     return read_cache_config(path)
 
 
+def cache_preset(name: str) -> CacheConfig:
+    """Return the settings of a preset.
+
+    Raises:
+        FluxFastError: there is no such preset.
+    """
+    if name not in CACHE_PRESETS:
+        raise refused(
+            "no such preset of the cache",
+            shown(name),
+            ", ".join(CACHE_PRESETS),
+            "list the cases with `fluxfast matrix --matrix cache`",
+        )
+    return CACHE_PRESETS[name]
+
+
 def read_cache_config(path: Path) -> CacheConfig:
     """Return the settings of a YAML file.
 

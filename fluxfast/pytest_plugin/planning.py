@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def plan_session(
             their number or a cache decides from step to step; None for the model's own.
 
     Raises:
-        FluxFastError: an option names nothing that exists.
+        FluxFastError: an option names nothing that exists, or the matrix has no case.
     """
     if options.cases:
         return _plan_own(options, options.cases, hardware, matrix)
@@ -93,6 +93,7 @@ def plan_session(
         batch_size=batch_size,
         num_inference_steps=options.num_inference_steps,
     )
+    _check_found(cases, options, hardware, matrix)
     if most_steps_on_a_cpu and not hardware.is_gpu and options.num_inference_steps is None:
         cases = [_shortened(planned, most_steps_on_a_cpu) for planned in cases]
     return SessionPlan(cases=tuple(shard(cases, options.shard)), left_out=left_out)
@@ -117,7 +118,21 @@ def _plan_own(options: Options, file: Path, hardware: Hardware, matrix: str) -> 
             allowed="--matrix with a case that has neither optimizations nor a preset",
             remedy="leave --matrix out",
         )
+    _check_found(cases, options, hardware, matrix)
     return SessionPlan(cases=tuple(shard(cases, options.shard)), left_out=left_out)
+
+
+def _check_found(
+    cases: Sequence[PlannedCase], options: Options, hardware: Hardware, matrix: str
+) -> None:
+    """Refuse a session without cases, which would pass."""
+    if not cases:
+        raise FluxFastError(
+            "the matrix has no case here",
+            got=f"{matrix} of {options.cases or ', '.join(options.models)} on {hardware.name}",
+            allowed="a matrix with a case: `cache` has none of a model without a cache",
+            remedy=f"`fluxfast matrix --gpu {options.gpu} --matrix {matrix}` lists the reasons",
+        )
 
 
 def check_takes_cases(options: Options, module: Any) -> None:

@@ -32,7 +32,7 @@ def ablation_steps(rows: Sequence[ReportRow]) -> list[Step]:
 
     Where nothing was measured between unoptimized and default, return all cases.
     """
-    by_names = {row.case.optimizations: row for row in rows}
+    by_names = {row.case.combination: row for row in rows}
     extra = {names: row for names, row in by_names.items() if _is_extra(row)}
     if not is_cumulative(rows):
         return [Step(name=row.label, row=row, is_extra=_is_extra(row)) for row in rows]
@@ -52,11 +52,11 @@ def is_cumulative(rows: Sequence[ReportRow]) -> bool:
 
 
 def _chain(rows: Sequence[ReportRow]) -> list[Names]:
-    return cumulative_chain(rows[0].default, [row.case.optimizations for row in rows])
+    return cumulative_chain(rows[0].default, [row.case.combination for row in rows])
 
 
 def _is_extra(row: ReportRow) -> bool:
-    names = row.case.optimizations
+    names = row.case.combination
     return set(row.default) < set(names) and len(names) == len(row.default) + 1
 
 

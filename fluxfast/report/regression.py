@@ -59,8 +59,8 @@ def optimization_columns(rows: Sequence[ReportRow]) -> Columns:
     """Return an indicator column for each optimization that varies within a workload."""
     columns, workloads = {}, [row.workload for row in rows]
     count = len(set(workloads))
-    for name in dict.fromkeys(n for row in rows for n in row.case.optimizations):
-        has_it = [name in row.case.optimizations for row in rows]
+    for name in dict.fromkeys(n for row in rows for n in row.case.combination):
+        has_it = [name in row.case.combination for row in rows]
         if len(set(zip(workloads, has_it, strict=True))) > count:
             columns[Term(name)] = [float(has) for has in has_it]
     return columns
@@ -90,7 +90,7 @@ def optimization_columns_by_compiler(rows: Sequence[ReportRow]) -> Columns:
 
 def has_optimizations(row: ReportRow, names: str) -> bool:
     """Return whether a case has every optimization in the name of a term (`a + b`)."""
-    return set(names.split(" + ")) <= set(row.case.optimizations)
+    return set(names.split(" + ")) <= set(row.case.combination)
 
 
 def is_compiled(row: ReportRow) -> bool:

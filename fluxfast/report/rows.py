@@ -163,7 +163,7 @@ def _machine_rows(
                 where=where,
                 case=case,
                 label=label(
-                    case.optimizations,
+                    case.combination,
                     default[case.workload],
                     lossless_variant(default[case.workload], hardware),
                     role,
@@ -181,7 +181,7 @@ def _machine_rows(
                     gpu_option,
                     options_to_compare(measured, other),
                     program_to_compare(measured, other),
-                    matrix="memory" if role is Role.LOW_MEMORY else "full",
+                    matrix=_matrix_with(case, role),
                 ),
                 measured=measured,
             )
@@ -191,15 +191,17 @@ def _machine_rows(
 
 def _defaults(found: Sequence[MeasuredCase]) -> dict[tuple[Any, ...], Names]:
     """Return the default optimizations of each workload."""
-    combinations: dict[tuple[Any, ...], list[Names]] = {}
-    for case in (measured.case for measured in found):
-        combinations.setdefault(case.workload, []).append(case.optimizations)
-    known = {
-        measured.case.workload: measured.case.optimizations
-        for measured in found
-        if measured.results[-1].role is Role.DEFAULT
-    }
-    return {workload: default_of(names) for workload, names in combinations.items()} | known
+    by_workload: dict[tuple[Any, ...], list[MeasuredCase]] = {}
+    for measured in found:
+        by_workload.setdefault(measured.case.workload, []).append(measured)
+    return {workload: _default(cases) for workload, cases in by_workload.items()}
+
+
+def _default(found: Sequence[MeasuredCase]) -> Names:
+    """Return the default optimizations of one workload: by their role, or else inferred."""
+    known = [m.case.combination for m in found if m.results[-1].role is Role.DEFAULT]
+    plain = [m.case.combination for m in found if m.case.cache is None]
+    return known[-1] if known else default_of(plain or [m.case.combination for m in found])
 
 
 def _range(results: Sequence[CaseResult]) -> tuple[float, float]:
@@ -207,6 +209,13 @@ def _range(results: Sequence[CaseResult]) -> tuple[float, float]:
     if len(values) == 1:
         values = results[0].eager_ratios or [image.e2e_s for image in results[0].images]
     return min(values), max(values)
+
+
+def _matrix_with(case: Case, role: Role | None) -> str:
+    """Return a matrix that has the case."""
+    if case.cache is not None:
+        return "cache"
+    return "memory" if role is Role.LOW_MEMORY else "full"
 
 
 def reproduction_command(

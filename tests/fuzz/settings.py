@@ -141,7 +141,7 @@ class _Parser:
 
 STATED = {
     "--gpu": ("auto", "cpu", "h200", "none"),
-    "--matrix": ("smoke", "tiers", "ablation", "throughput", "memory", "none"),
+    "--matrix": ("smoke", "tiers", "ablation", "throughput", "memory", "cache", "none"),
     "--model": ("dev", "schnell", "kontext", "none"),
     "--weights": ("auto", "mini", "synthetic", "hub", "none"),
     "--resolution": ("64x64", "256", "64x", "0x0", "16x99999", "9999999x16"),

@@ -44,10 +44,15 @@ def test_the_history_has_what_an_upgrade_did_and_no_night_of_it(tmp_path, capsys
 
 
 def test_cases_without_a_role_are_told_apart_by_their_optimizations(tmp_path):
-    run, names = comparison(tmp_path / "upgrade"), [("fa3",), ("fused_projections", "fa3")]
-    for optimizations in names:
-        one = case(optimizations=optimizations)
+    run, cached = comparison(tmp_path / "upgrade"), case(optimizations=("dbcache",), cache="fast")
+    names = [("fa3",), ("fused_projections", "fa3")]
+    for one in (cached, *(case(optimizations=optimizations) for optimizations in names)):
         write_result(run / "B2", result(case=one))
         write_figures(run / "B2", "verdicts", one, VERDICT | {"change_of": "e2e_s"})
     labels = [compared.label.rpartition("1024×1024, ")[2] for compared in compared_cases(run)]
-    assert sorted(labels) == ["default: step", "fa3: image", "fused_projections + fa3: image"]
+    assert sorted(labels) == [
+        "dbcache (fast): image",
+        "default: step",
+        "fa3: image",
+        "fused_projections + fa3: image",
+    ]

@@ -10,13 +10,15 @@ from typing import Any
 
 from fluxfast.errors import BaselineError, FluxFastError
 from fluxfast.models.weights import WeightsKind
-from fluxfast.optimizations.registry import eager_combinations
+from fluxfast.optimizations.axis import Axis
+from fluxfast.optimizations.registry import decides, eager_combinations
 
 ID = re.compile(
     r"(?P<model>\w+)-(?P<weights>\w+)-(?P<height>\d+)x(?P<width>\d+)"
-    r"-b(?P<batch_size>\d+)-s(?P<num_inference_steps>\d+)(-g(?P<gpus>\d+))?-(?P<names>[\w+]+)"
+    r"-b(?P<batch_size>\d+)-s(?P<num_inference_steps>\d+)(-g(?P<gpus>\d+))?"
+    r"(-cache_(?P<cache>\w+))?-(?P<names>[\w+]+)"
 )
-TEXTS = ("model", "weights")  # of the parts of an id; the others are numbers
+TEXTS = ("model", "weights", "cache")  # of the parts of an id; the others are numbers
 # Characters of a file name: file systems take 255 bytes, endings and temporary names need some.
 LONGEST_STEM = 230
 DIGEST_CHARACTERS = 12
@@ -36,6 +38,7 @@ class Case:
         batch_size: images generated at a time.
         num_inference_steps: denoising steps.
         gpus: GPUs that share an image.
+        cache: the preset of the cache's settings; None for the cache as it is, and without one.
     """
 
     model: str
@@ -46,16 +49,19 @@ class Case:
     batch_size: int
     num_inference_steps: int
     gpus: int = 1
+    cache: str | None = None
 
     @property
     def id(self) -> str:
         """The identifier, as `dev-synthetic-1024x1024-b1-s28-bf16+fa3_fp8`; height before width.
 
-        Several GPUs come after the steps: `-s28-g2-`.
+        Several GPUs and a preset of the cache come after the steps: `-s28-g2-cache_fast-`.
         """
         shape = f"{self.height}x{self.width}-b{self.batch_size}-s{self.num_inference_steps}"
         if self.gpus > 1:
             shape += f"-g{self.gpus}"
+        if self.cache is not None:
+            shape += f"-cache_{self.cache}"
         return f"{self.model}-{self.weights}-{shape}-{'+'.join(self.optimizations) or 'eager'}"
 
     @property
@@ -89,8 +95,16 @@ class Case:
         return cls(optimizations=optimizations, **{**parts, **numbers})
 
     @property
+    def combination(self) -> tuple[str, ...]:
+        """The optimizations, a cache with the preset of its settings: `dbcache (fast)`."""
+        return tuple(
+            f"{name} ({self.cache})" if self.cache and decides([name], Axis.CACHE) else name
+            for name in self.optimizations
+        )
+
+    @property
     def workload(self) -> tuple[Any, ...]:
-        """Everything but the optimizations; cases of one workload are comparable."""
+        """Everything but optimizations and their settings; cases of one workload compare."""
         return (
             self.model,
             self.weights,
@@ -102,10 +116,12 @@ class Case:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields for JSON; `gpus` where they are several."""
+        """Return the fields for JSON; `gpus` where they are several, `cache` where it is one."""
         fields = asdict(self) | {"optimizations": list(self.optimizations)}
         if self.gpus == 1:
             del fields["gpus"]
+        if self.cache is None:
+            del fields["cache"]
         return fields
 
     def eager_among(self, cases: Iterable[Case]) -> Case | None:

@@ -11,6 +11,7 @@ from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Optimization
+from fluxfast.optimizations.cache_config import CACHE_PRESETS
 from fluxfast.optimizations.registry import (
     available,
     default_choice,
@@ -119,6 +120,13 @@ def memory(situation: Situation) -> list[Names]:
     return [known[Role.DEFAULT], known[Role.LOW_MEMORY]]
 
 
+def cache(situation: Situation) -> list[Names]:
+    """Return the default optimizations without and with a cache; nothing where there is none."""
+    known = names_by_role(situation)
+    cached = known.get(Role.CACHE)
+    return [known[Role.DEFAULT], cached] if cached and is_valid(cached, situation) else []
+
+
 def ablation(situation: Situation) -> list[Names]:
     """Return a cumulative ablation, a leave-one-out ablation, and additions to the defaults.
 
@@ -201,6 +209,7 @@ MATRICES: dict[str, Callable[[Situation], list[Names]]] = {
     "default": default,
     "throughput": default,
     "memory": memory,
+    "cache": cache,
     "tiers": tiers,
     "peers": peers,
     "ablation": ablation,
@@ -222,6 +231,11 @@ def batch_sizes(kind: str, given: int | None) -> tuple[int | None, ...]:
         given: the only batch size to measure, if the user states one.
     """
     return (given,) if given is not None else BATCH_SIZES.get(kind, (None,))
+
+
+def cache_presets(kind: str) -> tuple[str, ...]:
+    """Return the presets with which a matrix measures its combinations with a cache once more."""
+    return tuple(CACHE_PRESETS) if kind == "cache" else ()
 
 
 # Axes of fusions and other small optimizations. Their combinations would make the full matrix 128

@@ -72,7 +72,7 @@ def planned_own_cases(
                 found += [_planned(entry, n, checkpoint, situation) for n in combinations]
         for planned in found[len(places) :]:
             _check_new(planned.case, entry, places)
-    return _titled(found), left_out
+    return _titled(found) if found else [], left_out
 
 
 @contextmanager

@@ -5,18 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 from fluxfast.bench.cases.case import Case
 from fluxfast.bench.cases.labels import joined, label, lossless_variant
-from fluxfast.bench.cases.matrix import Excluded, Names, batch_sizes, excluded, matrix
+from fluxfast.bench.cases.matrix import (
+    Excluded,
+    Names,
+    batch_sizes,
+    cache_presets,
+    excluded,
+    matrix,
+)
 from fluxfast.bench.cases.role import Role, names_by_role, role_of
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Hardware
 from fluxfast.models.spec import model_named
 from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
+from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Plan
-from fluxfast.optimizations.registry import eager_combinations, plan
+from fluxfast.optimizations.cache_config import cache_preset
+from fluxfast.optimizations.registry import check_decided, decides, eager_combinations, plan
 from fluxfast.optimizations.situation import Situation
 
 RESOLUTION = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
@@ -62,6 +72,8 @@ def planned_case(
     checkpoint: Checkpoint,
     situation: Situation,
     roles: Mapping[Role, Names] | None = None,
+    *,
+    cache: str | None = None,
 ) -> PlannedCase:
     """Return the case of these optimizations.
 
@@ -70,10 +82,16 @@ def planned_case(
         checkpoint: the weights.
         situation: what is optimized.
         roles: the optimizations of each role in this situation, if they are known.
+        cache: the preset of the cache's settings; None for those of the situation.
 
     Raises:
-        PlanError: the optimizations are not supported.
+        PlanError: the optimizations are not supported, or none of them is a cache for the preset.
+        FluxFastError: there is no such preset.
     """
+    roles = roles or names_by_role(situation)
+    if cache is not None:
+        check_decided([names], Axis.CACHE, "a preset of the cache without one", option="the preset")
+        situation = replace(situation, cache_config=cache_preset(cache))
     checked, request = plan(names, situation), situation.request
     case = Case(
         model=situation.model.name,
@@ -84,11 +102,12 @@ def planned_case(
         batch_size=request.batch_size,
         num_inference_steps=request.num_inference_steps,
         gpus=situation.hardware.gpus,
+        cache=cache,
     )
     is_eager = checked.names and checked.names in eager_combinations()
-    roles = roles or names_by_role(situation)
-    role, default = role_of(checked.names, roles), roles[Role.DEFAULT]
-    shown = label(checked.names, default, lossless_variant(default, situation.hardware), role)
+    # The role stands for the cache as it is.
+    role, default = role_of(checked.names, roles) if cache is None else None, roles[Role.DEFAULT]
+    shown = label(case.combination, default, lossless_variant(default, situation.hardware), role)
     if is_eager:
         shown = f"eager {joined(checked.names)}"
     if request.batch_size > 1:
@@ -128,7 +147,7 @@ def planned_from_id(text: str, hardware: Hardware, role: Role | None = None) -> 
         num_inference_steps=case.num_inference_steps,
     )
     if role is None:
-        return planned_case(case.optimizations, checkpoint, situation)
+        return planned_case(case.optimizations, checkpoint, situation, cache=case.cache)
     known = names_by_role(situation)
     if role not in known:
         raise FluxFastError(
@@ -163,6 +182,11 @@ def planned_cases(
             situation = situation_of(checkpoint, hardware, **of_size)
             combinations, roles = matrix(kind, situation), names_by_role(situation)
             cases += [planned_case(names, checkpoint, situation, roles) for names in combinations]
+            cached = [names for names in combinations if decides(names, Axis.CACHE)]
+            cases += [
+                planned_case(names, checkpoint, situation, roles, cache=preset)
+                for preset, names in product(cache_presets(kind), cached)
+            ]
             left_out[model] = excluded(combinations, situation)
     return cases, left_out
 

@@ -155,6 +155,7 @@ def baseline_rows(summaries: Iterable[CaseSummary]) -> list[dict[str, Any]]:
             "weights": s.case.weights,
             "weights_profile": s.weights_profile,
             "optimizations": list(s.case.optimizations),
+            "cache": s.case.cache,
             "resolution": f"{s.case.height}x{s.case.width}",
             "batch_size": s.case.batch_size,
             "steps": s.case.num_inference_steps,
