@@ -25,6 +25,7 @@ from fluxfast.optimizations.axis import AROUND_THE_TRANSFORMER
 from fluxfast.optimizations.base import Build, Plan
 from fluxfast.optimizations.team import Team
 from fluxfast.pipeline.apply import apply_plan
+from fluxfast.pipeline.call_clock import CallClock, limits_of
 from fluxfast.pipeline.rank_worker import IDLE, LOOPBACK, Start, tensors_of, work
 from fluxfast.pipeline.watchdog import Watchdog
 
@@ -131,7 +132,8 @@ def _led_team(pipeline: Any, plan: Plan, undo: ExitStack) -> Team:
     processes = start_processes(
         work, (start,), hardware.gpus - 1, join=False, daemon=True, start_method="forkserver"
     )
-    watchdog = undo.enter_context(Watchdog(processes, is_gpu=hardware.is_gpu))
+    clock = CallClock(limits_of(plan), is_gpu=hardware.is_gpu)
+    watchdog = undo.enter_context(Watchdog(processes, clock, is_gpu=hardware.is_gpu))
     _led.append(watchdog)
     undo.callback(_led.clear)
     undo.callback(watchdog.leave)

@@ -12,10 +12,9 @@ import faulthandler
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 from typing import Any, Self
 
 import torch
@@ -24,13 +23,13 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from fluxfast.errors import RankError
 from fluxfast.optimizations.team import Team
+from fluxfast.pipeline.call_clock import CallClock
 from fluxfast.pipeline.rank_worker import DUMP_STACKS
 
 POLL_S = 0.1
-FIRST_CALL_S = 1200.0  # limit for the first call of a layout, which may compile
-CALL_S = 20.0  # limit for any other call
 NOTICE_S = 5.0  # after a failure, for rank 0 to leave its collective
 GRACE_S = 2.0  # for a worker that is terminated
+DISMISSING = "dismissing"
 
 
 class Watchdog:
@@ -42,30 +41,17 @@ class Watchdog:
         failure: the error of the rank that failed; None as long as all are well.
     """
 
-    def __init__(
-        self,
-        processes: Any,
-        *,
-        is_gpu: bool,
-        call_s: float = CALL_S,
-        first_call_s: float = FIRST_CALL_S,
-    ) -> None:
+    def __init__(self, processes: Any, clock: CallClock, *, is_gpu: bool) -> None:
         """Watch processes that torch.multiprocessing has started.
 
         Args:
             processes: the processes.
-            is_gpu: calls end on a GPU later than on the host.
-            call_s: limit for a call in seconds.
-            first_call_s: limit for the first call of a layout in seconds.
+            clock: times the calls.
+            is_gpu: a failure does not end a collective.
         """
         self.failure: RankError | None = None
-        self._processes, self._is_gpu = processes, is_gpu
-        self._call_s, self._first_call_s = call_s, first_call_s
-        self._known = set[object]()
-        self._lock, self._closing, self._failed = Lock(), Event(), Event()
-        # A call runs on the host until it is in `_pending`, then on the GPU; each has the limit.
-        self._limit_s, self._runs, self._pending = call_s, False, deque[Any]()
-        self._deadline: float | None = None
+        self._processes, self._clock, self._is_gpu = processes, clock, is_gpu
+        self._closing, self._failed = Event(), Event()
         self._noticed = self._may_end = False
         self._thread = Thread(target=self._watch, name="fluxfast watchdog", daemon=True)
 
@@ -99,29 +85,17 @@ class Watchdog:
             RankError: a rank has failed, or the call takes too long.
         """
         self.check()
-        with self._lock:
-            self._runs = True
-            self._limit_s = self._call_s if layout in self._known else self._first_call_s
-            self._deadline = time.monotonic() + self._limit_s
+        self._clock.start(layout)
         try:
             yield
         except BaseException as error:
             self._after(error)
             raise
-        with self._lock:
-            self._known.add(layout)
-            self._runs = False
-            if self._is_gpu:
-                self._pending.append(torch.cuda.Event())
-                self._pending[-1].record()
-            else:
-                self._deadline = None
+        self._clock.end()
 
     def _after(self, error: BaseException) -> None:
         """End the team after an error of rank 0; the cause may be the failure of another rank."""
-        with self._lock:
-            self._runs, self._deadline = False, None
-            self._pending.clear()
+        self._clock.stop()
         lost_others = isinstance(error, RuntimeError) and not isinstance(
             error, torch.OutOfMemoryError
         )
@@ -135,7 +109,8 @@ class Watchdog:
     def dismiss(self, team: Team) -> None:
         """Ask the workers to end."""
         if self.failure is None:
-            with suppress(RuntimeError), self.watching("dismissing"):
+            self._clock.known.add(DISMISSING)
+            with suppress(RuntimeError), self.watching(DISMISSING):
                 self._may_end = True
                 team.send(None)
                 self._closing.set()
@@ -173,28 +148,10 @@ class Watchdog:
             why = error.signal_name or f"exit status {error.exit_code}"
             hint = " (the host may be out of memory)" if why == "SIGKILL" else ""
             return _failed(f"its process was ended by {why}{hint}", f"rank {error.error_index + 1}")
-        return self._overdue()
-
-    def _overdue(self) -> RankError | None:
-        with self._lock:
-            self._note_progress()
-            if self._deadline is None or time.monotonic() < self._deadline:
-                return None
+        if not self._clock.is_overdue():
+            return None
         self._dump_stacks()
         return _failed("a call did not end in time; the stack of each rank is in the log above")
-
-    def _note_progress(self) -> None:
-        """Give the next call its time where the GPU has ended one.
-
-        No event is queried while a call runs on the host, because it may be recording a CUDA graph.
-        """
-        if self._runs or not self._pending:
-            return
-        while self._pending and self._pending[0].query():
-            self._pending.popleft()
-            self._deadline = time.monotonic() + self._limit_s
-        if not self._pending:
-            self._deadline = None
 
     def _dump_stacks(self) -> None:
         with suppress(OSError, ValueError, AttributeError):  # stderr may be no file
@@ -215,7 +172,7 @@ class Watchdog:
         until = time.monotonic() + 2 * NOTICE_S
         while time.monotonic() < until and not self._noticed:
             time.sleep(POLL_S)
-        if not self._noticed and self._deadline is not None:
+        if not self._noticed and self._clock.deadline is not None:
             sys.stderr.write(f"fluxfast: {self.failure}\n")
             sys.stderr.flush()
             os._exit(1)

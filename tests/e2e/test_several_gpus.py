@@ -16,8 +16,7 @@ from benchmarks.variants import PROMPT, VARIANTS, generate, loaded
 from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
 from fluxfast.models.lora.synthetic import synthetic_lora
-from fluxfast.pipeline import ranks
-from fluxfast.pipeline.watchdog import Watchdog
+from fluxfast.pipeline import call_clock, ranks
 from tests.support.forked import LIBRARIES
 from tests.support.ranks import EAGER, TEXT, Fault, join, rank_of_two
 
@@ -134,7 +133,7 @@ def test_a_command_shares_an_image(tmp_path, capsys):
     ],
 )
 def test_a_rank_that_fails_ends_the_call_with_its_error(pipeline, monkeypatch, kind, message):
-    monkeypatch.setitem(Watchdog.__init__.__kwdefaults__, "call_s", 1.0)
+    monkeypatch.setattr(call_clock, "CALL_S", 1.0)
     fault = pipeline.transformer.x_embedder.register_forward_pre_hook(Fault(kind=kind))
     try:
         with fluxfast.optimize(pipeline, gpus=2, disable=EAGER) as shared:

@@ -6,8 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from fluxfast.errors import RankError
-from fluxfast.pipeline import watchdog
+from fluxfast.optimizations.registry import default_names, plan
+from fluxfast.pipeline import call_clock
+from fluxfast.pipeline.call_clock import CallClock, Limits, limits_of
 from fluxfast.pipeline.watchdog import Watchdog
+from tests.support.machines import H200, situation
 
 LIMIT_S, STEP_S, STEPS = 1.0, 0.5, 3
 
@@ -24,14 +27,14 @@ def watched(monkeypatch):
             ends.append(self.ends_at)
 
         def query(self):
-            state.queried_while_running |= state.dog._runs
+            state.queried_while_running |= state.clock._runs
             return time.monotonic() >= self.ends_at
 
     processes = SimpleNamespace(processes=[], join=lambda **_: False)
-    monkeypatch.setattr(watchdog.torch.cuda, "Event", Event)
+    monkeypatch.setattr(call_clock.torch.cuda, "Event", Event)
     monkeypatch.setattr(Watchdog, "_dump_stacks", lambda self: None)
-    limits = {"call_s": LIMIT_S, "first_call_s": LIMIT_S}
-    with Watchdog(processes, is_gpu=True, **limits) as state.dog:
+    state.clock = CallClock(Limits(first_call_s=LIMIT_S, call_s=LIMIT_S), is_gpu=True)
+    with Watchdog(processes, state.clock, is_gpu=True) as state.dog:
         yield state
 
 
@@ -41,7 +44,7 @@ def test_steps_that_wait_in_the_queue_of_a_gpu_are_not_overdue(watched):
             pass
     time.sleep(STEPS * STEP_S + 0.5)
     watched.dog.check()
-    assert not watched.dog._pending and not watched.queried_while_running
+    assert not watched.clock._pending and not watched.queried_while_running
 
 
 def test_a_step_that_a_gpu_does_not_end_is_a_failure(watched):
@@ -55,7 +58,7 @@ def test_a_step_that_a_gpu_does_not_end_is_a_failure(watched):
 
 def test_an_event_is_not_queried_while_a_graph_may_be_recorded(watched):
     watched.step_s = 0.1
-    watched.dog._call_s = watched.dog._first_call_s = 60  # a busy machine may stand still
+    watched.clock.limits = Limits(first_call_s=60, call_s=60)  # a busy machine may stand still
     with watched.dog.watching("a step"):
         pass
     with watched.dog.watching("another size"):
@@ -63,3 +66,18 @@ def test_an_event_is_not_queried_while_a_graph_may_be_recorded(watched):
     time.sleep(0.3)
     watched.dog.check()
     assert not watched.queried_while_running
+
+
+def test_only_a_first_call_that_compiles_may_take_minutes():
+    on_hopper = situation(H200)
+    kernels, compiled = plan(default_names(on_hopper), on_hopper), plan(["regional"], on_hopper)
+    assert limits_of(compiled).first_call_s == 1200
+    assert limits_of(kernels).first_call_s == 120
+    clock = CallClock(limits_of(kernels), is_gpu=False)
+    left_s = []
+    for layout in ("a size", "a size", "another size"):
+        started = time.monotonic()
+        clock.start(layout)
+        left_s.append(clock.deadline - started)
+        clock.end()
+    assert left_s == pytest.approx([120, 20, 120], abs=10)
