@@ -1,9 +1,9 @@
 """Watch the processes that share an image, and end all of them when one fails or hangs.
 
 A rank that waits in a collective cannot raise: its thread is in gloo's or NCCL's code. So a second
-thread of rank 0 watches the workers and the time of each call. On a CPU the end of a worker ends
-the collective. On a GPU it does not, and if rank 0 has not noticed the failure after some seconds,
-its process is ended, too.
+thread of rank 0 watches the workers, the time of each call, and Ctrl-C. On a CPU the end of a
+worker ends the collective. On a GPU it does not, and if rank 0 has not noticed the failure after
+some seconds, its process is ended, too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from fluxfast.errors import RankError
 from fluxfast.optimizations.team import Team
 from fluxfast.pipeline.call_clock import CallClock
+from fluxfast.pipeline.ctrl_c import INTERRUPTED, CtrlC
 from fluxfast.pipeline.rank_worker import DUMP_STACKS
 
 POLL_S = 0.1
@@ -51,12 +52,14 @@ class Watchdog:
         """
         self.failure: RankError | None = None
         self._processes, self._clock, self._is_gpu = processes, clock, is_gpu
+        self._ctrl_c, self._status = CtrlC(clock), 1
         self._closing, self._failed = Event(), Event()
         self._noticed = self._may_end = False
         self._thread = Thread(target=self._watch, name="fluxfast watchdog", daemon=True)
 
     def __enter__(self) -> Self:
         """Start watching."""
+        self._ctrl_c.listen()
         self._thread.start()
         return self
 
@@ -65,6 +68,7 @@ class Watchdog:
         self._closing.set()
         self._noticed = True
         self._thread.join()
+        self._ctrl_c.close()
         self._kill()
 
     def check(self) -> None:
@@ -89,7 +93,10 @@ class Watchdog:
         try:
             yield
         except BaseException as error:
-            self._after(error)
+            try:
+                self._after(error)
+            finally:  # also where a delayed Ctrl-C ends `_after`
+                self._clock.stop()
             raise
         self._clock.end()
 
@@ -148,6 +155,9 @@ class Watchdog:
             why = error.signal_name or f"exit status {error.exit_code}"
             hint = " (the host may be out of memory)" if why == "SIGKILL" else ""
             return _failed(f"its process was ended by {why}{hint}", f"rank {error.error_index + 1}")
+        if self._ctrl_c.is_overdue():
+            self._status = INTERRUPTED
+            return _ended_by(KeyboardInterrupt())
         if not self._clock.is_overdue():
             return None
         self._dump_stacks()
@@ -175,7 +185,7 @@ class Watchdog:
         if not self._noticed and self._clock.deadline is not None:
             sys.stderr.write(f"fluxfast: {self.failure}\n")
             sys.stderr.flush()
-            os._exit(1)
+            os._exit(self._status)
 
 
 def _failed(why: str, who: str = "a rank", details: str = "") -> RankError:
@@ -190,7 +200,7 @@ def _failed(why: str, who: str = "a rank", details: str = "") -> RankError:
 def _ended_by(error: BaseException) -> RankError:
     return RankError(
         "the processes of the other GPUs were ended, because an earlier call failed",
-        got=f"{type(error).__name__}: {error}"[:200],
+        got=f"{type(error).__name__}: {error}".removesuffix(": ")[:200],
         allowed="calls that end",
         remedy="call undo() and fluxfast.optimize() again",
     )

@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 import time
+from contextlib import contextmanager
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -16,9 +19,9 @@ from benchmarks.variants import PROMPT, VARIANTS, generate, loaded
 from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
 from fluxfast.models.lora.synthetic import synthetic_lora
-from fluxfast.pipeline import call_clock, ranks
-from tests.support.forked import LIBRARIES
-from tests.support.ranks import EAGER, TEXT, Fault, join, rank_of_two
+from fluxfast.pipeline import call_clock, ctrl_c, ranks
+from tests.support.forked import LIBRARIES, PROCESSES
+from tests.support.ranks import EAGER, TEXT, Fault, join, rank_of_two, stuck
 
 MOST_DIFFERENCE = 1e-5  # of latents, relative: sums in another order, in float32
 CACHE = {"Fn_compute_blocks": 1, "max_warmup_steps": 2, "residual_diff_threshold": 0.2}
@@ -161,6 +164,53 @@ def test_ctrl_c_and_errors_of_rank_0_end_the_workers(pipeline):
             assert not workers()
             with pytest.raises(FluxFastError, match="an earlier call failed"):
                 generate(shared, TEXT)
+
+
+def test_ctrl_c_ends_a_call_that_waits_for_another_rank(pipeline, monkeypatch):
+    monkeypatch.setattr(call_clock, "CALL_S", 60.0)
+    monkeypatch.setattr(ctrl_c, "RETURN_S", 0.5)
+    fault = pipeline.transformer.x_embedder.register_forward_pre_hook(Fault(kind="hangs"))
+    try:
+        with fluxfast.optimize(pipeline, gpus=2, disable=EAGER) as shared, ctrl_c_is_handled():
+            pids = [process.pid for process in workers()]
+            clock = ranks._led[0]._clock
+            Thread(target=interrupt_once_a_call_waits, args=(clock,), daemon=True).start()
+            with pytest.raises(KeyboardInterrupt):
+                generate(shared, TEXT)
+            with pytest.raises(FluxFastError, match="an earlier call failed"):
+                generate(shared, TEXT)
+            give_up = time.monotonic() + 60  # the other thread waits for the processes
+            while any(map(is_running, pids)):
+                assert time.monotonic() < give_up
+    finally:
+        fault.remove()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_ctrl_c_ends_a_process_that_waits_in_a_library():
+    reader, writer = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=stuck, args=(writer,))
+    process.start()
+    assert reader.recv() == "stuck"
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 130
+
+
+@contextmanager
+def ctrl_c_is_handled():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background ignores it
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupt_once_a_call_waits(clock):
+    call = None
+    while call is None or clock.deadline != call:
+        call = clock.deadline
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def is_running(pid):

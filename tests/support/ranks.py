@@ -3,16 +3,21 @@
 Workers are processes of their own: a fault comes to them as a hook of the transformer.
 """
 
+import ctypes
 import os
 import signal
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 
 import fluxfast
 from benchmarks.variants import VARIANTS, generate, loaded
+from fluxfast.pipeline import ctrl_c, watchdog
+from fluxfast.pipeline.call_clock import CallClock, Limits
+from fluxfast.pipeline.watchdog import Watchdog
 
 TEXT = VARIANTS[0]
 # What compiles takes seconds, and is tested apart.
@@ -60,6 +65,25 @@ def rank_of_two(index, port, calls, results):
             except fluxfast.FluxFastError as error:
                 results.put(str(error))
     dist.destroy_process_group()
+
+
+def stuck(started):
+    """Wait for ever in a library, in a call that is watched; the process ends in no other way.
+
+    Args:
+        started: a connection that gets a message just before.
+    """
+    ctrl_c.RETURN_S = watchdog.NOTICE_S = 0.2
+    # Raises nothing, so that Ctrl-C may come at any time.
+    signal.default_int_handler = lambda *_: None
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    processes = SimpleNamespace(processes=[], join=lambda **_: False)
+    clock = CallClock(Limits(first_call_s=600, call_s=600), is_gpu=True)
+    mutex, library = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    library.pthread_mutex_lock(mutex)
+    with Watchdog(processes, clock, is_gpu=True) as dog, dog.watching("a step"):
+        started.send("stuck")
+        library.pthread_mutex_lock(mutex)
 
 
 def join(rank, store):

@@ -1,5 +1,7 @@
 """The time that calls on a GPU may take, with events in place of a GPU."""
 
+import os
+import signal
 import time
 from types import SimpleNamespace
 
@@ -7,8 +9,9 @@ import pytest
 
 from fluxfast.errors import RankError
 from fluxfast.optimizations.registry import default_names, plan
-from fluxfast.pipeline import call_clock
+from fluxfast.pipeline import call_clock, ctrl_c
 from fluxfast.pipeline.call_clock import CallClock, Limits, limits_of
+from fluxfast.pipeline.ctrl_c import CtrlC
 from fluxfast.pipeline.watchdog import Watchdog
 from tests.support.machines import H200, situation
 
@@ -81,3 +84,55 @@ def test_only_a_first_call_that_compiles_may_take_minutes():
         left_s.append(clock.deadline - started)
         clock.end()
     assert left_s == pytest.approx([120, 20, 120], abs=10)
+
+
+@pytest.fixture
+def interrupts(monkeypatch):
+    """Yield a clock, and what notices Ctrl-C during its calls, whose handler raises at once."""
+    monkeypatch.setattr(ctrl_c, "RETURN_S", 0.0)
+    clock = CallClock(Limits(first_call_s=60, call_s=60), is_gpu=False)
+    noticed = CtrlC(clock)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    noticed.listen()
+    yield clock, noticed
+    noticed.close()
+    signal.signal(signal.SIGINT, before)
+
+
+def press_ctrl_c():
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+
+def test_ctrl_c_is_for_the_call_at_which_it_comes(interrupts):
+    clock, noticed = interrupts
+    press_ctrl_c()
+    assert not noticed.is_overdue()  # no call
+    clock.start("a step")
+    assert not noticed.is_overdue()
+    press_ctrl_c()
+    assert noticed.is_overdue()
+    clock.start("the next step")
+    assert not noticed.is_overdue()
+
+
+def test_a_program_that_handles_ctrl_c_itself_is_left_alone(interrupts):
+    clock, noticed = interrupts
+    clock.start("a step")
+    signal.signal(signal.SIGINT, lambda *_: None)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    assert not noticed.is_overdue()
+
+
+def test_whoever_reads_the_signals_goes_on_reading_them(interrupts):
+    _, noticed = interrupts
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    for change in (noticed.listen, noticed.close):
+        signal.set_wakeup_fd(writer)
+        change()
+        assert signal.set_wakeup_fd(-1) == writer
+    os.close(reader)
+    os.close(writer)
