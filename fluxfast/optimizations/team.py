@@ -29,7 +29,7 @@ class Team:
         is_led: ranks above 0 run this project's loop, which follows the calls of rank 0; otherwise
             each rank calls its own pipeline.
         watched: returns a context for a call, given its layout; where another rank fails or hangs
-            within it, the context raises that rank's error.
+            within it, the context raises that rank's error, or ends this process.
     """
 
     rank: int

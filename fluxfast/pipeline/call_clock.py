@@ -47,6 +47,7 @@ class CallClock:
     Attributes:
         limits: the limits of calls.
         known: the layouts of calls that have ended.
+        limit_s: the limit of the current call.
         deadline: when the current call has to end, by `time.monotonic()`; None without a call.
     """
 
@@ -60,27 +61,32 @@ class CallClock:
         self.limits, self.known = limits, set[object]()
         self.deadline: float | None = None
         self._is_gpu, self._lock = is_gpu, Lock()
+        self.limit_s = limits.call_s
         self._runs, self._layout, self._pending = False, object(), deque[Any]()
-        self._limit_s = limits.call_s
+        self._rests = False
 
-    def start(self, layout: object) -> None:
-        """Start a call of this layout."""
+    def start(self, layout: object, more_s: float = 0.0) -> None:
+        """Start a call of this layout, with so many seconds more than its limit."""
         limits = self.limits
         with self._lock:
             self._runs, self._layout = True, layout
-            self._limit_s = limits.call_s if layout in self.known else limits.first_call_s
-            self.deadline = time.monotonic() + self._limit_s
+            limit_s = limits.call_s if layout in self.known else limits.first_call_s
+            self._allow(limit_s + more_s)
 
-    def end(self) -> None:
-        """End the call on the host."""
+    def end(self, *, rests: bool = False) -> None:
+        """End the call on the host.
+
+        Args:
+            rests: the time until the next call is limited, too.
+        """
         with self._lock:
             self.known.add(self._layout)
-            self._runs = False
+            self._runs, self._rests = False, rests
             if self._is_gpu:
                 self._pending.append(torch.cuda.Event())
                 self._pending[-1].record()
             else:
-                self.deadline = None
+                self._rest()
 
     def stop(self) -> None:
         """Forget every call."""
@@ -103,6 +109,15 @@ class CallClock:
             return
         while self._pending and self._pending[0].query():
             self._pending.popleft()
-            self.deadline = time.monotonic() + self._limit_s
+            self._allow(self.limit_s)
         if not self._pending:
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._rests:
+            self._allow(self.limits.call_s)
+        else:
             self.deadline = None
+
+    def _allow(self, limit_s: float) -> None:
+        self.limit_s, self.deadline = limit_s, time.monotonic() + limit_s

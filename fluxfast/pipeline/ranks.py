@@ -26,6 +26,7 @@ from fluxfast.optimizations.base import Build, Plan
 from fluxfast.optimizations.team import Team
 from fluxfast.pipeline.apply import apply_plan
 from fluxfast.pipeline.call_clock import CallClock, limits_of
+from fluxfast.pipeline.own_watch import OwnWatch, called_within
 from fluxfast.pipeline.rank_worker import IDLE, LOOPBACK, Start, tensors_of, work
 from fluxfast.pipeline.watchdog import Watchdog
 
@@ -78,7 +79,7 @@ def joined_team(pipeline: Any, plan: Plan, undo: ExitStack) -> Team | None:
     if hardware.gpus == 1:
         return None
     if is_launched():
-        return _launched_team(hardware)
+        return _launched_team(pipeline, plan, undo)
     if dist.is_initialized():
         raise RankError(
             "another pipeline of this process uses several GPUs",
@@ -99,7 +100,9 @@ def backend_of(hardware: Hardware) -> str:
     return "nccl" if hardware.is_gpu else "gloo"
 
 
-def _launched_team(hardware: Hardware) -> Team:
+def _launched_team(pipeline: Any, plan: Plan, undo: ExitStack) -> Team:
+    """Join the ranks that a launcher has started, and watch the calls of this one."""
+    hardware = plan.situation.hardware
     if not dist.is_initialized():
         dist.init_process_group(backend_of(hardware))
     if dist.get_world_size() != hardware.gpus:
@@ -111,7 +114,11 @@ def _launched_team(hardware: Hardware) -> Team:
             "fluxfast starts the other processes itself",
         )
     messages = dist.new_group(backend="gloo", timeout=IDLE)
-    return Team(rank=dist.get_rank(), size=hardware.gpus, messages=messages, is_led=False)
+    team = Team(rank=dist.get_rank(), size=hardware.gpus, messages=messages, is_led=False)
+    watch = OwnWatch(team, CallClock(limits_of(plan), is_gpu=hardware.is_gpu))
+    undo.enter_context(watch)
+    pipeline.__class__ = called_within(type(pipeline), watch.image)
+    return replace(team, watched=watch.watching)
 
 
 def _led_team(pipeline: Any, plan: Plan, undo: ExitStack) -> Team:

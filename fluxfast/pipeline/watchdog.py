@@ -147,21 +147,21 @@ class Watchdog:
         try:
             has_ended = self._processes.join(timeout=0, grace_period=GRACE_S)
             if has_ended and not self._may_end:
-                return _failed("its process has ended")
+                return failed("its process has ended")
         except ProcessRaisedException as error:
             rank, text = error.error_index + 1, error.msg.strip()
-            return _failed(text.splitlines()[-1], f"rank {rank}", details=text)
+            return failed(text.splitlines()[-1], f"rank {rank}", details=text)
         except ProcessExitedException as error:
             why = error.signal_name or f"exit status {error.exit_code}"
             hint = " (the host may be out of memory)" if why == "SIGKILL" else ""
-            return _failed(f"its process was ended by {why}{hint}", f"rank {error.error_index + 1}")
+            return failed(f"its process was ended by {why}{hint}", f"rank {error.error_index + 1}")
         if self._ctrl_c.is_overdue():
             self._status = INTERRUPTED
             return _ended_by(KeyboardInterrupt())
         if not self._clock.is_overdue():
             return None
         self._dump_stacks()
-        return _failed("a call did not end in time; the stack of each rank is in the log above")
+        return failed("a call did not end in time; the stack of each rank is in the log above")
 
     def _dump_stacks(self) -> None:
         with suppress(OSError, ValueError, AttributeError):  # stderr may be no file
@@ -188,7 +188,14 @@ class Watchdog:
             os._exit(self._status)
 
 
-def _failed(why: str, who: str = "a rank", details: str = "") -> RankError:
+def failed(why: str, who: str = "a rank", details: str = "") -> RankError:
+    """Return the error about a rank that has failed.
+
+    Args:
+        why: what happened to it.
+        who: the rank, if it is known.
+        details: more about it.
+    """
     return RankError(
         f"{who} of the GPUs that share an image has failed: {why}",
         got=details or why,

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from contextlib import contextmanager
@@ -21,7 +22,15 @@ from fluxfast.errors import FluxFastError
 from fluxfast.models.lora.synthetic import synthetic_lora
 from fluxfast.pipeline import call_clock, ctrl_c, ranks
 from tests.support.forked import LIBRARIES, PROCESSES
-from tests.support.ranks import EAGER, TEXT, Fault, join, rank_of_two, stuck
+from tests.support.ranks import (
+    EAGER,
+    TEXT,
+    Fault,
+    join,
+    rank_of_two,
+    rank_of_two_with_a_fault,
+    stuck,
+)
 
 MOST_DIFFERENCE = 1e-5  # of latents, relative: sums in another order, in float32
 CACHE = {"Fn_compute_blocks": 1, "max_warmup_steps": 2, "residual_diff_threshold": 0.2}
@@ -243,3 +252,28 @@ def test_ranks_of_torchrun_compute_one_image_and_refuse_another_seed(pipeline):
         assert "another hidden_states than on rank 0" in results.get()
     other.join(timeout=10)
     dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("kind", "faulty", "message"),
+    [
+        ("hangs", 1, "rank 1 of the GPUs.* what comes after call 2 of the transformer"),
+        ("stopped", 0, "rank 1 of the GPUs.* call 3 of the transformer, which all ranks"),
+    ],
+)
+def test_a_rank_of_torchrun_ends_where_it_or_another_one_hangs(kind, faulty, message, tmp_path):
+    texts = [tmp_path / "0", tmp_path / "1"]
+    store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    both = start_processes(
+        rank_of_two_with_a_fault,
+        (store.port, kind, faulty, texts),
+        2,
+        join=False,
+        daemon=True,
+        start_method="forkserver",
+    ).processes
+    both[1].join(60)
+    for process in both:
+        process.kill()
+    assert both[1].exitcode == 1
+    assert re.search(message, texts[1].read_text())

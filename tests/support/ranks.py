@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 import fluxfast
 from benchmarks.variants import VARIANTS, generate, loaded
-from fluxfast.pipeline import ctrl_c, watchdog
+from fluxfast.pipeline import call_clock, ctrl_c, own_watch, watchdog
 from fluxfast.pipeline.call_clock import CallClock, Limits
 from fluxfast.pipeline.watchdog import Watchdog
 
@@ -42,6 +42,8 @@ class Fault:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.kind == "hangs":
             time.sleep(600)
+        if self.kind == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
         if self.kind == "interrupted":
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a background ignores it
             signal.raise_signal(signal.SIGINT)
@@ -65,6 +67,30 @@ def rank_of_two(index, port, calls, results):
             except fluxfast.FluxFastError as error:
                 results.put(str(error))
     dist.destroy_process_group()
+
+
+def rank_of_two_with_a_fault(rank, port, kind, faulty, texts):
+    """Call an optimized pipeline as one of two ranks; one of them acts after its second step.
+
+    Args:
+        rank: given by torch.multiprocessing.
+        port: the port of the store.
+        kind: of the fault.
+        faulty: its rank.
+        texts: files for the standard error output of each rank.
+    """
+    os.dup2(os.open(texts[rank], os.O_WRONLY | os.O_CREAT), 2)
+    torch.set_num_threads(1)
+    call_clock.CALL_S, own_watch.WITH_OTHERS_S = 3.0, 2.0
+    join(rank, dist.TCPStore("127.0.0.1", port, 2, is_master=False))
+    fault = Fault(kind=kind, rank=faulty)
+
+    def callback(pipeline, *_):
+        fault(pipeline, ())
+        return {}
+
+    with fluxfast.optimize(loaded(TEXT), gpus=2, disable=EAGER) as fast:
+        generate(fast, TEXT, num_inference_steps=4, callback_on_step_end=callback)
 
 
 def stuck(started):

@@ -12,6 +12,7 @@ from fluxfast.optimizations.registry import default_names, plan
 from fluxfast.pipeline import call_clock, ctrl_c
 from fluxfast.pipeline.call_clock import CallClock, Limits, limits_of
 from fluxfast.pipeline.ctrl_c import CtrlC
+from fluxfast.pipeline.own_watch import WITH_OTHERS_S, OwnWatch
 from fluxfast.pipeline.watchdog import Watchdog
 from tests.support.machines import H200, situation
 
@@ -136,3 +137,32 @@ def test_whoever_reads_the_signals_goes_on_reading_them(interrupts):
         assert signal.set_wakeup_fd(-1) == writer
     os.close(reader)
     os.close(writer)
+
+
+def test_a_rank_of_torchrun_has_limits_within_an_image_but_waits_for_others_to_begin_one():
+    clock = CallClock(Limits(first_call_s=60, call_s=20), is_gpu=False)
+    timed = []
+    team = SimpleNamespace(rank=1, wait=lambda: timed.append(clock.deadline))
+    watch = OwnWatch(team, clock)
+    for image in range(2):
+        with watch.image():
+            timed.append(watch._doing)
+            for _ in range(2):
+                with watch.watching("a size"):
+                    timed.append((watch._doing, clock.limit_s))
+                timed.append((watch._doing, clock.limit_s))
+                assert clock.deadline is not None
+        assert clock.deadline is None
+        first_s = 20 if image else 60
+        first, second = (f"call {number} of the transformer" for number in (1, 2))
+        together = "which all ranks compute together,"
+        after = "(scheduler, callback or decoder)"
+        assert timed == [
+            "encoding the prompt",
+            None,
+            (f"{first}, {together}", first_s + WITH_OTHERS_S),
+            (f"what comes after {first} {after}", 20),
+            (f"{second}, {together}", 20 + WITH_OTHERS_S),
+            (f"what comes after {second} {after}", 20),
+        ]
+        timed.clear()

@@ -76,8 +76,7 @@ class Leader:
         if isinstance(getattr(scheduler, "timesteps", None), Tensor):
             tensors[SCHEDULE] = scheduler.timesteps
         fresh = {name: t for name, t in tensors.items() if not self._is_sent(name, t)}
-        layout = tuple(sorted((n, tuple(t.shape), t.dtype) for n, t in tensors.items()))
-        with self.team.watched(layout):
+        with self.team.watched(_layout(tensors)):
             self.team.send(
                 Call(
                     values=values,
@@ -95,6 +94,10 @@ class Leader:
     def _is_sent(self, name: str, tensor: Tensor) -> bool:
         before, version = self.sent.get(name, (None, None))
         return before is tensor and version is not None and version == _version(tensor)
+
+
+def _layout(tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    return tuple((name, tuple(t.shape), t.dtype) for name, t in sorted(tensors.items()))
 
 
 def _version(tensor: Tensor) -> int | None:
@@ -142,16 +145,17 @@ class Follower:
         Raises:
             RankError: this rank was called with other arguments.
         """
-        call = self.team.receive()
-        theirs = self._arguments(call)
-        if different := _different(keywords, theirs, with_values=SCHEDULE in call.fresh):
-            raise RankError(
-                "the ranks call the pipeline with different arguments",
-                got=f"on rank {self.team.rank} another {', '.join(different)} than on rank 0",
-                allowed="the same prompt, size, steps and seed on every rank",
-                remedy="give every rank a generator with the same seed, and the same arguments",
-            )
-        return forward(**theirs)
+        with self.team.watched(_layout({n: t for n, t in keywords.items() if torch.is_tensor(t)})):
+            call = self.team.receive()
+            theirs = self._arguments(call)
+            if different := _different(keywords, theirs, with_values=SCHEDULE in call.fresh):
+                raise RankError(
+                    "the ranks call the pipeline with different arguments",
+                    got=f"on rank {self.team.rank} another {', '.join(different)} than on rank 0",
+                    allowed="the same prompt, size, steps and seed on every rank",
+                    remedy="give every rank a generator with the same seed, and the same arguments",
+                )
+            return forward(**theirs)
 
     def _arguments(self, call: Call) -> dict[str, Any]:
         received = {
