@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ import pytest
 from stash_keys import MEASURED, NOT_MEASURED
 from step_fixtures import write_quality
 
-from fluxfast.bench.cases.planned import PlannedCase, planned_case
+from fluxfast.bench.cases.planned import PlannedCase, reference_of
 from fluxfast.errors import FluxFastError
 from fluxfast.mini import WEIGHTS
 from fluxfast.models.weights import WeightsKind
 from fluxfast.optimizations.base import Evidence
-from fluxfast.optimizations.registry import eager_names
 from fluxfast.pipeline.build import BuiltPipeline, build
 from fluxfast.profiling.evidence import gather_evidence
 from fluxfast.pytest_plugin.session import Suite
@@ -107,10 +105,8 @@ def references() -> dict[Any, GeneratedImages]:
 
 @pytest.fixture(scope="session")
 def eager_case(planned: PlannedCase) -> PlannedCase:
-    """Return the eager case of the same model, for images one at a time."""
-    situation = planned.plan.situation
-    one_by_one = replace(situation, request=replace(situation.request, batch_size=1))
-    return planned_case(eager_names(one_by_one.hardware), planned.checkpoint, one_by_one)
+    """Return the eager case of the same model, for images one at a time: on one GPU, always."""
+    return reference_of(planned)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,10 @@ def why_left_out(
         suite: the session.
         is_named: an option names the model or the cases.
     """
-    needs_images = not {"generated", "swapped"}.isdisjoint(getattr(item, "fixturenames", ()))
+    names = getattr(item, "fixturenames", ())
+    if planned.case.gpus > 1 and "swapped" in names:  # needs a second pipeline of the same case
+        return "of LoRAs on several GPUs: a process can have one such pipeline at a time"
+    needs_images = not {"generated", "swapped"}.isdisjoint(names)
     if planned.checkpoint.kind.profile and needs_images:
         return "of whole images of synthetic weights: they show no scene; the step error decides"
     if suite.hardware.is_gpu or is_named:

@@ -34,8 +34,18 @@ TAKES_OWN_CASES = True  # with --cases
 KEEPS_COMPILED_CODE = True  # nothing is timed
 # More than the 8 recompilations that torch.compile allows: a compiled step must serve them all.
 MOST_STEPS_ON_A_CPU = 10
+OF_GOLDENS = "goldens are kept of the project's cases on one GPU alone"
 GOLDENS = Path(__file__).parent / "goldens"
 pytestmark = pytest.mark.slow
+
+
+def has_goldens(planned: PlannedCase) -> bool:
+    """Return whether goldens are kept of the case.
+
+    On several GPUs GEMMs of other shapes round in another order, whose errors differ by more than
+    goldens allow. The definition and the budgets judge them.
+    """
+    return not planned.case.is_own and planned.case.gpus == 1
 
 
 def fail_if(problems: Sequence[str], planned: PlannedCase) -> None:
@@ -73,8 +83,8 @@ def test_step_error_is_within_budget(
 def test_step_error_matches_the_golden(
     planned: PlannedCase, steps: list[MeasuredSteps], hardware_name: str, suite: Suite
 ) -> None:
-    if not steps or planned.case.is_own:
-        pytest.skip("goldens are kept of the project's cases alone, fed with eager steps")
+    if not steps or not has_goldens(planned):
+        pytest.skip(f"{OF_GOLDENS}, fed with eager steps")
     folder, quality = GOLDENS / hardware_name, joined([one.quality for one in steps])
     try:
         if suite.is_recording:
@@ -115,8 +125,8 @@ def test_quality_is_within_budget(
 def test_latents_match_the_golden(
     planned: PlannedCase, generated: GeneratedImages, hardware_name: str, budgets: Budgets | None
 ) -> None:
-    if planned.case.is_own:
-        pytest.skip("goldens are kept of the project's cases alone")
+    if not has_goldens(planned):
+        pytest.skip(OF_GOLDENS)
     path = golden_path(GOLDENS, hardware_name, planned.case.id)
     try:
         if budgets is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from fluxfast.hardware import Hardware
 from fluxfast.models.spec import ImageRequest, ModelSpec
@@ -50,6 +51,11 @@ class Situation:
     blocks: int | None = None
     heads: int | None = None
     unquantized: frozenset[str] = frozenset()
+
+    @property
+    def on_one_gpu(self) -> Self:
+        """The same without other GPUs that share an image."""
+        return replace(self, hardware=replace(self.hardware, gpus=1))
 
     def lacks(self, *components: str) -> bool:
         """Return whether the loaded pipeline lacks one of the components."""

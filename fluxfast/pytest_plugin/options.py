@@ -109,8 +109,8 @@ def _mistake(options: Options) -> str | None:
         return f"--baselines is {options.baselines}: there is no such folder"
     if options.gpu not in (known := ["auto", "cpu", *known_baselines(options.baselines)]):
         return f"no baseline is named {options.gpu}: --gpu takes {', '.join(known)}"
-    if options.gpus < 1 or (options.gpu == "cpu" and options.gpus > 1):
-        return f"--gpus is {options.gpus}: give 1 or more; on a CPU 1, where nothing else is timed"
+    if options.gpus < 1:
+        return f"--gpus is {options.gpus}: give 1 or more, or leave it out"
     if options.rounds is not None and options.rounds < 1:
         return f"--rounds is {options.rounds}: give 1 or more, or leave it out"
     if not 0 < options.seconds < math.inf:

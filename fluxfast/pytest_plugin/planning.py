@@ -146,6 +146,18 @@ def check_takes_cases(options: Options, module: Any) -> None:
         )
 
 
+def check_times(module: Any, hardware: Hardware) -> None:
+    """Refuse to time processes that share an image on a CPU, where they only rehearse GPUs."""
+    times = not getattr(module, "KEEPS_COMPILED_CODE", False)
+    if times and hardware.gpus > 1 and not hardware.is_gpu:
+        raise FluxFastError(
+            "processes that share an image on a CPU are not timed",
+            got=f"--gpus {hardware.gpus} without a GPU",
+            allowed="pytest correctness_tests --gpu cpu --gpus N, which times nothing",
+            remedy="leave --gpus out",
+        )
+
+
 def reference_ids(cases: Iterable[Case]) -> frozenset[str]:
     """Return the ids of the unoptimized cases whose workload has other cases, too.
 

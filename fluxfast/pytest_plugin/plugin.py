@@ -22,7 +22,7 @@ from fluxfast.pytest_plugin.comparing import check_other_side
 from fluxfast.pytest_plugin.items import cases_of, judges, keeps_compiled_code, planned_of, turn
 from fluxfast.pytest_plugin.neighbours import announced
 from fluxfast.pytest_plugin.options import Options, add_options
-from fluxfast.pytest_plugin.planning import check_takes_cases
+from fluxfast.pytest_plugin.planning import check_takes_cases, check_times
 from fluxfast.pytest_plugin.session import Suite
 from fluxfast.pytest_plugin.worker import is_worker, lock_own_results
 from fluxfast.pytest_plugin.workers import Workers
@@ -64,6 +64,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases: Iterable[PlannedCase] = ()
     try:
         check_takes_cases(suite.options, metafunc.module)
+        check_times(metafunc.module, suite.hardware)
         cases = suite.plan(metafunc.module)
         # A wrong machine, a corrupt file or a folder without effect stops before a build.
         baselines.check_folder(suite.options, suite.hardware, suite.baseline)

@@ -73,8 +73,11 @@ def on_other_size(request: ImageRequest) -> ImageRequest:
 
 
 def lossy_part(planned: Plan) -> Plan:
-    """Return the reference implementation of a plan: its lossy optimizations on eager, no other."""
-    situation = planned.situation
+    """Return the reference implementation of a plan: its lossy optimizations on eager, no other.
+
+    It is for one GPU, as the eager pipeline that both are compared with.
+    """
+    situation = planned.situation.on_one_gpu
     lossy = [o.name for o in planned.optimizations if o.is_lossy]
     return plan({*eager_names(situation.hardware), *lossy}, situation)
 

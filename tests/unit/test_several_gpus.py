@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from fluxfast.bench.baselines.file import read_baseline, write_baseline
 from fluxfast.bench.baselines.lookup import baseline_for
 from fluxfast.bench.cases.case import Case, eager_by_workload
 from fluxfast.bench.cases.matrix import matrix
-from fluxfast.bench.cases.planned import planned_cases, planned_from_id
+from fluxfast.bench.cases.planned import planned_cases, planned_from_id, reference_of
 from fluxfast.bench.measurement import canary
 from fluxfast.bench.results.machine import gpu_from_hardware, machine_name, machine_slug
 from fluxfast.bench.verdicts.runner import why_invalid_runner
@@ -25,7 +26,9 @@ from fluxfast.optimizations.parallel._shares import shares
 from fluxfast.optimizations.presets import PRESETS, preset_names
 from fluxfast.optimizations.registry import default_names, eager_combinations, plan
 from fluxfast.pytest_plugin import placement
-from tests.support.machines import H200, situation
+from fluxfast.pytest_plugin.planning import check_times
+from fluxfast.quality.step_reference import is_lossy, lossy_part
+from tests.support.machines import CPU, H200, situation
 from tests.support.results import CANARIES, case, result
 
 X2 = replace(H200, gpus=2)
@@ -182,6 +185,25 @@ def test_the_full_matrix_has_only_cases_that_share_an_image():
         assert {tuple(n for n in names if n != "ulysses") for names in matrix(kind, on(2))} == {
             names for names in matrix(kind, on(1)) if not {"compile", "export_aoti"} & set(names)
         }
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_references_of_a_case_are_those_of_one_gpu(gpus):
+    cases, _ = planned_cases("tiers", ["dev"], "synthetic", replace(H200, gpus=gpus), batch_size=2)
+    for planned in cases:
+        eager, lossy = reference_of(planned), lossy_part(planned.plan)
+        assert eager.case.id.endswith("-b1-s28-bf16")
+        assert eager.plan.situation.hardware == lossy.situation.hardware == H200
+        assert set(lossy.names) <= {*planned.plan.names} - {"ulysses"}
+        assert is_lossy(lossy) == is_lossy(planned.plan)
+
+
+def test_processes_of_a_cpu_are_compared_and_not_timed():
+    timing, comparing = SimpleNamespace(), SimpleNamespace(KEEPS_COMPILED_CODE=True)
+    for module, hardware in ((comparing, replace(CPU, gpus=2)), (timing, CPU), (timing, X2)):
+        check_times(module, hardware)
+    with pytest.raises(FluxFastError, match="on a CPU are not timed"):
+        check_times(timing, replace(CPU, gpus=2))
 
 
 def test_a_worker_has_as_many_gpus_as_share_an_image(monkeypatch):

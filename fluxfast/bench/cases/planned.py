@@ -26,7 +26,13 @@ from fluxfast.models.weights import Checkpoint, WeightsKind, resolve
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Plan
 from fluxfast.optimizations.cache_config import cache_preset
-from fluxfast.optimizations.registry import check_decided, decides, eager_combinations, plan
+from fluxfast.optimizations.registry import (
+    check_decided,
+    decides,
+    eager_combinations,
+    eager_names,
+    plan,
+)
 from fluxfast.optimizations.situation import Situation
 
 RESOLUTION = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
@@ -113,6 +119,13 @@ def planned_case(
     if request.batch_size > 1:
         shown += f", batch {request.batch_size}"
     return PlannedCase(case=case, plan=checked, checkpoint=checkpoint, label=shown, role=role)
+
+
+def reference_of(planned: PlannedCase) -> PlannedCase:
+    """Return the eager case of the same model, on one GPU and for images one at a time."""
+    situation = planned.plan.situation.on_one_gpu
+    one_by_one = replace(situation, request=replace(situation.request, batch_size=1))
+    return planned_case(eager_names(one_by_one.hardware), planned.checkpoint, one_by_one)
 
 
 def planned_from_id(text: str, hardware: Hardware, role: Role | None = None) -> PlannedCase:
