@@ -17,9 +17,13 @@ from torch.multiprocessing.spawn import start_processes
 
 import fluxfast
 from benchmarks.variants import PROMPT, VARIANTS, generate, loaded
+from fluxfast.bench.cases.planned import planned_case, situation_of
+from fluxfast.bench.measurement.lora_swap import swappable_case
 from fluxfast.cli.main import main
 from fluxfast.errors import FluxFastError
+from fluxfast.hardware import detect
 from fluxfast.models.lora.synthetic import synthetic_lora
+from fluxfast.models.weights import resolve
 from fluxfast.pipeline import call_clock, ctrl_c, ranks
 from tests.support.forked import LIBRARIES, PROCESSES
 from tests.support.ranks import (
@@ -112,6 +116,17 @@ def test_a_cache_skips_the_same_steps_on_every_rank(pipeline):
             skipped.append(cached.pipeline.transformer.cached_runs.cached_steps())
     assert skipped[0] == skipped[1] > 0
     assert difference(found[1], found[0]) <= MOST_DIFFERENCE
+
+
+def test_the_swaps_of_a_case_are_on_its_gpus():
+    hardware = detect("cpu", 2)
+    checkpoint = resolve("schnell", "mini", hardware)
+    situation = situation_of(checkpoint, hardware, height=32, width=48, num_inference_steps=1)
+    with swappable_case(planned_case(("ulysses",), checkpoint, situation), [4]) as swappable:
+        assert len(workers()) == 1
+        before = swappable.built.generate("latent")
+        swappable.set_lora(4)
+        assert not torch.equal(swappable.built.generate("latent"), before)
 
 
 @pytest.mark.compile

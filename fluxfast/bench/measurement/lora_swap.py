@@ -75,6 +75,7 @@ def _loaded(planned: PlannedCase, ranks: Sequence[int]) -> SwappableCase:
         pipeline,
         preset="eager",
         enable=planned.plan.names,  # by name, so that none of them is left out
+        gpus=hardware.gpus,
         height=request.height,
         width=request.width,
         batch_size=request.batch_size,
