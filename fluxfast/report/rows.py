@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from fluxfast.bench.results.summary import CaseSummary, summarize
 from fluxfast.bench.verdicts.tables import speedups, why_not_faster
 from fluxfast.hardware import Hardware
 from fluxfast.report.combinations import default_of
-from fluxfast.report.compared import PYTEST, options_to_compare, program_to_compare
+from fluxfast.report.compared import options_to_compare, program_to_compare
 from fluxfast.report.inputs import MeasuredCase
 from fluxfast.report.judgement import (
     Reference,
@@ -29,6 +28,7 @@ from fluxfast.report.judgement import (
     known_baseline,
 )
 from fluxfast.report.labels import VALUE_UNITS
+from fluxfast.report.reproduction import matrix_finder, reproduction_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def _machine_rows(
         reference = given_reference(hardware, baseline, against)
     summaries = {m.case.id: summarize(m.results) for m in found}
     speedup = speedups(summaries.values())
-    default = _defaults(found)
+    default, matrix_with = _defaults(found), matrix_finder(hardware)
     rows = []
     for measured in found:
         case, role = measured.case, measured.results[-1].role
@@ -181,7 +181,7 @@ def _machine_rows(
                     gpu_option,
                     options_to_compare(measured, other),
                     program_to_compare(measured, other),
-                    matrix=_matrix_with(case, role),
+                    matrix=matrix_with(case, role),
                 ),
                 measured=measured,
             )
@@ -209,45 +209,6 @@ def _range(results: Sequence[CaseResult]) -> tuple[float, float]:
     if len(values) == 1:
         values = results[0].eager_ratios or [image.e2e_s for image in results[0].images]
     return min(values), max(values)
-
-
-def _matrix_with(case: Case, role: Role | None) -> str:
-    """Return a matrix that has the case."""
-    if case.cache is not None:
-        return "cache"
-    return "memory" if role is Role.LOW_MEMORY else "full"
-
-
-def reproduction_command(
-    case: Case,
-    gpu_option: str,
-    against: Sequence[str] = (),
-    program: Sequence[str] = PYTEST,
-    *,
-    matrix: str = "full",
-) -> str:
-    """Return the command that measures a case alone, or compares it again.
-
-    FILE stands for the file of cases that a case of one's own comes from.
-
-    Args:
-        case: the case.
-        gpu_option: the value of `--gpu`.
-        against: the options that name the other side; none to measure the case alone.
-        program: the words that run pytest.
-        matrix: a matrix that has the case.
-    """
-    test = "test_verdict" if against else "test_latency"
-    words = [*program, f"perf_tests/test_latency.py::{test}[{case.id}]"]
-    if case.gpus > 1:
-        words += ["--gpus", str(case.gpus)]
-    if case.is_own:
-        return shlex.join([*words, "--gpu", gpu_option, "--cases", "FILE"])
-    words += ["--gpu", gpu_option, "--matrix", matrix, "--model", case.model]
-    words += ["--weights", case.weights, "--resolution", f"{case.height}x{case.width}"]
-    words += ["--batch-size", str(case.batch_size)]
-    words += ["--num-inference-steps", str(case.num_inference_steps)]
-    return shlex.join([*words, *against])
 
 
 def _gpu_option(hardware: Hardware, baseline: Baseline | None) -> str:

@@ -24,7 +24,7 @@ from fluxfast.models.lora.merge import merge_lora
 from fluxfast.models.lora.source import LoraSource
 from fluxfast.optimizations.presets import PRESETS
 from fluxfast.optimizations.registry import default_names, eager_names
-from fluxfast.report.rows import reproduction_command
+from fluxfast.report.reproduction import reproduction_command
 from tests.support.machines import CPU, H100, H200, MI300X
 from tests.support.processes import process, processes
 from tests.support.results import CANARIES

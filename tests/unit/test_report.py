@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from fluxfast.bench.cases.labels import label
+from fluxfast.bench.cases.planned import planned_cases
 from fluxfast.bench.results.shards import note_shard
 from fluxfast.bench.results.sides import write_sides
 from fluxfast.bench.results.store import read_results, write_result
@@ -30,6 +31,7 @@ from fluxfast.report.environments import environments
 from fluxfast.report.inputs import MeasuredCase, read_inputs
 from fluxfast.report.markdown import markdown
 from fluxfast.report.page import page as page_of
+from fluxfast.report.reproduction import matrix_finder
 from fluxfast.report.rows import rows_of
 from fluxfast.report.sections import sections_of
 from tests.support.collecting import collected
@@ -464,6 +466,18 @@ def test_each_row_has_a_command_that_reproduces_it(tmp_path, monkeypatch):
 
     write_result(tmp_path / "gpu", result(hardware=H200))
     assert "--gpu h200" in report_of([tmp_path / "gpu"]).rows[0].command
+
+
+def test_the_command_of_a_case_names_a_matrix_that_has_it():
+    """The full matrix has the small optimizations all or none, so it lacks most of an ablation."""
+    find = matrix_finder(H200)
+    for kind in ("ablation", "tiers", "smoke", "alone"):
+        planned, _ = planned_cases(kind, ["dev", "schnell"], "synthetic", H200)
+        for one in planned:
+            found = find(one.case, one.role)
+            again, _ = planned_cases(found, [one.case.model], "synthetic", H200)
+            assert one.case in [other.case for other in again]
+    assert find(case(optimizations=("bf16", "fused_rotary")), None) == "full"
 
 
 @pytest.mark.subprocess

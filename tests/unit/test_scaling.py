@@ -19,7 +19,7 @@ from fluxfast.report.charts.scaling import scaling_charts
 from fluxfast.report.contents import report_json, report_of
 from fluxfast.report.markdown import markdown
 from fluxfast.report.page import page
-from fluxfast.report.rows import reproduction_command
+from fluxfast.report.reproduction import reproduction_command
 from fluxfast.report.scaling import remark
 from tests.support.machines import H100, H200
 from tests.support.results import case, result
