@@ -35,6 +35,7 @@ SHAPING = {
     Axis.NORMS,
     Axis.ROTARY,
     Axis.ACTIVATION,
+    Axis.MODULATION_QUANTIZATION,
     Axis.MODULATION,
     Axis.DECODER,
 }

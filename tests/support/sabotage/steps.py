@@ -28,7 +28,7 @@ from fluxfast.quality.step_reference import (
     MeasuredSteps,
     StepReference,
     check_definition,
-    is_lossy,
+    lossy_networks,
     record_references,
 )
 from fluxfast.quality.trajectory import Outputs, replay
@@ -219,11 +219,11 @@ class StepBench:
 
     def measured(self) -> MeasuredSteps:
         """Feed the pipeline in its current state."""
-        lossy = is_lossy(self.built.plan)
+        lossy = lossy_networks(self.built.plan)
         return MeasuredSteps(
             outputs=replay(self.built.pipeline, self.built.plan, self.reference.trajectory),
             reference=self.reference,
-            is_lossy=lossy,
+            lossy=lossy,
             lossy_alone=self.right if lossy else None,
         )
 
