@@ -26,7 +26,7 @@ from fluxfast.quality.step_error import joined
 from fluxfast.quality.step_reference import (
     MeasuredSteps,
     StepReference,
-    lossy_networks,
+    is_lossy,
     lossy_part,
     on_other_size,
     record_references,
@@ -94,7 +94,7 @@ def lossy_alone(
 ) -> tuple[Outputs | None, ...]:
     """Return for each reference the outputs of the case's lossy optimizations without any other."""
     part, why = lossy_part(planned.plan), why_not_forced(planned.plan, step_references[0])
-    if why or not lossy_networks(planned.plan) or part.names == planned.plan.names:
+    if why or not is_lossy(planned.plan) or part.names == planned.plan.names:
         return (None,) * len(step_references)
     key = (planned.case.workload, planned.case.cache, part.names)
     if key not in known_steps:
@@ -127,7 +127,7 @@ def steps(
         MeasuredSteps(
             outputs=replay(built.pipeline, planned.plan, reference.trajectory),
             reference=reference,
-            lossy=lossy_networks(planned.plan),
+            is_lossy=is_lossy(planned.plan),
             lossy_alone=alone,
         )
         for reference, alone in zip(step_references, lossy_alone, strict=True)

@@ -1,6 +1,6 @@
 """The operations between a VAE's convolutions, on channels_last images.
 
-These are GroupNorm with SiLU, and bias and residual; see `vae_upsampling` and `vae_attention`, too.
+These are GroupNorm with SiLU, bias and residual, and nearest-neighbour upsampling.
 
 A group is spread over the whole image, so its statistics take a pass of their own: sums of each
 channel over parts of the image, one small kernel that turns them into a factor and a shift per
@@ -148,12 +148,31 @@ def fluxfast_bias_residual(
     tl.store(targets, total.to(out.dtype.element_ty), mask=there)
 
 
+@triton.jit
+def fluxfast_upsample(x, out, pixels, width, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Write each pixel twice in each direction.
+
+    `pixels` (of all images) and `width` are those of the input.
+    """
+    pixel = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, CHANNELS)
+    places, there = tile_of(x, pixel, pixels, column, channels)
+    values = tl.load(places, mask=there, other=0.0)
+    # A row of `width` becomes two of 2 · `width`.
+    target = 4 * width * (pixel // width) + 2 * (pixel % width)
+    for down in tl.static_range(2):
+        for right in tl.static_range(2):
+            to = target + 2 * width * down + right
+            targets, _ = tile_of(out, to, 4 * pixels, column, channels)
+            tl.store(targets, values, mask=there)
+
+
 def channels_last(images: Tensor) -> Tensor:
     """Return images (batch, channels, height, width) in the channels_last memory format."""
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def tile_sizes(channels: int) -> dict[str, int]:
+def _tile(channels: int) -> dict[str, int]:
     """Return the constants of a kernel whose tiles are `TILE` values of whole pixels."""
     block = triton.next_power_of_2(channels)
     return {"ROWS": max(1, TILE // block), "CHANNELS": block, "num_warps": WARPS}
@@ -182,7 +201,7 @@ def group_norm_silu(
     x = channels_last(x)
     out = torch.empty_like(x)
     batch, channels, height, width = x.shape
-    pixels, tile = height * width, tile_sizes(channels)
+    pixels, tile = height * width, _tile(channels)
     if not out.numel():
         return out
     tiles = triton.cdiv(pixels, tile["ROWS"])
@@ -236,7 +255,7 @@ def bias_residual(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
     x = channels_last(x)
     out = torch.empty_like(x)
     batch, channels, height, width = x.shape
-    pixels, tile = batch * height * width, tile_sizes(channels)
+    pixels, tile = batch * height * width, _tile(channels)
     if out.numel():
         fluxfast_bias_residual[(triton.cdiv(pixels, tile["ROWS"]),)](
             x=x,
@@ -253,3 +272,24 @@ def bias_residual(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
 @bias_residual.register_fake
 def _(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("fluxfast::upsample", mutates_args=(), schema="(Tensor x) -> Tensor")
+def upsample(x: Tensor) -> Tensor:
+    """Return `x` (batch, channels, height, width) at twice height and width, channels_last."""
+    x = channels_last(x)
+    out: Tensor = _upsampled(x)
+    batch, channels, height, width = x.shape
+    pixels, tile = batch * height * width, _tile(channels)
+    if out.numel():
+        fluxfast_upsample[(triton.cdiv(pixels, tile["ROWS"]),)](
+            x, out, pixels, width, channels, **tile
+        )
+    return out
+
+
+@upsample.register_fake
+def _upsampled(x: Tensor) -> Tensor:
+    batch, channels, height, width = x.shape
+    shape = (batch, channels, 2 * height, 2 * width)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -24,11 +24,9 @@ class Axis(StrEnum):
     NORMS = "norms"
     ROTARY = "rotary"
     ACTIVATION = "activation"
-    MODULATION_QUANTIZATION = "modulation_quantization"
     MODULATION = "modulation"
     DECODER = "decoder"
     IMAGES = "images"
-    ENCODER_QUANTIZATION = "encoder_quantization"
     ENCODER = "encoder"
     HOST = "host"
     GRAPH = "graph"
@@ -43,7 +41,6 @@ AROUND_THE_TRANSFORMER = frozenset(
         Axis.MEMORY_FORMAT,
         Axis.DECODER,
         Axis.IMAGES,
-        Axis.ENCODER_QUANTIZATION,
         Axis.ENCODER,
         Axis.HOST,
         Axis.GUIDANCE,
@@ -62,8 +59,6 @@ BEFORE_THE_DEVICE = frozenset(
         Axis.MEMORY_FORMAT,
         Axis.CACHE,
         Axis.QUANTIZATION,
-        Axis.MODULATION_QUANTIZATION,
-        Axis.ENCODER_QUANTIZATION,
         Axis.MEMORY,
     }
 )

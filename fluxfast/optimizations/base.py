@@ -96,8 +96,7 @@ class Build:
         artifacts: where exported packages are.
         undo: callbacks that restore every global setting, run when the pipeline is closed.
         compiler_options: Inductor options for everything that is compiled for this pipeline.
-        quantizers: for each quantized layer of the transformer, by its name, what quantizes a new
-            weight (out_features, in_features) as its own was.
+        quantize: returns a weight quantized as those of the block layers are; None if they are not.
         on_new_weights: functions that derive anew what was derived from the weights, in the same
             memory, after the weights were rewritten.
         ahead: calls of other networks whose kernels are compiled together with those of a step.
@@ -110,7 +109,7 @@ class Build:
     artifacts: Artifacts
     undo: ExitStack = field(default_factory=ExitStack)
     compiler_options: dict[str, Any] = field(default_factory=dict)
-    quantizers: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    quantize: Callable[[Tensor], Tensor] | None = None
     on_new_weights: list[Callable[[], None]] = field(default_factory=list)
     ahead: list[Callable[[], object]] = field(default_factory=list)
     in_host_memory: list[nn.Module] = field(default_factory=list)

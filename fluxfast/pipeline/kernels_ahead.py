@@ -35,7 +35,6 @@ SHAPING = {
     Axis.NORMS,
     Axis.ROTARY,
     Axis.ACTIVATION,
-    Axis.MODULATION_QUANTIZATION,
     Axis.MODULATION,
     Axis.DECODER,
 }

@@ -96,7 +96,8 @@ class LiveWeights:
         ]
         new = parts[0] if len(parts) == 1 else torch.cat(parts)
         if is_traceable_wrapper_subclass(live):
-            new = self._build.quantizers[live_name](new)
+            assert self._build.quantize is not None
+            new = self._build.quantize(new)
         for held, fresh in zip(plain_tensors(live), plain_tensors(new), strict=True):
             held.copy_(fresh)
 

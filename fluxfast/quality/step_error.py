@@ -14,7 +14,7 @@ flat image is an offset.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Self
@@ -30,7 +30,6 @@ LOSSY_RATIO = 1.1  # of the error to that of the lossy optimizations alone, both
 LOSSY_RATIO_OF_A_BATCH = 1.25
 LARGEST_BIAS = 0.25  # of the error's mean to its root mean square
 TRANSFORMER = "transformer"
-T5, CLIP, DECODER = "T5", "CLIP", "decoder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +85,7 @@ def named_outputs(outputs: Outputs) -> dict[str, Tensor]:
     """Return the tensors of all networks: `step I`, `T5`, `CLIP` and `decoder`."""
     tokens, pooled = outputs.prompt
     steps = {f"step {index}": output for index, output in outputs.steps.items()}
-    return steps | {T5: tokens, CLIP: pooled, DECODER: outputs.decoded}
+    return steps | {"T5": tokens, "CLIP": pooled, "decoder": outputs.decoded}
 
 
 def differences(outputs: Outputs, reference: Outputs) -> Differences:
@@ -113,8 +112,8 @@ def step_quality(found: Differences) -> Quality:
             "step_error_mean": tuple(d.mean for d in steps),
             "step_cosine": tuple(d.cosine for d in steps),
             "step_bias": tuple(abs(d.bias) for d in steps),
-            "prompt_error": (found[T5].relative, found[CLIP].relative),
-            "decoder_error": (found[DECODER].relative,),
+            "prompt_error": (found["T5"].relative, found["CLIP"].relative),
+            "decoder_error": (found["decoder"].relative,),
         }
     )
 
@@ -149,25 +148,25 @@ def lossless_ratios(found: Differences, rounding: Differences) -> dict[str, floa
 
 
 def check_lossless(
-    batches: Sequence[tuple[Differences, Differences]], *, lossy: Collection[str] = ()
+    batches: Sequence[tuple[Differences, Differences]], *, steps_are_lossy: bool = False
 ) -> list[str]:
     """Return where the outputs are not those of a lossless pipeline.
 
     Args:
         batches: of each batch the differences from float32, and those of the eager pipeline.
-        lossy: networks to leave out, see `network_errors`.
+        steps_are_lossy: leave the transformer's outputs out, and judge text encoders and decoder.
     """
     problems = []
     for found, rounding in batches:
         for name, times in lossless_ratios(found, rounding).items():
-            if not times <= LOSSLESS_RATIO and name not in lossy:
+            if not times <= LOSSLESS_RATIO and not (steps_are_lossy and name == TRANSFORMER):
                 problems.append(
                     f"{name}: error {network_errors(found)[name]:.2g} against float32, {times:.2f} "
                     f"times that of the eager pipeline, at most {LOSSLESS_RATIO:g}"
                 )
     shared = [name for name in batches[0][0] if all(name in found for found, _ in batches)]
     for name in shared:
-        if (TRANSFORMER if is_step(name) else name) in lossy:
+        if steps_are_lossy and is_step(name):
             continue
         sides = zip(*batches, strict=True)
         bias, of_eager = (abs(fmean(one[name].bias for one in side)) for side in sides)
@@ -179,20 +178,19 @@ def check_lossless(
     return problems
 
 
-def check_lossy(batches: Sequence[tuple[Differences, Differences]], network: str) -> list[str]:
-    """Return where the error of a network is more than the reference implementation allows.
+def check_lossy(batches: Sequence[tuple[Differences, Differences]]) -> list[str]:
+    """Return whether the step error is more than the reference implementation allows.
 
     Args:
         batches: of each batch the differences from the eager pipeline, and those of a pipeline with
             the lossy optimizations alone.
-        network: its name, see `network_errors`.
     """
-    errors = [(network_errors(a)[network], network_errors(b)[network]) for a, b in batches]
+    errors = [(transformer_error(found), transformer_error(alone)) for found, alone in batches]
     overall = (fmean(error for error, _ in errors), fmean(alone for _, alone in errors))
     bounds = [(overall, LOSSY_RATIO), *((one, LOSSY_RATIO_OF_A_BATCH) for one in errors)]
     titles = [f"mean of {len(batches)} batches", *(f"batch {i}" for i in range(len(batches)))]
     return [
-        f"{network}, {title}: error {error:.3g}, {ratio(error, alone):.2f} times that of the "
+        f"{TRANSFORMER}, {title}: error {error:.3g}, {ratio(error, alone):.2f} times that of the "
         f"reference implementation, at most {bound:g}"
         for title, ((error, alone), bound) in zip(titles, bounds, strict=True)
         if not ratio(error, alone) <= bound

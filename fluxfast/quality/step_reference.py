@@ -16,16 +16,14 @@ from fluxfast.pipeline.build import BuiltPipeline
 from fluxfast.quality.metrics import Quality
 from fluxfast.quality.prompts import Prompt
 from fluxfast.quality.step_error import (
-    T5,
-    TRANSFORMER,
     Differences,
     check_lossless,
     check_lossy,
     differences,
     lossless_ratios,
-    network_errors,
     ratio,
     step_quality,
+    transformer_error,
 )
 from fluxfast.quality.trajectory import Outputs, Trajectory, in_float32, record, replay
 
@@ -84,17 +82,9 @@ def lossy_part(planned: Plan) -> Plan:
     return plan({*eager_names(situation.hardware), *lossy}, situation)
 
 
-def lossy_networks(planned: Plan) -> frozenset[str]:
-    """Return the networks whose outputs an optimization of the plan changes by more than rounding.
-
-    Returns:
-        Names as of `network_errors`.
-    """
-    return frozenset(
-        T5 if o.axis is Axis.ENCODER_QUANTIZATION else TRANSFORMER
-        for o in planned.optimizations
-        if o.is_lossy
-    )
+def is_lossy(planned: Plan) -> bool:
+    """Return whether an optimization of the plan changes what the transformer computes."""
+    return any(o.is_lossy for o in planned.optimizations)
 
 
 def why_not_forced(planned: Plan, reference: StepReference) -> str | None:
@@ -113,13 +103,13 @@ class MeasuredSteps:
     Attributes:
         outputs: of the case.
         reference: of the eager pipeline.
-        lossy: the networks whose outputs may differ by more than rounding.
+        is_lossy: the transformer's outputs may differ by more than rounding.
         lossy_alone: of the reference implementation of a lossy case; None if that is the case.
     """
 
     outputs: Outputs
     reference: StepReference
-    lossy: frozenset[str]
+    is_lossy: bool
     lossy_alone: Outputs | None = None
 
     @cached_property
@@ -147,9 +137,9 @@ class MeasuredSteps:
         """The figures of the differences from the eager pipeline, and of their ratios."""
         values = dict(step_quality(self.found).values)
         if self.found_alone:
-            found, alone = network_errors(self.found), network_errors(self.found_alone)
-            values["error_ratio"] = tuple(ratio(found[n], alone[n]) for n in sorted(self.lossy))
-        elif self.against_float32 and not self.lossy:
+            times = ratio(transformer_error(self.found), transformer_error(self.found_alone))
+            values["error_ratio"] = (times,)
+        elif self.against_float32 and not self.is_lossy:
             values["error_ratio"] = tuple(lossless_ratios(*self.against_float32).values())
         return Quality(values=values)
 
@@ -158,8 +148,7 @@ def check_definition(batches: Sequence[MeasuredSteps]) -> list[str]:
     """Return where the batches of a case are not lossless, or exceed those of its lossy part."""
     problems = list[str]()
     if rounded := [one.against_float32 for one in batches if one.against_float32]:
-        problems += check_lossless(rounded, lossy=batches[0].lossy)
+        problems += check_lossless(rounded, steps_are_lossy=batches[0].is_lossy)
     if pairs := [(one.found, one.found_alone) for one in batches if one.found_alone]:
-        for network in sorted(batches[0].lossy):
-            problems += check_lossy(pairs, network)
+        problems += check_lossy(pairs)
     return problems

@@ -53,6 +53,6 @@ def test_a_block_that_fails_leaves_the_device():
 
 def test_the_preset_replaces_the_fused_encoder():
     default, small = (preset_names(p, situation(H200)) for p in ("default", "low_memory"))
-    assert set(default) - set(small) == {"fused_encoder", "int8_encoder"}
+    assert set(default) - set(small) == {"fused_encoder"}
     assert set(small) - set(default) == {"streamed_encoder"}
     assert preset_names("low_memory", situation(CPU)) == preset_names("default", situation(CPU))

@@ -2,19 +2,15 @@
 
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from tests.support import interpreter
 from tests.support.interpreter import DEVICE, relative_error
 
 from fluxfast.optimizations.fusion import _block_kernels as block_kernels  # isort: skip
 from fluxfast.optimizations.fusion import _blocks as fused_blocks  # isort: skip
-from fluxfast.optimizations.fusion import _modulation as modulation  # isort: skip
-from fluxfast.optimizations.fusion._t5_int8 import Int8T5  # isort: skip
 from fluxfast.bench.cases.planned import situation_of
 from fluxfast.bench.measurement.injected_faults import block_twice
 from fluxfast.hardware import detect
@@ -24,7 +20,6 @@ from fluxfast.models.weights import resolve
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Artifacts, Build, Plan
 from fluxfast.optimizations.cache_config import DEFAULT_CACHE_CONFIG
-from fluxfast.optimizations.precision import int8_encoder
 from fluxfast.optimizations.registry import optimizations
 from fluxfast.optimizations.unquantized import unquantized_layers
 from fluxfast.pipeline.build import build
@@ -309,51 +304,6 @@ def test_the_table_holds_what_each_norm_makes_of_its_own_weights():
                 (single, "vectors", single.norm),
             ):
                 torch.testing.assert_close(found[block, name], norm.linear(inputs))
-
-
-def test_a_table_of_int8_layers_is_that_of_torchao(monkeypatch):
-    """To bfloat16's rounding; and a layer that is rewritten changes it."""
-    launched = []
-    product = modulation.int8_product
-    monkeypatch.setattr(
-        modulation, "int8_product", lambda *a: launched.append(a[1].dtype) or product(*a)
-    )
-    plain = bf16_build(("fused_norms", "modulation_table"))
-    quantized = bf16_build(("fused_norms", "int8_modulation", "modulation_table"))
-    separate = bf16_build(("fused_norms", "int8_modulation"))
-    exact, table, by_torchao = map(first_step, (plain, quantized, separate))
-    assert launched == [torch.int8] * 3
-    assert relative_error(table, by_torchao) < 0.2 * relative_error(by_torchao, exact) + 0.01
-    assert 0.001 < relative_error(by_torchao, exact) < 0.05
-    block = quantized.transformer.single_transformer_blocks[0]
-    block.norm.linear.weight.scale.mul_(2)
-    (hook,) = quantized.transformer._forward_pre_hooks.values()
-    inputs = interpreter.random(3, block.norm.linear.in_features)
-    made = hook.layers[-1](inputs)[:, : block.norm.linear.out_features]
-    assert relative_error(made, block.norm.linear(inputs)) < 0.01
-
-
-def test_t5_in_int8_has_torchaos_error():
-    pipeline = load(resolve("dev", "mini", HERE), dtype=torch.bfloat16, hardware=HERE)
-    t5 = pipeline.text_encoder_2
-    caption = ["a large red star above two small blue rings on a white background"]
-    ids = pipeline.tokenizer_2(caption, return_tensors="pt").input_ids.to(DEVICE)
-    build = SimpleNamespace(pipeline=pipeline, device=torch.device(DEVICE))
-    with torch.no_grad():
-        exact = t5(ids)[0]
-        int8_encoder.apply(build)
-        by_torchao = t5(ids)[0]
-        fused = Int8T5(t5)
-        out = fused(ids)[0]
-        with_states = fused(ids, output_hidden_states=True)
-    error = relative_error(by_torchao, exact)
-    assert 0.005 < error < 0.05
-    assert relative_error(out, exact) < 1.1 * error
-    assert torch.equal(with_states[0], by_torchao)  # transformers' own forward still works
-    evidence = SimpleNamespace(pipeline=pipeline)
-    assert int8_encoder.proof(evidence).detail == "28 of 28 layers of T5 hold int8"
-    t5.encoder.block[0].layer[1].DenseReluDense.wo.weight = torch.nn.Parameter(torch.ones(1, 1))
-    assert not int8_encoder.proof(evidence).is_active
 
 
 def test_what_fused_blocks_do_not_take_is_refused():

@@ -22,14 +22,11 @@ from fluxfast.kernels import (
     gemm_qkv_rope,
     gemm_single_block,
     heads,
-    int8_product,
     layernorm,
     rope,
     sm_clock,
     tiles,
     vae,
-    vae_attention,
-    vae_upsampling,
 )
 from fluxfast.kernels.launch import BatchVectors, TokenRows
 
@@ -47,7 +44,6 @@ COUNTS = (
     "row_count",
 )
 HOPPER = GPUTarget("cuda", 90, 32)
-WIDE_LOADS = ("ld.global.v4", "cp.async.cg")  # of 16 bytes
 KINDS = {1: "fp8e4nv", 2: "bf16"}  # by the bytes of a value
 
 
@@ -182,20 +178,8 @@ def images():
     yield Variant(vae.fluxfast_channel_sums, types, tile, options)
     yield Variant(vae.fluxfast_group_factors, types, factors, options)
     yield Variant(vae.fluxfast_group_norm_silu, types, tile, options)
-    yield Variant(vae_upsampling.fluxfast_interleave, types, tile, options)
+    yield Variant(vae.fluxfast_upsample, types, tile, options)
     yield Variant(vae.fluxfast_bias_residual, types | pointers(("bias",), "fp32"), tile, options)
-    rows = pointers(("scores",), "fp32") | pointers(("out",), "bf16") | {"scale": "fp32"}
-    block, options = dict(BLOCK=vae_attention.BLOCK), dict(num_warps=vae_attention.WARPS)
-    yield Variant(vae_attention.fluxfast_softmax_rows, rows, block, options)
-
-
-def weights_in_int8():
-    types = pointers(("x", "bias", "out"), "bf16") | pointers(("weight",), "i8")
-    types |= pointers(("scales",), "fp32")
-    for tile, bias in ((int8_product.FEW, {}), (int8_product.MANY, {"bias": None})):
-        flags = int8_product.constants(tile)
-        options = {name: flags.pop(name) for name in ("num_warps", "num_stages")}
-        yield Variant(int8_product.fluxfast_int8_product, types, flags | bias, options)
 
 
 def variants(every):
@@ -210,7 +194,6 @@ def variants(every):
         yield Variant(rope.fluxfast_qkv_rotary, rotary, constants, options)
     yield from gemms(every)
     yield from images()
-    yield from weights_in_int8()
     yield Variant(sm_clock.fluxfast_sm_clock, pointers(("counters",), "i64"), {}, dict(num_warps=1))
 
 
@@ -227,7 +210,7 @@ def main():
                 "kernel": kernel.__name__,
                 "is_fp8": "fp8e4nv" in str(types.get("out")) + str(types.get("text_out")),
                 "converts_to_fp8": "e4m3" in done.asm["ptx"],
-                "wide_loads": any(wide in done.asm["ptx"] for wide in WIDE_LOADS),
+                "wide_loads": "ld.global.v4" in done.asm["ptx"],
                 "on_tensor_cores": "wgmma" in done.asm["ptx"],
                 "shared_bytes": done.metadata.shared,
                 "cubin_bytes": len(done.asm["cubin"]),

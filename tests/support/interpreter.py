@@ -42,17 +42,6 @@ def _dot_of_floats(self, a, b, d, *given):
     return _dot(self, a, b, d, *given)
 
 
-_from_integers = interpreter.InterpreterBuilder.create_si_to_fp
-
-
-def _integers_to_floats(self, source, target):
-    """Triton 3.6's interpreter keeps bfloat16 as integers, and leaves integers as they are."""
-    if target.scalar != interpreter.tl.bfloat16:
-        return _from_integers(self, source, target)
-    floats = _from_integers(self, source, interpreter.tl.float32)
-    return self.create_fp_trunc(floats, target)
-
-
 _patch = interpreter._patch_lang_tensor
 
 
@@ -94,7 +83,6 @@ if DEVICE == "cpu":
     interpreter._convert_float = _rounded
     interpreter._patch_lang_tensor = _patched
     interpreter.InterpreterBuilder.create_dot = _dot_of_floats
-    interpreter.InterpreterBuilder.create_si_to_fp = _integers_to_floats
 
 
 def first_of(*values):

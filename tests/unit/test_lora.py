@@ -19,9 +19,8 @@ from fluxfast.models.lora.fold import fold
 from fluxfast.models.lora.read import read_lora
 from fluxfast.models.lora.transfer import chunks
 from fluxfast.optimizations.base import Artifacts, Build, Plan
-from fluxfast.optimizations.fusion._modulation import stacked
+from fluxfast.optimizations.fusion._modulation import StackedLinear
 from fluxfast.optimizations.fusion.fused_projections import SEPARATE_LAYERS
-from fluxfast.optimizations.precision import int8_modulation
 from fluxfast.optimizations.precision._torchao import quantize_blocks
 from fluxfast.pipeline.live_weights import LiveWeights, recorded_layers
 from fluxfast.pipeline.snapshot import Snapshot, plain_tensors
@@ -401,13 +400,11 @@ def optimized(transformer, dtype, is_quantized):
             if hasattr(module, name):
                 delattr(module, name)
     block = transformer.transformer_blocks[0]
-    layers = [block.norm1.linear, block.norm1_context.linear]
+    StackedLinear([block.norm1.linear, block.norm1_context.linear])
     if is_quantized:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig
 
         quantize_blocks(build, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
-        int8_modulation.apply(build)
-    stacked(layers)
     return LiveWeights(build, originals)
 
 

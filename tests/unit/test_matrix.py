@@ -50,14 +50,11 @@ def test_memory_is_one_case_where_the_default_needs_no_less():
     assert only.label == "default"
 
 
-LOSSY = {"fa3_fp8", "fp8_per_row", "int8_modulation", "int8_encoder"}
-
-
 def test_tiers_are_eager_lossless_default_and_default_with_a_cache():
     eager, lossless, default, cached = matrix("tiers", situation(H200))
     assert [eager, default] == matrix("smoke", situation(H200))
     assert not any(optimizations()[name].is_lossy for name in lossless)
-    assert set(lossless) == set(default) - LOSSY | {"fa3"}
+    assert set(lossless) == set(default) - {"fa3_fp8", "fp8_per_row"} | {"fa3"}
     assert set(cached) == {*default, "dbcache"}
     assert len(matrix("tiers", situation(H200, SCHNELL))) == 3  # no cache
     assert len(matrix("tiers", situation(CPU))) == 3  # the default is lossless

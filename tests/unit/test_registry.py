@@ -53,8 +53,8 @@ def test_a_plan_is_in_the_order_of_its_axes_whatever_the_request_order():
 
 
 ON_NVIDIA = (
-    "fused_norms fused_rotary fused_gelu int8_modulation modulation_table fused_vae device_images "
-    "int8_encoder fused_encoder known_device cuda_graph"
+    "fused_norms fused_rotary fused_gelu modulation_table fused_vae device_images "
+    "fused_encoder known_device cuda_graph"
 )
 EPILOGUES = {"fused_rotary": "rotary_epilogue", "fused_gelu": "gelu_epilogue"}
 ON_HOPPER = " ".join(EPILOGUES.get(name, name) for name in ON_NVIDIA.split())
@@ -87,7 +87,7 @@ def test_without_its_package_the_next_best_default_is_chosen():
 
 def test_a_choice_replaces_conflicting_defaults():
     chosen = {Axis.DTYPE: None}
-    assert default_names(situation(H200), chosen)[:2] == ("fused_projections", "int8_modulation")
+    assert default_names(situation(H200), chosen)[:2] == ("fused_projections", "fused_vae")
     asked = default_names(situation(H200), {Axis.CACHE: "dbcache"})
     assert "dbcache" in asked and "cuda_graph" in asked
     chosen = {Axis.COMPILE: None}
@@ -108,11 +108,8 @@ def test_the_next_best_default_replaces_one_that_conflicts_with_a_choice():
 
 
 CACHE = {"Fn_compute_blocks": 1}
-FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu", "int8_modulation", "modulation_table")
-AROUND = (
-    *("fused_vae", "device_images", "int8_encoder"),
-    *("fused_encoder", "known_device", "cuda_graph"),
-)
+FUSIONS = ("fused_norms", "fused_rotary", "fused_gelu", "modulation_table")
+AROUND = ("fused_vae", "device_images", "fused_encoder", "known_device", "cuda_graph")
 
 
 @pytest.mark.parametrize("hardware", [A100, L20, H200, B200], ids=lambda h: h.name)

@@ -27,7 +27,7 @@ from fluxfast.optimizations.presets import PRESETS, preset_names
 from fluxfast.optimizations.registry import default_names, eager_combinations, plan
 from fluxfast.pytest_plugin import placement
 from fluxfast.pytest_plugin.planning import check_times
-from fluxfast.quality.step_reference import lossy_networks, lossy_part
+from fluxfast.quality.step_reference import is_lossy, lossy_part
 from tests.support.machines import CPU, H200, situation
 from tests.support.results import CANARIES, case, result
 
@@ -195,7 +195,7 @@ def test_references_of_a_case_are_those_of_one_gpu(gpus):
         assert eager.case.id.endswith("-b1-s28-bf16")
         assert eager.plan.situation.hardware == lossy.situation.hardware == H200
         assert set(lossy.names) <= {*planned.plan.names} - {"ulysses"}
-        assert lossy_networks(lossy) == lossy_networks(planned.plan)
+        assert is_lossy(lossy) == is_lossy(planned.plan)
 
 
 def test_processes_of_a_cpu_are_compared_and_not_timed():

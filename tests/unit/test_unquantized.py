@@ -108,7 +108,7 @@ def proved(quantized, unquantized):
     asked = replace(situation(CPU), unquantized=frozenset(unquantized))
     evidence = SimpleNamespace(
         pipeline=SimpleNamespace(transformer=transformer),
-        plan=SimpleNamespace(situation=asked, on=lambda axis: None),
+        plan=SimpleNamespace(situation=asked),
         operators_matching=lambda *names: ["aten::_int_mm"],
     )
     return quantization_proof(evidence, torch.int8, INT8_GEMMS, per_row=True)

@@ -23,7 +23,6 @@ from fluxfast.optimizations.base import Build
 from fluxfast.optimizations.facts import NumberFormat
 from fluxfast.optimizations.fusion._block_kernels import BlockKernels, CosSin, takes_fp8
 from fluxfast.optimizations.fusion._rows import Rows, linear
-from fluxfast.optimizations.fusion._side_by_side import side_by_side
 
 
 def _vectors(norm: Any, temb: Tensor, given: Tensor | None, count: int) -> tuple[Tensor, ...]:
@@ -95,28 +94,21 @@ class FusedDoubleBlock(FluxTransformerBlock):  # type: ignore[misc]
         kernels, attn = self.kernels, self.attn
         text, image = encoder_hidden_states, hidden_states
         shift, scale, *rest = _vectors(self.norm1, temb, self.vectors, 6)
+        rows = kernels.modulated(None, image, shift, scale, self.norm1.norm.eps, attn.to_qkv)
         text_shift, text_scale, *text_rest = _vectors(
             self.norm1_context, temb, self.text_vectors, 6
         )
-        eps, text_eps = self.norm1.norm.eps, self.norm1_context.norm.eps
-        rows, text_rows = side_by_side(
-            lambda: kernels.modulated(None, image, shift, scale, eps, attn.to_qkv),
-            lambda: kernels.modulated(
-                None, text, text_shift, text_scale, text_eps, attn.to_added_qkv
-            ),
-            on=image,
+        text_rows = kernels.modulated(
+            None, text, text_shift, text_scale, self.norm1_context.norm.eps, attn.to_added_qkv
         )
         heads = kernels.heads(attn, text_rows, rows, image_rotary_emb)
         attended = self.attend(*heads).flatten(2, 3).to(image.dtype)
         of_text, of_image = attended[:, : text.shape[1]], attended[:, text.shape[1] :]
-        image_after, text_after = side_by_side(
-            lambda: self._after(image, of_image, attn.to_out[0], self.norm2, self.ff, rest),
-            lambda: self._after(
-                text, of_text, attn.to_add_out, self.norm2_context, self.ff_context, text_rest
-            ),
-            on=image,
+        image = self._after(image, of_image, attn.to_out[0], self.norm2, self.ff, rest)
+        text = self._after(
+            text, of_text, attn.to_add_out, self.norm2_context, self.ff_context, text_rest
         )
-        return text_after, image_after
+        return text, image
 
     def _after(
         self, tokens: Tensor, attended: Tensor, out: Any, norm: Any, mlp: Any, vectors: list[Tensor]

@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fluxfast.kernels.int8_product import int8_product
-
 
 class StackedLinear:
     """Linear layers of one input as one GEMM; their weights and biases become views of its own."""
@@ -32,33 +30,6 @@ class StackedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the layers' outputs side by side, (rows, all columns), of (rows, in_features)."""
         return F.linear(x, self.weight, self.bias)
-
-
-class StackedInt8Linear:
-    """`StackedLinear` of layers that `int8_modulation` has quantized."""
-
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        weights: list[Any] = [layer.weight for layer in layers]
-        self.values = torch.cat([weight.qdata for weight in weights])
-        self.scales = torch.cat([weight.scale for weight in weights]).float()
-        self.bias = torch.cat([layer.bias.detach() for layer in layers])
-        rows = [layer.out_features for layer in layers]
-        parts = zip(
-            *(torch.split(x, rows) for x in (self.values, self.scales, self.bias)), strict=True
-        )
-        for layer, weight, (values, scales, bias) in zip(layers, weights, parts, strict=True):
-            weight.qdata, weight.scale, layer.bias.data = values, scales, bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the layers' outputs side by side, (rows, all columns), of (rows, in_features)."""
-        out: Tensor = int8_product(x, self.values, self.scales.flatten(), self.bias)
-        return out
-
-
-def stacked(layers: Sequence[nn.Linear]) -> StackedLinear | StackedInt8Linear:
-    """Return linear layers of one input as one GEMM."""
-    is_int8 = all(hasattr(layer.weight, "qdata") for layer in layers)
-    return StackedInt8Linear(layers) if is_int8 else StackedLinear(layers)
 
 
 MAX_TABLES = 2  # tables kept: true classifier-free guidance has two passes in each step
@@ -107,7 +78,7 @@ class ModulationTable:
             for block, norm in kind
         ]
         self.layers = [
-            stacked([norm.linear for _, norm in kind]) for kind in (doubles, texts, singles)
+            StackedLinear([norm.linear for _, norm in kind]) for kind in (doubles, texts, singles)
         ]
         self.tables: deque[_Table] = deque(maxlen=MAX_TABLES)
         self.tables_computed = 0

@@ -48,29 +48,11 @@ class FusedT5:
         hidden = encoder.embed_tokens(input_ids)
         bias = _position_bias(encoder, hidden)
         for attention, feed_forward in (block.layer for block in encoder.block):
-            normed = _normed(attention.layer_norm, hidden)
-            hidden = hidden + self._attended(attention.SelfAttention, normed, bias)
-            normed = _normed(feed_forward.layer_norm, hidden)
-            hidden = hidden + self._fed_forward(feed_forward.DenseReluDense, normed)
+            rows = _normed(attention.layer_norm, hidden)
+            hidden = hidden + _attended(attention.SelfAttention, rows, bias)
+            rows = _normed(feed_forward.layer_norm, hidden)
+            hidden = hidden + _fed_forward(feed_forward.DenseReluDense, rows)
         return _normed(encoder.final_layer_norm, hidden)
-
-    def _attended(self, attention: Any, normed: Tensor, bias: Tensor) -> Tensor:
-        """Return self-attention of (batch, tokens, d_model). T5 does not scale its scores."""
-        shape = (*normed.shape[:2], attention.n_heads, attention.key_value_proj_dim)
-        products = self._products(normed, attention.q, attention.k, attention.v)
-        query, key, value = (product.view(shape).transpose(1, 2) for product in products)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-        (out,) = self._products(attended.transpose(1, 2).flatten(2), attention.o)
-        return out
-
-    def _fed_forward(self, dense: Any, normed: Tensor) -> Tensor:
-        gate, inner = self._products(normed, dense.wi_0, dense.wi_1)
-        (out,) = self._products(F.gelu(gate, approximate="tanh") * inner, dense.wo)
-        return out
-
-    def _products(self, tokens: Tensor, *layers: Any) -> list[Tensor]:
-        """Return the output of each layer for the same tokens (batch, tokens, channels)."""
-        return [layer(tokens) for layer in layers]
 
 
 def without_cudnn(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,3 +76,18 @@ def _position_bias(encoder: Any, hidden: Tensor) -> Tensor:
 
 def _normed(norm: Any, hidden: Tensor) -> Tensor:
     return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _attended(attention: Any, rows: Tensor, bias: Tensor) -> Tensor:
+    """Return self-attention of (batch, tokens, d_model). T5 does not scale its scores."""
+    shape = (*rows.shape[:2], attention.n_heads, attention.key_value_proj_dim)
+    query, key, value = (
+        layer(rows).view(shape).transpose(1, 2) for layer in (attention.q, attention.k, attention.v)
+    )
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+    return attention.o(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def _fed_forward(dense: Any, rows: Tensor) -> Tensor:
+    gate = F.gelu(dense.wi_0(rows), approximate="tanh")
+    return dense.wo(gate * dense.wi_1(rows))  # type: ignore[no-any-return]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers import AutoencoderKL
-from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.vae import Decoder
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
@@ -18,9 +17,7 @@ from torch import Tensor, nn
 
 from fluxfast.errors import FluxFastError
 from fluxfast.kernels.compile_ahead import CompiledAhead
-from fluxfast.kernels.vae import bias_residual, channels_last, group_norm_silu
-from fluxfast.kernels.vae_attention import wide_head_attention
-from fluxfast.kernels.vae_upsampling import upsampled_convolution
+from fluxfast.kernels.vae import bias_residual, group_norm_silu, upsample
 from fluxfast.models.spec import ImageRequest
 from fluxfast.optimizations.memory._memory_format import channels_last_proof, to_channels_last
 
@@ -53,22 +50,8 @@ class FusedUpsample(Upsample2D):  # type: ignore[misc]
     """Nearest-neighbour upsampling and a convolution."""
 
     def forward(self, hidden_states: Tensor, output_size: None = None) -> Tensor:
-        out: Tensor = upsampled_convolution(hidden_states, self.conv.weight, self.conv.bias)
-        return out
-
-
-class FusedAttention(Attention):  # type: ignore[misc]
-    """The attention of one head of all channels, plus its input."""
-
-    def forward(self, hidden_states: Tensor, temb: None = None) -> Tensor:
-        normed = channels_last(self.group_norm(hidden_states))
-        tokens = normed.permute(0, 2, 3, 1).flatten(1, 2)
-        if self.fused_projections:
-            query, key, value = self.to_qkv(tokens).chunk(3, dim=-1)
-        else:
-            query, key, value = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
-        found = self.to_out[0](wide_head_attention(query, key, value))
-        out: Tensor = hidden_states + found.transpose(1, 2).unflatten(2, hidden_states.shape[2:])
+        hidden = _convolved(self.conv, upsample(hidden_states))
+        out: Tensor = bias_residual(hidden, self.conv.bias, None)
         return out
 
 
@@ -103,8 +86,6 @@ def fuse_vae(vae: Any) -> None:
     upsamplers = [block for block in vae.modules() if isinstance(block, Upsample2D)]
     other = [block for block in resnets if not _is_fusible_resnet(block)]
     other += [block for block in upsamplers if not _is_fusible_upsampler(block)]
-    attentions = [attention for half in halves for attention in half.mid_block.attentions]
-    other += [attention for attention in attentions if not _is_fusible_attention(attention)]
     other += [half.conv_act for half in halves if not isinstance(half.conv_act, nn.SiLU)]
     other += [vae.decoder] if type(vae.decoder) is not Decoder else []
     other += [block for block in vae.decoder.up_blocks if type(block) is not UpDecoderBlock2D]
@@ -116,8 +97,6 @@ def fuse_vae(vae: Any) -> None:
         block.norm1.__class__ = block.norm2.__class__ = GroupNormSiLU
     for block in upsamplers:
         block.__class__ = FusedUpsample
-    for attention in attentions:
-        attention.__class__ = FusedAttention
     vae.decoder.__class__ = FusedDecoder
     for half in halves:
         half.conv_norm_out.__class__ = GroupNormSiLU
@@ -138,7 +117,7 @@ def _not_fusible(found: object) -> FluxFastError:
         "fused_vae cannot fuse this VAE",
         got=repr(found)[:200],
         allowed="the blocks of Flux's VAE (AutoencoderKL): SiLU, one size, no time embedding, "
-        "no scale, no dropout; nearest neighbours before a 3 × 3 convolution; one head",
+        "no scale, no dropout; nearest neighbours before a convolution",
         remedy="disable fused_vae",
     )
 
@@ -159,20 +138,7 @@ def _is_fusible_upsampler(block: Any) -> bool:
         block.interpolate
         and block.norm is None
         and isinstance(getattr(block, "conv", None), nn.Conv2d)
-        and block.conv.kernel_size == (3, 3)
-        and block.conv.padding == (1, 1)
         and block.conv.bias is not None
-    )
-
-
-def _is_fusible_attention(block: Any) -> bool:
-    return (
-        block is not None
-        and block.heads == 1
-        and block.residual_connection
-        and block.rescale_output_factor == 1.0
-        and block.group_norm is not None
-        and block.spatial_norm is None
     )
 
 
@@ -182,7 +148,7 @@ def is_fused(vae: Any) -> bool:
     ends = {type(half.conv_norm_out) for half in (vae.encoder, vae.decoder)}
     return (
         FusedResnet in kinds
-        and not kinds & {ResnetBlock2D, Upsample2D, Attention, Decoder}
+        and not kinds & {ResnetBlock2D, Upsample2D, Decoder}
         and ends == {GroupNormSiLU}
         and channels_last_proof(vae).is_active
     )

@@ -6,18 +6,12 @@ that take 7 ms in all, and the launches of both encoders take longer than their 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from fluxfast.errors import FluxFastError
 from fluxfast.hardware import Platform
 from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Build, Evidence, Optimization, Proof
-from fluxfast.optimizations.fusion._requirements import nvidia_only
 from fluxfast.optimizations.graphs._support import replay_proof, why_no_graphs
 from fluxfast.optimizations.situation import Situation
-
-if TYPE_CHECKING:
-    from fluxfast.optimizations.fusion._t5 import FusedT5
 
 # In float16 transformers limits T5's values, which overflow, and keeps some weights in float32.
 T5_DTYPES = ("bfloat16", "float32")
@@ -25,7 +19,7 @@ T5_DTYPES = ("bfloat16", "float32")
 
 def apply(build: Build) -> None:
     """Replace T5's `forward`, and replay CLIP's and T5's as CUDA graphs."""
-    from fluxfast.optimizations.fusion._t5 import without_cudnn
+    from fluxfast.optimizations.fusion._t5 import FusedT5, without_cudnn
     from fluxfast.optimizations.graphs._replay import GraphReplay
 
     clip, t5 = build.pipeline.text_encoder, build.pipeline.text_encoder_2
@@ -37,19 +31,7 @@ def apply(build: Build) -> None:
             remedy="leave out fused_encoder",
         )
     clip.forward = GraphReplay(without_cudnn(clip.forward))
-    t5.forward = GraphReplay(_fused(t5, build))
-
-
-def _fused(t5: Any, build: Build) -> FusedT5:
-    """Return the fused forward, with this project's kernel where T5's weights are in int8."""
-    from fluxfast.optimizations.fusion._t5 import FusedT5
-
-    in_int8 = build.plan.on(Axis.ENCODER_QUANTIZATION) is not None
-    if in_int8 and nvidia_only(build.situation.hardware) is None:
-        from fluxfast.optimizations.fusion._t5_int8 import Int8T5
-
-        return Int8T5(t5)
-    return FusedT5(t5)
+    t5.forward = GraphReplay(FusedT5(t5))
 
 
 def why_unsupported_request(situation: Situation) -> str | None:

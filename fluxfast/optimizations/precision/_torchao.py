@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fluxfast.hardware import Hardware, Platform
-from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Build, Evidence, Proof
 from fluxfast.optimizations.facts import Package
 
@@ -41,13 +40,6 @@ def is_quantizable(module: nn.Module, name: str) -> bool:
     )
 
 
-def is_modulation(module: nn.Module, name: str) -> bool:
-    """Return whether a layer computes the modulation vectors of a block."""
-    from torch import nn
-
-    return isinstance(module, nn.Linear) and "transformer_blocks." in name and "norm" in name
-
-
 def quantize_blocks(build: Build, config: Any, mend: Callable[[Any], None] | None = None) -> None:
     """Quantize the block layers in place, but for those that the situation leaves unquantized.
 
@@ -56,41 +48,23 @@ def quantize_blocks(build: Build, config: Any, mend: Callable[[Any], None] | Non
         config: torchao's configuration; it must not set Inductor's global flags.
         mend: changes a quantized weight in place.
     """
-    left_out = build.situation.unquantized
+    from torchao.quantization import quantize_
+
+    transformer, left_out = build.pipeline.transformer, build.situation.unquantized
 
     def is_chosen(module: nn.Module, name: str) -> bool:
         return name not in left_out and is_quantizable(module, name)
 
-    names = quantize_layers(build.pipeline.transformer, config, is_chosen, build.device, mend)
-    build.quantizers |= dict.fromkeys(names, _quantizer(config, mend))
-
-
-def quantize_modulation(build: Build, config: Any) -> None:
-    """Quantize the layers that compute the modulation of the blocks in place."""
-    names = quantize_layers(build.pipeline.transformer, config, is_modulation, build.device)
-    build.quantizers |= dict.fromkeys(names, _quantizer(config, mend=None))
-
-
-def quantize_layers(
-    network: nn.Module,
-    config: Any,
-    is_chosen: Callable[[nn.Module, str], bool],
-    device: torch.device,
-    mend: Callable[[Any], None] | None = None,
-) -> list[str]:
-    """Quantize the chosen linear layers of a network in place, and return their names."""
-    from torchao.quantization import quantize_
-
     def is_chosen_there(module: nn.Module, name: str) -> bool:
         """Return `is_chosen`, with the layer on the device: the next thing is to quantize it."""
-        return is_chosen(module, name) and bool(module.to(device))
+        return is_chosen(module, name) and bool(module.to(build.device))
 
-    quantize_(network, config, filter_fn=is_chosen_there)
-    chosen = {n: module for n, module in network.named_modules() if is_chosen(module, n)}
+    quantize_(transformer, config, filter_fn=is_chosen_there)
     if mend:
-        for module in chosen.values():
-            mend(module.weight)
-    return list(chosen)
+        for name, module in transformer.named_modules():
+            if is_chosen(module, name):
+                mend(module.weight)
+    build.quantize = _quantizer(config, mend)
 
 
 def _quantizer(config: Any, mend: Callable[[Any], None] | None) -> Callable[[Tensor], Tensor]:
@@ -137,40 +111,12 @@ def _fill_zero_rows(weight: Any) -> None:
     weight.scale.masked_fill_(is_zero, 1.0)
 
 
-def int8_weights() -> Any:
-    """Return torchao's configuration of int8 weights, one scale per row, for plain activations."""
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    return Int8WeightOnlyConfig(set_inductor_config=False)
-
-
-def int8_weights_proof(
-    network: nn.Module, is_chosen: Callable[[nn.Module, str], bool], *, of: str
-) -> Proof:
-    """Return a proof: active if every chosen layer of a network holds int8 with a scale per row."""
-    import torch
-
-    layers: list[Any] = [m for name, m in network.named_modules() if is_chosen(m, name)]
-    weights = [layer.weight for layer in layers if _is_quantized(layer.weight.data)]
-    fitting = [w for w in weights if w.qdata.dtype is torch.int8 and w.scale.numel() == len(w)]
-    return Proof(
-        is_active=0 < len(layers) == len(fitting),
-        detail=f"{len(fitting)} of {len(layers)} {of} hold int8",
-    )
-
-
-def why_no_memory_to_save(hardware: Hardware) -> str | None:
-    """Return why int8 weights for plain activations are of no use on the hardware, or None."""
-    return None if hardware.is_gpu else "requires a GPU: it saves the memory of one"
-
-
 def quantization_proof(
     evidence: Evidence, dtype: torch.dtype, gemms: tuple[str, ...], *, per_row: bool
 ) -> Proof:
     """Return a proof: active if the block layers, and no others, hold `dtype` and a GEMM used it.
 
-    The block layers that the situation leaves unquantized count as others. Modulation layers are
-    judged by the optimization that quantizes them.
+    The block layers that the situation leaves unquantized count as others.
 
     Args:
         evidence: one profiled image.
@@ -182,13 +128,10 @@ def quantization_proof(
     from torch import nn
 
     unquantized = evidence.plan.situation.unquantized
-    of_modulation = evidence.plan.on(Axis.MODULATION_QUANTIZATION) is not None
     ours, left_out, others = list[Any](), list[Any](), list[Any]()
     for name, module in evidence.pipeline.transformer.named_modules():
         if isinstance(module, nn.Linear):
             name = name.replace("_orig_mod.", "")
-            if of_modulation and is_modulation(module, name):
-                continue
             kind = others
             if is_quantizable(module, name):
                 kind = left_out if name in unquantized else ours

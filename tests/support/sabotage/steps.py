@@ -28,7 +28,7 @@ from fluxfast.quality.step_reference import (
     MeasuredSteps,
     StepReference,
     check_definition,
-    lossy_networks,
+    is_lossy,
     record_references,
 )
 from fluxfast.quality.trajectory import Outputs, replay
@@ -219,11 +219,11 @@ class StepBench:
 
     def measured(self) -> MeasuredSteps:
         """Feed the pipeline in its current state."""
-        lossy = lossy_networks(self.built.plan)
+        lossy = is_lossy(self.built.plan)
         return MeasuredSteps(
             outputs=replay(self.built.pipeline, self.built.plan, self.reference.trajectory),
             reference=self.reference,
-            lossy=lossy,
+            is_lossy=lossy,
             lossy_alone=self.right if lossy else None,
         )
 
