@@ -33,7 +33,7 @@ from fluxfast.pipeline.snapshot import Snapshot
 DEFAULT_SIDE = 1024
 FREE_MEMORY_SHARE = 0.25  # below this share of free GPU memory, original weights go to the host
 
-Cache = Mapping[str, Any] | str | Path
+Cache = CacheConfig | Mapping[str, Any] | str | Path
 
 
 def optimize(

@@ -209,9 +209,7 @@ def chosen_axes(options: argparse.Namespace) -> dict[Axis, str | None]:
             _check_not_enabled(option, chosen.get(axis))
             chosen[axis] = None
     for name in options.disable:
-        axis = optimization_named(name).axis
-        is_of_preset = axis is Axis.MEMORY and options.preset == "low_memory"
-        if chosen.get(axis) == name or is_of_preset:
+        if chosen.get(optimization_named(name).axis) == name:
             _check_not_enabled(f"disable {name}", name)
     return chosen
 

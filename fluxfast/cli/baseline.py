@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,8 +29,8 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_result, result_paths
 from fluxfast.bench.verdicts.tables import baseline_rows, baseline_table
 from fluxfast.console import out
-from fluxfast.errors import BaselineError
-from fluxfast.files import required_checkout, shipped_baselines, stated_path, write_atomically
+from fluxfast.errors import BaselineError, FluxFastError
+from fluxfast.files import git, required_checkout, shipped_baselines, stated_path, write_atomically
 from fluxfast.hardware import detect
 from fluxfast.tables import plain_table, render, wrapping
 
@@ -167,17 +167,19 @@ def add_card(options: argparse.Namespace) -> None:
     signature = Signature(by=options.by or _user(), at=now)
     with locked_baseline(baseline) as newest:
         check_acceptable(newest, found, options.processes)
-        extension = with_cards(newest, [result for _, result in found], signature)
-        for case_id, why in extension.refused.items():
-            out(f"not added: {case_id}\n  {why}")
+        results = [result for _, result in found]
+        extension = with_cards(newest, results, signature, options.processes)
+        refused = [f"not added: {case_id}\n  {why}" for case_id, why in extension.refused.items()]
         if not extension.added:
             raise BaselineError(
                 "no results were added to the baseline",
-                got=f"{len(extension.refused)} cases, see above",
+                got="\n".join(refused),
                 allowed="cases that are the same on a card that the baseline lacks",
                 remedy="measure more of the card, or record every card and accept all together",
             )
         write_baseline(extension.baseline)
+    for line in refused:
+        out(line)
     for case_id, ours in by_case(extension.added).items():
         cards = ", ".join(sorted({result.card for result in ours}))
         out(f"added {len(ours)} processes of {cards}: {case_id}")
@@ -186,8 +188,9 @@ def add_card(options: argparse.Namespace) -> None:
 
 def _user() -> str:
     """Return the name that git signs commits with."""
-    command = ["git", "config", "user.name"]
-    name = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    name = ""
+    with suppress(FluxFastError):  # git fails where it is not installed, or knows no name
+        name = git("config", "user.name", folder=Path.cwd())
     if not name:
         raise BaselineError(
             "nobody signs for these results",

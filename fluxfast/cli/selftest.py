@@ -66,6 +66,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure all faults in several processes and print the report."""
+    if options.process is not None:
+        end_with_parent()  # before anything that takes time
     if options.processes < PROCESSES:
         raise FluxFastError(
             "too few processes to know their scatter",
@@ -86,7 +88,6 @@ def run(options: argparse.Namespace) -> None:
     baseline = baseline_for(options.gpu, hardware)
     cases = planned(options, hardware)
     if options.process is not None:
-        end_with_parent()
         measure_all(cases, options, Console())
         return
     options.results = options.results or new_folder(local_folder() / "selftest")

@@ -85,8 +85,11 @@ def _load_checked(location: str, dtype: torch.dtype, hardware: Hardware, shrinks
     found = read_configuration(location)
     folder = _local_folder(location)
     inventory = check_checkpoint(folder, found)
-    stays = shrinks and hardware.is_gpu and not weights_fit(inventory.elements, dtype, hardware)
-    if not stays:
+    may_stay = hardware.is_gpu and hardware.gpus == 1
+    stays = shrinks and may_stay and not weights_fit(inventory.elements, dtype, hardware)
+    if may_stay and not shrinks:
+        check_weights_fit(inventory.elements, dtype, hardware, "quantize them, or use a larger GPU")
+    elif not stays:
         check_weights_fit(inventory.elements, dtype, hardware)
     pipeline = _from_pretrained(str(folder), dtype, variant=inventory.variant)
     check_vocabularies(pipeline)

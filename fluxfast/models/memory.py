@@ -28,13 +28,19 @@ def weights_fit(parameters: float, dtype: torch.dtype, hardware: Hardware) -> bo
     return parameters * dtype.itemsize / GIB + ROOM_GIB <= hardware.memory_gib
 
 
-def check_weights_fit(parameters: float, dtype: torch.dtype, hardware: Hardware) -> None:
+def check_weights_fit(
+    parameters: float,
+    dtype: torch.dtype,
+    hardware: Hardware,
+    remedy: str = "use --weights mini, or a device with more memory",
+) -> None:
     """Refuse weights that need more memory than the device has.
 
     Args:
         parameters: the number of weights; each takes the bytes of `dtype`.
         dtype: the dtype that the weights are loaded in.
         hardware: the machine.
+        remedy: what to do about it.
 
     Raises:
         FluxFastError: the weights do not fit.
@@ -45,7 +51,7 @@ def check_weights_fit(parameters: float, dtype: torch.dtype, hardware: Hardware)
             "these weights do not fit in memory",
             got=f"{hardware.memory_gib:.0f} GiB on {hardware.name}",
             allowed=f"{needed_gib:.0f} GiB or more for {str(dtype).removeprefix('torch.')}",
-            remedy="quantize them, use --weights mini, or a device with more memory",
+            remedy=remedy,
         )
 
 

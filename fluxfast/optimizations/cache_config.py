@@ -69,13 +69,15 @@ DEFAULT_CACHE_CONFIG = CacheConfig(
 )
 
 
-def cache_config_from(given: Mapping[str, Any] | str | Path) -> CacheConfig:
-    """Return the settings of a preset by its name, of a mapping, or of a YAML file by its path.
+def cache_config_from(given: CacheConfig | Mapping[str, Any] | str | Path) -> CacheConfig:
+    """Return settings, those of a preset by its name, of a mapping, or of a YAML file by its path.
 
     Raises:
         FluxFastError: there is no such preset, the file cannot be read, or a key or a value is not
             allowed.
     """
+    if isinstance(given, CacheConfig):
+        return given
     if isinstance(given, Mapping):
         return cache_config_of(given)
     path, name = Path(given), str(given)

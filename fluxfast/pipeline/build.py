@@ -128,7 +128,7 @@ def build(
         progress("loading weights")
         started = time.perf_counter()
         hardware = plan.situation.hardware
-        shrinks = plan.on(Axis.QUANTIZATION) is not None and hardware.gpus == 1
+        shrinks = plan.on(Axis.QUANTIZATION) is not None
         pipeline = load(checkpoint, dtype=dtype, hardware=hardware, shrinks=shrinks)
         loaded = time.perf_counter()
         applied = AppliedPlan(

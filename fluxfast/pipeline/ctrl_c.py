@@ -12,7 +12,7 @@ import signal
 import time
 from contextlib import suppress
 from functools import cache
-from threading import current_thread, main_thread
+from threading import Lock, current_thread, main_thread
 
 from fluxfast.pipeline.call_clock import CallClock
 
@@ -27,7 +27,7 @@ class CtrlC:
         """Notice Ctrl-C during the calls that a clock times."""
         self._clock = clock
         self._call: float | None = None
-        self._until = 0.0
+        self._until, self._seen = 0.0, 0
 
     def listen(self) -> None:
         """Ask for the signals of this process, unless somebody else, as an event loop, does so.
@@ -35,15 +35,17 @@ class CtrlC:
         In another thread than the main one nothing is asked for: the main thread handles Ctrl-C.
         """
         if current_thread() is main_thread():
-            reader, writer = _pipe()
+            _, writer = _pipe()
             before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
             if before not in (-1, writer):
                 signal.set_wakeup_fd(before)
-            _signals(reader)  # those of an earlier time
+            _listening.add(self)
+        self._seen = _interrupts()  # those of an earlier time
 
     def close(self) -> None:
-        """Ask for no signals any more."""
-        if current_thread() is main_thread():
+        """Ask for no signals any more, if no other pipeline of this process does."""
+        _listening.discard(self)
+        if current_thread() is main_thread() and not _listening:
             now = signal.set_wakeup_fd(-1)
             if now != _pipe()[1]:
                 signal.set_wakeup_fd(now)
@@ -55,10 +57,14 @@ class CtrlC:
         itself what Ctrl-C ends.
         """
         call = self._clock.deadline
-        has_come = signal.SIGINT in _signals(_pipe()[0])
-        if has_come and call != self._call and _raises():
+        seen, self._seen = self._seen, _interrupts()
+        if self._seen > seen and call != self._call and _raises():
             self._call, self._until = call, time.monotonic() + RETURN_S
         return call is not None and call == self._call and time.monotonic() >= self._until
+
+
+_listening = set[CtrlC]()
+_counted, _counting = [0], Lock()
 
 
 def _raises() -> bool:
@@ -74,10 +80,9 @@ def _pipe() -> tuple[int, int]:
     return ends
 
 
-def _signals(reader: int) -> bytes:
-    """Return the numbers of the signals that have come since the last time."""
-    found = b""
-    with suppress(BlockingIOError):
-        while part := os.read(reader, 4096):
-            found += part
-    return found
+def _interrupts() -> int:
+    """Return how often Ctrl-C has come so far, for all who watch."""
+    with _counting, suppress(BlockingIOError):
+        while part := os.read(_pipe()[0], 4096):
+            _counted[0] += part.count(signal.SIGINT)
+    return _counted[0]

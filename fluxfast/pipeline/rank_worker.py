@@ -96,9 +96,7 @@ def work(index: int, start: Start) -> None:
 
 def _follow(team: Team, transformer: Any, device: torch.device, start: Start) -> None:
     follower = Follower(team, transformer, device)
-    pipeline: Any = SimpleNamespace(
-        transformer=transformer, scheduler=follower.scheduler, device=device, vae=None
-    )
+    pipeline = transformer_alone(transformer, follower.scheduler, device)
     dtype = str(transformer.dtype).removeprefix("torch.")
     alone = LoadedPipeline(pipeline_class="", dtype=dtype, absent=frozenset({*OPTIONAL_COMPONENTS}))
     plan = Plan(
@@ -111,6 +109,17 @@ def _follow(team: Team, transformer: Any, device: torch.device, start: Start) ->
         limit = torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT)
         with limit if plan.compiles else nullcontext():
             follower.run(build.on_new_weights)
+
+
+def transformer_alone(transformer: Any, scheduler: Any, device: torch.device) -> Any:
+    """Return what optimizations need of a pipeline, for a rank that has its transformer only."""
+    return SimpleNamespace(
+        transformer=transformer,
+        scheduler=scheduler,
+        device=device,
+        vae=None,
+        components={"transformer": transformer},
+    )
 
 
 def tensors_of(network: nn.Module) -> list[Tensor]:

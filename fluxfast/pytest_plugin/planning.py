@@ -131,7 +131,7 @@ def _check_found(
             "the matrix has no case here",
             got=f"{matrix} of {options.cases or ', '.join(options.models)} on {hardware.name}",
             allowed="a matrix with a case: `cache` has none of a model without a cache",
-            remedy=f"`fluxfast matrix --gpu {options.gpu} --matrix {matrix}` lists the reasons",
+            remedy="name a model that has one, such as dev with its own steps, or another matrix",
         )
 
 

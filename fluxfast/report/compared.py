@@ -97,7 +97,7 @@ def options_to_compare(after: MeasuredCase, before: MeasuredCase | None) -> list
     if commit and (not sides or sides.a.revision or not words):
         words += ["--against", str(commit)[:COMMIT_CHARACTERS]]
     limits = sides.b.limits if sides else {}
-    return words + [word for name, limit in limits.items() for word in (f"--{name}", f"{limit:g}")]
+    return words + [word for name, limit in limits.items() for word in (f"--{name}", str(limit))]
 
 
 def _sides(after: MeasuredCase, before: MeasuredCase) -> ComparedSides | None:

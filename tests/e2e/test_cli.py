@@ -90,12 +90,8 @@ def test_the_other_options_change_a_preset(command, hardware, preset, monkeypatc
 def test_options_that_contradict_a_preset_are_refused(monkeypatch, capsys):
     monkeypatch.setattr("fluxfast.cli.pipeline_options.detect", lambda *_: H200)
     low_memory = ["generate", *TINY, "--preset", "low_memory"]
-    for options, message in (
-        (["--disable", "streamed_encoder"], "one option enables what another disables"),
-        (["--enable", "fused_encoder"], "conflicts with fused_encoder"),
-    ):
-        assert main([*low_memory, *options]) == 2
-        assert message in capsys.readouterr().err
+    assert main([*low_memory, "--enable", "fused_encoder"]) == 2
+    assert "conflicts with fused_encoder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

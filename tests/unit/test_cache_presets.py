@@ -66,7 +66,7 @@ def test_a_model_without_a_cache_has_no_case_and_the_reason():
 )
 def test_a_session_without_a_case_is_refused(asked):
     options = Options(baselines=REPOSITORY / "baselines", weights="mini", **asked)
-    with pytest.raises(FluxFastError, match=r"(?s)no case here.*cache of .*fluxfast matrix"):
+    with pytest.raises(FluxFastError, match=r"(?s)no case here.*cache of .*such as dev"):
         plan_session(options, CPU, "cache", None)
 
 

@@ -1,5 +1,6 @@
 """A baseline learns the cards of a fleet: results that are the same, and no others."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -38,7 +39,7 @@ def baseline(tmp_path):
 
 def test_a_card_with_another_clock_joins_and_the_others_stay(baseline):
     slow_card = on("GPU-c", pace=0.98)
-    found = with_cards(baseline, slow_card, SIGNATURE)
+    found = with_cards(baseline, slow_card, SIGNATURE, 3)
     assert found.refused == {} and len(found.added) == 3
     before, after = (b.results[DEV.id] for b in (baseline, found.baseline))
     assert after[: len(before)] == before and len(after) == len(before) + 3
@@ -56,15 +57,26 @@ def test_a_card_with_another_clock_joins_and_the_others_stay(baseline):
         (on("GPU-c", counters={"graph_breaks": 1}), "broken: "),
         (on("GPU-a"), "the baseline has processes of GPU-a"),
         (on(""), "without the UUID"),
+        ([on(f"GPU-{card}")[0] for card in "cde"], "1 of 3 processes of GPU-c"),
         (on("GPU-c", case=case(batch_size=2)), "no accepted process"),
     ],
-    ids=["slower", "two percent", "another program", "known card", "no card", "new case"],
+    ids=["slower", "two percent", "another program", "known card", "no card", "one", "new case"],
 )
 def test_what_is_not_known_to_be_the_same_does_not_join(baseline, results, why):
-    found = with_cards(baseline, results, SIGNATURE)
+    found = with_cards(baseline, results, SIGNATURE, 3)
     assert found.baseline == baseline and found.added == ()
     (reason,) = found.refused.values()
     assert why in reason.lower() or why in reason
+
+
+def test_cards_that_joined_do_not_let_slower_ones_join(baseline):
+    """Each is slower than the one before by as much as is allowed, if the reference moves along."""
+    joined = list[float]()
+    for number, percent in enumerate((1.2, 1.4, 1.6, 1.8, 2.0, 2.2), 1):
+        found = with_cards(baseline, on(f"GPU-{number}", work=1 + percent / 100), SIGNATURE, 3)
+        baseline = found.baseline
+        joined += [percent] if found.added else []
+    assert 1.2 in joined and max(joined) < 1.6
 
 
 @pytest.fixture
@@ -97,12 +109,17 @@ def test_nothing_is_written_where_nothing_is_the_same_or_nobody_signs(
 ):
     before = baseline.path.read_text()
     assert add(on("GPU-c", work=1.05), "--by", "Ada") == 2
-    assert "no results were added" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert (
+        "no results were added" in told and f"not added: {DEV.id}\n" in told and "slower:" in told
+    )
     assert add(on("GPU-c")[:2], "--by", "Ada") == 2
     assert "too few processes" in capsys.readouterr().err
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
     monkeypatch.chdir(baseline.path.parent)
-    with pytest.raises(BaselineError, match="nobody signs"):
-        command._user()
+    for path in (os.environ["PATH"], ""):  # also where git is not installed
+        monkeypatch.setenv("PATH", path)
+        with pytest.raises(BaselineError, match="nobody signs"):
+            command._user()
     assert baseline.path.read_text() == before

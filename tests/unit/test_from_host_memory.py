@@ -15,6 +15,7 @@ from fluxfast.optimizations.axis import Axis
 from fluxfast.optimizations.base import Artifacts, Build, Optimization, Plan, Proof
 from fluxfast.optimizations.precision import int8
 from fluxfast.pipeline import apply
+from fluxfast.pipeline.rank_worker import transformer_alone
 from tests.support.machines import CPU, L20, situation
 
 
@@ -71,6 +72,16 @@ def test_weights_are_moved_before_the_first_decision_that_needs_them_there(monke
         ("norms", at_the_end),
         ("encoder", at_the_end),
     ]
+
+
+def test_a_rank_that_has_the_transformer_only_moves_what_it_has(monkeypatch):
+    moved = []
+    monkeypatch.setattr(Build, "device", torch.device("cuda"))
+    monkeypatch.setattr(apply, "_set_device", lambda tensor, device: moved.append(tensor))
+    transformer = two_networks().transformer
+    pipeline = transformer_alone(transformer, object(), torch.device("cpu"))
+    apply.apply_plan(pipeline, Plan(optimizations=(), situation=situation(CPU)))
+    assert [id(one) for one in moved] == [id(one) for one in transformer.parameters()]
 
 
 def test_a_layer_reaches_the_device_when_the_one_before_is_quantized(monkeypatch):

@@ -339,12 +339,14 @@ def test_the_folder_of_a_comparison_is_reported_as_one(tmp_path):
 
 def test_two_environments_are_named_and_compared_again(tmp_path):
     run = comparison(tmp_path / "run")
-    write_sides(run, two_environments("2.11.0", "2.12.0", limits={"rounds": 3, "seconds": 5.0}))
+    write_sides(
+        run, two_environments("2.11.0", "2.12.0", limits={"rounds": 3, "seconds": 1234567.5})
+    )
     text = markdown(report_of([run]))
     sides = "0123456789ab (1 process) compared with 0123456789ab (1 process)"
     assert f"{sides}; torch 2.11.0 → 2.12.0." in text
     commands = re.findall("^/B/bin/python -m pytest .*$", text, re.MULTILINE)
-    options = "--against-env /A/bin/python --rounds 3 --seconds 5"
+    options = "--against-env /A/bin/python --rounds 3 --seconds 1234567.5"
     assert commands and all(command.endswith(options) for command in commands)
 
 

@@ -118,6 +118,19 @@ def test_ctrl_c_is_for_the_call_at_which_it_comes(interrupts):
     assert not noticed.is_overdue()
 
 
+def test_two_pipelines_notice_the_same_ctrl_c_and_one_may_close(interrupts):
+    clock, noticed = interrupts
+    other = CtrlC(CallClock(Limits(first_call_s=60, call_s=60), is_gpu=False))
+    other.listen()
+    clock.start("a step")
+    press_ctrl_c()
+    assert not other.is_overdue() and noticed.is_overdue()
+    other.close()
+    clock.start("the next step")
+    press_ctrl_c()
+    assert noticed.is_overdue()
+
+
 def test_a_program_that_handles_ctrl_c_itself_is_left_alone(interrupts):
     clock, noticed = interrupts
     clock.start("a step")

@@ -15,6 +15,7 @@ from fluxfast.console import without_loading_bars
 from fluxfast.hardware import Platform
 from fluxfast.models.loading import load
 from fluxfast.models.lora.synthetic import synthetic_lora
+from fluxfast.optimizations.axis import Axis
 from fluxfast.pipeline.build import BuiltPipeline, forget_compiled_code, load_dtype
 from fluxfast.profiling.evidence import dynamo_counters
 
@@ -68,13 +69,16 @@ def swappable_case(planned: PlannedCase, ranks: Sequence[int]) -> Iterator[Swapp
 
 
 def _loaded(planned: PlannedCase, ranks: Sequence[int]) -> SwappableCase:
-    request, hardware = planned.plan.situation.request, planned.plan.situation.hardware
+    situation = planned.plan.situation
+    request, hardware = situation.request, situation.hardware
     pipeline = load(planned.checkpoint, dtype=load_dtype(planned.plan), hardware=hardware)
     loras = {rank: synthetic_lora(pipeline.transformer, rank) for rank in ranks}
     optimized = optimize(
         pipeline,
         preset="eager",
         enable=planned.plan.names,  # by name, so that none of them is left out
+        unquantized=sorted(situation.unquantized),
+        cache=situation.cache_config if planned.plan.on(Axis.CACHE) else None,
         gpus=hardware.gpus,
         height=request.height,
         width=request.width,

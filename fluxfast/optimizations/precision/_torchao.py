@@ -57,7 +57,10 @@ def quantize_blocks(build: Build, config: Any, mend: Callable[[Any], None] | Non
 
     def is_chosen_there(module: nn.Module, name: str) -> bool:
         """Return `is_chosen`, with the layer on the device: the next thing is to quantize it."""
-        return is_chosen(module, name) and bool(module.to(build.device))
+        if not is_chosen(module, name):
+            return False
+        module.to(build.device)
+        return True
 
     quantize_(transformer, config, filter_fn=is_chosen_there)
     if mend:
