@@ -135,6 +135,11 @@ def locked(path: Path, *, waits: bool = True) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def lock_of(path: Path) -> Path:
+    """Return the file that `locked` takes for a file or folder, alongside it and hidden."""
+    return path.with_name(f".{path.name}.lock")
+
+
 def lock_holder(path: Path) -> str:
     """Return the id of the process that holds a lock, or `unknown` if it has just let it go."""
     try:

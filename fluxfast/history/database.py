@@ -19,7 +19,7 @@ from fluxfast.bench.results.origin import stack_versions
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.summary import summarize
 from fluxfast.errors import FluxFastError
-from fluxfast.files import local_folder, locked
+from fluxfast.files import local_folder, lock_of, locked
 from fluxfast.files.reading import check_ordinary
 from fluxfast.history.checks import check_texts_of_row, checked
 from fluxfast.history.dates import measured_at
@@ -125,7 +125,7 @@ def opened(path: Path, *, new: bool = False) -> Iterator[sqlite3.Connection]:
         try:
             # SQLite refuses the change to write-ahead mode at once while another process uses the
             # database, so one process at a time creates it.
-            with locked(path.with_name(f".{path.name}.lock")) if new else nullcontext():
+            with locked(lock_of(path)) if new else nullcontext():
                 _prepare(connection, path)
             yield connection
         finally:

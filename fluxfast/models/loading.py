@@ -13,7 +13,9 @@ from fluxfast.hardware import Hardware
 from fluxfast.mini import WEIGHTS
 from fluxfast.models.configuration import first_line, read_configuration, read_json
 from fluxfast.models.memory import (
+    LARGER_DEVICE,
     PUBLISHED_PARAMETERS,
+    QUANTIZE,
     check_weights_fit,
     is_out_of_memory,
     out_of_memory_as_error,
@@ -87,10 +89,9 @@ def _load_checked(location: str, dtype: torch.dtype, hardware: Hardware, shrinks
     inventory = check_checkpoint(folder, found)
     may_stay = hardware.is_gpu and hardware.gpus == 1
     stays = shrinks and may_stay and not weights_fit(inventory.elements, dtype, hardware)
-    if may_stay and not shrinks:
-        check_weights_fit(inventory.elements, dtype, hardware, "quantize them, or use a larger GPU")
-    elif not stays:
-        check_weights_fit(inventory.elements, dtype, hardware)
+    if not stays:
+        remedy = QUANTIZE if may_stay else LARGER_DEVICE
+        check_weights_fit(inventory.elements, dtype, hardware, remedy)
     pipeline = _from_pretrained(str(folder), dtype, variant=inventory.variant)
     check_vocabularies(pipeline)
     return pipeline if stays else pipeline.to(hardware.device)

@@ -21,18 +21,24 @@ PUBLISHED_PARAMETERS = 16.87e9
 
 # What a GPU holds beside weights while they are loaded: its context, a stand-in's weights, a layer.
 ROOM_GIB = 4
+LARGER_DEVICE = "use --weights mini, or a device with more memory"
+QUANTIZE = "quantize them, or use a larger GPU"
+
+
+def _needed_gib(parameters: float, dtype: torch.dtype) -> float:
+    return parameters * dtype.itemsize / GIB
 
 
 def weights_fit(parameters: float, dtype: torch.dtype, hardware: Hardware) -> bool:
     """Return whether weights can be loaded onto the device, with room for what loading needs."""
-    return parameters * dtype.itemsize / GIB + ROOM_GIB <= hardware.memory_gib
+    return _needed_gib(parameters, dtype) + ROOM_GIB <= hardware.memory_gib
 
 
 def check_weights_fit(
     parameters: float,
     dtype: torch.dtype,
     hardware: Hardware,
-    remedy: str = "use --weights mini, or a device with more memory",
+    remedy: str = LARGER_DEVICE,
 ) -> None:
     """Refuse weights that need more memory than the device has.
 
@@ -45,7 +51,7 @@ def check_weights_fit(
     Raises:
         FluxFastError: the weights do not fit.
     """
-    needed_gib = parameters * dtype.itemsize / GIB
+    needed_gib = _needed_gib(parameters, dtype)
     if hardware.memory_gib < needed_gib:
         raise FluxFastError(
             "these weights do not fit in memory",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,17 +50,27 @@ def apply_plan(
     )
     try:
         with torch.no_grad():
-            for optimization in plan.in_order_of_application:
-                if optimization.axis not in BEFORE_THE_DEVICE:
-                    _move_to_device(build)
-                progress(f"applying {optimization.name}")
-                optimization.apply(build)
-                after_each(optimization)
+            order = plan.in_order_of_application
+            early = [o for o in order if o.axis in BEFORE_THE_DEVICE]  # they come first
+            _apply_each(early, build, progress, after_each)
             _move_to_device(build)
+            _apply_each(order[len(early) :], build, progress, after_each)
     except BaseException:
         build.undo.close()
         raise
     return build
+
+
+def _apply_each(
+    optimizations: Iterable[Optimization],
+    build: Build,
+    progress: Callable[[str], None],
+    after_each: Callable[[Optimization], None],
+) -> None:
+    for optimization in optimizations:
+        progress(f"applying {optimization.name}")
+        optimization.apply(build)
+        after_each(optimization)
 
 
 def _move_to_device(build: Build) -> None:

@@ -6,26 +6,24 @@ torchrun ends those of the other ranks.
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
-from threading import Event, Thread
-from typing import Any, Self
+from typing import Any
 
 from fluxfast.optimizations.team import Team
 from fluxfast.pipeline.call_clock import CallClock
-from fluxfast.pipeline.ctrl_c import INTERRUPTED, CtrlC
-from fluxfast.pipeline.watchdog import POLL_S, failed
+from fluxfast.pipeline.ctrl_c import INTERRUPTED
+from fluxfast.pipeline.watch_thread import POLL_S, WatchThread, dump_own_stacks, end_process
+from fluxfast.pipeline.watchdog import failed
 
 # So much more has a rank that computes with others: the one that hangs alone reports first.
 WITH_OTHERS_S = 5.0
 ENCODING = "encoding the prompt"
 
 
-class OwnWatch:
+class OwnWatch(WatchThread):
     """A thread that watches the calls of the pipeline, and within each those of the transformer.
 
     The time from one call of the transformer to the next is limited, too, with callbacks, and that
@@ -40,22 +38,9 @@ class OwnWatch:
             team: the ranks.
             clock: times the calls.
         """
-        self._team, self._clock, self._ctrl_c = team, clock, CtrlC(clock)
+        super().__init__(clock)
+        self._team = team
         self._doing, self._calls, self._has_image = "", 0, False
-        self._closing = Event()
-        self._thread = Thread(target=self._watch, name="fluxfast watch", daemon=True)
-
-    def __enter__(self) -> Self:
-        """Start watching."""
-        self._ctrl_c.listen()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop watching."""
-        self._closing.set()
-        self._thread.join()
-        self._ctrl_c.close()
 
     @contextmanager
     def image(self) -> Iterator[None]:
@@ -99,11 +84,8 @@ class OwnWatch:
 
     def _end_process(self) -> None:
         why = f"{self._doing} did not end in {self._clock.limit_s:g} s; its stack is in the log"
-        with suppress(OSError, ValueError, AttributeError):  # stderr may be no file
-            faulthandler.dump_traceback(all_threads=True)
-        sys.stderr.write(f"fluxfast: {failed(why, f'rank {self._team.rank}')}\n")
-        sys.stderr.flush()
-        os._exit(1)
+        dump_own_stacks()
+        end_process(failed(why, f"rank {self._team.rank}"), status=1)
 
 
 def called_within(kind: type, context: Callable[[], AbstractContextManager[None]]) -> type:

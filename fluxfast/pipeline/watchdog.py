@@ -8,14 +8,12 @@ some seconds, its process is ended, too.
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Thread
-from typing import Any, Self
+from threading import Event
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,16 +22,16 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from fluxfast.errors import RankError
 from fluxfast.optimizations.team import Team
 from fluxfast.pipeline.call_clock import CallClock
-from fluxfast.pipeline.ctrl_c import INTERRUPTED, CtrlC
+from fluxfast.pipeline.ctrl_c import INTERRUPTED
 from fluxfast.pipeline.rank_worker import DUMP_STACKS
+from fluxfast.pipeline.watch_thread import POLL_S, WatchThread, dump_own_stacks, end_process
 
-POLL_S = 0.1
 NOTICE_S = 5.0  # after a failure, for rank 0 to leave its collective
 GRACE_S = 2.0  # for a worker that is terminated
 DISMISSING = "dismissing"
 
 
-class Watchdog:
+class Watchdog(WatchThread):
     """The processes of the ranks above 0, and the thread that watches them.
 
     Leaving its context ends the processes.
@@ -50,25 +48,16 @@ class Watchdog:
             clock: times the calls.
             is_gpu: a failure does not end a collective.
         """
+        super().__init__(clock)
         self.failure: RankError | None = None
-        self._processes, self._clock, self._is_gpu = processes, clock, is_gpu
-        self._ctrl_c, self._status = CtrlC(clock), 1
-        self._closing, self._failed = Event(), Event()
+        self._processes, self._is_gpu, self._status = processes, is_gpu, 1
+        self._failed = Event()
         self._noticed = self._may_end = False
-        self._thread = Thread(target=self._watch, name="fluxfast watchdog", daemon=True)
-
-    def __enter__(self) -> Self:
-        """Start watching."""
-        self._ctrl_c.listen()
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Stop watching, and end the processes."""
-        self._closing.set()
         self._noticed = True
-        self._thread.join()
-        self._ctrl_c.close()
+        super().__exit__()
         self._kill()
 
     def check(self) -> None:
@@ -164,8 +153,7 @@ class Watchdog:
         return failed("a call did not end in time; the stack of each rank is in the log above")
 
     def _dump_stacks(self) -> None:
-        with suppress(OSError, ValueError, AttributeError):  # stderr may be no file
-            faulthandler.dump_traceback(all_threads=True)
+        dump_own_stacks()
         for process in self._processes.processes:
             if process.is_alive():
                 os.kill(process.pid, DUMP_STACKS)
@@ -183,9 +171,7 @@ class Watchdog:
         while time.monotonic() < until and not self._noticed:
             time.sleep(POLL_S)
         if not self._noticed and self._clock.deadline is not None:
-            sys.stderr.write(f"fluxfast: {self.failure}\n")
-            sys.stderr.flush()
-            os._exit(self._status)
+            end_process(self.failure, self._status)
 
 
 def failed(why: str, who: str = "a rank", details: str = "") -> RankError:

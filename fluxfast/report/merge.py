@@ -15,7 +15,7 @@ from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.shards import has_no_cases, merge_notes, missing_shards
 from fluxfast.bench.results.store import read_result, result_paths
 from fluxfast.errors import BaselineError
-from fluxfast.files import locked
+from fluxfast.files import lock_of, locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def merge(folders: Sequence[Path], output: Path) -> Merged:
     filled = {path.parent for path, _ in found}
     present = filled | {folder for folder in folders if has_no_cases(folder)}
     output = output.resolve()
-    with locked(output.with_name(f".{output.name}.lock")):
+    with locked(lock_of(output)):
         _check_empty(output)
         _write(list(distinct.values()), present, output)
     return Merged(

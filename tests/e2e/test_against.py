@@ -286,7 +286,7 @@ def test_verdicts_are_computed_once_for_a_session(session, monkeypatch):
 
 
 def test_console_and_page_show_the_same_figures_of_a_case(session, monkeypatch):
-    """Of several processes, of which the last one is the slowest: their median."""
+    """The last of the processes is the slowest, and the table shows their median."""
     step_ms = {"A1": 100.0, "B1": 102.0, "B2": 108.0, "A2": 101.0}
 
     def measure(installation, request, report):

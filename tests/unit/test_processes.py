@@ -1,4 +1,4 @@
-"""What is left when a process is killed: nothing that it had started to measure."""
+"""A process that is killed leaves nothing that it had started to measure."""
 
 import signal
 import subprocess

@@ -26,7 +26,7 @@ from fluxfast.bench.results.machine import Gpu
 from fluxfast.bench.results.result import CaseResult
 from fluxfast.bench.results.store import read_json
 from fluxfast.errors import BaselineError
-from fluxfast.files import locked, write_atomically
+from fluxfast.files import lock_of, locked, write_atomically
 from fluxfast.hardware import Platform
 
 
@@ -102,7 +102,7 @@ def locked_baseline(baseline: Baseline) -> Iterator[Baseline]:
         FluxFastError: the folder cannot be written, or the file cannot be read.
     """
     path = baseline.path
-    with locked(path.with_name(f".{path.name}.lock")):
+    with locked(lock_of(path)):
         yield (
             replace(read_baseline(path), tolerances=baseline.tolerances)
             if path.exists()
